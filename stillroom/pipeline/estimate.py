@@ -1,0 +1,139 @@
+"""`cache build --dry-run`: bytes and minutes, measured on a few frames before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.plan import SetPlan, plan_build
+from stillroom.pipeline.targets import FRAMES, Targets, open_targets
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.cache_shard import (
+    Produce,
+    ShardJob,
+    ShardWork,
+    cache_shard,
+    frames_and_labels,
+)
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.sources.source import Frame, Source
+
+SAMPLE_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class SetEstimate:
+    """What is left to do for one artifact set, projected from a sample.
+
+    bytes: encoded bytes by artifact
+    seconds: of one worker, decoding and teacher together
+    """
+
+    plan: SetPlan
+    bytes: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BuildEstimate:
+    """The whole plan; sizes are those of what is missing, not of what is there already."""
+
+    sets: tuple[SetEstimate, ...]
+    free_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Encoded bytes still to be written."""
+        return sum(sum(estimate.bytes.values()) for estimate in self.sets)
+
+
+class _Sample:
+    """A few frames of a source, spread evenly over it."""
+
+    def __init__(self, source: Source) -> None:
+        count = min(SAMPLE_FRAMES, len(source))
+        self._source = source
+        self._indices = [(2 * k + 1) * len(source) // (2 * count) for k in range(count)]
+        self.classes = source.classes
+        self.frame_ids = [source.frame_ids[index] for index in self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def load(self, index: int) -> Frame:
+        return self._source.load(self._indices[index])
+
+    def position(self, index: int) -> tuple[str | None, int | None]:
+        return self._source.position(self._indices[index])
+
+    def identity(self) -> dict[str, object]:
+        return {"kind": "sample", "of": self._source.identity()}
+
+
+def estimate_build(run: RunConfig) -> BuildEstimate:
+    """Cache a few frames of every source into a temporary folder and project from there.
+
+    Raises:
+        CacheMismatch: the cache on disk was built from something else.
+    """
+    import torch
+
+    torch.set_num_threads(run.cache.threads)
+    targets = open_targets(run)
+    plans = plan_build(targets)
+    samples = replace(
+        targets, sources={name: _Sample(source) for name, source in targets.sources.items()}
+    )
+    estimates = []
+    with tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder:
+        cache = Cache.create(Path(folder) / "sample.cache")
+        built: tuple[str, Teacher] | None = None
+        for plan in plans:
+            if plan.set_name != FRAMES and plan.missing and (not built or built[0] != plan.set_name):
+                built = (plan.set_name, build_teacher(targets.teachers[plan.set_name]))
+            teacher = built[1] if built and built[0] == plan.set_name else None
+            estimates.append(_estimate_set(samples, cache, plan, teacher))
+    return BuildEstimate(tuple(estimates), _free_bytes(run.cache.path))
+
+
+def _estimate_set(
+    samples: Targets, cache: Cache, plan: SetPlan, teacher: Teacher | None
+) -> SetEstimate:
+    if not plan.missing:
+        return SetEstimate(plan, {}, 0.0)
+    settings = samples.run.cache
+    produce: Produce = frames_and_labels
+    if teacher is not None:
+        produce = TeacherArtifacts(teacher, settings.artifacts, settings.threshold)
+    target = samples.define(cache, plan.source, plan.set_name, teacher)
+    report = cache_shard(
+        ShardJob(
+            work=ShardWork(plan.source, plan.set_name, 0),
+            source=samples.sources[plan.source],
+            canvas=settings.canvas,
+            produce=produce,
+            target=target,
+            batch=settings.batch,
+            turn=contextlib.nullcontext(),
+        )
+    )
+    scale = plan.missing_frames / report.frames
+    sizes = {name: round(size * scale) for name, size in target.bytes_by_artifact().items()}
+    return SetEstimate(plan, sizes, report.wall_seconds * scale)
+
+
+def _free_bytes(path: Path) -> int:
+    """Free space where the cache is to be; the folder itself need not exist yet."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free

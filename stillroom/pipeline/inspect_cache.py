@@ -1,0 +1,150 @@
+"""`cache info` and `cache preview`: what a cache holds, in numbers and in pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.targets import FRAMES
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stillroom.storage_specs.store import ArtifactSet
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """One artifact set in numbers.
+
+    arrays: name -> (shape, codec)
+    bytes: encoded bytes by array
+    bad: reason by frame_id
+    """
+
+    source: str
+    set_name: str
+    frames: int
+    committed_frames: int
+    shards: int
+    committed_shards: int
+    fingerprint: str
+    arrays: dict[str, tuple[str, str]]
+    bytes: dict[str, int]
+    bad: dict[str, str]
+    mean_confidence: float | None
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {**self.__dict__, "arrays": {k: list(v) for k, v in self.arrays.items()}}
+
+
+def cache_folder(path: Path) -> Path:
+    """A cache's folder, given as itself or by the run file that builds it."""
+    return load_run(path).cache.path if path.suffix == ".toml" else path
+
+
+def describe_cache(folder: Path) -> list[SetInfo]:
+    """Every artifact set of a cache.
+
+    Raises:
+        CacheIncomplete: there is no cache in this folder.
+    """
+    cache = Cache.open(folder)
+    return [_describe(cache.artifact_set(source, name)) for source, name in cache.sets()]
+
+
+def _describe(target: ArtifactSet) -> SetInfo:
+    rows = target.rows()
+    bad = {
+        row["frame_id"]: row["reason"]
+        for row in rows.select(["frame_id", "status", "reason"]).to_pylist()
+        if row["status"] == "bad"
+    }
+    confidences = [value for value in rows["confidence"].to_pylist() if value is not None]
+    return SetInfo(
+        source=target.source,
+        set_name=target.name,
+        frames=target.count,
+        committed_frames=rows.num_rows,
+        shards=target.shards,
+        committed_shards=len(target.committed()),
+        fingerprint=target.fingerprint,
+        arrays={
+            name: ("x".join(str(side) for side in spec.shape), spec.codec.name)
+            for name, spec in target.arrays.items()
+        },
+        bytes=target.bytes_by_artifact(),
+        bad=bad,
+        mean_confidence=float(np.mean(confidences)) if confidences else None,
+    )
+
+
+def draw_preview(folder: Path, source: str | None, frames: int, out: Path) -> list[Path]:
+    """A contact sheet for every (source, teacher) of a cache: OUT, or OUT with the names added.
+
+    Raises:
+        CacheIncomplete: nothing is committed that could be drawn.
+        ConfigError: there is no such source in the cache.
+    """
+    cache = Cache.open(folder)
+    pairs = [(name, teacher) for name, teacher in cache.sets() if teacher != FRAMES]
+    known = sorted({name for name, _ in cache.sets()})
+    if source is not None and source not in known:
+        raise ConfigError(f"no source {source!r} in {folder}; it holds {', '.join(known)}")
+    pairs = [pair for pair in pairs if source in (None, pair[0])]
+    if not pairs:
+        raise CacheIncomplete(
+            f"{folder} holds no teacher's artifacts to draw; run `stillroom cache build RUN.toml`"
+        )
+    drawn = []
+    for name, teacher in pairs:
+        path = out if len(pairs) == 1 else out.with_stem(f"{out.stem}-{name}-{teacher}")
+        _draw(cache, name, teacher, frames, path)
+        drawn.append(path)
+    return drawn
+
+
+def _draw(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
+    from stillroom.stages.evaluate.pictures import ContactRow, contact_sheet
+
+    said = cache.artifact_set(source, teacher)
+    usable = said.usable()
+    if (source, FRAMES) in cache.sets():
+        kept = cache.artifact_set(source, FRAMES)
+        usable = np.intersect1d(usable, kept.usable())
+    else:
+        raise CacheIncomplete(
+            f"{source}: the cache keeps no frames to draw; build with cache.frames = true"
+        )
+    if not len(usable):
+        raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; run `cache build`")
+    chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
+    classes: list[str] = []
+    for spec in said.arrays.values():
+        classes = list(spec.attributes.get("classes", classes))
+
+    def read(artifact: str, index: int) -> Any:
+        return said.read(artifact, index) if artifact in said.arrays else None
+
+    rows = []
+    ids = said.frame_ids()
+    for index in chosen.tolist():
+        logits = read("logits", index)
+        rows.append(
+            ContactRow(
+                title=ids[index],
+                frame=kept.read("frames", index),
+                label=kept.read("labels", index) if "labels" in kept.arrays else None,
+                teacher=None if logits is None else logits.argmax(0).astype(np.uint8),
+                confidence=read("confidence", index),
+                pseudo_label=read("pseudo_label", index),
+            )
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(rows, classes, path, title=f"{teacher} on {source}")

@@ -1,0 +1,118 @@
+"""Progress bars, on stderr: what is done, how fast, how long yet, and what went wrong."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from stillroom.pipeline.show import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from rich.progress import Task, TaskID
+
+    from stillroom.pipeline.build import BuildEvent
+    from stillroom.pipeline.plan import SetPlan
+
+
+class _Rate(ProgressColumn):
+    """Units a second since the task began, over what this process did itself."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
+
+
+class _Bars:
+    """A rich progress display that is on for the length of a with-block."""
+
+    def __init__(self, unit: str) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _Rate(unit),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+
+    def __enter__(self) -> Any:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+class BuildBars(_Bars):
+    """`cache build`: a bar a set; frames/s, ETA, bytes and bad frames."""
+
+    def __init__(self) -> None:
+        super().__init__("frames")
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._bytes: dict[tuple[str, str], int] = {}
+        self._bad: dict[tuple[str, str], int] = {}
+
+    def plan(self, plans: list[SetPlan]) -> None:
+        """Show what is to be done; what was committed before is counted as done."""
+        for plan in plans:
+            if plan.missing:
+                key = (plan.source, plan.set_name)
+                self._tasks[key] = self._bars.add_task(
+                    f"{plan.set_name} on {plan.source}",
+                    total=plan.frames,
+                    completed=plan.frames - plan.missing_frames,
+                    note="",
+                )
+
+    def event(self, event: BuildEvent) -> None:
+        """Move a bar, or say what failed."""
+        key = (event.work.source, event.work.set_name)
+        if event.problem is not None:
+            self.console.print(f"{key[1]} on {key[0]}, shard {event.work.shard}: {event.problem}")
+        if event.report is not None:
+            self._bytes[key] = self._bytes.get(key, 0) + event.report.bytes
+            self._bad[key] = self._bad.get(key, 0) + event.report.bad
+        note = size(self._bytes.get(key, 0))
+        if self._bad.get(key):
+            note += f"  {self._bad[key]} bad"
+        self._bars.update(self._tasks[key], advance=event.frames, note=note)
+
+
+class CountBar(_Bars):
+    """Anything that is counted up to a total."""
+
+    def __init__(self, what: str, of: Path | str, unit: str = "") -> None:
+        super().__init__(unit)
+        self._task = self._bars.add_task(f"{what} {of}", total=None, note="")
+
+    def advance(self, done: int, total: int) -> None:
+        """So many of so many are done."""
+        self._bars.update(self._task, completed=done, total=total)
+
+
+class Narrator:
+    """Says what a long job of several steps is doing, with the seconds it took so far."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._began = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """One line, stamped with the time since the start."""
+        seconds = time.monotonic() - self._began
+        self.console.print(f"[dim]{seconds:5.0f} s[/]  {text}")

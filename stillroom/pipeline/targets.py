@@ -1,0 +1,152 @@
+"""From a run to the artifact sets it means: what their identity must be, and where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.stages.cache.artifacts_of_teacher import layer_of
+from stillroom.stages.models.teacher import describe_teacher
+from stillroom.stages.sources.open import open_source
+from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.presets import load_preset
+from stillroom.storage_specs.store import ArraySpec
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.models.teacher import Teacher, TeacherConfig
+    from stillroom.stages.sources.source import Source
+    from stillroom.storage_specs.presets import Preset
+    from stillroom.storage_specs.store import ArtifactSet, Cache
+
+FRAMES = "frames"  # the set that keeps the frames and labels themselves
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The sources of a run, opened, and what every artifact set of its cache is made from."""
+
+    run: RunConfig
+    sources: dict[str, Source]
+    teachers: dict[str, TeacherConfig]
+    preset: Preset
+
+    def names(self) -> list[tuple[str, str]]:
+        """(source, set) for every set that the run caches, frames first."""
+        sets = ([FRAMES] if self.run.cache.frames else []) + list(self.teachers)
+        return [(source, name) for name in sets for source in self.run.cached_sources()]
+
+    def artifacts(self, source: str, set_name: str) -> tuple[str, ...]:
+        """Names of the arrays of a set."""
+        if set_name != FRAMES:
+            return self.run.cache.artifacts
+        return ("frames",) if self.sources[source].classes is None else ("frames", "labels")
+
+    def identity(
+        self, source: str, set_name: str, teacher: Teacher | None = None
+    ) -> dict[str, Any]:
+        """Everything the bytes of a set depend on, as JSON; its sha256 is the fingerprint.
+
+        teacher: where it has been built, its own word on the device is taken; else the run file's,
+            and "auto" there agrees with whatever the cache says
+        """
+        height, width = self.run.cache.canvas
+        identity: dict[str, Any] = {
+            "source": {**self.sources[source].identity(), "frames": len(self.sources[source])},
+            "canvas": {"height": height, "width": width},
+            "shard_frames": self.preset.shard_frames,
+            "artifacts": {
+                artifact: self.preset.storage(artifact).to_dict()
+                for artifact in self.artifacts(source, set_name)
+            },
+        }
+        if set_name != FRAMES:
+            described = describe_teacher(self.teachers[set_name])
+            identity["teacher"] = teacher.identity() if teacher is not None else described
+            if "pseudo_label" in self.run.cache.artifacts:
+                identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
+        return identity
+
+    def define(self, cache: Cache, source: str, set_name: str, teacher: Teacher | None) -> ArtifactSet:
+        """The set on disk, made if it is not there yet.
+
+        Raises:
+            CacheMismatch: it is there, and was built from something else.
+        """
+        return cache.define(
+            source,
+            set_name,
+            self.identity(source, set_name, teacher),
+            count=len(self.sources[source]),
+            shard_frames=self.preset.shard_frames,
+            arrays=self._arrays(source, set_name, teacher),
+        )
+
+    def _arrays(self, source: str, set_name: str, teacher: Teacher | None) -> list[ArraySpec]:
+        shapes = self._frame_shapes(source) if teacher is None else self._teacher_shapes(teacher)
+        arrays = []
+        for artifact in self.artifacts(source, set_name):
+            shape, stride = shapes[artifact]
+            storage = self.preset.storage(artifact)
+            attributes: dict[str, Any] = {"stride": stride}
+            classes = self.sources[source].classes if teacher is None else teacher.classes
+            if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
+                attributes["classes"] = list(classes)
+            arrays.append(ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes))
+        return arrays
+
+    def _frame_shapes(self, source: str) -> dict[str, tuple[tuple[int, ...], int]]:
+        height, width = self.run.cache.canvas
+        return {"frames": ((height, width, 3), 1), "labels": ((height, width), 1)}
+
+    def _teacher_shapes(self, teacher: Teacher) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Shape of a frame's artifact and its stride, from one forward pass on a black canvas."""
+        height, width = self.run.cache.canvas
+        output = teacher(np.zeros((1, height, width, 3), np.uint8))
+        logits, stride = tuple(output.logits.shape[1:]), teacher.strides["logits"]
+        shapes = {
+            "logits": (logits, stride),
+            "confidence": (logits[1:], stride),
+            "pseudo_label": ((height, width), 1),
+        }
+        for artifact in self.run.cache.artifacts:
+            if artifact not in shapes:
+                layer = layer_of(artifact, tuple(output.features))
+                shape = tuple(output.features[layer].shape[1:])
+                shapes[artifact] = (shape, teacher.strides[f"features/{layer}"])
+        return shapes
+
+
+def open_targets(run: RunConfig) -> Targets:
+    """Open the sources that the run caches and settle what their sets are made from.
+
+    Raises:
+        ConfigError: a source cannot be opened, or a teacher's classes cannot be known.
+    """
+    sources = {name: open_source(run.sources[name]) for name in run.cached_sources()}
+    return Targets(
+        run=run,
+        sources=sources,
+        teachers={
+            name: _with_classes(name, config, run, sources) for name, config in run.teachers.items()
+        },
+        preset=load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames),
+    )
+
+
+def _with_classes(
+    name: str, config: TeacherConfig, run: RunConfig, sources: dict[str, Source]
+) -> TeacherConfig:
+    """A teacher that states no classes answers for those of the run's first labelled source."""
+    if config.classes is not None:
+        return config
+    for source in run.sources:
+        opened = sources[source] if source in sources else open_source(run.sources[source])
+        if opened.classes is not None:
+            return config.model_copy(update={"classes": tuple(opened.classes)})
+    raise ConfigError(
+        f"teachers.{name}.classes: not given, and no source of this run is labelled; "
+        "state the class names, or their number"
+    )

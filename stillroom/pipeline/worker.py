@@ -1,0 +1,94 @@
+"""What computes shards: holds one teacher, and works off one shard after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.targets import FRAMES, open_targets
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
+    from stillroom.stages.models.teacher import Teacher
+    from stillroom.storage_specs.store import ArtifactSet
+
+
+class ShardWorker:
+    """Computes shards of a run, here or in a Ray actor.
+
+    Two threads may call `work` at once: a turn then keeps the teacher to one shard at a time, while
+    the other shard is decoded, encoded or written.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        import torch
+
+        torch.set_num_threads(run.cache.threads)
+        self._run = run
+        self._targets = open_targets(run)
+        self._cache = Cache.create(run.cache.path)
+        self._turn = threading.Lock()
+        self._building = threading.Lock()
+        self._teacher: tuple[str, Teacher] | None = None
+        self._progress: dict[ShardWork, int] = {}
+        self._last_progress = time.monotonic()
+
+    def work(
+        self, work: ShardWork, on_frames: Callable[[int], None] = lambda _: None
+    ) -> ShardReport:
+        """Compute and commit one shard.
+
+        Raises:
+            CacheMismatch: the set on disk was built from something else (another device, say).
+            CacheUnwritable: no space, no permission.
+        """
+
+        def count(frames: int) -> None:
+            self._progress[work] = self._progress.get(work, 0) + frames
+            self._last_progress = time.monotonic()
+            on_frames(frames)
+
+        produce, target = self._open(work)
+        self._last_progress = time.monotonic()
+        try:
+            return cache_shard(
+                ShardJob(
+                    work=work,
+                    source=self._targets.sources[work.source],
+                    canvas=self._run.cache.canvas,
+                    produce=produce,
+                    target=target,
+                    batch=self._run.cache.batch,
+                    turn=self._turn,
+                    on_frames=count,
+                )
+            )
+        finally:
+            self._progress.pop(work, None)
+
+    def heartbeat(self) -> tuple[dict[ShardWork, int], float]:
+        """Frames done of every shard at work, and seconds since the last batch was finished."""
+        return dict(self._progress), time.monotonic() - self._last_progress
+
+    def _open(self, work: ShardWork) -> tuple[Produce, ArtifactSet]:
+        """What fills the set, and the set; a teacher is built once and kept until another's turn."""
+        with self._building:
+            if work.set_name == FRAMES:
+                target = self._targets.define(self._cache, work.source, FRAMES, None)
+                return frames_and_labels, target
+            if self._teacher is None or self._teacher[0] != work.set_name:
+                self._teacher = None  # let the old one go before the new one takes its memory
+                config = self._targets.teachers[work.set_name]
+                self._teacher = (work.set_name, build_teacher(config))
+            teacher = self._teacher[1]
+            target = self._targets.define(self._cache, work.source, work.set_name, teacher)
+        cache = self._run.cache
+        return TeacherArtifacts(teacher, cache.artifacts, cache.threshold), target

@@ -1,0 +1,302 @@
+"""Views: one geometric window that a frame, its label and every artifact follow together.
+
+Coordinates are canvas pixels with pixel edges at the integers: pixel i covers [i, i + 1) and its
+centre is i + 0.5. A grid of stride s has cell i over [i * s, (i + 1) * s), centre (i + 0.5) * s,
+on the canvas as on the output. A view maps the output point (Y, X) to the canvas point
+
+    y = top + Y * height / out_height,    x = left + X' * width / out_width,
+    X' = out_width - X where the view is flipped, X elsewhere
+
+and everything below samples at the centres of the output's cells. Both axes are independent, so
+that sampling is one gather per axis; where every sampled point falls on a cell's centre (identity,
+integer shift, flip at scale 1) it is a slice, and values come out bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from stillroom.stages.settings import Settings
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    Floats = npt.NDArray[np.float64]
+    Indices = npt.NDArray[np.int64]
+
+IGNORE_LABEL = 255
+_SNAP = 1e-9  # cells; a strided position is a quotient and may miss its integer by rounding
+
+Pixels = Annotated[int, Field(gt=0)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ViewConfig(Settings):
+    """Which views training samples.
+
+    crop: (height, width) of the output in pixels; None takes the canvas' own size
+    scale: (lowest, highest) enlargement, drawn uniformly; 0.5 shows twice the crop, half as large
+    flip: mirror left to right with probability 1/2
+    """
+
+    crop: tuple[Pixels, Pixels] | None = None
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
+    flip: bool = False
+
+    @model_validator(mode="after")
+    def _scale_is_ordered(self) -> ViewConfig:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is (lowest, highest), got {self.scale}")
+        return self
+
+
+@dataclass(frozen=True)
+class View:
+    """A window on the canvas, and the size that it is brought to.
+
+    top, left, height, width: canvas pixels, fractions allowed; may reach outside the canvas
+    out_height, out_width: pixels of the output
+    flip: the output is the window's mirror image, left to right
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    out_height: int
+    out_width: int
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (self.height, self.width, self.out_height, self.out_width)
+        if not all(map(math.isfinite, (self.top, self.left, *sizes))) or min(sizes) <= 0:
+            raise ConfigError(f"a view needs finite corners and sizes above 0, got {self}")
+
+
+def identity_view(canvas: tuple[int, int]) -> View:
+    """Return the view that changes nothing: the whole canvas at its own size."""
+    height, width = canvas
+    return View(0.0, 0.0, float(height), float(width), height, width)
+
+
+def sample_view(
+    config: ViewConfig,
+    canvas: tuple[int, int],
+    rng: np.random.Generator,
+    valid: tuple[int, int] | None = None,
+) -> View:
+    """Draw a view: scale, then position, then flip.
+
+    Always takes four numbers from `rng`, so that switching flip on moves no crop. A window smaller
+    than the valid area lies inside it; one larger than it contains it, anywhere. At scale 1 the
+    corner is a whole pixel, and nothing is interpolated.
+
+    canvas: (height, width) of the canvas
+    valid: (height, width) of the part that holds the frame, from the top left; None for all of it
+    """
+    valid = canvas if valid is None else valid
+    if not (0 < valid[0] <= canvas[0] and 0 < valid[1] <= canvas[1]):
+        raise ArtifactError(f"valid area {valid} must be above 0 and within the canvas {canvas}")
+    out_height, out_width = config.crop or canvas
+    draw_scale, draw_top, draw_left, draw_flip = rng.random(4).tolist()
+    low, high = config.scale
+    scale = low + (high - low) * draw_scale
+    height, width = out_height / scale, out_width / scale
+    return View(
+        top=_corner(height, canvas[0], valid[0], draw_top, whole=scale == 1),
+        left=_corner(width, canvas[1], valid[1], draw_left, whole=scale == 1),
+        height=height,
+        width=width,
+        out_height=out_height,
+        out_width=out_width,
+        flip=config.flip and draw_flip < 0.5,
+    )
+
+
+def apply_image(view: View, image: Tensor) -> Tensor:
+    """Look at an image through a view: bilinear, zeros outside the canvas.
+
+    image: (C, H, W) uint8 or floating
+    returns: (C, out_height, out_width) float32, never sharing memory with `image`
+    """
+    _demand(image.ndim == 3, "an image is (C, H, W)", image)
+    rows, columns = _rows(view, 1), _columns(view, 1)
+    seen = _bilinear(image, rows - 0.5, columns - 0.5)
+    seen[:, torch.from_numpy(~_inside(rows, image.shape[1]))] = 0
+    seen[:, :, torch.from_numpy(~_inside(columns, image.shape[2]))] = 0
+    return seen
+
+
+def apply_label(view: View, label: Tensor) -> Tensor:
+    """Look at a label map through a view: the pixel under the sampled point, 255 outside.
+
+    label: (H, W) uint8
+    returns: (out_height, out_width) uint8, never sharing memory with `label`
+    """
+    _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
+    height, width = label.shape
+    rows, columns = _rows(view, 1), _columns(view, 1)
+    row_index = np.floor(rows).clip(0, height - 1).astype(np.int64)
+    column_index = np.floor(columns).clip(0, width - 1).astype(np.int64)
+    seen = _take(_take(label, 0, row_index), 1, column_index).clone(
+        memory_format=torch.contiguous_format
+    )
+    seen[torch.from_numpy(~_inside(rows, height))] = IGNORE_LABEL
+    seen[:, torch.from_numpy(~_inside(columns, width))] = IGNORE_LABEL
+    return seen
+
+
+def apply_field(view: View, field: Tensor, stride: int, out_stride: int) -> Tensor:
+    """Look at a field (logits, features, confidence) through a view: bilinear, edges repeated.
+
+    field: (C, h, w), cell i over canvas pixels [i * stride, (i + 1) * stride)
+    stride, out_stride: canvas pixels a cell of the field, output pixels a cell of the result
+    returns: (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
+        sharing memory with `field`; points outside the canvas repeat its edge: see `view_mask`
+    """
+    _demand(field.ndim == 3 and field.is_floating_point(), "a field is (C, h, w), floating", field)
+    _demand(
+        stride > 0 and out_stride > 0, f"strides are above 0, got {stride}, {out_stride}", field
+    )
+    rows = _rows(view, out_stride) / stride - 0.5
+    columns = _columns(view, out_stride) / stride - 0.5
+    return _bilinear(field, rows, columns)
+
+
+def apply_vector(view: View, flow: Tensor) -> Tensor:
+    """Look at optical flow through a view: bilinear, and its vectors become output pixels.
+
+    u is multiplied by out_width / width and negated on a flip, v by out_height / height.
+
+    flow: (2, H, W) floating, u (to the right) and v (down) in canvas pixels
+    returns: (2, out_height, out_width) float32, u and v in output pixels; edges repeated outside
+    """
+    _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
+    seen = apply_field(view, flow, 1, 1)
+    seen[0] *= (-1 if view.flip else 1) * (view.out_width / view.width)
+    seen[1] *= view.out_height / view.height
+    return seen
+
+
+def view_mask(
+    view: View, canvas: tuple[int, int], valid: tuple[int, int] | None, out_stride: int
+) -> Tensor:
+    """Tell the cells of a view that show the frame from those that show padding or nothing.
+
+    A cell counts where its centre lies on the output and its point lies in the valid area.
+
+    canvas, valid: as for `sample_view`
+    returns: (1, ceil(out_height / out_stride), ceil(out_width / out_stride)) bool
+    """
+    height, width = canvas if valid is None else valid
+    rows = _inside(_rows(view, out_stride), min(height, canvas[0]))
+    columns = _inside(_columns(view, out_stride), min(width, canvas[1]))
+    rows &= _centres(view.out_height, out_stride) < view.out_height
+    columns &= _centres(view.out_width, out_stride) < view.out_width
+    return torch.from_numpy(rows[None, :, None] & columns[None, None, :])
+
+
+def upsample_logits(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Bring logits to the image's pixels: bilinear by exactly `stride`, then cropped.
+
+    Resizing to `size` instead would move every cell where `size` is no multiple of the stride.
+
+    logits: (B, C, ceil(H / stride), ceil(W / stride))
+    size: (H, W)
+    returns: (B, C, H, W), float32 (float64 stays)
+    """
+    height, width = size
+    expected = (math.ceil(height / stride), math.ceil(width / stride))
+    _demand(
+        logits.ndim == 4 and tuple(logits.shape[2:]) == expected,
+        f"logits at stride {stride} for {height}x{width} pixels are (B, C, {expected[0]}, "
+        f"{expected[1]})",
+        logits,
+    )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if stride > 1:
+        logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+    return logits[:, :, :height, :width]
+
+
+def _corner(size: float, canvas: int, valid: int, draw: float, *, whole: bool) -> float:
+    """Place a window of `size` along one axis; `draw` in [0, 1) picks among the places."""
+    slack = (valid if size < canvas else canvas) - size
+    if whole:
+        return float(math.floor(draw * (abs(slack) + 1)) * (1 if slack > 0 else -1))
+    return draw * slack
+
+
+def _centres(out_size: int, out_stride: int) -> Floats:
+    return np.arange(0.5, math.ceil(out_size / out_stride)) * out_stride
+
+
+def _rows(view: View, out_stride: int) -> Floats:
+    """Canvas y of the centres of the output's rows of cells."""
+    return view.top + _centres(view.out_height, out_stride) * (view.height / view.out_height)
+
+
+def _columns(view: View, out_stride: int) -> Floats:
+    """Canvas x of the centres of the output's columns of cells."""
+    centres = _centres(view.out_width, out_stride)
+    if view.flip:
+        centres = view.out_width - centres
+    return view.left + centres * (view.width / view.out_width)
+
+
+def _inside(points: Floats, size: int) -> npt.NDArray[np.bool_]:
+    return (points >= 0) & (points < size)
+
+
+def _bilinear(grid: Tensor, rows: Floats, columns: Floats) -> Tensor:
+    """Sample (C, h, w) at fractional cell indices, clamped to its edges, as float32."""
+    rows, top = _window(rows, grid.shape[1])
+    columns, left = _window(columns, grid.shape[2])
+    grid = grid[:, top : top + int(rows.max()) + 2, left : left + int(columns.max()) + 2]
+    seen = _lerp(_lerp(grid.to(torch.float32), 1, rows), 2, columns)
+    if seen.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr():
+        return seen.clone(memory_format=torch.contiguous_format)
+    return seen.contiguous()
+
+
+def _window(positions: Floats, size: int) -> tuple[Floats, int]:
+    """Clamp and snap positions; return them from the first cell in use, and that cell."""
+    positions = positions.clip(0, size - 1)
+    whole = np.rint(positions)
+    positions = np.where(np.abs(positions - whole) < _SNAP, whole, positions)
+    first = int(positions.min())
+    return positions - first, first
+
+
+def _lerp(grid: Tensor, dim: int, positions: Floats) -> Tensor:
+    low = np.floor(positions).astype(np.int64)
+    fraction = positions - low
+    if not fraction.any():
+        return _take(grid, dim, low)
+    high = np.minimum(low + 1, grid.shape[dim] - 1)
+    weight = torch.from_numpy(fraction.astype(np.float32))
+    weight = weight[:, None] if dim == 1 else weight
+    return torch.lerp(_take(grid, dim, low), _take(grid, dim, high), weight)
+
+
+def _take(grid: Tensor, dim: int, index: Indices) -> Tensor:
+    """Gather along one axis; a slice where the indices are consecutive, up or down."""
+    first, last, count = int(index[0]), int(index[-1]), len(index)
+    if abs(last - first) == count - 1 and (np.abs(np.diff(index)) == 1).all():
+        taken = grid.narrow(dim, min(first, last), count)
+        return taken if last >= first else taken.flip(dim)
+    return grid.index_select(dim, torch.from_numpy(index))
+
+
+def _demand(fits: bool, rule: str, tensor: Tensor) -> None:
+    if not fits:
+        raise ArtifactError(f"{rule}; got {tuple(tensor.shape)} {tensor.dtype}")

@@ -1,0 +1,93 @@
+"""Bring a frame of any size to its source's canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.errors import ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.stages.sources.source import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class CanvasFrame:
+    """A frame on its canvas.
+
+    Attributes:
+        frame_id: the frame's name.
+        image: uint8 (H, W, 3) RGB, 0 outside the valid area.
+        label: uint8 (H, W), 255 outside the valid area; None in an unlabelled source.
+        valid: (height, width) of the valid area, which starts at the top left corner.
+    """
+
+    frame_id: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8] | None
+    valid: tuple[int, int]
+
+
+def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
+    """Fit a frame into `canvas` (height, width) without distorting it.
+
+    A frame of the canvas's size passes through as it is. Any other is resized until one side
+    fits exactly and the other fits within: by area when it shrinks, bilinear when it grows, its
+    labels to the nearest pixel centre. The rest, bottom and right, is 0 in the image and 255 in
+    the label.
+
+    Raises:
+        ConfigError: the canvas is not two positive integers.
+        FrameError: the frame has no pixels.
+    """
+    height, width = _checked(canvas)
+    rows, columns = frame.image.shape[:2]
+    if rows == 0 or columns == 0:
+        raise FrameError(f"{frame.frame_id}: the image has no pixels ({rows}x{columns})")
+    if (rows, columns) == (height, width):
+        return CanvasFrame(frame.frame_id, frame.image, frame.label, (height, width))
+    valid = fitted_size((rows, columns), (height, width))
+    image = np.zeros((height, width, 3), np.uint8)
+    image[: valid[0], : valid[1]] = _resize_image(frame.image, valid)
+    label = None
+    if frame.label is not None:
+        label = np.full((height, width), IGNORE, np.uint8)
+        label[: valid[0], : valid[1]] = _resize_label(frame.label, valid)
+    return CanvasFrame(frame.frame_id, image, label, valid)
+
+
+def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """The largest (height, width) of `size`'s proportions within `canvas`; at least 1 x 1.
+
+    In integers, so that every machine rounds alike.
+    """
+    (rows, columns), (height, width) = size, canvas
+    if rows * width >= columns * height:  # the height binds
+        return height, max(1, min(width, (2 * columns * height + rows) // (2 * rows)))
+    return max(1, min(height, (2 * rows * width + columns) // (2 * columns))), width
+
+
+def _checked(canvas: tuple[int, int]) -> tuple[int, int]:
+    if len(canvas) != 2 or any(side < 1 for side in canvas):
+        raise ConfigError(f"a canvas is (height, width) of positive integers, got {canvas}")
+    return int(canvas[0]), int(canvas[1])
+
+
+def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: NDArray[np.uint8] = cv2.resize(image, (size[1], size[0]), interpolation=method)
+    return resized
+
+
+def _resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    # OpenCV's INTER_NEAREST takes the pixel's corner, half a pixel off from the image's centres
+    rows = (2 * np.arange(size[0]) + 1) * label.shape[0] // (2 * size[0])
+    columns = (2 * np.arange(size[1]) + 1) * label.shape[1] // (2 * size[1])
+    return label[rows[:, None], columns[None, :]]

@@ -1,0 +1,59 @@
+"""Folders of images without labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from stillroom.stages.settings import Settings
+from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.listing import ListedFrame, find_images
+from stillroom.storage_specs.errors import ConfigError
+
+
+class ImagesConfig(Settings):
+    """Every image below one folder or several.
+
+    Attributes:
+        root: a folder, or a list of folders; each is read with all its subfolders.
+    """
+
+    kind: Literal["images"] = "images"
+    root: Path | tuple[Path, ...]
+
+
+def open_images(config: ImagesConfig) -> FileSource:
+    """List the images; a frame is named by its path below its root.
+
+    With several roots the name starts with the root's own folder name, and with as many folders
+    above it as it takes to tell the roots apart.
+
+    Raises:
+        ConfigError: no root, a root inside another, or a folder missing, unreadable or empty.
+    """
+    given = config.root if isinstance(config.root, tuple) else (config.root,)
+    # abspath: "." has no name, and a link's own name is what its owner sees
+    roots = [Path(os.path.abspath(root.expanduser())) for root in given]
+    frames = [
+        ListedFrame(frame_id=prefix + file.relative, image=file.path, size=file.size)
+        for root, prefix in zip(roots, _prefixes(roots), strict=True)
+        for file in find_images(root, recursive=True)
+    ]
+    return FileSource(tuple(frames), {"kind": "images"})
+
+
+def _prefixes(roots: list[Path]) -> list[str]:
+    if not roots:
+        raise ConfigError("an images source needs at least one folder in `root`")
+    if len(roots) == 1:
+        return [""]
+    for root in roots:
+        for other in roots:
+            if root is not other and root.resolve().is_relative_to(other.resolve()):
+                raise ConfigError(f"root {root} lies inside root {other}: its images count twice")
+    for depth in range(1, max(len(root.parts) for root in roots) + 1):
+        tails = ["/".join(root.parts[1:][-depth:]) for root in roots]
+        if len(set(tails)) == len(tails):
+            return [tail + "/" for tail in tails]
+    raise ConfigError("the same root is given twice")

@@ -1,0 +1,118 @@
+"""Image and label files in, arrays out, by Pillow.
+
+Pillow refuses a truncated file where OpenCV fills the rest with grey, so a damaged frame becomes
+a bad row and not a wrong one. A message names the file without its folder: it is kept in the
+manifest, whose bytes must not depend on where the data lie.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stillroom.storage_specs.errors import FrameError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as RGB, turned upright.
+
+    Greyscale is repeated over the channels; palettes are looked up; 16-bit values keep their high
+    byte; alpha is dropped (the colours are taken as stored, as most readers do); the EXIF
+    orientation is applied; of several pages the first is read.
+
+    Returns:
+        uint8 (H, W, 3), C-contiguous.
+
+    Raises:
+        FrameError: the file is missing, empty, truncated, damaged or not an image.
+    """
+    image = _decode(path)
+    if image.mode in _SIXTEEN_BIT:
+        grey = _high_byte(path, np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise FrameError(
+            f"{path.name}: floating-point pixels have no agreed range; save it as 8 or 16 bit"
+        )
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image, dtype=np.uint8)
+
+
+def read_label(path: Path) -> NDArray[np.integer[Any]]:
+    """Read a label map's raw ids: grey values, or palette indices where the file has a palette.
+
+    Returns:
+        unsigned or signed integers (H, W), of 8, 16 or 32 bits as in the file.
+
+    Raises:
+        FrameError: as for an image, or the file holds colours instead of ids.
+    """
+    image = _decode(path)
+    if image.mode == "1":
+        return np.array(image, dtype=np.uint8)
+    if image.mode in ("L", "P", *_SIXTEEN_BIT):
+        return np.array(image)
+    raise FrameError(
+        f"{path.name}: a label file holds one id a pixel (greyscale or palette), "
+        f"this one is {image.mode}"
+    )
+
+
+def _decode(path: Path) -> Image.Image:
+    """Open, decode completely, and turn upright."""
+    data = _read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except MemoryError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise FrameError(
+            f"{path.name}: not an image in a known format ({len(data)} bytes)"
+        ) from None
+    except Exception as fault:  # a damaged file makes Pillow's decoders raise nearly anything
+        reason = re.sub(r" at 0x[0-9a-fA-F]+", "", str(fault)) or type(fault).__name__
+        raise FrameError(f"{path.name}: cannot be decoded: {reason}") from fault
+    return image
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FrameError(f"{path.name}: the file is missing") from None
+    except OSError as fault:
+        raise FrameError(
+            f"{path.name}: cannot be read: {fault.strerror or type(fault).__name__}"
+        ) from fault
+    if not data:
+        raise FrameError(f"{path.name}: the file is empty (0 bytes)")
+    return data
+
+
+def _high_byte(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The high byte of 16-bit grey values, as Pillow itself does for 16-bit colour."""
+    if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
+        raise FrameError(
+            f"{path.name}: pixel values {values.min()}..{values.max()} exceed 16 bits"
+        )
+    return (values.astype(np.uint32) >> 8).astype(np.uint8)

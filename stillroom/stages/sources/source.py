@@ -1,0 +1,57 @@
+"""What a source is: an ordered set of frames with stable names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+IGNORE = 255
+"""The label of a pixel that does not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image with its name and, where the source is labelled, its label map.
+
+    Attributes:
+        frame_id: unique within its source, the same on every machine.
+        image: uint8 (H, W, 3), RGB.
+        label: uint8 (H, W) class indices, 255 = ignore; None in an unlabelled source.
+    """
+
+    frame_id: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8] | None = None
+
+
+class Source(Protocol):
+    """An ordered set of frames. Frames load by index, in any order, from any thread."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the label values 0..C-1; None in an unlabelled source."""
+
+    @property
+    def frame_ids(self) -> Sequence[str]:
+        """The frames' names in order; they contain no absolute path."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Frame:
+        """Read one frame.
+
+        Raises:
+            FrameError: the frame cannot be used; the message is the same on every machine.
+        """
+
+    def position(self, index: int) -> tuple[str | None, int | None]:
+        """Clip and time of a frame; (None, None) where it belongs to no clip."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the frames' content, as plain JSON values without absolute paths."""

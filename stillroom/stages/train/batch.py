@@ -1,0 +1,57 @@
+"""What one training step sees of one stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from stillroom.storage_specs.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Frames of one stream and all that follows them, on one view per frame.
+
+    B frames of H x W pixels; (h, w) = (ceil(H / stride), ceil(W / stride)) at the student's stride.
+
+    stream: name of the stream in the run file
+    labelled: whether the stream's own labels are to be trusted; False: only teachers speak
+    images: (B, 3, H, W) float32, RGB 0..255
+    labels: (B, H, W) int64, 255 where there is none; None on an unlabelled stream
+    mask: (B, 1, h, w) bool, True where a cell shows the frame (in the canvas and valid)
+    artifacts: by key "<teacher>/<artifact>":
+        "fpn/logits" (B, C, h, w), "fpn/features/<layer>" (B, A, h, w),
+        "fpn/confidence" (B, 1, h, w) in 0..1, all floating;
+        "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident
+    frame_ids: B names, for messages
+    """
+
+    stream: str
+    labelled: bool
+    images: Tensor
+    labels: Tensor | None
+    mask: Tensor
+    artifacts: dict[str, Tensor] = field(default_factory=dict)
+    frame_ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.labelled and self.labels is None:
+            raise ArtifactError(f"stream {self.stream!r} is labelled, and its batch has no labels")
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Return the same batch with every tensor on `device`."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            images=moved(self.images),
+            labels=None if self.labels is None else moved(self.labels),
+            mask=moved(self.mask),
+            artifacts={key: moved(value) for key, value in self.artifacts.items()},
+        )

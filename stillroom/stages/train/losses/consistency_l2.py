@@ -1,0 +1,61 @@
+"""L_c of Xie et al.: squared distance between the consistency maps of two logit maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# (rows down, columns right): half of the 8 neighbours; each pair of pixels is looked at once
+_NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))
+
+
+def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Squared distance between the consistency maps of student and teacher.
+
+    loss = mean_i (c_s(i) - c_t(i))^2,  c(i) = sum over the neighbours j of i of |z_j - z_i|^2
+
+    student, teacher: (B, C, H, W) logits z
+    mask: (B, 1, H, W) bool, True where a pixel counts
+    returns: () mean over the counted pixels of the batch, in the fourth power of a logit
+
+    The neighbours are the up to 8 pixels around i that lie in the map and count in the mask: a
+    neighbour outside adds nothing, so c is smaller along borders, equally for both.
+
+    Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_c of
+    eq. 2, there with weight beta = 0.4. arXiv:1810.08476
+    The paper sums over the pixels of the batch; we take the mean, as in `probability_l2`. The
+    paper does not say what happens at borders, and we know of no code by its authors.
+    """
+    student, teacher = matched(student, teacher, mask)
+    difference = consistency_map(student, mask) - consistency_map(teacher, mask)
+    return masked_mean(difference.square(), mask)
+
+
+def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sum of squared distances from each pixel's logits to those of its neighbours.
+
+    logits: (B, C, H, W)
+    mask: (B, 1, H, W) bool; pairs of which one is masked out add nothing
+    returns: (B, H, W)
+    """
+    height, width = logits.shape[2:]
+    total = logits.new_zeros(logits.shape[0], height, width)
+    for down, right in _NEIGHBOURS:
+        if height <= down or width <= abs(right):
+            continue
+        here = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+        there = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+        distance = (logits[there] - logits[here]).square().sum(dim=1)  # (B, H - down, W - |right|)
+        if mask is not None:
+            distance = distance.masked_fill(~(mask[there] & mask[here]).squeeze(1), 0)
+        left_pad, right_pad = max(0, -right), max(0, right)
+        total = total + F.pad(distance, (left_pad, right_pad, 0, down))
+        total = total + F.pad(distance, (right_pad, left_pad, down, 0))
+    return total

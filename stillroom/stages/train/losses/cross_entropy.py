@@ -1,0 +1,59 @@
+"""Cross entropy with a label map: the task's own loss, or pseudo labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from stillroom.stages.geometry import IGNORE_LABEL
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.storage_specs.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Cross entropy of each pixel with its label.
+
+    loss = mean_i -log q_i,y(i),  q = softmax over classes of student,  i: pixels with a label
+
+    student: (B, C, H, W) logits at the label map's size
+    labels: (B, H, W) integer, 255 where a pixel has no label
+    mask: (B, 1, H, W) bool, True where a pixel counts
+    returns: () mean over the labelled, counted pixels of the batch; 0 where there are none
+    raises: ArtifactError where sizes differ, or a label is neither a class nor 255 (the range is
+        looked at on the CPU only: on a CUDA device the kernel's own assertion stops the run)
+
+    L_S of Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018,
+    eq. 1; arXiv:1810.08476. The paper prints no reduction. The mean is over the pixels of the
+    batch, not of each frame first: a frame with few labels does not weigh as much as a full one.
+    """
+    if student.ndim != 4 or labels.shape != (student.shape[0], *student.shape[2:]):
+        raise ArtifactError(
+            f"student logits are {tuple(student.shape)} and labels {tuple(labels.shape)}; "
+            "they must be (B, C, H, W) and (B, H, W)"
+        )
+    labels = labels.long()
+    if labels.device.type == "cpu":
+        _demand_classes(labels[labels != IGNORE_LABEL], student.shape[1])
+    if mask is not None:
+        expected = (labels.shape[0], 1, *labels.shape[1:])
+        if tuple(mask.shape) != expected or mask.dtype != torch.bool:
+            raise ArtifactError(
+                f"mask must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
+            )
+        labels = labels.masked_fill(~mask.squeeze(1), IGNORE_LABEL)
+    student = student.to(torch.promote_types(student.dtype, torch.float32))
+    surprise = F.cross_entropy(student, labels, ignore_index=IGNORE_LABEL, reduction="none")
+    return masked_mean(surprise, labels != IGNORE_LABEL)
+
+
+def _demand_classes(labels: Tensor, classes: int) -> None:
+    if labels.numel() and (labels.min() < 0 or labels.max() >= classes):
+        raise ArtifactError(
+            f"labels must be 0..{classes - 1} or {IGNORE_LABEL} for a student of {classes} "
+            f"classes, got {int(labels.min())}..{int(labels.max())}"
+        )

@@ -1,0 +1,32 @@
+"""L_p of Xie et al.: squared distance between the class probabilities of each pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Squared distance between the class probabilities of each pixel.
+
+    loss = mean_i sum_c (q_ic - p_ic)^2,  p, q = softmax over classes of teacher, student
+
+    student, teacher: (B, C, H, W) logits
+    mask: (B, 1, H, W) bool, True where a pixel counts
+    returns: () mean over the counted pixels of the batch, between 0 and 2
+
+    Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_p of
+    eq. 2, there with weight alpha = 4. arXiv:1810.08476
+    The paper sums over the pixels of the batch; the mean keeps a weight good for every crop and
+    batch size. We know of no code by its authors.
+    """
+    student, teacher = matched(student, teacher, mask)
+    distance = (F.softmax(student, dim=1) - F.softmax(teacher, dim=1)).square().sum(dim=1)
+    return masked_mean(distance, mask)

@@ -1,0 +1,110 @@
+"""The `[train]` section of a run file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from stillroom.stages.geometry import ViewConfig
+from stillroom.stages.settings import Settings
+from stillroom.stages.train.photometric import PhotometricConfig
+
+
+class StreamConfig(Settings):
+    """Frames that each step takes a batch of.
+
+    source: a cached source; the stream's own name if left out
+    batch: frames a step
+    labelled: whether terms may read the labels; False hides them
+    every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
+    complement: take the frames that `every` leaves out instead; with `labelled = false` the two
+        streams are a semi-supervised split of one source
+    """
+
+    source: str | None = None
+    batch: int = Field(gt=0)
+    labelled: bool = True
+    every: int = Field(default=1, gt=0)
+    complement: bool = False
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> StreamConfig:
+        if self.complement and self.every == 1:
+            raise ValueError("complement takes what `every` leaves out, and every = 1 leaves none")
+        return self
+
+
+class OptimiserConfig(Settings):
+    """How the weights move.
+
+    lr: learning rate of the first step after warm-up
+    momentum: of SGD (without Nesterov); AdamW does not read it
+    encoder_lr_factor: multiplies the learning rate of the student's encoder
+    clip: largest 2-norm of the whole gradient; None clips nothing
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    encoder_lr_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class ValidateConfig(Settings):
+    """Scores while training, for best.pt; the last step is always validated.
+
+    source: a labelled source of the run file
+    every: steps between two validations
+    """
+
+    source: str
+    every: int = Field(default=500, gt=0)
+
+
+class TrainConfig(Settings):
+    """One student's training.
+
+    path: the run folder
+    streams: by name; the first one defines the epoch, the others cycle
+    steps, epochs: exactly one of them; an epoch is one pass of the first stream
+    unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
+    view, jitter: what the student sees of a frame
+    poly_power: lr * (1 - step / steps) ** poly_power
+    warmup_steps: the learning rate rises linearly over so many steps
+    ema: decay of an exponential moving average of the weights, validated and exported instead
+    amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
+    seed: with the frame and the epoch, the origin of every random number
+    threads: threads that read and decode ahead
+    validate: when to score the student and on what (`validate_on` in Python: pydantic has taken
+        the name)
+    checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    path: Path
+    streams: dict[str, StreamConfig] = Field(min_length=1)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
+    unlabelled_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    view: ViewConfig = ViewConfig()
+    jitter: PhotometricConfig = PhotometricConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    poly_power: float = Field(default=0.9, ge=0, allow_inf_nan=False)
+    warmup_steps: int = Field(default=0, ge=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    amp: Literal["auto", "off"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=2, gt=0)
+    validate_on: ValidateConfig | None = Field(default=None, alias="validate")
+    checkpoint_every: int = Field(default=500, gt=0)
+    log_every: int = Field(default=20, gt=0)
+
+    @model_validator(mode="after")
+    def _length_is_given_once(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, and not both")
+        return self

@@ -1,0 +1,57 @@
+"""What can go wrong, grouped by what the reader of the message does next.
+
+    StillroomError
+    ├── ConfigError        change the run file or the command line
+    ├── FrameError         one frame is unreadable: becomes a bad row, the build goes on
+    ├── ArtifactError      an array has another shape, dtype or range than its artifact demands
+    ├── WeightsError       a weights file does not fit its network
+    └── CacheError
+        ├── CacheMismatch  built from something else: rebuild, or point at another folder
+        ├── CacheIncomplete  frames are missing: run `stillroom cache build`
+        ├── CacheCorrupt   bytes changed since they were committed: run `stillroom cache verify`
+        └── CacheUnwritable  disk full, no permission: free it and run the same command again
+
+Every message says what, what was expected, what was found, and the next command.
+"""
+
+from __future__ import annotations
+
+
+class StillroomError(Exception):
+    """Anything that stillroom can explain to its user in one message."""
+
+
+class ConfigError(StillroomError, ValueError):
+    """The run file or the command line asks for something that does not exist or fit."""
+
+
+class FrameError(StillroomError):
+    """One frame cannot be used; the message is the reason its row will carry."""
+
+
+class ArtifactError(StillroomError, ValueError):
+    """An array has another shape, dtype or range than its artifact demands."""
+
+
+class WeightsError(StillroomError):
+    """A weights file is missing, unreadable, or does not fit its network."""
+
+
+class CacheError(StillroomError):
+    """Something about a cache on disk."""
+
+
+class CacheMismatch(CacheError):
+    """The cache was built from something else than the run asks for."""
+
+
+class CacheIncomplete(CacheError):
+    """Frames that the run needs have not been committed."""
+
+
+class CacheCorrupt(CacheError):
+    """Bytes differ from what was committed."""
+
+
+class CacheUnwritable(CacheError):
+    """The cache folder cannot be written: no space, no permission, read-only."""

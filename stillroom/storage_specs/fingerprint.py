@@ -1,0 +1,111 @@
+"""Identity as JSON: one canonical form, its sha256, and what differs between two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ABSENT = "(absent)"
+ANY = "auto"
+"""On the run's side, a value that agrees with whatever the cache says."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that a cache and a run do not agree on; ABSENT where a side lacks it."""
+
+    field: str
+    cache: Any
+    run: Any
+
+    def __str__(self) -> str:
+        """`field   cache ...   run ...`, long values cut unless only their ends differ."""
+        cache, run = _short(self.cache), _short(self.run)
+        if cache == run:
+            cache, run = _text(self.cache), _text(self.run)
+        return f"{self.field}   cache {cache}   run {run}"
+
+
+def canonical_json(document: Any) -> bytes:
+    """UTF-8 JSON with sorted keys, no spaces, and whole floats written as integers.
+
+    Raises:
+        ConfigError: a value that JSON has no form for (NaN, infinity, an object, a key not a string).
+    """
+    return json.dumps(
+        plain(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def plain(value: Any, field: str = "") -> Any:
+    """The value in plain JSON types: tuples as lists, NumPy scalars as numbers, 127.0 as 127."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        # 127 and 127.0 are one number to whoever wrote the run file.
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{field}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{field}.{key}".lstrip(".")) for key, item in value.items()}
+    raise ConfigError(f"{field or 'identity'}: {value!r} cannot be written as JSON")
+
+
+def fingerprint(document: Any) -> str:
+    """sha256 of the canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(cache: Any, run: Any, *, wildcard: str | None = None) -> list[Difference]:
+    """Fields in which two identities differ, by dotted name.
+
+    Lists of one length are compared item by item, others as a whole.
+
+    wildcard: a value on the run's side that agrees with anything
+    """
+    return list(_differences("", plain(cache), plain(run), wildcard))
+
+
+def _differences(field: str, cache: Any, run: Any, wildcard: str | None) -> Iterator[Difference]:
+    if wildcard is not None and run == wildcard:
+        return
+    if isinstance(cache, dict) and isinstance(run, dict):
+        for key in [*cache, *(key for key in run if key not in cache)]:
+            inner = f"{field}.{key}" if field else key
+            yield from _differences(inner, cache.get(key, ABSENT), run.get(key, ABSENT), wildcard)
+    elif isinstance(cache, list) and isinstance(run, list) and len(cache) == len(run):
+        for i, (mine, theirs) in enumerate(zip(cache, run, strict=True)):
+            yield from _differences(f"{field}[{i}]", mine, theirs, wildcard)
+    # Not by ==, for which True is 1.
+    elif canonical_json(cache) != canonical_json(run):
+        yield Difference(field, cache, run)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value).decode()
+
+
+def _short(value: Any) -> str:
+    text = _text(value)
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12] + "..."
+    return text if len(text) <= 60 else text[:57] + "..."

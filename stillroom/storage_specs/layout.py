@@ -1,0 +1,275 @@
+"""Where things lie in a cache and what a set is made of: names, paths, definitions.
+
+Pure functions of their arguments: nothing here reads or writes. docs/storage_format.md,
+sections 2 and 3, is the same in prose.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.storage_specs.artifacts import AXIS_LENGTHS, Artifact, artifact_of
+from stillroom.storage_specs.codecs import Codec, codec_from_dict
+from stillroom.storage_specs.compressors import compressor_from_dict
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.fingerprint import fingerprint, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT_VERSION = 1
+KEY = "stillroom"
+"""The attribute of a Zarr group or array under which ours stand."""
+FRAMES = "frames"
+"""The set of the frames themselves and their labels; every other set is a teacher's."""
+RESERVED = ("frames", "labels", "manifest")
+STAGING = "manifest/.staging"
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One artifact of a set: its shape for one frame and how it is stored.
+
+    artifact: "logits", "features/penultimate", ...
+    attributes: JSON kept with the array, such as {"stride": 4, "classes": [...]}
+    """
+
+    artifact: str
+    shape: tuple[int, ...]
+    codec: Codec
+    compressor: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kind = artifact_of(self.artifact)
+        if kind.layered and "/" not in self.artifact:
+            raise ConfigError(f"artifact {self.artifact!r}: name a layer, {self.artifact}/<layer>")
+        shape = tuple(int(length) for length in self.shape)
+        fixed = [AXIS_LENGTHS.get(axis) for axis in kind.axes]
+        fits = len(shape) == len(fixed) and all(
+            length > 0 and want in (None, length)
+            for length, want in zip(shape, fixed, strict=True)
+        )
+        if not fits:
+            axes = ", ".join(
+                axis if want is None else f"{axis} = {want}"
+                for axis, want in zip(kind.axes, fixed, strict=True)
+            )
+            raise ArtifactError(f"{self.artifact}: expected ({axes}), none empty, got {shape}")
+        if self.codec.name not in kind.codecs:
+            raise ConfigError(
+                f"{self.artifact}: codec {self.codec.name!r} cannot store it; "
+                f"known: {', '.join(kind.codecs)}"
+            )
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "compressor", compressor_from_dict(self.compressor))
+        object.__setattr__(self, "attributes", plain(self.attributes, self.artifact))
+
+    @property
+    def kind(self) -> Artifact:
+        """The artifact behind the name."""
+        return artifact_of(self.artifact)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON; `from_dict` reads it."""
+        return {
+            "artifact": self.artifact,
+            "shape": list(self.shape),
+            "codec": self.codec.to_dict(),
+            "compressor": self.compressor,
+            "attributes": self.attributes,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ArraySpec:
+        """The spec of a `to_dict`."""
+        return cls(
+            document["artifact"],
+            tuple(document["shape"]),
+            codec_from_dict(document["codec"]),
+            document["compressor"],
+            document["attributes"],
+        )
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """One Zarr array of a set: an artifact's values, or a side array of its codec.
+
+    path: from the cache's root, such as "camvid/fpn/logits_scale"
+    shape: of one frame; the array's first axis is the frame's index
+    dtype: as NumPy writes it, little-endian
+    """
+
+    path: str
+    artifact: str
+    shape: tuple[int, ...]
+    dtype: str
+    fill: int
+    compressor: dict[str, Any]
+    axes: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    def object_path(self, shard: int) -> str:
+        """Path of a shard's object from the cache's root."""
+        return f"{self.path}/c/{shard}" + "/0" * len(self.shape)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame, not compressed."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a set is: the same definition always makes the same bytes.
+
+    identity: everything outside the cache that the bytes depend on, as JSON
+    count: frames of the source; shard k holds frames k*shard_frames and following
+    """
+
+    source: str
+    name: str
+    identity: dict[str, Any]
+    count: int
+    shard_frames: int
+    arrays: tuple[ArraySpec, ...]
+
+    def __post_init__(self) -> None:
+        check_names(self.source, self.name)
+        for option, value in (("count", self.count), ("shard_frames", self.shard_frames)):
+            if value < 1:
+                raise ConfigError(f"{self.source}/{self.name}: {option} = {value}; at least 1")
+        if not self.arrays:
+            raise ConfigError(f"{self.source}/{self.name}: a set needs at least one array")
+        paths = [stored.path for spec in self.arrays for stored in self.stored(spec)]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        if twice:
+            raise ConfigError(f"two arrays would both be stored as {twice[0]}; rename one")
+        mine = {"frames", "labels"}
+        for spec in self.arrays:
+            if (spec.artifact in mine) != (self.name == FRAMES):
+                raise ConfigError(
+                    f"{spec.artifact} does not belong into the set {self.name!r}: "
+                    "frames and labels, and only they, make up the set 'frames'"
+                )
+        object.__setattr__(self, "identity", plain(self.identity))
+
+    def stored(self, spec: ArraySpec) -> tuple[StoredArray, ...]:
+        """The Zarr arrays of one artifact: its values first, then the codec's side arrays."""
+        path = f"{set_folder(self.source, self.name)}/{spec.artifact}"
+        about = {"artifact": spec.artifact, "codec": spec.codec.to_dict()}
+        values = StoredArray(
+            path=path,
+            artifact=spec.artifact,
+            shape=spec.shape,
+            dtype=spec.codec.stored,
+            fill=spec.kind.fill,
+            compressor=spec.compressor,
+            axes=spec.kind.axes,
+            attributes={**about, "role": "values", **spec.attributes},
+        )
+        sides = [
+            StoredArray(
+                path=f"{path}_{suffix}",
+                artifact=spec.artifact,
+                shape=shape,
+                dtype="<f4",
+                fill=0,
+                compressor={"name": "none"},
+                axes=spec.kind.axes[: len(shape)],
+                attributes={**about, "role": suffix},
+            )
+            for suffix, shape in spec.codec.side_shapes(spec.shape).items()
+        ]
+        return (values, *sides)
+
+    def layout(self) -> dict[str, Any]:
+        """What the cache itself adds to the identity."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "count": self.count,
+            "shard_frames": self.shard_frames,
+            "arrays": {spec.artifact: spec.to_dict() for spec in self.arrays},
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the identity and the layout."""
+        return fingerprint({"identity": self.identity, "layout": self.layout()})
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 over the identity and the layout of each artifact alone."""
+        layout = self.layout()
+        return {
+            name: fingerprint({"identity": self.identity, "layout": {**layout, "arrays": {name: of}}})
+            for name, of in layout["arrays"].items()
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The set's group attributes, as JSON."""
+        return {
+            "set": self.name,
+            "source": self.source,
+            "identity": self.identity,
+            "layout": self.layout(),
+            "fingerprint": self.fingerprint,
+            "fingerprints": self.fingerprints,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Definition:
+        """The definition of a `document`; KeyError, TypeError or ValueError where it is none."""
+        layout = document["layout"]
+        return cls(
+            source=document["source"],
+            name=document["set"],
+            identity=document["identity"],
+            count=layout["count"],
+            shard_frames=layout["shard_frames"],
+            arrays=tuple(ArraySpec.from_dict(spec) for spec in layout["arrays"].values()),
+        )
+
+
+def check_names(source: str, name: str) -> None:
+    """Refuse a source's or a set's name that the layout has no room for (ConfigError)."""
+    for what, value, reserved in (
+        ("source", source, RESERVED),
+        ("set", name, tuple(word for word in RESERVED if word != FRAMES)),
+    ):
+        if not NAME.fullmatch(value):
+            raise ConfigError(
+                f"{what} name {value!r}: use a-z, 0-9, '_' and '-', beginning with a letter or digit"
+            )
+        if value in reserved:
+            raise ConfigError(f"{what} name {value!r} is reserved; choose another")
+
+
+def set_folder(source: str, name: str) -> str:
+    """Path of a set's Zarr group: the frames lie directly in the source's."""
+    return source if name == FRAMES else f"{source}/{name}"
+
+
+def part_folder(source: str, name: str) -> str:
+    """Path of the folder of a set's manifest parts."""
+    return f"manifest/{source}/{name}"
+
+
+def part_path(source: str, name: str, shard: int) -> str:
+    """Path of one shard's manifest part."""
+    return f"{part_folder(source, name)}/{shard:05d}.parquet"
+
+
+def group_json(attributes: Mapping[str, Any]) -> bytes:
+    """The zarr.json of a group whose attributes under "stillroom" are these; none: a bare group."""
+    own = {KEY: dict(attributes)} if attributes else {}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": own}
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
