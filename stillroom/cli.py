@@ -187,7 +187,7 @@ def evaluate(
 
     run = load_run(run_file, overrides)
     with progress.CountBar("eval", model) as bar:
-        result = evaluate_model(run, model, limit=limit, sheet=sheet, on_frames=bar.advance_to)
+        result = evaluate_model(run, model, limit=limit, sheet=sheet, on_frames=bar.advance)
     _print(show.evaluation(result), as_json)
 
 

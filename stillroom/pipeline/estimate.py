@@ -127,7 +127,7 @@ def _estimate_set(
         )
     )
     scale = plan.missing_frames / report.frames
-    sizes = {name: round(size * scale) for name, size in target.bytes_by_artifact().items()}
+    sizes = {name: round(size * scale) for name, size in target.sizes().items()}
     return SetEstimate(plan, sizes, report.wall_seconds * scale)
 
 

@@ -79,7 +79,7 @@ def _describe(target: ArtifactSet) -> SetInfo:
             name: ("x".join(str(side) for side in spec.shape), spec.codec.name)
             for name, spec in target.arrays.items()
         },
-        bytes=target.bytes_by_artifact(),
+        bytes=target.sizes(),
         bad=bad,
         mean_confidence=float(np.mean(confidences)) if confidences else None,
     )
@@ -111,40 +111,44 @@ def draw_preview(folder: Path, source: str | None, frames: int, out: Path) -> li
 
 
 def _draw(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
-    from stillroom.stages.evaluate.pictures import ContactRow, contact_sheet
+    from stillroom.stages.evaluate.contact_sheet import CacheRow, contact_sheet
 
     said = cache.artifact_set(source, teacher)
-    usable = said.usable()
-    if (source, FRAMES) in cache.sets():
-        kept = cache.artifact_set(source, FRAMES)
-        usable = np.intersect1d(usable, kept.usable())
-    else:
+    if (source, FRAMES) not in cache.sets():
         raise CacheIncomplete(
             f"{source}: the cache keeps no frames to draw; build with cache.frames = true"
         )
+    kept = cache.artifact_set(source, FRAMES)
+    usable = np.intersect1d(said.usable(), kept.usable())
     if not len(usable):
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; run `cache build`")
     chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
-    classes: list[str] = []
-    for spec in said.arrays.values():
-        classes = list(spec.attributes.get("classes", classes))
+    about = {row["index"]: row for row in kept.rows().to_pylist()}
 
-    def read(artifact: str, index: int) -> Any:
-        return said.read(artifact, index) if artifact in said.arrays else None
+    def read(target: ArtifactSet, artifact: str, index: int) -> Any:
+        return target.read(artifact, index) if artifact in target.arrays else None
 
-    rows = []
-    ids = said.frame_ids()
-    for index in chosen.tolist():
-        logits = read("logits", index)
-        rows.append(
-            ContactRow(
-                title=ids[index],
-                frame=kept.read("frames", index),
-                label=kept.read("labels", index) if "labels" in kept.arrays else None,
-                teacher=None if logits is None else logits.argmax(0).astype(np.uint8),
-                confidence=read("confidence", index),
-                pseudo_label=read("pseudo_label", index),
-            )
+    grids = [said.arrays[name] for name in ("logits", "confidence") if name in said.arrays]
+    rows = [
+        CacheRow(
+            frame_id=about[index]["frame_id"],
+            image=kept.read("frames", index),
+            label=read(kept, "labels", index),
+            logits=read(said, "logits", index),
+            confidence=read(said, "confidence", index),
+            pseudo_label=read(said, "pseudo_label", index),
+            stride=grids[0].attributes["stride"] if grids else 1,
+            valid=(about[index]["valid_height"], about[index]["valid_width"]),
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(rows, classes, path, title=f"{teacher} on {source}")
+        for index in chosen.tolist()
+    ]
+    named = [list(spec.attributes["classes"]) for spec in said.arrays.values()
+             if "classes" in spec.attributes]  # fmt: skip
+    threshold = said.identity.get("pseudo_label", {}).get("threshold")
+    contact_sheet(
+        path,
+        rows,
+        named[0] if named else [str(number) for number in range(255)],
+        threshold=threshold,
+        title=f"{teacher} on {source}",
+    )

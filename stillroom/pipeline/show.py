@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.build import BuildReport
     from stillroom.pipeline.estimate import BuildEstimate
+    from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.inspect_cache import SetInfo
     from stillroom.pipeline.verify import SetVerdict
+    from stillroom.stages.train.job import TrainResult
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,27 @@ def grid(*columns: str) -> Table:
     return table
 
 
+def array_name(source: str, set_name: str, artifact: str) -> str:
+    """Where an array lies below the cache's folder."""
+    return f"{source}/{artifact}" if set_name == "frames" else f"{source}/{set_name}/{artifact}"
+
+
 def estimate(plan: BuildEstimate) -> Shown:
     """What a build would write and how long it would take."""
-    artifacts = list(dict.fromkeys(name for part in plan.sets for name in part.bytes))
-    table = grid("source", "set", "frames", "shards", *artifacts, "total", "time")
+    table = grid("set", "frames", "shards", "bytes", "time")
+    arrays = grid("array", "bytes", "a frame")
     for part in plan.sets:
-        table.add_row(
-            part.plan.source,
-            part.plan.set_name,
-            f"{part.plan.missing_frames}",
-            f"{len(part.plan.missing)}",
-            *(size(part.bytes[name]) if name in part.bytes else "-" for name in artifacts),
-            size(sum(part.bytes.values())),
-            duration(part.seconds),
-        )
+        name = f"{part.plan.source}/{part.plan.set_name}"
+        frames = part.plan.missing_frames
+        total = size(sum(part.bytes.values()))
+        shards = f"{len(part.plan.missing)}"
+        table.add_row(name, f"{frames}", shards, total, duration(part.seconds))
+        for artifact, used in part.bytes.items():
+            arrays.add_row(array_name(*name.split("/"), artifact), size(used), size(used / frames))
     seconds = sum(part.seconds for part in plan.sets)
     total = f"in all {size(plan.bytes)} and {duration(seconds)} of one worker, from a few frames measured"
-    lines = [table, total, f"nothing written (--dry-run). free disk: {size(plan.free_bytes)}"]
+    lines: list[Any] = [table, "", arrays, "", total]
+    lines.append(f"nothing written (--dry-run). free disk: {size(plan.free_bytes)}")
     if plan.bytes > plan.free_bytes:
         lines.append("[bold red]this does not fit on the disk[/]")
     document = {
@@ -133,8 +139,8 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> Shown:
         for name, (shape, codec) in entry.arrays.items():
             used = entry.bytes.get(name, 0)
             frame = size(used / entry.committed_frames) if entry.committed_frames else "-"
-            place = name if entry.set_name == "frames" else f"{entry.set_name}/{name}"
-            arrays.add_row(f"{entry.source}/{place}", shape, codec, size(used), frame)
+            place = array_name(entry.source, entry.set_name, name)
+            arrays.add_row(place, shape, codec, size(used), frame)
     parts += ["", arrays]
     if bad:
         rows = grid("bad frame", "reason")
@@ -182,3 +188,62 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
         "missing_shards": {f"{v.source}/{v.set_name}": list(v.missing) for v in found},
     }
     return Shown(parts, document)
+
+
+def train_result(result: TrainResult) -> Shown:
+    """What a run came to."""
+    head = "this run was finished before" if result.already_finished else "trained"
+    waiting = result.wait_seconds / result.seconds if result.seconds else 0.0
+    parts: list[Any] = [
+        f"{head}: {result.steps} steps in {duration(result.seconds)}, "
+        f"{waiting:.1%} of it waiting for data",
+        "last losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()),
+    ]
+    if result.best_score is not None:
+        parts.append(f"best validation mIoU {result.best_score:.4f} at step {result.best_step}")
+    skipped = {name: count for name, count in result.skipped.items() if count}
+    if skipped:
+        listing = ", ".join(f"{count} of {name}" for name, count in skipped.items())
+        parts.append(f"bad frames left out: {listing} (stillroom cache info RUN.toml --bad)")
+    parts.append(f"model: {result.paths['model']}")
+    document = {
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "wait_seconds": result.wait_seconds,
+        "losses": dict(result.losses),
+        "best_score": result.best_score,
+        "best_step": result.best_step,
+        "skipped": dict(result.skipped),
+        "paths": {name: str(path) for name, path in result.paths.items()},
+        "already_finished": result.already_finished,
+    }
+    return Shown(parts, document)
+
+
+def evaluation(found: Evaluation) -> Shown:
+    """Scores of a model, class by class, and what it costs."""
+    scores, cost = found.result.scores, found.cost
+    table = grid("class", "IoU", "accuracy")
+    for name, iou, accuracy in zip(scores.classes, scores.iou, scores.accuracy, strict=True):
+        said = ("-", "-") if iou is None or accuracy is None else (f"{iou:.4f}", f"{accuracy:.4f}")
+        table.add_row(name, *said)
+    parts: list[Any] = [
+        f"{found.model} on {found.source}, {found.result.frames} frames",
+        table,
+        f"mIoU {scores.miou:.4f}   pixel accuracy {scores.pixel_accuracy:.4f}   "
+        f"mean accuracy {scores.mean_accuracy:.4f}",
+    ]
+    if scores.absent:
+        parts.append(f"no pixel in the labels, left out of the means: {', '.join(scores.absent)}")
+    if found.result.skipped:
+        parts.append(f"{len(found.result.skipped)} frames could not be used:")
+        parts += [f"  {frame.frame_id}: {frame.reason}" for frame in found.result.skipped[:10]]
+    parts.append(
+        f"{cost.parameters / 1e6:.2f} M parameters   {cost.flops / 1e9:.2f} GFLOPs at "
+        f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
+        f"(median {cost.speed.median_ms:.0f} ms, p95 {cost.speed.p95_ms:.0f} ms) "
+        f"on {cost.speed.device}"
+    )
+    if found.sheet is not None:
+        parts.append(f"predictions: {found.sheet}")
+    return Shown(parts, found.document())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.presets import load_preset
 from stillroom.storage_specs.store import ArraySpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.source import Source
@@ -53,18 +57,25 @@ class Targets:
             and "auto" there agrees with whatever the cache says
         """
         height, width = self.run.cache.canvas
+        opened = self.sources.get(source)
         identity: dict[str, Any] = {
-            "source": {**self.sources[source].identity(), "frames": len(self.sources[source])},
+            "source": ANY if opened is None else {**opened.identity(), "frames": len(opened)},
             "canvas": {"height": height, "width": width},
             "shard_frames": self.preset.shard_frames,
-            "artifacts": {
+        }
+        # Without the source's files one cannot know whether it is labelled; with them one must.
+        if opened is not None or set_name != FRAMES:
+            identity["artifacts"] = {
                 artifact: self.preset.storage(artifact).to_dict()
                 for artifact in self.artifacts(source, set_name)
-            },
-        }
+            }
+        else:
+            identity["artifacts"] = ANY
         if set_name != FRAMES:
-            described = describe_teacher(self.teachers[set_name])
-            identity["teacher"] = teacher.identity() if teacher is not None else described
+            config = self.teachers[set_name]
+            identity["teacher"] = describe_teacher(config) if teacher is None else teacher.identity()
+            if config.classes is None:  # a source is not here to say them
+                identity["teacher"]["classes"] = ANY
             if "pseudo_label" in self.run.cache.artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
@@ -119,33 +130,51 @@ class Targets:
         return shapes
 
 
-def open_targets(run: RunConfig) -> Targets:
+def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:
     """Open the sources that the run caches and settle what their sets are made from.
+
+    must_exist: False leaves out sources whose files are not here; nothing can then be cached of
+        them, but their sets in a cache can be read
 
     Raises:
         ConfigError: a source cannot be opened, or a teacher's classes cannot be known.
     """
-    sources = {name: open_source(run.sources[name]) for name in run.cached_sources()}
+    sources = {}
+    for name in run.cached_sources():
+        try:
+            sources[name] = open_source(run.sources[name])
+        except ConfigError:
+            if must_exist:
+                raise
+    whole = len(sources) == len(run.cached_sources())
     return Targets(
         run=run,
         sources=sources,
         teachers={
-            name: _with_classes(name, config, run, sources) for name, config in run.teachers.items()
+            name: with_classes(name, config, run, sources) if whole else config
+            for name, config in run.teachers.items()
         },
         preset=load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames),
     )
 
 
-def _with_classes(
-    name: str, config: TeacherConfig, run: RunConfig, sources: dict[str, Source]
+def with_classes(
+    name: str,
+    config: TeacherConfig,
+    run: RunConfig,
+    opened: Mapping[str, Source] = MappingProxyType({}),
 ) -> TeacherConfig:
-    """A teacher that states no classes answers for those of the run's first labelled source."""
+    """A teacher that states no classes answers for those of the run's first labelled source.
+
+    Raises:
+        ConfigError: there is no labelled source either.
+    """
     if config.classes is not None:
         return config
     for source in run.sources:
-        opened = sources[source] if source in sources else open_source(run.sources[source])
-        if opened.classes is not None:
-            return config.model_copy(update={"classes": tuple(opened.classes)})
+        found = opened[source] if source in opened else open_source(run.sources[source])
+        if found.classes is not None:
+            return config.model_copy(update={"classes": tuple(found.classes)})
     raise ConfigError(
         f"teachers.{name}.classes: not given, and no source of this run is labelled; "
         "state the class names, or their number"

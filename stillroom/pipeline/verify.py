@@ -44,7 +44,7 @@ def verify_cache(path: Path, on_shard: Callable[[int, int], None] = lambda done,
     cache = Cache.open(path)
     targets = [cache.artifact_set(source, name) for source, name in cache.sets()]
 
-    claims = [(target, shard) for target in targets for shard in sorted(target.claimed())]
+    claims = [(target, shard) for target in targets for shard in range(target.shards)]
     done = itertools.count(1)
 
     def check(target: ArtifactSet, shard: int) -> list[Fault]:
@@ -57,16 +57,19 @@ def verify_cache(path: Path, on_shard: Callable[[int, int], None] = lambda done,
     found: dict[tuple[str, str], list[Fault]] = defaultdict(list)
     for (target, _), faults in zip(claims, dask.compute(*tasks, scheduler="threads"), strict=True):
         found[target.source, target.name] += faults
-    return [_verdict(target, found[target.source, target.name]) for target in targets]
+    return [
+        _verdict(target, target.verify_definition() + found[target.source, target.name])
+        for target in targets
+    ]
 
 
 def _verdict(target: ArtifactSet, faults: list[Fault]) -> SetVerdict:
-    claimed = target.claimed()
+    known = target.committed() | {fault.shard for fault in faults}
     return SetVerdict(
         source=target.source,
         set_name=target.name,
         shards=target.shards,
-        missing=tuple(shard for shard in range(target.shards) if shard not in claimed),
-        bad_frames=target.bad_count(),
+        missing=tuple(shard for shard in range(target.shards) if shard not in known),
+        bad_frames=target.rows().num_rows - len(target.usable()),
         faults=tuple(faults),
     )

@@ -49,13 +49,11 @@ class Codec(Protocol):
     def encode(self, x: NDArray[Any]) -> Encoded:
         """Quantise one frame's array; ArtifactError where it does not fit the codec."""
 
-    def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
-    ) -> NDArray[Any]:
+    def decode(self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]) -> NDArray[Any]:
         """Undo `encode`, up to `bound`."""
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32] | float:
-        """Largest absolute error that `encode` and `decode` may make on `x`, broadcastable to it."""
+        """Largest absolute error of a round trip of `x`, broadcastable to it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The codec as JSON; `codec_from_dict` reads it."""
@@ -174,15 +172,17 @@ class Byte:
     def decode(
         self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """scale * stored + offset."""
-        out = np.multiply(values, _per_channel(side["scale"], values), dtype=np.float32)
+        """The value of each step: scale * stored + offset."""
+        out: NDArray[np.float32] = np.multiply(
+            values, _per_channel(side["scale"], values), dtype=np.float32
+        )
         out += _per_channel(side["offset"], values)
         return out
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a step of each channel and the rounding of float32 arithmetic: (C, 1, ..., 1)."""
         floats = _finite_float32(x)
-        scale, offset = _affine(floats)
+        scale, _ = _affine(floats)
         # 255 steps, each product and each sum rounded once, and the quotient on the way in.
         rounding = scale * np.float32(255 * 2.0**-21)
         extreme = np.abs(floats).reshape(len(floats), -1).max(axis=1, initial=0)
@@ -211,8 +211,9 @@ class Unit(_NoSide):
     def decode(
         self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """stored / 255."""
-        return np.divide(values, np.float32(255), dtype=np.float32)
+        """The value of each step: stored / 255."""
+        out: NDArray[np.float32] = np.divide(values, np.float32(255), dtype=np.float32)
+        return out
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a step, and what lies outside 0..1."""
@@ -237,8 +238,9 @@ class Flow(_NoSide):
     def decode(
         self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """stored / 64."""
-        return np.multiply(values, np.float32(1 / FLOW_STEPS), dtype=np.float32)
+        """The value of each step: stored / 64."""
+        out: NDArray[np.float32] = np.multiply(values, 1 / FLOW_STEPS, dtype=np.float32)
+        return out
 
     def bound(self, x: NDArray[Any]) -> float:
         """1/128 pixel; both scalings are by a power of two and exact."""

@@ -53,7 +53,7 @@ def compressor_from_dict(document: Mapping[str, Any] | str) -> dict[str, Any]:
     return full
 
 
-def decompress(compressor: Mapping[str, Any], chunk: bytes, out: NDArray[Any]) -> None:
+def decompress(compressor: Mapping[str, Any], chunk: NDArray[np.uint8], out: NDArray[Any]) -> None:
     """Fill `out`, which is C-contiguous, from the compressed bytes of its chunk.
 
     Raises:
@@ -63,7 +63,7 @@ def decompress(compressor: Mapping[str, Any], chunk: bytes, out: NDArray[Any]) -
     target = out.reshape(-1).view(np.uint8)
     try:
         if compressor["name"] == "none":
-            target[:] = np.frombuffer(chunk, np.uint8)
+            target[:] = chunk
         elif compressor["name"] == "zstd":
             numcodecs.zstd.decompress(chunk, target)
         else:

@@ -33,7 +33,7 @@ class Difference:
         """`field   cache ...   run ...`, long values cut unless only their ends differ."""
         cache, run = _short(self.cache), _short(self.run)
         if cache == run:
-            cache, run = _text(self.cache), _text(self.run)
+            cache, run = (canonical_json(value).decode() for value in (self.cache, self.run))
         return f"{self.field}   cache {cache}   run {run}"
 
 
@@ -41,7 +41,7 @@ def canonical_json(document: Any) -> bytes:
     """UTF-8 JSON with sorted keys, no spaces, and whole floats written as integers.
 
     Raises:
-        ConfigError: a value that JSON has no form for (NaN, infinity, an object, a key not a string).
+        ConfigError: JSON has no form for a value (NaN, an object, a key that is no string).
     """
     return json.dumps(
         plain(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False

@@ -54,8 +54,7 @@ class ArraySpec:
         shape = tuple(int(length) for length in self.shape)
         fixed = [AXIS_LENGTHS.get(axis) for axis in kind.axes]
         fits = len(shape) == len(fixed) and all(
-            length > 0 and want in (None, length)
-            for length, want in zip(shape, fixed, strict=True)
+            length > 0 and want in (None, length) for length, want in zip(shape, fixed, strict=True)
         )
         if not fits:
             axes = ", ".join(
@@ -119,7 +118,7 @@ class StoredArray:
 
     def object_path(self, shard: int) -> str:
         """Path of a shard's object from the cache's root."""
-        return f"{self.path}/c/{shard}" + "/0" * len(self.shape)
+        return f"{self.path}/c.{shard}" + ".0" * len(self.shape)
 
     @property
     def frame_bytes(self) -> int:
@@ -210,7 +209,9 @@ class Definition:
         """sha256 over the identity and the layout of each artifact alone."""
         layout = self.layout()
         return {
-            name: fingerprint({"identity": self.identity, "layout": {**layout, "arrays": {name: of}}})
+            name: fingerprint(
+                {"identity": self.identity, "layout": {**layout, "arrays": {name: of}}}
+            )
             for name, of in layout["arrays"].items()
         }
 
@@ -247,7 +248,7 @@ def check_names(source: str, name: str) -> None:
     ):
         if not NAME.fullmatch(value):
             raise ConfigError(
-                f"{what} name {value!r}: use a-z, 0-9, '_' and '-', beginning with a letter or digit"
+                f"{what} name {value!r}: use a-z, 0-9, '_' and '-', a letter or digit first"
             )
         if value in reserved:
             raise ConfigError(f"{what} name {value!r} is reserved; choose another")

@@ -82,12 +82,11 @@ def _checked(canvas: tuple[int, int]) -> tuple[int, int]:
 def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: NDArray[np.uint8] = cv2.resize(image, (size[1], size[0]), interpolation=method)
-    return resized
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
 
 
 def _resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     # OpenCV's INTER_NEAREST takes the pixel's corner, half a pixel off from the image's centres
     rows = (2 * np.arange(size[0]) + 1) * label.shape[0] // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * label.shape[1] // (2 * size[1])
-    return label[rows[:, None], columns[None, :]]
+    return np.take(np.take(label, rows, axis=0), columns, axis=1)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from stillroom.stages.settings import Settings
+from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.street.draw import draw
+from stillroom.stages.sources.street.motion import flow_to_next
+from stillroom.stages.sources.street.scene import CLASSES, DRAWING, Scene, build_scene
+from stillroom.storage_specs.errors import FrameError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class DemoConfig(Settings):
@@ -28,3 +37,73 @@ class DemoConfig(Settings):
     height: int = Field(default=128, ge=16, le=2160)
     width: int = Field(default=192, ge=16, le=4096)
     labelled: bool = True
+
+
+class DemoSource:
+    """The drawn clips as a source, with the exact flow from each frame to the next."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        self._ids = tuple(
+            f"clip{clip:04d}_{time:02d}"
+            for clip in range(config.clips)
+            for time in range(config.frames_per_clip)
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the label values; None when the labels are hidden."""
+        return CLASSES if self.config.labelled else None
+
+    @property
+    def frame_ids(self) -> tuple[str, ...]:
+        """Names such as `clip0003_07`: clip 3, time 7."""
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def position(self, index: int) -> tuple[str | None, int | None]:
+        """Clip and time."""
+        name, time = self._ids[index].split("_")
+        return name, int(time)
+
+    def load(self, index: int) -> Frame:
+        """Draw one frame."""
+        drawn = draw(self._scene(index), self._time(index))
+        label = drawn.label if self.config.labelled else None
+        return Frame(self._ids[index], drawn.image, label)
+
+    def flow(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Where each pixel of a frame goes in the next one, and whether it can be seen there.
+
+        Returns:
+            float32 (2, H, W): u to the right and v down, in pixels, exact also where the target
+            is hidden or outside.
+            bool (H, W): True where all four pixels around the target show the same surface with
+            the same label, so that warping the next frame back meets nothing else. Points whose
+            target lies within a pixel of an outline count as hidden.
+
+        Raises:
+            FrameError: the frame is the last of its clip.
+        """
+        time = self._time(index)
+        if time + 1 == self.config.frames_per_clip:
+            raise FrameError(f"{self._ids[index]}: the last frame of a clip has no next frame")
+        return flow_to_next(self._scene(index), time)
+
+    def identity(self) -> dict[str, Any]:
+        """The config and the drawing's version: together they decide every byte."""
+        return {
+            **self.config.model_dump(mode="json"),
+            "drawing": DRAWING,
+            "classes": list(CLASSES) if self.config.labelled else None,
+        }
+
+    def _scene(self, index: int) -> Scene:
+        config = self.config
+        clip = range(len(self))[index] // config.frames_per_clip
+        return build_scene(config.seed, clip, config.height, config.width)
+
+    def _time(self, index: int) -> int:
+        return range(len(self))[index] % self.config.frames_per_clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,8 @@ class LabelIds:
         if raw.dtype == np.uint8:
             table = np.full(256, IGNORE, np.uint8)
             table[present] = indices
-            return table[raw]
-        return np.array(indices, np.uint8)[np.searchsorted(present, raw)]
+            return np.take(table, raw)
+        return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class FileSource:
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.frames, key=lambda frame: natural_key(frame.frame_id)))
         names = tuple(frame.frame_id for frame in ordered)
-        doubled = sorted({a for a, b in zip(names, names[1:], strict=False) if a == b})
+        doubled = sorted({a for a, b in itertools.pairwise(names) if a == b})
         if doubled:
             raise ConfigError(
                 f"two files would both be frame {doubled[0]!r}"

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stillroom.storage_specs.errors import FrameError
 
@@ -85,7 +85,7 @@ def _decode(path: Path) -> Image.Image:
             image = ImageOps.exif_transpose(opened)
     except MemoryError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise FrameError(
             f"{path.name}: not an image in a known format ({len(data)} bytes)"
         ) from None
@@ -112,7 +112,5 @@ def _read_bytes(path: Path) -> bytes:
 def _high_byte(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
     """The high byte of 16-bit grey values, as Pillow itself does for 16-bit colour."""
     if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
-        raise FrameError(
-            f"{path.name}: pixel values {values.min()}..{values.max()} exceed 16 bits"
-        )
+        raise FrameError(f"{path.name}: pixel values {values.min()}..{values.max()} exceed 16 bits")
     return (values.astype(np.uint32) >> 8).astype(np.uint8)

@@ -7,7 +7,7 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from stillroom.stages.train.terms import LABELS, CrossEntropyTerm
+from stillroom.stages.train.terms import LABELS, CrossEntropyTerm, TermConfig
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from stillroom.stages.models.student import StudentOutput
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.terms import Term
+
+__all__ = ["Objective", "TermConfig"]
 
 
 class Objective:

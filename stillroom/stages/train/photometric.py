@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 from pydantic import Field
 
 from stillroom.stages.settings import Settings
@@ -59,4 +60,4 @@ def jitter(
     if config.saturation:
         grey = (lit * luma).sum(0, keepdim=True)  # (1, H, W)
         lit = grey + (lit - grey) * saturation
-    return lit.clamp_(0.0, 255.0).where(mask, image)
+    return torch.where(mask, lit.clamp_(0.0, 255.0), image)

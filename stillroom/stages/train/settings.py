@@ -89,7 +89,7 @@ class TrainConfig(Settings):
     streams: dict[str, StreamConfig] = Field(min_length=1)
     steps: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)
-    unlabelled_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    unlabelled_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     view: ViewConfig = ViewConfig()
     jitter: PhotometricConfig = PhotometricConfig()
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -136,9 +136,14 @@ class ProbabilityL2Term(LogitsTerm):
 
 
 class ConsistencyL2Term(LogitsTerm):
-    """`losses.consistency_l2`: L_c of Xie et al., there with weight 0.4."""
+    """`losses.consistency_l2`: L_c of Xie et al.
+
+    weight: to be given, since no default fits: the loss is in the fourth power of a logit. About
+        0.4 / (8 C)^2 for C classes puts it beside the other terms; see docs/losses.md
+    """
 
     name: Literal["consistency_l2"]
+    weight: float = Field(gt=0, allow_inf_nan=False)
 
 
 TermConfig = Annotated[

@@ -31,7 +31,9 @@ def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_c of
     eq. 2, there with weight beta = 0.4. arXiv:1810.08476
     The paper sums over the pixels of the batch; we take the mean, as in `probability_l2`. The
-    paper does not say what happens at borders, and we know of no code by its authors.
+    paper does not say what happens at borders, and we know of no code by its authors. Its weights
+    were chosen so that all terms have one order of magnitude: on logits of a trained teacher at
+    stride 4 this loss is in the thousands, and 0.4 would drown all others (docs/losses.md).
     """
     student, teacher = matched(student, teacher, mask)
     difference = consistency_map(student, mask) - consistency_map(teacher, mask)

@@ -1,0 +1,153 @@
+"""Score a model on labelled frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
+from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, canvas_frames, predictions
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from stillroom.stages.evaluate.predict import Predictor
+    from stillroom.stages.sources.canvas import CanvasFrame
+    from stillroom.stages.sources.source import Source
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a model is worth on a set of frames.
+
+    Attributes:
+        scores: mIoU, accuracies, and IoU by class.
+        frames: how many were scored.
+        skipped: those that could not be used, with reasons.
+        confusion: int64 (C, C), row = label, column = prediction, as nested tuples.
+    """
+
+    scores: Scores
+    frames: int
+    skipped: tuple[SkippedFrame, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values; without the confusion matrix, which is C x C numbers."""
+        return {
+            "frames": self.frames,
+            "skipped": [
+                {"frame_id": frame.frame_id, "reason": frame.reason} for frame in self.skipped
+            ],
+            **self.scores.to_dict(),
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    frames: Iterable[CanvasFrame | SkippedFrame],
+    classes: Sequence[str],
+    *,
+    batch: int = 4,
+    on_frames: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Score a model on canvas frames, at the canvas's resolution.
+
+    Logits are upsampled bilinearly by their stride before the argmax. Padding does not count: the
+    pixels outside a frame's valid area are scored as ignored whatever their label says.
+
+    Args:
+        predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
+        frames: labelled frames; see `canvas_frames`.
+        classes: names of the label values 0..C-1.
+        batch: frames predicted at once; the scores do not depend on it.
+        on_frames: told how many frames are done, skipped ones included, after each.
+
+    Raises:
+        ConfigError: a frame has no label, the model tells another number of classes apart, or no
+            frame could be used.
+        ArtifactError: a label is out of range, or logits are not finite.
+    """
+    matrix = ConfusionMatrix(len(classes))
+    skipped: list[SkippedFrame] = []
+    done = scored = 0
+    for found in predictions(predictor, frames, batch):
+        if isinstance(found, SkippedFrame):
+            skipped.append(found)
+        else:
+            _check_channels(found, classes)
+            matrix.update(found.classes, _label(found.frame))
+            scored += 1
+        done += 1
+        if on_frames is not None:
+            on_frames(done)
+    if not scored:
+        raise ConfigError(_nothing_scored(skipped))
+    return EvaluationResult(
+        scores=matrix.scores(classes),
+        frames=scored,
+        skipped=tuple(skipped),
+        confusion=tuple(map(tuple, matrix.counts.tolist())),
+    )
+
+
+def evaluate_source(
+    predictor: Predictor,
+    source: Source,
+    canvas: tuple[int, int] | None,
+    *,
+    batch: int = 4,
+    limit: int | None = None,
+    on_frames: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Score a model on a labelled source; see `evaluate`.
+
+    Args:
+        predictor: the model.
+        source: the frames, their labels and class names.
+        canvas: (height, width) that frames and labels are brought to; None: each at its own size.
+        batch: frames predicted at once.
+        limit: only the first frames.
+        on_frames: told how many frames are done.
+
+    Raises:
+        ConfigError: the source is not labelled, or as `evaluate`.
+        ArtifactError: as `evaluate`.
+    """
+    if source.classes is None:
+        raise ConfigError("evaluate.source: this source has no labels; name a labelled one")
+    frames = canvas_frames(source, canvas, limit)
+    return evaluate(predictor, frames, source.classes, batch=batch, on_frames=on_frames)
+
+
+def _check_channels(found: Prediction, classes: Sequence[str]) -> None:
+    if found.channels != len(classes):
+        raise ConfigError(
+            f"the model tells {found.channels} classes apart, the labels have {len(classes)}: "
+            f"{', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}; "
+            "evaluate it on the classes it was trained for"
+        )
+
+
+def _label(frame: CanvasFrame) -> NDArray[np.uint8]:
+    """The label of the valid area, 255 elsewhere."""
+    if frame.label is None:
+        raise ConfigError(f"{frame.frame_id} has no label; evaluation needs a labelled source")
+    height, width = frame.valid
+    label = np.full_like(frame.label, 255)
+    label[:height, :width] = frame.label[:height, :width]
+    return label
+
+
+def _nothing_scored(skipped: Sequence[SkippedFrame]) -> str:
+    if not skipped:
+        return "nothing to evaluate: the source has no frames"
+    return (
+        f"nothing to evaluate: none of {len(skipped)} frames could be used; "
+        f"the first, {skipped[0].frame_id}: {skipped[0].reason}"
+    )

@@ -1,0 +1,134 @@
+"""A page measured in pixels: pictures placed without resampling, text, and a PNG at the end.
+
+Figures are made as objects, never through pyplot, so that drawing in a training process or a
+thread changes nothing outside. Positions count from the top left, as in images.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+DPI = 100
+LONGEST_SIDE = 32_000  # Agg draws up to 2^15 pixels
+INK = "#1c1f24"
+FAINT = "#6b7280"
+LINE = "#d5d9e0"
+FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws alike
+TITLE, TEXT, SMALL = 18, 13, 12  # heights in pixels
+
+# Of the runs or terms in a chart; told apart by people with colour-blindness too (Okabe and Ito,
+# "Color Universal Design", 2008), yellow left out, which fades on white.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d")
+
+
+class Page:
+    """A white page of width x height pixels."""
+
+    def __init__(self, width: int, height: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        if max(width, height) > LONGEST_SIDE:
+            raise ConfigError(
+                f"a picture of {width}x{height} pixels is too large to draw "
+                f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
+            )
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        self._canvas = FigureCanvasAgg(self.figure)
+
+    def picture(self, left: int, top: int, image: NDArray[np.uint8]) -> None:
+        """Place an image (H, W, 3), pixel for pixel, with a thin frame around it."""
+        framed = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=200)
+        bottom = self.height - top - image.shape[0] - 1
+        self.figure.figimage(framed, left - 1, bottom)
+
+    def text(
+        self, left: float, top: float, words: str, size: int = TEXT, colour: str = INK, **more: Any
+    ) -> None:
+        """Write one line whose upper edge is at `top`; words are never read as formulas."""
+        more.setdefault("va", "top")
+        self.figure.text(
+            left / self.width, 1 - top / self.height, words, color=colour, parse_math=False,
+            fontproperties=font(size, bold=bool(more.pop("bold", False))), **more,
+        )  # fmt: skip
+
+    def box(self, left: float, top: float, width: float, height: float, colour: Any) -> None:
+        """Fill a rectangle."""
+        from matplotlib.patches import Rectangle
+
+        corner = (left / self.width, 1 - (top + height) / self.height)
+        extent = (width / self.width, height / self.height)
+        self.figure.add_artist(
+            Rectangle(corner, *extent, facecolor=colour, edgecolor="#9aa1ac", linewidth=0.6)
+        )
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes whose inner area is the given rectangle."""
+        bottom = self.height - top - height
+        return self.figure.add_axes(
+            (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write the page as a PNG, making its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # A class or file name in a script that the font lacks shows boxes; it is no fault.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            self._canvas.print_png(str(path), metadata={"Software": "stillroom"})
+        return path
+
+
+def text_width(words: str, size: int = TEXT, *, bold: bool = False) -> float:
+    """Pixels that one line of text takes."""
+    from matplotlib.textpath import TextToPath
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        width, _, _ = TextToPath().get_text_width_height_descent(
+            words, font(size, bold=bold), ismath=False
+        )
+    return float(width) * DPI / 72
+
+
+def fitted(words: str, width: float, size: int = TEXT, *, bold: bool = False) -> str:
+    """Words that fit into `width` pixels, their middle replaced by an ellipsis if they must."""
+    if text_width(words, size, bold=bold) <= width:
+        return words
+    # The ends of a frame's name tell it from its neighbours; its middle seldom does.
+    for kept in range(len(words) - 1, 1, -1):
+        shorter = f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
+        if text_width(shorter, size, bold=bold) <= width:
+            return shorter
+    return "…"
+
+
+def style_axes(axes: Axes) -> None:
+    """Give axes the page's quiet look: two thin spines, small ticks."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(LINE)
+    axes.tick_params(colors=FAINT, length=3)
+    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        tick.set_fontproperties(font(SMALL))
+    axes.set_axisbelow(True)
+
+
+def font(size: int, *, bold: bool = False) -> Any:
+    """The page's font at a height in pixels."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(family=FONT, size=size * 72 / DPI, weight="bold" if bold else "normal")

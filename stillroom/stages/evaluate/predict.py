@@ -1,0 +1,186 @@
+"""Students and teachers as one kind of callable, and their predictions on canvas frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
+from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.student import Student
+    from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.sources.source import Source
+
+
+class Predictor(Protocol):
+    """What can be evaluated: frames in, logits and their stride out."""
+
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+        """Predict a batch.
+
+        Args:
+            frames: (B, H, W, 3) uint8, RGB.
+
+        Returns:
+            logits (B, C, ceil(H / stride), ceil(W / stride)), and the stride in pixels.
+        """
+
+
+@dataclass(frozen=True)
+class StudentPredictor:
+    """A student in evaluation mode; its modules are back in their own modes after each batch."""
+
+    student: Student
+
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+        """See `Predictor`."""
+        device = next(self.student.parameters()).device
+        images = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+        with evaluation_mode(self.student), torch.inference_mode():
+            # contiguous: a transposed view would send the first convolution down a slow path
+            images = images.permute(0, 3, 1, 2).contiguous().float()  # (B, 3, H, W)
+            return self.student(images).logits, self.student.stride
+
+
+@dataclass(frozen=True)
+class TeacherPredictor:
+    """A teacher, which takes uint8 frames and looks after its own mode and precision."""
+
+    teacher: Teacher
+
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+        """See `Predictor`."""
+        return self.teacher(frames).logits, self.teacher.strides["logits"]
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and each part of it back into its own mode afterwards.
+
+    `module.train()` alone would wake the parts that training keeps frozen.
+    """
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@dataclass(frozen=True)
+class SkippedFrame:
+    """A frame that could not be used, and why."""
+
+    frame_id: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says about one frame.
+
+    Attributes:
+        frame: the frame it saw.
+        classes: uint8 (H, W), the class of the highest logit at every pixel, padding included.
+        channels: how many classes the model told apart.
+    """
+
+    frame: CanvasFrame
+    classes: NDArray[np.uint8]
+    channels: int
+
+
+def canvas_frames(
+    source: Source, canvas: tuple[int, int] | None, limit: int | None = None, threads: int = 2
+) -> Iterator[CanvasFrame | SkippedFrame]:
+    """Read a source in order, some frames ahead of their use; unusable frames come as skipped.
+
+    Args:
+        source: where frames come from.
+        canvas: (height, width) that they are brought to; None leaves each at its own size.
+        limit: only the first frames.
+        threads: that decode.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
+
+    def load(index: int) -> CanvasFrame | SkippedFrame:
+        try:
+            frame = source.load(index)
+            return to_canvas(frame, frame.image.shape[:2] if canvas is None else canvas)
+        except FrameError as error:
+            return SkippedFrame(source.frame_ids[index], str(error))
+
+    indices = iter(range(min(len(source), limit or len(source))))
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        ahead = deque(pool.submit(load, index) for index in islice(indices, 4 * threads))
+        while ahead:
+            loaded = ahead.popleft().result()
+            ahead.extend(pool.submit(load, index) for index in islice(indices, 1))
+            yield loaded
+
+
+def predictions(
+    predictor: Predictor, frames: Iterable[CanvasFrame | SkippedFrame], batch: int = 4
+) -> Iterator[Prediction | SkippedFrame]:
+    """Predict frames in order; skipped ones pass through in their place.
+
+    A batch holds up to `batch` consecutive frames of one size.
+
+    Raises:
+        ArtifactError: the logits have another shape than their stride says, or are not finite.
+            That is no fault of the frame: leaving it out would flatter the model.
+        ConfigError: the batch is below 1.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch: expected 1 or more frames, got {batch}")
+    for shape, group in groupby(frames, _shape):
+        if shape is None:
+            yield from (frame for frame in group if isinstance(frame, SkippedFrame))
+            continue
+        alike = (frame for frame in group if isinstance(frame, CanvasFrame))
+        while together := list(islice(alike, batch)):
+            yield from _predict_batch(predictor, together)
+
+
+def _shape(frame: CanvasFrame | SkippedFrame) -> tuple[int, ...] | None:
+    return None if isinstance(frame, SkippedFrame) else frame.image.shape
+
+
+def _predict_batch(predictor: Predictor, frames: list[CanvasFrame]) -> list[Prediction]:
+    logits, stride = predictor(np.stack([frame.image for frame in frames]))
+    names = ", ".join(frame.frame_id for frame in frames)
+    if logits.ndim != 4 or len(logits) != len(frames) or not 1 <= logits.shape[1] <= 255:
+        raise ArtifactError(
+            f"logits of {names}: expected ({len(frames)}, 1..255 classes, h, w), "
+            f"got {tuple(logits.shape)}"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise ArtifactError(
+            f"logits of {names} are not finite: the model has diverged, or its precision is too low"
+        )
+    made = []
+    for frame, one in zip(frames, logits, strict=True):
+        # One frame at a time: at C = 150, upsampled logits of a batch would fill the memory.
+        height, width = frame.image.shape[:2]
+        full = upsample_logits(one[None], stride, (height, width))[0]  # (C, H, W)
+        classes = full.argmax(0).to(torch.uint8).cpu().numpy()
+        made.append(Prediction(frame, classes, logits.shape[1]))
+    return made

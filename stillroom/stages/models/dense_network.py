@@ -1,0 +1,146 @@
+"""What every network here is to its callers: normalised images in, logits and features out.
+
+`DenseOutput` is before any upsampling to the input's size: grids as the network computed them. The
+stride of each grid is measured by a forward pass on an image whose sides differ, and must be exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    DenseNetwork = Callable[[Tensor], "DenseOutput"]
+
+PENULTIMATE = "penultimate"
+
+
+class DenseOutput(NamedTuple):
+    """Logits (B, C, h, w), and features by layer, each (B, A, h', w')."""
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherNetwork:
+    """A teacher's network as its family of loaders hands it over.
+
+    module: what is moved to a device and set to eval; None for a bare callable
+    forward: normalised images to logits and features, through `module`
+    multiple: pixels that both sides of the input must be multiples of
+    """
+
+    module: nn.Module | None
+    forward: DenseNetwork
+    multiple: int
+
+
+def as_dense_output(output: Any) -> DenseOutput:
+    """What a user's network returned: logits, or a dict of "logits" and, perhaps, "features".
+
+    Raises:
+        ConfigError: something else.
+    """
+    if isinstance(output, torch.Tensor):
+        return DenseOutput(output, {})
+    if isinstance(output, dict) and set(output) <= {"logits", "features"} and "logits" in output:
+        features = output.get("features", {})
+        grids = [output["logits"], *features.values()] if isinstance(features, dict) else [None]
+        if all(isinstance(grid, torch.Tensor) for grid in grids):
+            return DenseOutput(output["logits"], features)
+    keys = f" of {sorted(map(str, output))}" if isinstance(output, dict) else ""
+    raise ConfigError(
+        'a network must return logits (B, C, h, w), or a dict of "logits" and "features" '
+        f"(tensors by layer); got {type(output).__name__}{keys}"
+    )
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, then zeros below and to the right up to a multiple of `pad`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], pad: int) -> None:
+        super().__init__()
+        self.pad = pad
+        # They come from the config every time, so a checkpoint need not repeat them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Bring images (B, 3, H, W) RGB 0..255 of any dtype to (B, 3, H', W') float32."""
+        images = (images.float() - self.mean) / self.std
+        below, right = -images.shape[-2] % self.pad, -images.shape[-1] % self.pad
+        return nn.functional.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def crop(output: DenseOutput, strides: Mapping[str, int], height: int, width: int) -> DenseOutput:
+    """Cut off the cells that see nothing but padding: (ceil(height/stride), ceil(width/stride))."""
+
+    def cut(grid: Tensor, stride: int) -> Tensor:
+        return grid[..., : -(-height // stride), : -(-width // stride)]
+
+    return DenseOutput(
+        cut(output.logits, strides["logits"]),
+        {name: cut(grid, strides[f"features/{name}"]) for name, grid in output.features.items()},
+    )
+
+
+def measure_strides(
+    network: DenseNetwork, pad: int, classes: int, device: str = "cpu"
+) -> dict[str, int]:
+    """Pixels of input to one cell of "logits" and of each "features/<layer>", by a dry forward.
+
+    The network must be in eval mode; nothing about it changes.
+
+    Raises:
+        ConfigError: the network fails on sides that are multiples of `pad`, its number of classes
+            is another, or a grid does not divide the input exactly.
+    """
+    height = pad * -(-128 // pad)  # decoders that pool the deepest grid need some of it
+    width = height + pad
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(1, 3, height, width, device=device))
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"the network fails on an input of {height}x{width}, multiples of pad={pad}: {error}"
+        ) from error
+    if output.logits.ndim != 4 or output.logits.shape[1] != classes:
+        raise ConfigError(
+            f"the network gives logits of shape {tuple(output.logits.shape)}; "
+            f"expected (B, {classes}, h, w) for {classes} classes"
+        )
+    grids = {"logits": output.logits}
+    grids |= {f"features/{name}": grid for name, grid in output.features.items()}
+    return {name: _exact_stride(name, grid, height, width) for name, grid in grids.items()}
+
+
+def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:
+    if grid.ndim == 4:
+        stride = height // grid.shape[2]
+        if (grid.shape[2] * stride, grid.shape[3] * stride) == (height, width):
+            return stride
+    raise ConfigError(
+        f"{name}: a grid of shape {tuple(grid.shape)} from an input of {height}x{width} has no "
+        "whole stride; choose a `pad` that every level of the network divides"
+    )
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ArtifactError unless images are (B, 3, H, W)."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ArtifactError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")

@@ -1,0 +1,38 @@
+"""The one explicit door for a user's own network: "module:function", imported and called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import StringConstraints
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+def call_target(target: str, options: Mapping[str, Any]) -> Any:
+    """Import the module of "module:function" and call the function with `options` as keywords.
+
+    Raises:
+        ConfigError: no such module or function, or it does not take these options.
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"target {target!r}: module {module_name!r} cannot be imported ({error}); "
+            "install it, or put its folder on PYTHONPATH"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"target {target!r}: module {module_name!r} has no function {name!r}")
+    try:
+        return function(**options)
+    except TypeError as error:
+        raise ConfigError(f"target {target!r} does not take {dict(options)}: {error}") from error

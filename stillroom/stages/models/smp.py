@@ -1,0 +1,156 @@
+"""Networks of segmentation-models-pytorch, for teachers and students.
+
+Its heads are classifier convolution, upsampling, activation. Only the convolution is run: logits
+are cached and compared on the decoder's own grid. "penultimate" is what the convolution reads,
+"stage1".."stage5" what the encoder hands to the decoder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.dense_network import DenseOutput
+
+Architecture = Literal[
+    "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer",
+    "UPerNet", "Unet", "UnetPlusPlus",
+]  # fmt: skip
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+CLASSIFIER = "segmentation_head.0.weight"
+
+# Said by the sections around `options`, or of no meaning to logits on the decoder's grid.
+RESERVED = {
+    "encoder_name": "the key `encoder` says it",
+    "encoder_weights": "weights are local files: see `weights` and `encoder_weights`",
+    "classes": "the key `classes` says it",
+    "in_channels": "frames are RGB",
+    "activation": "logits are what is cached and compared",
+    "aux_params": "there is no image-level classifier here",
+}
+
+
+@dataclass(frozen=True)
+class SmpDesign:
+    """What an SMP network is made from; its weights are not part of it."""
+
+    architecture: str
+    encoder: str
+    classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_smp(design: SmpDesign) -> nn.Module:
+    """An SMP network with random weights. Nothing is downloaded.
+
+    Raises:
+        ConfigError: no such architecture, encoder or option, or values that do not go together.
+    """
+    import_torchvision()
+    import segmentation_models_pytorch as smp
+
+    if design.architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"no SMP architecture {design.architecture!r}; known: {', '.join(ARCHITECTURES)}"
+        )
+    make = getattr(smp, design.architecture)
+    _check_options(design, inspect.signature(make.__init__).parameters)
+    _check_encoder(design.encoder)
+    try:
+        with third_party_warnings_silenced():
+            network: nn.Module = make(
+                encoder_name=design.encoder,
+                encoder_weights=None,
+                classes=design.classes,
+                activation=None,
+                **design.options,
+            )
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise ConfigError(
+            f"SMP {design.architecture} with encoder {design.encoder!r} and options "
+            f"{dict(design.options)} cannot be built: {error}"
+        ) from error
+    return network
+
+
+def forward_smp(network: Any, images: Tensor) -> DenseOutput:
+    """Logits before the head's upsampling, the classifier's input, and the encoder's stages.
+
+    images: (B, 3, H, W) normalised; sides are multiples of `pad_multiple(network)`
+    """
+    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+
+    stages: list[Tensor] = network.encoder(images)
+    penultimate: Tensor = network.decoder(list(stages))  # (B, A, h, w)
+    logits: Tensor = network.segmentation_head[0](penultimate)  # (B, C, h, w)
+    features = {PENULTIMATE: penultimate}
+    # The first entry is the image itself; some encoders fill a scale they lack with 0 channels.
+    features |= {f"stage{i}": stage for i, stage in enumerate(stages) if i and stage.shape[1]}
+    return DenseOutput(logits, features)
+
+
+def pad_multiple(network: Any) -> int:
+    """Pixels that both sides of the input must be multiples of."""
+    return int(network.encoder.output_stride)
+
+
+def classifier_of(network: Any) -> nn.Conv2d:
+    """The convolution that turns penultimate features into logits."""
+    classifier: nn.Conv2d = network.segmentation_head[0]
+    return classifier
+
+
+@contextmanager
+def third_party_warnings_silenced() -> Iterator[None]:
+    """Keep SMP's and timm's own notices about their old names and options off the user's screen."""
+    with warnings.catch_warnings():
+        for package in ("segmentation_models_pytorch", "timm"):
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=category, module=rf"{package}\b")
+        yield
+
+
+def _check_options(design: SmpDesign, parameters: Mapping[str, Any]) -> None:
+    """Compare options with SMP's signature: SMP itself swallows unknown ones without a word."""
+    known = [name for name in parameters if name not in {*RESERVED, "self", "kwargs"}]
+    for name in design.options:
+        if name in RESERVED:
+            raise ConfigError(f"options.{name}: not an option here; {RESERVED[name]}")
+        if name not in known:
+            raise ConfigError(
+                f"options.{name}: SMP {design.architecture} has no such option"
+                + _nearest(name, known)
+            )
+
+
+def _check_encoder(encoder: str) -> None:
+    import segmentation_models_pytorch as smp
+    import timm
+
+    names: Sequence[str] = smp.encoders.get_encoder_names()
+    if encoder.startswith("tu-"):
+        if timm.is_model(encoder.removeprefix("tu-")):
+            return
+        names = [f"tu-{name}" for name in timm.list_models()]
+    elif encoder in names:
+        return
+    raise ConfigError(f"no SMP encoder {encoder!r}" + _nearest(encoder, names))
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(known)}" if len(known) < 40 else ""

@@ -1,0 +1,160 @@
+"""Teachers: uint8 frames in, logits and features out, the same for every kind of network."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from stillroom.stages.models.teacher_hf import HfTeacherConfig, load_hf
+from stillroom.stages.models.teacher_python import PythonTeacherConfig, load_python
+from stillroom.stages.models.teacher_smp import SmpTeacherConfig, load_smp
+from stillroom.stages.models.teacher_torchvision import TorchvisionTeacherConfig, load_torchvision
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+# torch is imported by the functions below: planning a build must not wait for it.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+LOG = logging.getLogger(__name__)
+SEED = 0  # of teachers without weights: the same network in every worker
+
+TeacherConfig = Annotated[
+    SmpTeacherConfig | TorchvisionTeacherConfig | HfTeacherConfig | PythonTeacherConfig,
+    Field(discriminator="kind"),
+]
+
+TEACHERS: dict[str, Callable[[Any], TeacherNetwork]] = {
+    "smp": load_smp,
+    "torchvision": load_torchvision,
+    "hf": load_hf,
+    "python": load_python,
+}
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What a teacher says about a batch, on the teacher's device.
+
+    logits: (B, C, h, w) float32, h = ceil(H / stride)
+    features: by layer, (B, A, h', w') float32
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class Teacher:
+    """A network with the preparation of its input; call it on frames.
+
+    classes: names, or None where only the number is known
+    num_classes: C
+    strides: pixels of a frame to one cell, for "logits" and each "features/<layer>"
+    device: where it runs
+    """
+
+    def __init__(self, config: TeacherConfig, network: TeacherNetwork, device: str) -> None:
+        from stillroom.stages.models.dense_network import Normalise, measure_strides
+
+        self._config = config
+        self._network = network
+        self.device = device
+        self.classes = config.class_names()
+        self.num_classes = config.num_classes()
+        if config.pad % network.multiple:
+            raise ConfigError(
+                f"teacher: pad={config.pad}, but this network needs sides that are multiples of "
+                f"{network.multiple}"
+            )
+        self._normalise = Normalise(config.mean, config.std, config.pad).to(device)
+        if network.module is not None:
+            network.module.to(device).eval().requires_grad_(False)
+        self.strides = measure_strides(network.forward, config.pad, self.num_classes, device)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What holds its parameters; None for a bare callable."""
+        return self._network.module
+
+    def identity(self) -> dict[str, Any]:
+        """What decides this teacher's output: `describe_teacher`, with the device it runs on."""
+        return {**self._config.identity(), "device": self.device}
+
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> TeacherOutput:
+        """Logits and features of a batch.
+
+        frames: (B, H, W, 3) uint8 RGB
+
+        Raises:
+            ArtifactError: frames of another shape or dtype.
+        """
+        import torch
+
+        from stillroom.stages.models.dense_network import crop
+
+        batch = torch.as_tensor(frames)
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+            raise ArtifactError(
+                f"frames: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"
+            )
+        height, width = batch.shape[1:3]
+        with torch.inference_mode(), self._autocast():
+            images = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))  # (B, 3, H', W')
+            output = crop(self._network.forward(images), self.strides, height, width)
+        return TeacherOutput(
+            output.logits.float(), {name: grid.float() for name, grid in output.features.items()}
+        )
+
+    def _autocast(self) -> Any:
+        import torch
+
+        if self._config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=getattr(torch, self._config.precision))
+
+
+def build_teacher(config: TeacherConfig) -> Teacher:
+    """Build a teacher, load its weights, and move it to its device.
+
+    Raises:
+        ConfigError: there is no such network, or its classes are not known.
+        WeightsError: the weights are unreadable or belong to another network.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = TEACHERS[config.kind](config)
+    if getattr(config, "weights", "") is None and config.kind != "python":
+        LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
+    return Teacher(config, network, _resolve(config.device))
+
+
+def describe_teacher(config: TeacherConfig) -> dict[str, Any]:
+    """The identity of a teacher, from its config and the hashes of its files, without building it.
+
+    A device "auto" stays "auto": it agrees with any.
+
+    Raises:
+        WeightsError: a file that must be hashed is not there.
+    """
+    return config.identity()
+
+
+def _resolve(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("teacher: device = 'cuda', but torch sees no CUDA device")
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,193 @@
+"""Teachers from transformers: any semantic segmentation model, from a folder or from the hub."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.stages.models.teacher_settings import TeacherSettings
+from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.stages.models.weights import weights_sha256
+from stillroom.storage_specs.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HfTeacherConfig(TeacherSettings):
+    """A model that AutoModelForSemanticSegmentation can load. Layers: "penultimate" where found.
+
+    path: folder that `save_pretrained` wrote, or the id of a model on the hub
+    revision: the commit on the hub, in full: a branch moves, and a cache must know its maker
+    """
+
+    kind: Literal["hf"]
+    path: str = Field(min_length=1)
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _commit_is_named(self) -> HfTeacherConfig:
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+        if looks_local or self.folder.is_dir():
+            return self
+        if self.revision is None or not COMMIT.fullmatch(self.revision):
+            raise ValueError(
+                f"{self.path!r} is no local folder, so it is taken for a hub id; give the commit "
+                "(40 hexadecimal digits) as `revision`"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """`path` as a local folder, whether it exists or not."""
+        return Path(self.path).expanduser()
+
+    def content(self) -> dict[str, Any]:
+        """The hub id, or the sha256 of each file of the folder that decides the network."""
+        if self.revision is not None and not self.folder.is_dir():
+            return {"path": self.path}
+        files = [self.folder / "config.json"]
+        for pattern in ("*.safetensors", "*.bin"):
+            files += sorted(self.folder.glob(pattern))
+        if not self.folder.is_dir() or len(files) == 1:
+            raise WeightsError(
+                f"teacher path {self.path}: expected a folder with config.json and .safetensors"
+            )
+        return {"files_sha256": {file.name: weights_sha256(file) for file in files}}
+
+
+def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
+    """Load the model; no code that comes with it is run.
+
+    Raises:
+        ConfigError: transformers is not installed.
+        WeightsError: files are missing or damaged, tensors do not fit, or the classes are others.
+    """
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+    import_torchvision()
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            "teachers of kind 'hf' need transformers; pip install stillroom[hf]"
+        ) from error
+    with _quiet(transformers):
+        model = _load(transformers, config)
+    classifier = _find_classifier(model.eval(), config)
+    return TeacherNetwork(
+        module=model, forward=lambda images: _forward(model, classifier, images), multiple=1
+    )
+
+
+def _load(transformers: Any, config: HfTeacherConfig) -> Any:
+    local = config.folder.is_dir()
+    place = {
+        "pretrained_model_name_or_path": str(config.folder) if local else config.path,
+        "revision": config.revision or "main",
+        "local_files_only": local,
+        "trust_remote_code": False,
+    }
+    with _as_weights_error(config.path):
+        found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
+    if found != config.num_classes():
+        raise WeightsError(
+            f"teacher {config.path} has {found} classes, but {config.num_classes()} are configured; "
+            "give `classes` as the model was trained with"
+        )
+    with _as_weights_error(config.path):
+        model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+            **place, output_loading_info=True
+        )
+    for what in ("missing_keys", "mismatched_keys"):
+        names = sorted(map(str, report.get(what, ())))
+        if names:
+            raise WeightsError(
+                f"teacher {config.path}: the files do not fill the network: {len(names)} {what}: "
+                f"{', '.join(names[:4])}; save it again with save_pretrained"
+            )
+    return model
+
+
+@contextmanager
+def _as_weights_error(path: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise WeightsError(f"teacher {path}: cannot be loaded: {error}") from error
+
+
+def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> DenseOutput:
+    """Logits as the classifier gives them, where it was found; else as the model does."""
+    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+
+    if classifier is None:
+        return DenseOutput(model(pixel_values=images).logits, {})
+    seen: dict[str, Tensor] = {}
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen["penultimate"], seen["logits"] = inputs[0], output
+
+    handle = classifier.register_forward_hook(keep)
+    try:
+        model(pixel_values=images)
+    finally:
+        handle.remove()
+    return DenseOutput(seen["logits"], {PENULTIMATE: seen["penultimate"]})
+
+
+def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
+    """The convolution whose output is the model's logits but for upsampling, or None.
+
+    Models name it differently, and some have a second one for an auxiliary loss: so it is told by
+    what it computes.
+    """
+    import torch
+    from torch import nn
+
+    side = config.pad * -(-128 // config.pad)
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == config.num_classes()
+    ]
+    with torch.no_grad():
+        for layer in reversed(layers):
+            try:
+                final = model(pixel_values=images).logits
+                grid = _forward(model, layer, images).logits
+            except (RuntimeError, ValueError, KeyError):
+                return None  # measuring the strides will say what is wrong with this size
+            for corners in (False, True):
+                full = nn.functional.interpolate(
+                    grid, size=final.shape[-2:], mode="bilinear", align_corners=corners
+                )
+                if torch.allclose(full, final, rtol=1e-4, atol=1e-5):
+                    return layer
+    return None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without the loading bar of transformers: progress is shown by those who run teachers."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

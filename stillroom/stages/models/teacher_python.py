@@ -1,0 +1,68 @@
+"""Teachers that a user's own function builds."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  pydantic reads it
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from stillroom.stages.models.python_target import Target, call_target
+from stillroom.stages.models.teacher_settings import TeacherSettings
+from stillroom.stages.models.weights import fit_state, load_state, weights_sha256
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+
+class PythonTeacherConfig(TeacherSettings):
+    """Whatever `target` returns: a module or callable from normalised images to logits.
+
+    It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of "logits" and "features"
+    (a dict of (B, A, h', w') by layer).
+
+    target: "module:function", called with `options`
+    weights: loaded strictly into the module that it returns, if given
+    version: part of the identity; change it when the function changes, so that no cache of the old
+        one is taken for the new one's
+    """
+
+    kind: Literal["python"]
+    target: Target
+    weights: Path | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    version: str = "1"
+
+    def content(self) -> dict[str, Any]:
+        """The sha256 of the weights."""
+        return {"weights_sha256": weights_sha256(self.weights)}
+
+
+def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
+    """Call the user's function and load the weights into what it returns.
+
+    Raises:
+        ConfigError: no such function, or it does not return a network.
+        WeightsError: the weights are unreadable or belong to another network.
+    """
+    from torch import nn
+
+    from stillroom.stages.models.dense_network import TeacherNetwork, as_dense_output
+
+    network = call_target(config.target, config.options)
+    if not callable(network):
+        raise ConfigError(
+            f"target {config.target!r}: expected a module or callable, got {type(network).__name__}"
+        )
+    module = network if isinstance(network, nn.Module) else None
+    if config.weights is not None:
+        if module is None:
+            raise ConfigError(
+                f"target {config.target!r}: returns no torch module, so `weights` cannot be "
+                "loaded; leave the key out and let the function load its own"
+            )
+        fit_state(module, load_state(config.weights), config.weights)
+    return TeacherNetwork(
+        module=module, forward=lambda images: as_dense_output(network(images)), multiple=1
+    )

@@ -1,0 +1,60 @@
+"""What the sections of all teachers have in common, whatever builds their network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from stillroom.stages.settings import Settings
+from stillroom.storage_specs.errors import ConfigError
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
+
+
+class TeacherSettings(Settings):
+    """How frames are brought to a teacher, and where it runs.
+
+    classes: names or number of its classes; left out, those of the run's first labelled source
+    mean, std: of RGB in 0..255; the network sees (x - mean) / std
+    pad: both sides are filled up with zeros (after normalising) to a multiple of it
+    device: "auto" takes the first CUDA device, or the CPU
+    precision: of the arithmetic, by autocast; artifacts are float32 before they are encoded
+    """
+
+    classes: Classes | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
+    pad: PositiveInt = 32
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, or None where only their number is known."""
+        return self.classes if isinstance(self.classes, tuple) else None
+
+    def num_classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            ConfigError: neither names nor a number were given.
+        """
+        if self.classes is None:
+            raise ConfigError("teacher: `classes` is not given; state their names, or their number")
+        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    def content(self) -> dict[str, Any]:
+        """Hashes of the files that the network comes from, in place of the paths in `LOCATIONS`."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what this teacher says about a frame, as JSON. No path is in it.
+
+        Raises:
+            WeightsError: a file that must be hashed is not there.
+        """
+        said = self.model_dump(mode="json", exclude={"weights", "path"})
+        return {**said, **self.content()}

@@ -1,0 +1,96 @@
+"""Teachers from torchvision's segmentation models, with local weights."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  pydantic reads it
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillroom.stages.models.teacher_settings import TeacherSettings
+from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.stages.models.weights import check_classes, fit_state, load_state, weights_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
+
+AUXILIARY = "aux_classifier."  # a head for training only; its tensors in a file are passed over
+CLASSIFIERS = {  # architecture family -> the weight whose rows are the classes
+    "fcn": "classifier.4.weight",
+    "deeplabv3": "classifier.4.weight",
+    "lraspp": "classifier.low_classifier.weight",
+}
+
+
+class TorchvisionTeacherConfig(TeacherSettings):
+    """A torchvision segmentation model. Layers: "penultimate".
+
+    weights: state_dict of the network, .safetensors or .pth, with or without the auxiliary head;
+        without it the network keeps the random weights of a fixed seed: of use in tests only
+    """
+
+    kind: Literal["torchvision"]
+    architecture: Literal[
+        "deeplabv3_mobilenet_v3_large",
+        "deeplabv3_resnet101",
+        "deeplabv3_resnet50",
+        "fcn_resnet101",
+        "fcn_resnet50",
+        "lraspp_mobilenet_v3_large",
+    ]
+    weights: Path | None = None
+
+    def content(self) -> dict[str, Any]:
+        """The sha256 of the weights."""
+        return {"weights_sha256": weights_sha256(self.weights)}
+
+
+def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
+    """Build the network and load its weights.
+
+    Raises:
+        WeightsError: the weights are unreadable or belong to another network.
+    """
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+    import_torchvision()
+    from torchvision.models import segmentation
+
+    state = None if config.weights is None else load_state(config.weights)
+    network: nn.Module = getattr(segmentation, config.architecture)(
+        weights=None, weights_backbone=None, num_classes=config.num_classes(), aux_loss=False
+    )
+    family = config.architecture.partition("_")[0]
+    if state is not None and config.weights is not None:
+        state = {name: value for name, value in state.items() if not name.startswith(AUXILIARY)}
+        check_classes(state, CLASSIFIERS[family], config.num_classes(), config.weights)
+        fit_state(network, state, config.weights)
+    forward = _forward_lraspp if family == "lraspp" else _forward_sequential
+    return TeacherNetwork(
+        module=network, forward=lambda images: forward(network, images), multiple=1
+    )
+
+
+def _forward_sequential(network: Any, images: Tensor) -> DenseOutput:
+    """FCN and DeepLabV3: the last layer of `classifier` is the convolution to classes."""
+    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+
+    grid = network.backbone(images)["out"]
+    penultimate = network.classifier[:-1](grid)
+    return DenseOutput(network.classifier[-1](penultimate), {PENULTIMATE: penultimate})
+
+
+def _forward_lraspp(network: Any, images: Tensor) -> DenseOutput:
+    """LR-ASPP adds up two 1x1 classifiers: one, if their inputs are put one behind the other."""
+    import torch
+
+    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+
+    levels, head = network.backbone(images), network.classifier
+    low, high = levels["low"], levels["high"]
+    high = head.cbr(high) * head.scale(high)
+    high = torch.nn.functional.interpolate(
+        high, size=low.shape[-2:], mode="bilinear", align_corners=False
+    )
+    logits = head.low_classifier(low) + head.high_classifier(high)
+    return DenseOutput(logits, {PENULTIMATE: torch.cat([low, high], dim=1)})

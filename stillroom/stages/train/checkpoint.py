@@ -1,0 +1,170 @@
+"""Checkpoints: tensors and plain types, never pickled code, always whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillroom import __version__
+from stillroom.stages.train.ema import Ema
+from stillroom.stages.train.metrics import Window
+from stillroom.stages.train.optimiser import build_optimiser
+from stillroom.stages.train.run_folder import write_whole
+from stillroom.storage_specs.errors import WeightsError
+from stillroom.storage_specs.fingerprint import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from stillroom.stages.models.student import Student
+    from stillroom.stages.train.settings import TrainConfig
+
+FORMAT = 1
+
+
+@dataclass
+class Learner:
+    """All that changes from step to step.
+
+    step: steps done
+    window: sums since the last line of metrics; last: the means of that line
+    best_score, best_step: of the best validation so far
+    seconds, wait_seconds: in the loop, and waiting for data in it
+    """
+
+    student: Student
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    step: int = 0
+    window: Window = field(default_factory=Window)
+    last: dict[str, float] = field(default_factory=dict)
+    best_score: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+    @property
+    def shown(self) -> Student:
+        """The student to validate and export: the average, where there is one."""
+        return self.student if self.ema is None else self.ema.student
+
+    def state(self) -> dict[str, Any]:
+        """Return everything `restore` needs."""
+        return {
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.student.state_dict(),
+            "step": self.step,
+            "window": self.window.state(),
+            "last": self.last,
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "seconds": self.seconds,
+            "wait_seconds": self.wait_seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state` was taken from."""
+        self.student.load_state_dict(state["student"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.student.load_state_dict(state["ema"])
+        self.window = Window(**state["window"])
+        self.last = dict(state["last"])
+        self.step = state["step"]
+        self.best_score, self.best_step = state["best_score"], state["best_step"]
+        self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
+
+
+def new_learner(student: Student, settings: TrainConfig, device: torch.device) -> Learner:
+    """Set a student up for its first step, on the device."""
+    student.to(device)
+    return Learner(
+        student=student,
+        optimiser=build_optimiser(student, settings.optimiser),
+        scaler=torch.amp.GradScaler(device.type, enabled=uses_amp(settings, device)),
+        ema=None if settings.ema is None else Ema(student, settings.ema),
+    )
+
+
+def uses_amp(settings: TrainConfig, device: torch.device) -> bool:
+    """Tell whether the student computes in float16: on a GPU, unless it is switched off."""
+    return settings.amp == "auto" and device.type == "cuda"
+
+
+def save_last(path: Path, learner: Learner, about: Mapping[str, Any]) -> None:
+    """Write what a resumed run continues from.
+
+    about: plain types to keep beside it: config, fingerprints
+    """
+    _save(path, {"format": FORMAT, **plain(dict(about)), **learner.state()})
+
+
+def save_best(
+    path: Path, learner: Learner, scores: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
+    """Write the student that validated best: the average, where there is one."""
+    document = {
+        "format": FORMAT,
+        **plain(dict(about)),
+        "student": learner.shown.state_dict(),
+        "step": learner.step,
+        "scores": {name: value for name, value in scores.items() if isinstance(value, int | float)},
+    }
+    _save(path, document)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read last.pt or best.pt onto the CPU; None where there is none.
+
+    Raises:
+        WeightsError: truncated, not a checkpoint, or of a newer stillroom.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(
+            f"checkpoint {path}: cannot be read ({reason}); remove it to begin the run again"
+        ) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        version = found.get("format") if isinstance(found, dict) else None
+        raise WeightsError(
+            f"checkpoint {path}: expected format {FORMAT}, found {version}; it is of another "
+            "version of stillroom: remove it, or train with that version"
+        )
+    return found
+
+
+def export(path: Path, student: Student, metadata: Mapping[str, Any]) -> None:
+    """Write the student's network as safetensors; a teacher of kind "smp" loads it.
+
+    metadata: each value is kept as JSON text, beside the version of stillroom
+    """
+    from safetensors.torch import save
+
+    # Cloned: safetensors refuses tensors that share memory.
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in student.network.state_dict().items()
+    }
+    about = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
+    write_whole(path, save(tensors, {"format": "pt", "stillroom": __version__, **about}))
+
+
+def _save(path: Path, document: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    write_whole(path, buffer.getvalue())

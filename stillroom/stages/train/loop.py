@@ -1,0 +1,294 @@
+"""The training loop, from top to bottom.
+
+    claim the folder -> resume -> for each step:
+        wait for the streams' batches -> one forward of the student over all of them
+        -> the objective, stream by stream -> backward -> clip -> optimiser -> average
+        -> metrics -> validate -> checkpoint
+    -> export
+
+A step depends on the weights, the step's number and the seed, and on nothing else: a run that was
+interrupted and resumed has the losses of one that was not, to the last bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillroom.stages.train import run_folder
+from stillroom.stages.train.checkpoint import (
+    Learner,
+    export,
+    load_checkpoint,
+    new_learner,
+    save_best,
+    save_last,
+    uses_amp,
+)
+from stillroom.stages.train.interrupt import DeferredInterrupt
+from stillroom.stages.train.job import Progress, TrainJob, TrainResult
+from stillroom.stages.train.metrics import Metrics, Window
+from stillroom.stages.train.optimiser import learning_rate, set_learning_rate
+from stillroom.stages.train.order import stable_seed
+from stillroom.stages.train.stream import Loader
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stillroom.stages.models.student import StudentOutput
+    from stillroom.stages.train.batch import Batch
+
+LOG = logging.getLogger(__name__)
+
+
+def train(job: TrainJob) -> TrainResult:
+    """Train a student from the cache, or resume, or say that it is done already.
+
+    Raises:
+        ConfigError: the folder holds another run; a loss or a gradient is not finite.
+        CacheError: the cache cannot be read, or was rebuilt since the run began.
+        KeyboardInterrupt: after saving last.pt; the same call resumes.
+    """
+    folder = job.settings.path
+    about = {"config": dict(job.config), "fingerprints": _fingerprints(job)}
+    run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
+    checkpoint = load_checkpoint(folder / run_folder.LAST)
+    finished = _finished(job, checkpoint)
+    if finished is not None:
+        LOG.info("run %s is finished (%d steps); nothing to train", folder, finished.steps)
+        return finished
+    for stream, dataset in job.streams.items():
+        if dataset.skipped:
+            LOG.warning("stream %s: %d bad rows left out", stream, len(dataset.skipped))
+    device = torch.device(job.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        learner = new_learner(job.student, job.settings, device)
+        if checkpoint is not None:
+            learner.restore(checkpoint)
+            LOG.info("run %s: resuming at step %d of %d", folder, learner.step, job.steps)
+        _run(job, learner, device, about)
+    return _finish(job, learner, about)
+
+
+def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[str, Any]) -> None:
+    """Take every step that is left; last.pt is up to date when this returns."""
+    settings, last = job.settings, job.settings.path / run_folder.LAST
+    loader = Loader(
+        job.streams,
+        {name: stream.batch for name, stream in settings.streams.items()},
+        seed=settings.seed,
+        steps=job.steps,
+        start_step=learner.step,
+        threads=settings.threads,
+    )
+    with (
+        loader,
+        Metrics(settings.path, learner.step) as metrics,
+        DeferredInterrupt() as interrupt,
+    ):
+        steps = iter(loader)
+        while learner.step < job.steps:
+            began = time.perf_counter()
+            try:
+                batches = next(steps)
+            except Exception:
+                save_last(last, learner, about)  # the weights are those of a whole step
+                raise
+            learner.wait_seconds += time.perf_counter() - began
+            lr = _lr(job, learner.step)
+            loss, terms = _step(job, learner, batches, lr, device)
+            learner.step += 1
+            learner.window.add(loss, terms)
+            learner.seconds += time.perf_counter() - began
+            _log(job, learner, lr, metrics)
+            scores = _validate(job, learner, metrics, about)
+            if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
+                save_last(last, learner, about)
+                metrics.flush()
+            try:
+                if job.on_step is not None:
+                    job.on_step(_progress(job, learner, loss, terms, lr, scores))
+                interrupt.raise_if_asked()
+            except KeyboardInterrupt:
+                save_last(last, learner, about)
+                LOG.warning("interrupted at step %d of %d, saved", learner.step, job.steps)
+                raise
+
+
+def _step(
+    job: TrainJob, learner: Learner, batches: list[Batch], lr: float, device: torch.device
+) -> tuple[float, dict[str, float]]:
+    """One update of the weights; the loss, and every term by "<stream>/<term>"."""
+    # Dropout and its like then depend on the step, not on what happened before it.
+    torch.manual_seed(stable_seed(job.settings.seed, "step", learner.step))
+    student = learner.student.train()
+    batches = [batch.to(device, non_blocking=True) for batch in batches]
+    images = torch.cat([batch.images for batch in batches])  # (sum of B, 3, H, W)
+    with torch.autocast(device.type, enabled=uses_amp(job.settings, device)):
+        output = student(images)
+    shares, values = [], {}
+    for batch, part in zip(batches, _split(output, batches), strict=True):
+        share, terms = job.objective(part, batch, student.stride)
+        shares.append(share)
+        values.update({f"{batch.stream}/{name}": value for name, value in terms.items()})
+    loss = torch.stack(shares).sum()
+    # One transfer from the device for all of them.
+    found = torch.stack([loss.detach(), *values.values()]).tolist()
+    terms_now = dict(zip(values, found[1:], strict=True))
+    if not math.isfinite(found[0]):
+        raise _not_finite(job, learner, f"the loss is {found[0]}", terms_now, batches)
+    learner.optimiser.zero_grad(set_to_none=True)
+    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    _demand_finite_gradient(job, learner, terms_now, batches)
+    set_learning_rate(learner.optimiser, lr)
+    learner.scaler.step(learner.optimiser)
+    learner.scaler.update()
+    if learner.ema is not None:
+        learner.ema.update(student, learner.step)
+    return found[0], terms_now
+
+
+def _split(output: StudentOutput, batches: list[Batch]) -> Iterator[StudentOutput]:
+    """Cut the student's output along its first axis, a part for each batch."""
+    start = 0
+    for batch in batches:
+        part = slice(start, start + len(batch.images))
+        features = {name: feature[part] for name, feature in output.features.items()}
+        yield dataclasses.replace(output, logits=output.logits[part], features=features)
+        start = part.stop
+
+
+def _demand_finite_gradient(
+    job: TrainJob, learner: Learner, terms: Mapping[str, float], batches: list[Batch]
+) -> None:
+    """Clip the gradient where that is asked for, and stop at one that is not finite.
+
+    With a loss scale, such a gradient only means that the scale is too high: the scaler leaves the
+    step out and halves it. Below 1 that is no explanation any more.
+    """
+    learner.scaler.unscale_(learner.optimiser)
+    parameters = [p for p in learner.student.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if job.settings.optimiser.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, job.settings.optimiser.clip, norm)
+    scaled = learner.scaler.is_enabled() and learner.scaler.get_scale() >= 1
+    if not scaled and not math.isfinite(norm.item()):
+        raise _not_finite(job, learner, f"the gradient's norm is {norm.item()}", terms, batches)
+
+
+def _not_finite(
+    job: TrainJob, learner: Learner, what: str, terms: Mapping[str, float], batches: list[Batch]
+) -> ConfigError:
+    listing = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    guilty = [name for name, value in terms.items() if not math.isfinite(value)]
+    frames = ", ".join(frame_id for batch in batches for frame_id in batch.frame_ids)
+    return ConfigError(
+        f"training stopped in step {learner.step + 1} of {job.steps}: {what}; "
+        f"not finite: {', '.join(guilty) or 'no term by itself'}; terms: {listing}; "
+        f"frames: {frames}. Nothing was saved over the last checkpoint. Lower "
+        "train.optimiser.lr or a term's weight, or set train.optimiser.clip or "
+        "train.warmup_steps, and give train.path another folder"
+    )
+
+
+def _lr(job: TrainJob, step: int) -> float:
+    settings = job.settings
+    return learning_rate(
+        step,
+        job.steps,
+        base=settings.optimiser.lr,
+        power=settings.poly_power,
+        warmup_steps=settings.warmup_steps,
+    )
+
+
+def _log(job: TrainJob, learner: Learner, lr: float, metrics: Metrics) -> None:
+    if learner.step % job.settings.log_every and learner.step != job.steps:
+        return
+    learner.last = learner.window.mean()
+    learner.window = Window()
+    metrics.steps(learner.step, job.epoch(learner.step), lr, learner.last, learner.seconds)
+
+
+def _validate(
+    job: TrainJob, learner: Learner, metrics: Metrics, about: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Score the student where it is time to, and keep it where it is the best so far."""
+    asked = job.settings.validate_on
+    if job.validate is None or asked is None:
+        return None
+    if learner.step % asked.every and learner.step != job.steps:
+        return None
+    began = time.perf_counter()
+    with torch.no_grad():
+        scores = job.validate(learner.shown.eval())
+    learner.seconds += time.perf_counter() - began
+    metrics.scores(learner.step, job.epoch(learner.step), scores)
+    if job.score not in scores:
+        raise ConfigError(f"validation gave {', '.join(scores) or 'nothing'}, and no {job.score!r}")
+    score = float(scores[job.score])
+    if math.isfinite(score) and (learner.best_score is None or score > learner.best_score):
+        learner.best_score, learner.best_step = score, learner.step
+        save_best(job.settings.path / run_folder.BEST, learner, scores, about)
+    return scores
+
+
+def _progress(
+    job: TrainJob,
+    learner: Learner,
+    loss: float,
+    terms: Mapping[str, float],
+    lr: float,
+    scores: Mapping[str, Any] | None,
+) -> Progress:
+    epoch = job.epoch(learner.step)
+    times = learner.seconds, learner.wait_seconds
+    return Progress(learner.step, job.steps, epoch, loss, terms, lr, *times, scores)
+
+
+def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:
+    """Export the network to use, and write down what the run came to."""
+    folder = job.settings.path
+    chosen, step = learner.shown, learner.step
+    best = load_checkpoint(folder / run_folder.BEST) if learner.best_step is not None else None
+    if best is not None:
+        chosen, step = copy.deepcopy(chosen), best["step"]
+        chosen.load_state_dict(best["student"])
+    metadata = {"step": step, "score": learner.best_score, "stride": chosen.stride, **about}
+    export(folder / run_folder.MODEL, chosen, metadata)
+    result = TrainResult(
+        steps=learner.step,
+        best_score=learner.best_score,
+        best_step=learner.best_step,
+        losses=learner.last,
+        seconds=learner.seconds,
+        wait_seconds=learner.wait_seconds,
+        skipped={name: len(dataset.skipped) for name, dataset in job.streams.items()},
+    )
+    run_folder.write_json(folder / run_folder.RESULT, dataclasses.asdict(result))
+    return dataclasses.replace(result, paths=run_folder.paths(folder))
+
+
+def _finished(job: TrainJob, checkpoint: Mapping[str, Any] | None) -> TrainResult | None:
+    """The result of a run that has come to its end; the student gets its weights."""
+    folder = job.settings.path
+    found = run_folder.read_json(folder / run_folder.RESULT)
+    if found is None or checkpoint is None or checkpoint["step"] < job.steps:
+        return None
+    if not (folder / run_folder.MODEL).exists():
+        return None
+    job.student.load_state_dict(checkpoint["student"])
+    return TrainResult(**{**found, "paths": run_folder.paths(folder), "already_finished": True})
+
+
+def _fingerprints(job: TrainJob) -> dict[str, str]:
+    if job.fingerprints is not None:
+        return dict(job.fingerprints)
+    return {k: v for dataset in job.streams.values() for k, v in dataset.fingerprints.items()}

@@ -1,0 +1,138 @@
+"""A run's folder: whose it is, what it holds, and how files get into it whole.
+
+config.json         the resolved run file
+fingerprints.json   fingerprint of every artifact set that was read
+metrics.jsonl       one line each `log_every` steps, one for each validation
+events.out.*        the same for TensorBoard
+last.pt, best.pt    checkpoints
+model.safetensors   the network to use: averaged if there is an average, best if validated
+result.json         there once the run has finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, ConfigError
+from stillroom.storage_specs.fingerprint import differences, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONFIG = "config.json"
+FINGERPRINTS = "fingerprints.json"
+METRICS = "metrics.jsonl"
+LAST = "last.pt"
+BEST = "best.pt"
+MODEL = "model.safetensors"
+RESULT = "result.json"
+
+
+def claim(
+    folder: Path,
+    config: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    may_differ: tuple[str, ...] = (),
+) -> None:
+    """Make the folder this run's, or find that it is.
+
+    may_differ: dotted fields or sections of the config that may have changed since
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        CacheMismatch: it holds a run of this config that read another cache.
+    """
+    mine = plain(dict(config))
+    theirs = read_json(folder / CONFIG)
+    if theirs is not None:
+        found = [
+            one
+            for one in differences(theirs, mine)
+            if not any(
+                one.field == f or one.field.startswith((f"{f}.", f"{f}[")) for f in may_differ
+            )
+        ]
+        if found:
+            listing = "\n".join(f"  {one}" for one in found).replace("   cache ", "   folder ")
+            raise ConfigError(
+                f"run folder {folder} holds a run of another config\n{listing}\n  give train.path "
+                "another folder, remove this one, or set these fields back to resume it"
+            )
+    known = read_json(folder / FINGERPRINTS)
+    changed = [] if known is None else differences(known, dict(fingerprints))
+    if changed:
+        listing = "\n".join(f"  {one}" for one in changed).replace("   cache ", "   folder ")
+        raise CacheMismatch(
+            f"run folder {folder} holds a run that read other artifacts\n{listing}\n  give "
+            "train.path another folder, or point cache.path at the cache it was begun from"
+        )
+    write_json(folder / FINGERPRINTS, dict(fingerprints))
+    write_json(folder / CONFIG, mine)
+
+
+def paths(folder: Path) -> dict[str, Path]:
+    """Return what is there of "model", "last", "best", "metrics", "config", "fingerprints"."""
+    names = {
+        "model": MODEL,
+        "last": LAST,
+        "best": BEST,
+        "metrics": METRICS,
+        "config": CONFIG,
+        "fingerprints": FINGERPRINTS,
+    }
+    return {key: folder / name for key, name in names.items() if (folder / name).exists()}
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, None where there is no file.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error}); give train.path another folder, or remove this one"
+        ) from error
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Put a JSON document at `path`, whole."""
+    write_whole(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put bytes at `path` in one step that survives a crash; what was there stays until then.
+
+    Raises:
+        CacheUnwritable: no space or no permission; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise CacheUnwritable(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or make the "
+            "folder writable, and run the same command again: it resumes from the last checkpoint"
+        ) from error

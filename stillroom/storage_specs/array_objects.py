@@ -1,0 +1,109 @@
+"""Zarr's side of the contract: an array's metadata and the bytes of one shard object.
+
+zarr-python itself encodes both, in memory; only then do they go to disk, whole
+(`durable_files.write_whole`), since Zarr's own store neither syncs nor renames.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.storage_specs.layout import KEY
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+    from zarr.abc.codec import BytesBytesCodec
+    from zarr.core.buffer import Buffer
+
+    from stillroom.storage_specs.layout import StoredArray
+
+
+def array_json(stored: StoredArray, count: int, shard_frames: int) -> bytes:
+    """The array's zarr.json, a pure function of its arguments."""
+    kept, _ = _in_memory(stored, count, shard_frames)
+    return kept["zarr.json"].to_bytes()
+
+
+def shard_object(
+    stored: StoredArray, count: int, shard_frames: int, shard: int, values: NDArray[Any]
+) -> bytes:
+    """The bytes of one shard's object.
+
+    values: (frames of this shard, *stored.shape) in the stored dtype
+    """
+    kept, array = _in_memory(stored, count, shard_frames)
+    start = shard * shard_frames
+    array[start : start + len(values)] = values
+    inside = stored.object_path(shard).removeprefix(f"{stored.path}/")
+    return kept[inside].to_bytes()
+
+
+def metadata_differences(
+    found: bytes, stored: StoredArray, count: int, shard_frames: int
+) -> list[str]:
+    """Names of the fields of an array's zarr.json that no longer say what they should.
+
+    Only fields that change what is read: a later zarr may word the rest otherwise.
+    """
+    expected = json.loads(array_json(stored, count, shard_frames))
+    try:
+        actual = json.loads(found)
+    except ValueError:
+        return ["JSON"]
+    decisive = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
+    if not isinstance(actual, dict):
+        return ["JSON"]
+    return [
+        *(name for name in decisive if actual.get(name) != expected[name]),
+        *(["attributes"] if actual.get("attributes") != expected["attributes"] else []),
+    ]
+
+
+def _in_memory(
+    stored: StoredArray, count: int, shard_frames: int
+) -> tuple[dict[str, Buffer], zarr.Array[Any]]:
+    """A fresh array in memory, and the dict in which its objects appear."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    kept: dict[str, Buffer] = {}
+    array = zarr.create_array(
+        MemoryStore(kept),
+        shape=(count, *stored.shape),
+        chunks=(1, *stored.shape),
+        shards=(shard_frames, *stored.shape),
+        dtype=np.dtype(stored.dtype),
+        fill_value=stored.fill,
+        compressors=_zarr_codecs(stored),
+        dimension_names=("frame", *stored.axes),
+        attributes={KEY: stored.attributes},
+        # All shards of an array in one folder: no four folders to create and sync for each.
+        chunk_key_encoding={"name": "default", "separator": "."},
+        zarr_format=3,
+        # A chunk of zeros that is not written could not be told from one that was lost.
+        config={"write_empty_chunks": True},
+    )
+    return kept, array
+
+
+def _zarr_codecs(stored: StoredArray) -> list[BytesBytesCodec]:
+    from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+    options = stored.compressor
+    if options["name"] == "zstd":
+        return [ZstdCodec(level=options["level"], checksum=False), Crc32cCodec()]
+    if options["name"] == "blosc":
+        typesize = np.dtype(stored.dtype).itemsize
+        blosc = BloscCodec(
+            typesize=typesize,
+            cname=options["cname"],
+            clevel=options["clevel"],
+            shuffle=options["shuffle"],
+            blocksize=0,
+        )
+        return [blosc, Crc32cCodec()]
+    return [Crc32cCodec()]

@@ -1,0 +1,172 @@
+"""The record that a shard is committed: one Parquet file, a row a frame, sealed by a checksum."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
+from stillroom.storage_specs.layout import FORMAT_VERSION, KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("frame_id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("valid_height", pa.int32(), nullable=False),
+        pa.field("valid_width", pa.int32(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("crc32c", pa.uint32()),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("confidence", pa.float64()),
+    ]
+)
+
+# The seal is eight hexadecimal digits at a place that is found without parsing Parquet: crc32c of
+# the whole file with these digits as zeros. It lies in the footer, after all data.
+SEAL = b'"part_crc32c": "'
+OPEN_SEAL = b"00000000"
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """What the manifest says of one frame.
+
+    status: "ok", or "bad" with its reason: then the arrays hold only fill values
+    valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
+    bytes: encoded bytes of the frame over all arrays of the set; filled in by the commit
+    crc32c: of the canvas frame's pixels, to notice that a source file has changed
+    seconds: the producer's time for this frame; the one column that two builds may differ in
+    confidence: mean over the valid area, where the set holds confidences
+    """
+
+    index: int
+    frame_id: str
+    status: Literal["ok", "bad"] = "ok"
+    reason: str = ""
+    valid_height: int = 0
+    valid_width: int = 0
+    bytes: int = 0
+    crc32c: int | None = None
+    seconds: float = 0.0
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """Size and crc32c of one shard object as it was committed."""
+
+    bytes: int
+    crc32c: int
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """One committed shard.
+
+    fingerprint: of the set's definition
+    objects: by the path of their array
+    rows: one a frame, in order of index, `start` to `stop` - 1
+    """
+
+    source: str
+    set_name: str
+    shard: int
+    start: int
+    stop: int
+    fingerprint: str
+    objects: dict[str, ObjectEntry]
+    rows: tuple[FrameRow, ...]
+
+
+def encode_part(part: ShardPart) -> bytes:
+    """The bytes of the part's Parquet file."""
+    about = {
+        "format_version": FORMAT_VERSION,
+        "source": part.source,
+        "set": part.set_name,
+        "shard": part.shard,
+        "start": part.start,
+        "stop": part.stop,
+        "fingerprint": part.fingerprint,
+        "objects": {path: asdict(entry) for path, entry in part.objects.items()},
+        "part_crc32c": OPEN_SEAL.decode(),
+    }
+    try:
+        table = table_of(part.rows)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ArtifactError(
+            f"shard {part.shard} of {part.source}/{part.set_name}: "
+            f"a manifest row cannot be written: {error}"
+        ) from error
+    sink = pa.BufferOutputStream()
+    # Without Arrow's copy of the schema the footer holds our JSON, and so the seal, once.
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({KEY: json.dumps(about)})
+    content: bytes = sink.getvalue().to_pybytes()
+    place = content.rindex(SEAL) + len(SEAL)
+    seal = f"{google_crc32c.value(content):08x}".encode()
+    return content[:place] + seal + content[place + len(seal) :]
+
+
+def decode_part(content: bytes, path: str) -> ShardPart:
+    """The part in a file's bytes.
+
+    path: named in errors
+
+    Raises:
+        CacheCorrupt: a byte differs from what was committed, or this is no manifest part.
+    """
+    _check_seal(content, path)
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        about = json.loads(table.schema.metadata[KEY.encode()])
+        return ShardPart(
+            source=about["source"],
+            set_name=about["set"],
+            shard=about["shard"],
+            start=about["start"],
+            stop=about["stop"],
+            fingerprint=about["fingerprint"],
+            objects={name: ObjectEntry(**entry) for name, entry in about["objects"].items()},
+            rows=tuple(FrameRow(**row) for row in table.to_pylist()),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise CacheCorrupt(_not_a_part(path, str(error))) from error
+
+
+def table_of(rows: Iterable[FrameRow]) -> pa.Table:
+    """The rows as an Arrow table of `SCHEMA`."""
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for row in rows:
+        for name, values in columns.items():
+            values.append(getattr(row, name))
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _check_seal(content: bytes, path: str) -> None:
+    place = content.rfind(SEAL)
+    if place < 0:
+        raise CacheCorrupt(_not_a_part(path, "no seal found; it may be cut short"))
+    place += len(SEAL)
+    seal = content[place : place + len(OPEN_SEAL)]
+    opened = content[:place] + OPEN_SEAL + content[place + len(OPEN_SEAL) :]
+    if seal != f"{google_crc32c.value(opened):08x}".encode():
+        raise CacheCorrupt(_not_a_part(path, "its checksum does not match its bytes"))
+
+
+def _not_a_part(path: str, why: str) -> str:
+    return (
+        f"{path}: not a manifest part as it was committed ({why}); its shard counts as not built: "
+        "re-run `stillroom cache build`"
+    )

@@ -1,0 +1,224 @@
+"""Fills one shard: every frame put or called bad, encoded as it comes, committed as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+
+from stillroom.storage_specs.array_objects import shard_object
+from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.durable_files import remove, unwritable, write_whole
+from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
+from stillroom.storage_specs.layout import part_path
+from stillroom.storage_specs.manifest import (
+    FrameRow,
+    ObjectEntry,
+    ShardPart,
+    decode_part,
+    encode_part,
+)
+from stillroom.storage_specs.shard_reader import index_bytes, parse_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
+
+
+class ShardWriter:
+    """One shard in the making; nothing is on disk before `commit`.
+
+    It holds quantised values only. Not for more than one thread at a time.
+
+    still_defined: whether the set on disk is still the one this shard is made for
+    """
+
+    def __init__(
+        self, root: Path, definition: Definition, shard: int, still_defined: Callable[[], bool]
+    ) -> None:
+        self.root = root
+        self.definition = definition
+        self.shard = shard
+        self.start = shard * definition.shard_frames
+        self.stop = min(self.start + definition.shard_frames, definition.count)
+        self._still_defined = still_defined
+        self._rows: dict[int, FrameRow] = {}
+        self._stored: list[StoredArray] = []
+        self._values: dict[str, NDArray[Any]] = {}
+        for spec in definition.arrays:
+            for stored in definition.stored(spec):
+                shape = (self.stop - self.start, *stored.shape)
+                self._stored.append(stored)
+                self._values[stored.path] = np.full(shape, stored.fill, stored.dtype)
+
+    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Encode one frame's arrays, keyed by artifact.
+
+        Raises:
+            ArtifactError: an array is missing, foreign, of another shape or dtype, or its values
+                do not fit; nothing of the frame is kept then, and it may be called bad instead.
+        """
+        self._check_row(row, "ok")
+        specs = {spec.artifact: spec for spec in self.definition.arrays}
+        if arrays.keys() != specs.keys():
+            raise ArtifactError(
+                f"frame {row.frame_id}: expected arrays {sorted(specs)}, got {sorted(arrays)}"
+            )
+        encoded: dict[str, NDArray[Any]] = {}
+        for artifact, spec in specs.items():
+            try:
+                check_values(spec, arrays[artifact])
+                result = spec.codec.encode(arrays[artifact])
+            except ArtifactError as error:
+                raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
+            values, *sides = self.definition.stored(spec)
+            encoded[values.path] = result.values
+            for side in sides:
+                encoded[side.path] = result.side[side.attributes["role"]]
+        for path, array in encoded.items():
+            self._values[path][row.index - self.start] = array
+        self._rows[row.index] = row
+
+    def bad(self, row: FrameRow) -> None:
+        """Record a frame that cannot be used, with its reason; its arrays hold fill values."""
+        self._check_row(row, "bad")
+        self._rows[row.index] = row
+
+    def commit(self) -> ShardPart:
+        """Write the objects, then the manifest part; the shard exists from that moment on.
+
+        A shard that is committed and whole already is left as it is.
+
+        Raises:
+            ArtifactError: frames were neither put nor called bad.
+            CacheMismatch: the set on disk is no longer the one that this shard was made for.
+            CacheUnwritable: no space or no permission; the shard does not exist, the rest is kept.
+        """
+        missing = [i for i in range(self.start, self.stop) if i not in self._rows]
+        if missing:
+            raise ArtifactError(
+                f"shard {self.shard} of {self._name}: {len(missing)} frames were neither put nor "
+                f"called bad, first {missing[0]}"
+            )
+        if not self._still_defined():
+            raise CacheMismatch(
+                f"{self.root}: {self._name} was removed or redefined while shard {self.shard} was "
+                "made; re-run `stillroom cache build`"
+            )
+        committed = self._committed()
+        if committed is not None:
+            return committed
+        part = self._write_objects()
+        write_whole(self.root, self._part_path, encode_part(part))
+        return part
+
+    def _write_objects(self) -> ShardPart:
+        definition = self.definition
+        objects: dict[str, ObjectEntry] = {}
+        sizes = np.zeros(self.stop - self.start, np.int64)
+        for stored in self._stored:
+            content = shard_object(
+                stored,
+                definition.count,
+                definition.shard_frames,
+                self.shard,
+                self._values[stored.path],
+            )
+            index = parse_index(
+                content[-index_bytes(definition.shard_frames) :], definition.shard_frames
+            )
+            sizes += index[: len(sizes), 1].astype(np.int64)
+            write_whole(self.root, stored.object_path(self.shard), content)
+            objects[stored.path] = ObjectEntry(len(content), google_crc32c.value(content))
+        rows = (self._rows[i] for i in range(self.start, self.stop))
+        return ShardPart(
+            source=definition.source,
+            set_name=definition.name,
+            shard=self.shard,
+            start=self.start,
+            stop=self.stop,
+            fingerprint=definition.fingerprint,
+            objects=objects,
+            rows=tuple(
+                replace(row, bytes=int(size)) for row, size in zip(rows, sizes, strict=True)
+            ),
+        )
+
+    def _committed(self) -> ShardPart | None:
+        """The part on disk if all that it names is whole; else what is left of it is withdrawn."""
+        try:
+            part = decode_part((self.root / self._part_path).read_bytes(), self._part_path)
+        except FileNotFoundError:
+            return None
+        except CacheCorrupt:
+            part = None
+        except OSError as error:
+            raise unwritable(error, self.root / self._part_path, 0) from error
+        if part is not None and part.fingerprint == self.definition.fingerprint:
+            whole = (
+                object_is_whole(self.root / stored.object_path(self.shard), part, stored.path)
+                for stored in self._stored
+            )
+            if all(whole):
+                return part
+        # First withdraw the record, so that a crash leaves no record of objects that are new.
+        remove(self.root, self._part_path)
+        return None
+
+    def _check_row(self, row: FrameRow, status: str) -> None:
+        if not self.start <= row.index < self.stop:
+            raise ArtifactError(
+                f"frame {row.index} is not in shard {self.shard} of {self._name} "
+                f"({self.start} to {self.stop - 1})"
+            )
+        if row.index in self._rows:
+            raise ArtifactError(f"frame {row.index} of {self._name} was given twice")
+        if row.status != status or (status == "bad" and not row.reason):
+            raise ArtifactError(
+                f"frame {row.index} of {self._name}: put() takes rows with status 'ok', "
+                f"bad() rows with status 'bad' and a reason; got {row.status!r}, {row.reason!r}"
+            )
+
+    @property
+    def _name(self) -> str:
+        return f"{self.definition.source}/{self.definition.name}"
+
+    @property
+    def _part_path(self) -> str:
+        return part_path(self.definition.source, self.definition.name, self.shard)
+
+
+def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
+    """Refuse an array of another shape or kind than its spec, or a label that is no class.
+
+    Raises:
+        ArtifactError: with what was expected and what was found.
+    """
+    if array.shape != spec.shape:
+        raise ArtifactError(f"expected shape {spec.shape}, got {array.shape}")
+    if (spec.kind.dtype == "uint8") != (array.dtype == np.uint8):
+        raise ArtifactError(f"expected {spec.kind.dtype}, got {array.dtype}")
+    classes = spec.attributes.get("classes")
+    if spec.kind.geometry == "label" and isinstance(classes, list):
+        stray = array[(array >= len(classes)) & (array != IGNORE)]
+        if stray.size:
+            raise ArtifactError(
+                f"{stray.size} pixels carry {int(stray[0])}, which is neither a class "
+                f"(0 to {len(classes) - 1}) nor {IGNORE}"
+            )
+
+
+def object_is_whole(path: Path, part: ShardPart, array: str) -> bool:
+    """Whether an object on disk has the size and crc32c that its part recorded."""
+    entry = part.objects.get(array)
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return entry == ObjectEntry(len(content), google_crc32c.value(content))

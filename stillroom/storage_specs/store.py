@@ -1,0 +1,245 @@
+"""The one door to a cache on disk: create it, define sets in it, open them.
+
+The contract is docs/storage_format.md. Nothing outside this room knows about files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import stillroom
+from stillroom.storage_specs.array_objects import array_json
+from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
+from stillroom.storage_specs.durable_files import make_folder, sweep, unwritable, write_whole
+from stillroom.storage_specs.errors import (
+    CacheCorrupt,
+    CacheError,
+    CacheIncomplete,
+    CacheMismatch,
+    ConfigError,
+)
+from stillroom.storage_specs.fingerprint import differences
+from stillroom.storage_specs.layout import (
+    FORMAT_VERSION,
+    FRAMES,
+    KEY,
+    ArraySpec,
+    Definition,
+    check_names,
+    group_json,
+    set_folder,
+)
+from stillroom.storage_specs.shard_writer import ShardWriter
+from stillroom.storage_specs.verify import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
+
+BUILD = "run `stillroom cache build`"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache folder. `create` and `open` check it; the plain constructor does not."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path) -> Cache:
+        """Make the folder a cache, or open the cache that it is; sweep what crashes left there.
+
+        Raises:
+            CacheMismatch: the folder holds something else.
+            CacheUnwritable: no space or no permission.
+        """
+        root = _local(path)
+        if root.exists() and not (root / "zarr.json").exists():
+            _refuse_foreign(root)
+        try:
+            make_folder(root)
+        except OSError as error:
+            raise unwritable(error, root, 0) from error
+        about = {
+            "format_version": FORMAT_VERSION,
+            "created_by": f"stillroom {stillroom.__version__}",
+        }
+        # Whoever writes first wins: two versions of stillroom may start at once.
+        write_whole(root, "zarr.json", group_json(about), keep=True)
+        sweep(root)
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Cache:
+        """Open a cache that is there.
+
+        Raises:
+            CacheIncomplete: there is none.
+            CacheMismatch: it is no cache, or one of another format version.
+            CacheCorrupt: its metadata cannot be read.
+        """
+        root = _local(path)
+        about = _own_attributes(root, "")
+        if about is None:
+            if root.is_dir() and any(root.iterdir()):
+                _refuse_foreign(root)
+            raise CacheIncomplete(f"{root}: there is no cache here; {BUILD}")
+        version = about.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CacheMismatch(
+                f"{root}: cache format version {version}, this stillroom reads {FORMAT_VERSION}; "
+                f"use the stillroom that built it ({about.get('created_by', 'unknown')}), "
+                "or build into another folder"
+            )
+        return cls(root)
+
+    def define(
+        self,
+        source: str,
+        set_name: str,
+        identity: dict[str, Any],
+        count: int,
+        shard_frames: int,
+        arrays: Sequence[ArraySpec],
+    ) -> ArtifactSet:
+        """The set of this definition, made if it is not there yet; any number may do so at once.
+
+        Raises:
+            CacheMismatch: it is there with another definition; names each differing field.
+            ConfigError: a name is reserved or not of a-z, 0-9, '_' and '-'.
+            CacheUnwritable: no space or no permission.
+        """
+        wanted = Definition(source, set_name, identity, count, shard_frames, tuple(arrays))
+        found = self._definition(source, set_name)
+        if found is None:
+            self._place(wanted)
+            found = self._definition(source, set_name) or wanted
+        if found.fingerprint != wanted.fingerprint:
+            raise mismatch(self, found, _between(found, wanted))
+        self._place_arrays(found)
+        return ArtifactSet(self, found)
+
+    def artifact_set(self, source: str, set_name: str) -> ArtifactSet:
+        """A set that is there.
+
+        Raises:
+            CacheIncomplete: it is not; the message lists those that are.
+            CacheCorrupt: its metadata are damaged.
+        """
+        check_names(source, set_name)
+        found = self._definition(source, set_name)
+        if found is None:
+            known = ", ".join("/".join(each) for each in self.sets()) or "none"
+            raise CacheIncomplete(
+                f"{self.path}: no set {set_name!r} on {source!r} (there are: {known}); {BUILD}"
+            )
+        return ArtifactSet(self, found)
+
+    def sets(self) -> list[tuple[str, str]]:
+        """(source, set) of every set, sorted, a source's frames first."""
+        found = []
+        for path in [*self.path.glob("*/zarr.json"), *self.path.glob("*/*/zarr.json")]:
+            folder = path.parent.relative_to(self.path).as_posix()
+            about = _own_attributes(self.path, folder)
+            if about is not None and "set" in about:
+                found.append((about["source"], about["set"]))
+        return sorted(found, key=lambda each: (each[0], each[1] != FRAMES, each[1]))
+
+    def _definition(self, source: str, set_name: str) -> Definition | None:
+        folder = set_folder(source, set_name)
+        about = _own_attributes(self.path, folder)
+        if about is None or not about:
+            return None
+        try:
+            found = Definition.from_document(about)
+            claimed = about["fingerprint"]
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise CacheCorrupt(_damaged(self.path / folder, str(error))) from error
+        if claimed != found.fingerprint or about["fingerprints"] != found.fingerprints:
+            raise CacheCorrupt(_damaged(self.path / folder, "its fingerprint does not match it"))
+        return found
+
+    def _place(self, wanted: Definition) -> None:
+        """Put the set's group there unless somebody else just did."""
+        source_group = f"{wanted.source}/zarr.json"
+        content = group_json(wanted.document())
+        if wanted.name != FRAMES:
+            write_whole(self.path, source_group, group_json({}), keep=True)
+            write_whole(self.path, f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
+        elif (
+            not write_whole(self.path, source_group, content, keep=True)
+            and self._definition(wanted.source, FRAMES) is None
+        ):
+            # A teacher's set came first and left a bare group for the source.
+            write_whole(self.path, source_group, content)
+
+    def _place_arrays(self, definition: Definition) -> None:
+        """Write what is missing of the set's groups and arrays; all of it follows from the set."""
+        folder = set_folder(definition.source, definition.name)
+        for spec in definition.arrays:
+            for stored in definition.stored(spec):
+                between = Path(stored.path).relative_to(folder).parent
+                if between != Path():
+                    self._place_missing(f"{folder}/{between.as_posix()}", group_json({}))
+                if not (self.path / stored.path / "zarr.json").exists():
+                    content = array_json(stored, definition.count, definition.shard_frames)
+                    self._place_missing(stored.path, content)
+
+    def _place_missing(self, folder: str, content: bytes) -> None:
+        if not (self.path / folder / "zarr.json").exists():
+            write_whole(self.path, f"{folder}/zarr.json", content, keep=True)
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise ConfigError(f"cache.path = {path}: only local folders so far; mount it, or copy it")
+    return Path(path)
+
+
+def _between(found: Definition, wanted: Definition) -> list[Any]:
+    """What differs: the identity, or what the layout adds where the identity agrees."""
+    return differences(found.identity, wanted.identity) or differences(
+        {"layout": found.layout()}, {"layout": wanted.layout()}
+    )
+
+
+def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
+    """Our attributes of a group, {} if it has none; None if there is no group."""
+    path = root / folder / "zarr.json"
+    try:
+        document = json.loads(path.read_bytes())
+        if document["node_type"] != "group":
+            return {}
+        own = document["attributes"].get(KEY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheCorrupt(_damaged(path.parent, str(error))) from error
+    if folder == "" and own is None:
+        _refuse_foreign(root)
+    return own if isinstance(own, dict) else {}
+
+
+def _refuse_foreign(root: Path) -> None:
+    strangers = (
+        [] if not root.is_dir() else [p.name for p in root.iterdir() if p.name != "manifest"]
+    )
+    if strangers or not root.is_dir():
+        raise CacheMismatch(
+            f"{root} holds something that is not a stillroom cache"
+            + (f" ({sorted(strangers)[0]})" if strangers else "")
+            + "; point cache.path at an empty or new folder"
+        )
+
+
+def _damaged(folder: Path, why: str) -> str:
+    return (
+        f"{folder}/zarr.json is damaged ({why}); remove that folder and the set's folder under "
+        "manifest/, then re-run `stillroom cache build`"
+    )

@@ -1,0 +1,183 @@
+"""Finds what changed on disk since a shard was committed, and names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import google_crc32c
+import numpy as np
+
+from stillroom.storage_specs.array_objects import metadata_differences
+from stillroom.storage_specs.errors import (
+    ArtifactError,
+    CacheCorrupt,
+    CacheIncomplete,
+    CacheMismatch,
+)
+from stillroom.storage_specs.layout import part_path
+from stillroom.storage_specs.shard_reader import MISSING, decode_chunk, index_bytes, parse_index
+from stillroom.storage_specs.shard_writer import check_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.layout import ArraySpec, StoredArray
+    from stillroom.storage_specs.manifest import ShardPart
+
+Kind = Literal[
+    "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows"
+]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is not as it was committed.
+
+    shard: None for a fault of the set's metadata
+    array: path of the array, or of the manifest part
+    index: of the frame, where the fault can be laid to one
+    """
+
+    source: str
+    set_name: str
+    shard: int | None
+    array: str
+    index: int | None
+    kind: Kind
+    message: str
+
+    def __str__(self) -> str:
+        place = self.array if self.shard is None else f"{self.array}, shard {self.shard}"
+        if self.index is not None:
+            place += f", frame {self.index}"
+        return f"{place}: {self.message}"
+
+
+def verify_shard(of: ArtifactSet, shard: int) -> list[Fault]:
+    """Check part, sizes, checksums, chunks and values of one shard; [] if it is not committed."""
+    path = part_path(of.source, of.name, shard)
+    try:
+        part = of.part(shard)
+    except CacheIncomplete:
+        return []
+    except (CacheCorrupt, CacheMismatch) as error:
+        return [Fault(of.source, of.name, shard, path, None, "manifest", str(error))]
+    check = _ShardCheck(of, part)
+    faults = [
+        fault
+        for spec in of.definition.arrays
+        for stored in of.definition.stored(spec)
+        for fault in check.object(spec, stored)
+    ]
+    # Rows can only be held against objects that are themselves sound.
+    return faults or list(check.rows())
+
+
+def verify_definition(of: ArtifactSet) -> list[Fault]:
+    """Check each array's zarr.json against what the set's definition makes of it."""
+    definition = of.definition
+    faults = []
+    for spec in definition.arrays:
+        for stored in definition.stored(spec):
+            try:
+                found = (of.cache.path / stored.path / "zarr.json").read_bytes()
+            except OSError as error:
+                wrong = f"zarr.json is missing or cannot be read ({error.strerror})"
+            else:
+                fields = metadata_differences(found, stored, of.count, of.shard_frames)
+                wrong = f"zarr.json is changed in {', '.join(fields)}" if fields else ""
+            if wrong:
+                faults.append(Fault(of.source, of.name, None, stored.path, None, "metadata", wrong))
+    return faults
+
+
+class _ShardCheck:
+    def __init__(self, of: ArtifactSet, part: ShardPart) -> None:
+        self.of = of
+        self.part = part
+        self.sizes = np.zeros(len(part.rows), np.int64)
+
+    def object(self, spec: ArraySpec, stored: StoredArray) -> Iterator[Fault]:
+        """Faults of one shard object, as near to a frame as they can be laid."""
+        entry = self.part.objects.get(stored.path)
+        path = self.of.cache.path / stored.object_path(self.part.shard)
+        if entry is None:
+            yield self._fault(stored, "manifest", "the manifest part does not name it")
+            return
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            yield self._fault(stored, "missing", f"{path} is missing")
+            return
+        except OSError as error:
+            yield self._fault(stored, "missing", f"{path} cannot be read: {error.strerror}")
+            return
+        changed = len(content) != entry.bytes or google_crc32c.value(content) != entry.crc32c
+        if len(content) != entry.bytes:
+            wrong = f"{path} has {len(content)} bytes, committed were {entry.bytes}"
+            yield self._fault(stored, "size", wrong)
+        found = list(self._chunks(spec, stored, content))
+        yield from found
+        if changed and not found and len(content) == entry.bytes:
+            yield self._fault(stored, "checksum", f"{path} is not what was committed")
+
+    def rows(self) -> Iterator[Fault]:
+        """Rows whose byte counts are not those of the objects."""
+        for row, size in zip(self.part.rows, self.sizes, strict=True):
+            if row.bytes != size:
+                yield Fault(
+                    self.of.source,
+                    self.of.name,
+                    self.part.shard,
+                    part_path(self.of.source, self.of.name, self.part.shard),
+                    row.index,
+                    "rows",
+                    f"its row says {row.bytes} bytes, its chunks have {size}",
+                )
+
+    def _chunks(self, spec: ArraySpec, stored: StoredArray, content: bytes) -> Iterator[Fault]:
+        frames = self.of.shard_frames
+        try:
+            index = parse_index(content[-index_bytes(frames) :], frames)
+        except ValueError as error:
+            yield self._fault(stored, "index", f"its index: {error}")
+            return
+        for position, row in enumerate(self.part.rows):
+            offset, length = (int(number) for number in index[position])
+            if offset == MISSING:
+                yield self._fault(stored, "chunk", "its chunk is missing", row.index)
+                continue
+            self.sizes[position] += length
+            try:
+                values = decode_chunk(stored, content[offset : offset + length])
+            except ValueError as error:
+                yield self._fault(stored, "chunk", str(error), row.index)
+                continue
+            wrong = _wrong_values(spec, stored, values) if row.status == "ok" else None
+            if wrong is not None:
+                yield self._fault(stored, "values", wrong, row.index)
+
+    def _fault(
+        self, stored: StoredArray, kind: Kind, message: str, index: int | None = None
+    ) -> Fault:
+        return Fault(
+            self.of.source, self.of.name, self.part.shard, stored.path, index, kind, message
+        )
+
+
+def _wrong_values(spec: ArraySpec, stored: StoredArray, values: NDArray[Any]) -> str | None:
+    """Why the stored values of a usable frame cannot be what an encoder made, or None."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return "holds values that are not finite"
+    if stored.attributes["role"] == "scale" and (values < 0).any():
+        return "holds a negative scale"
+    if spec.kind.geometry == "label":
+        try:
+            check_values(spec, values)
+        except ArtifactError as error:
+            return str(error)
+    return None

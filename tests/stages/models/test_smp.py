@@ -1,0 +1,116 @@
+"""Every SMP architecture, tiny, with random weights, against what its own forward does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from stillroom.stages.models.dense_network import measure_strides
+from stillroom.stages.models.smp import (
+    ARCHITECTURES,
+    SmpDesign,
+    build_smp,
+    classifier_of,
+    forward_smp,
+    pad_multiple,
+)
+from stillroom.storage_specs.errors import ConfigError
+
+SMALL: dict[str, dict[str, Any]] = {
+    "DeepLabV3": {"decoder_channels": 8},
+    "DeepLabV3Plus": {"decoder_channels": 8},
+    "FPN": {"decoder_pyramid_channels": 8, "decoder_segmentation_channels": 32},
+    "MAnet": {"decoder_channels": (16, 8, 8, 8, 8), "decoder_pab_channels": 8},
+    "PAN": {"decoder_channels": 8},
+    "PSPNet": {"psp_out_channels": 8},
+    "Segformer": {"decoder_segmentation_channels": 8},
+    "UPerNet": {"decoder_channels": 8},
+    "Unet": {"decoder_channels": (16, 8, 8, 8, 8)},
+    "UnetPlusPlus": {"decoder_channels": (16, 8, 8, 8, 8)},
+}
+STRIDES = {"DeepLabV3": 8, "PSPNet": 8, "Unet": 1, "UnetPlusPlus": 1, "MAnet": 1, "Linknet": 1}
+
+
+def build(architecture: str, encoder: str = "mobilenet_v2", **options: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    chosen = {**SMALL.get(architecture, {}), **options}
+    return build_smp(SmpDesign(architecture, encoder, 5, chosen)).eval()
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, encoder: str) -> None:
+    network = build(architecture, encoder)
+    multiple = pad_multiple(network)
+    images = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        output = forward_smp(network, images)
+        whole = network(images)
+        upsampled = network.segmentation_head[1](output.logits)
+        again = classifier_of(network)(output.features["penultimate"])
+        stages = network.encoder(images)
+    assert torch.equal(upsampled, whole)
+    assert torch.equal(again, output.logits)
+    assert whole.shape == (1, 5, 128, 160)
+    for i, stage in enumerate(stages[1:], start=1):
+        assert torch.equal(output.features[f"stage{i}"], stage), "the decoder wrote into its input"
+    strides = measure_strides(lambda x: forward_smp(network, x), multiple, 5)
+    assert strides["logits"] == strides["features/penultimate"] == STRIDES.get(architecture, 4)
+    for name, grid in {"logits": output.logits, **output.features}.items():
+        stride = strides[name if name == "logits" else f"features/{name}"]
+        assert grid.shape[2:] == (128 // stride, 160 // stride)
+
+
+def test_pspnet_of_depth_3_and_upsampling_8_has_stride_8() -> None:
+    network = build("PSPNet", encoder_depth=3, upsampling=8)
+    strides = measure_strides(lambda x: forward_smp(network, x), pad_multiple(network), 5)
+    assert pad_multiple(network) == 8
+    assert strides == {
+        "logits": 8,
+        "features/penultimate": 8,
+        "features/stage1": 2,
+        "features/stage2": 4,
+        "features/stage3": 8,
+    }
+
+
+def test_dilated_deeplab_has_the_stride_it_was_asked_for() -> None:
+    network = build("DeepLabV3", "resnet18", encoder_output_stride=16)
+    strides = measure_strides(lambda x: forward_smp(network, x), 16, 5)
+    assert strides["logits"] == 16
+
+
+def test_stage_without_channels_is_left_out() -> None:
+    network = build("FPN", "tu-convnext_atto")
+    with torch.no_grad():
+        features = forward_smp(network, torch.zeros(1, 3, 128, 128)).features
+    assert "stage1" not in features
+    assert "stage2" in features
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "options", "message"),
+    [
+        ("UNet", "resnet18", {}, "no SMP architecture 'UNet'; known: DeepLabV3"),
+        ("Unet", "resnet81", {}, "no SMP encoder 'resnet81'; did you mean resnet18"),
+        ("Unet", "tu-resnet81", {}, "no SMP encoder 'tu-resnet81'; did you mean tu-resnet"),
+        ("FPN", "resnet18", {"decoder_channels": 8}, "FPN has no such option"),
+        ("FPN", "resnet18", {"activation": "softmax"}, "options.activation: not an option"),
+        ("FPN", "resnet18", {"encoder_weights": "imagenet"}, "weights are local files"),
+        ("FPN", "resnet18", {"encoder_depth": 1}, "cannot be built"),
+        ("DeepLabV3", "resnet18", {"encoder_output_stride": 7}, "cannot be built"),
+    ],
+)
+def test_what_cannot_be_built_is_a_config_error(
+    architecture: str, encoder: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_smp(SmpDesign(architecture, encoder, 5, options))
+
+
+def test_a_pad_that_the_network_does_not_divide_is_a_config_error() -> None:
+    network = build("FPN")
+    with pytest.raises(ConfigError, match="pad=24"):
+        measure_strides(lambda x: forward_smp(network, x), 24, 5)

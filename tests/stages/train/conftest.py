@@ -1,0 +1,135 @@
+"""Fixtures for training: tiny caches in the store's own format, and a tiny student.
+
+make_cache   (path, **what) -> Cache: a source with frames, labels and one teacher, "fpn"
+make_student (seed) -> Student of stride 4 with batch normalisation, dropout and an encoder
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stillroom.stages.models.dense_network import DenseOutput, Normalise
+from stillroom.stages.models.student import Student
+from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.manifest import FrameRow
+from stillroom.storage_specs.store import ArraySpec, Cache
+
+CANVAS, CLASSES, STRIDE = (24, 32), 4, 4
+
+
+class TinyNetwork(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
+        self.dropout = nn.Dropout2d(0.2)
+        self.classifier = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, images):
+        features = self.encoder(images)
+        return self.classifier(self.dropout(features)), features
+
+
+def run(network, images):
+    logits, features = network(images)
+    return DenseOutput(logits, {"penultimate": features})
+
+
+def weight(network):
+    return network.classifier.weight[:, :, 0, 0]
+
+
+@pytest.fixture
+def make_student():
+    def make(seed: int = 0) -> Student:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            normalise = Normalise((127.0,) * 3, (64.0,) * 3, STRIDE)
+            return Student(TinyNetwork(), normalise, CLASSES, run, weight)
+
+    return make
+
+
+def frame_of(index: int, canvas=CANVAS) -> np.ndarray:
+    """Blocks of four grey levels, so that a student has something to learn, plus noise."""
+    rng = np.random.default_rng(index)
+    return (label_of(index, canvas)[..., None] * 60 + rng.integers(0, 40, (*canvas, 3))).astype(
+        np.uint8
+    )
+
+
+def label_of(index: int, canvas=CANVAS) -> np.ndarray:
+    rng = np.random.default_rng(1000 + index)
+    blocks = rng.integers(0, CLASSES, (canvas[0] // 8 + 1, canvas[1] // 8 + 1))
+    return np.kron(blocks, np.ones((8, 8)))[: canvas[0], : canvas[1]].astype(np.uint8)
+
+
+def logits_of(index: int, stride: int, canvas=CANVAS) -> np.ndarray:
+    """Five times the one-hot label of each cell's first pixel."""
+    cells = label_of(index, canvas)[::stride, ::stride]
+    return 5 * np.moveaxis(np.eye(CLASSES, dtype=np.float32)[cells], -1, 0)
+
+
+@pytest.fixture
+def make_cache():
+    def make(
+        path,
+        source="camvid",
+        count=10,
+        canvas=CANVAS,
+        labelled=True,
+        bad=(),
+        teacher_bad=(),
+        stride=STRIDE,
+        valid=None,
+        shards=None,
+        identity="v1",
+    ) -> Cache:
+        cache = Cache.create(path)
+        raw, exact, unit = (codec_from_dict({"name": name}) for name in ("raw", "exact", "unit"))
+        labels = [ArraySpec("labels", canvas, raw, attributes={"stride": 1})] if labelled else []
+        cells = (-(-canvas[0] // stride), -(-canvas[1] // stride))
+        sets = {
+            "frames": [ArraySpec("frames", (*canvas, 3), raw, attributes={"stride": 1}), *labels],
+            "fpn": [
+                ArraySpec("logits", (CLASSES, *cells), exact, attributes={"stride": stride}),
+                ArraySpec("confidence", cells, unit, attributes={"stride": stride}),
+                ArraySpec("pseudo_label", canvas, raw, attributes={"stride": 1}),
+            ],
+        }
+        for name, arrays in sets.items():
+            made = cache.define(source, name, {"of": identity}, count, 4, arrays)
+            for shard in range(made.shards) if shards is None else shards:
+                writer = made.writer(shard)
+                for index in made.shard_range(shard):
+                    frame_id = f"{source}_{index:03d}"
+                    if index in (bad if name == "frames" else teacher_bad):
+                        writer.bad(FrameRow(index, frame_id, "bad", "truncated"))
+                        continue
+                    row = FrameRow(
+                        index,
+                        frame_id,
+                        valid_height=(valid or canvas)[0],
+                        valid_width=(valid or canvas)[1],
+                    )
+                    values = {
+                        "frames": frame_of(index, canvas),
+                        "labels": label_of(index, canvas),
+                        "logits": logits_of(index, stride, canvas),
+                        "confidence": np.full(cells, 0.8, np.float32),
+                        "pseudo_label": label_of(index, canvas),
+                    }
+                    writer.put(row, {one.artifact: values[one.artifact] for one in arrays})
+                writer.commit()
+        return cache
+
+    return make

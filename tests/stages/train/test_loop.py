@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from stillroom.stages.train.dataset import open_dataset
+from stillroom.stages.train.job import TrainJob
+from stillroom.stages.train.loop import train
+from stillroom.stages.train.metrics import read_metrics
+from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.settings import TrainConfig
+from stillroom.stages.train.terms import TermConfig
+from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, ConfigError
+from stillroom.storage_specs.store import Cache
+
+TERMS = (
+    {"name": "cross_entropy"},
+    {"name": "probability_l2", "teacher": "fpn", "weight": 4.0},
+)
+EVERYTHING = {  # all that a resumed run could get wrong
+    "steps": 9,
+    "ema": 0.9,
+    "warmup_steps": 3,
+    "view": {"crop": [16, 20], "scale": [0.8, 1.2], "flip": True},
+    "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
+    "optimiser": {"name": "sgd", "lr": 0.05, "encoder_lr_factor": 0.5, "clip": 1.0},
+    "streams": {
+        "camvid": {"batch": 4, "every": 2},
+        "rest": {
+            "source": "camvid",
+            "batch": 3,
+            "every": 2,
+            "complement": True,
+            "labelled": False,
+        },
+    },
+    "unlabelled_weight": 0.5,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "validate": {"source": "camvid", "every": 4},
+}
+
+
+@pytest.fixture
+def make_job(tmp_path, make_cache, make_student):
+    path = tmp_path / "cache"
+    make_cache(path)
+    weights = iter(range(1_000))  # every job's student begins elsewhere, as after a new start
+
+    def make(run, terms=TERMS, seed=None, **options) -> TrainJob:
+        job = {name: options.pop(name) for name in ("on_step", "validate_with") if name in options}
+        document = {"streams": {"camvid": {"batch": 4}}, "steps": 6, "log_every": 2, **options}
+        settings = TrainConfig.model_validate({"path": tmp_path / run, **document})
+        objective = Objective(
+            TypeAdapter(tuple[TermConfig, ...]).validate_python(terms), settings.unlabelled_weight
+        )
+        cache = Cache.open(path)
+        return TrainJob(
+            student=make_student(next(weights) if seed is None else seed),
+            objective=objective,
+            streams={
+                name: open_dataset(cache, name, settings, objective.needs(stream.labelled), 4)
+                for name, stream in settings.streams.items()
+            },
+            settings=settings,
+            config={"train": settings.model_dump(mode="json"), "terms": list(terms)},
+            validate=job.get("validate_with", score if settings.validate_on else None),
+            on_step=job.get("on_step"),
+        )
+
+    return make
+
+
+def score(student):
+    """A score that depends on every weight and on the statistics of batch normalisation."""
+    assert not student.training
+    torch.rand(3)  # validation may draw numbers without changing what follows
+    images = torch.linspace(0, 255, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    return {"miou": float(student(images).logits.square().mean()), "absent": ["pole"]}
+
+
+def stop_at(step, how=KeyboardInterrupt):
+    def on_step(progress):
+        if progress.step == step:
+            raise how
+
+    return on_step
+
+
+def lines(job):
+    return [
+        {key: value for key, value in line.items() if key != "seconds"}
+        for line in read_metrics(job.settings.path)
+    ]
+
+
+def checkpoint(job, name="last"):
+    return torch.load(job.settings.path / f"{name}.pt", weights_only=True)
+
+
+def assert_same_state(one, other, where=""):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same_state(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, list):
+        for i, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            assert_same_state(mine, theirs, f"{where}[{i}]")
+    elif not where.endswith(("seconds", ".path")):
+        assert one == other, where
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(make_job, optimiser):
+    options = {**EVERYTHING, "optimiser": {**EVERYTHING["optimiser"], "name": optimiser}}
+    whole = make_job("whole", seed=0, **options)
+    result = train(whole)
+    for stop in (5, 7):
+        job = make_job("parts", seed=0 if stop == 5 else None, on_step=stop_at(stop), **options)
+        with pytest.raises(KeyboardInterrupt):
+            train(job)
+        assert checkpoint(job)["step"] == stop
+        assert not (job.settings.path / "model.safetensors").exists()
+    parts = make_job("parts", **options)
+    resumed = train(parts)
+    assert lines(parts) == lines(whole)
+    assert_same_state(checkpoint(parts), checkpoint(whole))
+    assert_same_state(checkpoint(parts, "best"), checkpoint(whole, "best"))
+    assert (resumed.losses, resumed.best_score) == (result.losses, result.best_score)
+    # The tensors; the metadata holds the run's path.
+    assert_same_state(parts.student.state_dict(), whole.student.state_dict())
+
+
+def test_a_run_that_was_killed_resumes_from_the_last_checkpoint(make_job):
+    whole = make_job("whole", seed=0, **EVERYTHING)
+    train(whole)
+    killed = make_job("killed", seed=0, on_step=stop_at(8, SystemError), **EVERYTHING)
+    with pytest.raises(SystemError):
+        train(killed)
+    assert checkpoint(killed)["step"] == 6
+    assert max(line["step"] for line in lines(killed)) == 8
+    again = make_job("killed", **EVERYTHING)
+    train(again)
+    assert lines(again) == lines(whole)
+
+
+@pytest.mark.parametrize("where", ["step", "validation"])
+def test_ctrl_c_waits_for_the_end_of_the_step_and_saves(make_job, where, caplog):
+    def press(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"miou": 0.5}
+
+    options = {**EVERYTHING, "checkpoint_every": 100}
+    if where == "step":
+        job = make_job("run", on_step=lambda p: press() if p.step == 4 else None, **options)
+    else:
+        job = make_job("run", validate_with=press, **options)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(job)
+    assert checkpoint(job)["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "interrupted at step 4 of 9, saved" in caplog.text
+
+
+def test_the_lines_of_metrics_hold_means_of_every_term(make_job):
+    steps = []
+    job = make_job("run", on_step=steps.append, **EVERYTHING)
+    result = train(job)
+    assert [p.step for p in steps] == list(range(1, 10))
+    found = [line for line in lines(job) if "loss" in line]
+    assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
+    names = {"camvid/cross_entropy", "camvid/probability_l2/fpn", "rest/probability_l2/fpn"}
+    for line, start in zip(found, (0, 2, 4, 6, 8), strict=True):
+        window = steps[start : line["step"]]
+        assert set(line["terms"]) == names
+        assert line["loss"] == pytest.approx(sum(p.loss for p in window) / len(window))
+        assert line["epoch"] == pytest.approx(line["step"] * 4 / 5)
+    for p in steps:
+        labelled = p.terms["camvid/cross_entropy"] + 4 * p.terms["camvid/probability_l2/fpn"]
+        assert p.loss == pytest.approx(labelled + 0.5 * 4 * p.terms["rest/probability_l2/fpn"])
+    assert [line["step"] for line in lines(job) if "scores" in line] == [4, 8, 9]
+    assert result.losses == {"loss": found[-1]["loss"], **found[-1]["terms"]}
+    assert 0 <= result.wait_seconds <= result.seconds
+
+
+def test_the_best_validation_is_kept_and_exported(make_job):
+    from safetensors.torch import load_file
+
+    weights, scores = [], iter([0.1, 0.7, 0.4, float("nan")])
+
+    def validate(student):
+        weights.append({k: v.clone() for k, v in student.network.state_dict().items()})
+        return {"miou": next(scores)}
+
+    job = make_job(
+        "run", validate_with=validate, steps=8, ema=0.9, validate={"source": "x", "every": 2}
+    )
+    result = train(job)
+    assert (result.best_score, result.best_step) == (0.7, 4)
+    assert checkpoint(job, "best")["scores"] == {"miou": 0.7}
+    assert_same_state(load_file(result.paths["model"]), weights[1])
+    averaged, last = weights[-1], job.student.network.state_dict()
+    assert not torch.equal(averaged["classifier.weight"], last["classifier.weight"])
+
+
+def test_without_validation_the_last_weights_are_exported(make_job):
+    from safetensors.torch import load_file
+
+    job = make_job("run", steps=2)
+    result = train(job)
+    assert_same_state(load_file(result.paths["model"]), dict(job.student.network.state_dict()))
+    assert (result.best_score, result.best_step) == (None, None)
+    assert "best" not in result.paths
+
+
+def test_a_finished_run_says_so_and_returns_its_result(make_job, caplog):
+    first = make_job("run", steps=3, streams={"camvid": {"batch": 4}})
+    result = train(first)
+    again = make_job("run", steps=3, on_step=stop_at(1, AssertionError))
+    with caplog.at_level(logging.INFO):
+        found = train(again)
+    assert found.already_finished
+    assert not result.already_finished
+    assert (found.losses, found.steps, found.paths) == (result.losses, 3, result.paths)
+    assert "is finished (3 steps); nothing to train" in caplog.text
+    assert_same_state(again.student.state_dict(), first.student.state_dict())
+
+
+def test_another_config_or_another_cache_in_the_folder_is_refused(make_job, tmp_path, make_cache):
+    train(make_job("run", steps=2))
+    with pytest.raises(ConfigError, match=r"train\.steps   folder 2   run 3"):
+        train(make_job("run", steps=3))
+    train(make_job("run", steps=2, threads=4))
+    job = make_job("run", steps=2)
+    object.__setattr__(job, "fingerprints", {"camvid/frames": "0" * 64})
+    with pytest.raises(CacheMismatch, match="camvid/frames"):
+        train(job)
+
+
+def test_a_run_keeps_what_it_read(make_job):
+    job = make_job("run", steps=1)
+    train(job)
+    found = json.loads((job.settings.path / "fingerprints.json").read_text())
+    assert found == job.streams["camvid"].fingerprints
+    assert set(found) == {"camvid/frames", "camvid/fpn"}
+    assert checkpoint(job)["fingerprints"] == found
+    assert json.loads((job.settings.path / "config.json").read_text())["terms"][1]["weight"] == 4
+
+
+def test_epochs_are_passes_of_the_first_stream(make_job):
+    job = make_job("run", steps=None, epochs=2)  # 10 frames by 4
+    assert job.steps == 5
+    assert job.epoch(5) == 2.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(make_job):
+    def poison(progress):
+        if progress.step == 5:
+            with torch.no_grad():
+                job.student.network.classifier.weight.fill_(float("nan"))
+
+    job = make_job("run", steps=9, checkpoint_every=3, on_step=poison)
+    with pytest.raises(ConfigError) as caught:
+        train(job)
+    message = str(caught.value)
+    assert "step 6 of 9" in message
+    assert "not finite: camvid/cross_entropy, camvid/probability_l2/fpn" in message
+    assert "frames: camvid_" in message
+    saved = checkpoint(job)
+    assert saved["step"] == 3
+    assert all(v.isfinite().all() for v in saved["student"].values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(make_job):
+    job = make_job("run", steps=3, checkpoint_every=1)
+    weight = job.student.network.classifier.weight
+    before = weight.detach().clone()
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(ConfigError, match=r"step 1 of 3: the gradient's norm is (nan|inf)"):
+        train(job)
+    assert torch.equal(weight, before)
+    assert not (job.settings.path / "last.pt").exists()
+
+
+def test_a_fault_of_the_cache_saves_the_last_whole_step(make_job):
+    job = make_job("run", steps=9, checkpoint_every=100)
+    data = job.streams["camvid"]
+    whole = data.sample
+
+    def sample(epoch, place):
+        if epoch == 1 and place == 0:
+            raise CacheCorrupt("bits fell over")
+        return whole(epoch, place)
+
+    data.sample = sample
+    with pytest.raises(CacheCorrupt, match="camvid_000: bits fell over"):
+        train(job)
+    assert checkpoint(job)["step"] >= 2
+
+
+def test_bad_rows_are_told(make_job, make_cache, tmp_path, caplog):
+    make_cache(tmp_path / "cache", source="holes", bad=(1,), teacher_bad=(3,))
+    job = make_job("run", steps=1, streams={"holes": {"batch": 4}})
+    assert train(job).skipped == {"holes": 2}
+    assert "stream holes: 2 bad rows left out" in caplog.text
+
+
+def test_a_student_learns_what_is_in_the_cache(make_job):
+    job = make_job(
+        "run", seed=1, steps=60, log_every=10, optimiser={"name": "adamw", "lr": 0.02}
+    )
+    train(job)
+    losses = [line["loss"] for line in lines(job)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_training_leaves_the_callers_random_numbers_alone(make_job):
+    torch.manual_seed(5)
+    wanted = torch.rand(4)
+    torch.manual_seed(5)
+    train(make_job("run", steps=2))
+    assert torch.equal(torch.rand(4), wanted)
+
+
+def test_streams_of_different_sizes_need_a_crop(make_job, make_cache, tmp_path):
+    make_cache(tmp_path / "cache", source="small", canvas=(16, 16))
+    streams = {"camvid": {"batch": 2}, "small": {"batch": 2}}
+    with pytest.raises(ConfigError, match=r"camvid 24x32, small 16x16.*train\.view\.crop"):
+        make_job("run", streams=streams)
+    train(make_job("run", steps=1, streams=streams, view={"crop": [16, 16]}))
+
+
+def test_a_job_that_does_not_fit_together_is_refused(make_job):
+    job = make_job("run")
+    parts = {name: getattr(job, name) for name in job.__dataclass_fields__}
+    with pytest.raises(ConfigError, match="same order"):
+        TrainJob(**{**parts, "streams": {"other": job.streams["camvid"]}})
+    with pytest.raises(ConfigError, match="come together"):
+        TrainJob(**{**parts, "validate": score})
+    job.streams["camvid"].out_stride = 8
+    with pytest.raises(ConfigError, match="out_stride=4"):
+        TrainJob(**parts)
+
+
+def test_validation_without_the_score_that_decides_is_refused(make_job):
+    job = make_job(
+        "run", validate_with=lambda _: {"accuracy": 1.0}, validate={"source": "x", "every": 1}
+    )
+    with pytest.raises(ConfigError, match="gave accuracy, and no 'miou'"):
+        train(job)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from stillroom.stages.train.run_folder import claim, read_json, write_whole
+from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, ConfigError
+
+CONFIG = {"train": {"optimiser": {"lr": 0.1}, "steps": 5, "threads": 2}, "terms": [{"weight": 1}]}
+PRINTS = {"camvid/frames": "a" * 64}
+
+
+def test_the_same_run_may_come_again(tmp_path):
+    claim(tmp_path / "run", CONFIG, PRINTS)
+    claim(tmp_path / "run", CONFIG, PRINTS)
+    assert read_json(tmp_path / "run" / "config.json") == CONFIG
+    assert read_json(tmp_path / "run" / "fingerprints.json") == PRINTS
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "fingerprints.json"]
+
+
+def test_another_config_is_refused_naming_each_field_and_both_values(tmp_path):
+    claim(tmp_path, CONFIG, PRINTS)
+    other = {
+        "train": {"optimiser": {"lr": 0.2}, "steps": 5, "threads": 2},
+        "terms": [{"weight": 3}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        claim(tmp_path, other, PRINTS)
+    message = str(caught.value)
+    assert "train.optimiser.lr   folder 0.1   run 0.2" in message
+    assert "terms[0].weight   folder 1   run 3" in message
+    assert "steps" not in message
+    assert "train.path" in message
+    assert read_json(tmp_path / "config.json") == CONFIG
+
+
+def test_fields_that_change_no_loss_may_differ(tmp_path):
+    claim(tmp_path, CONFIG, PRINTS)
+    changed = {**CONFIG, "train": {**CONFIG["train"], "threads": 8}}
+    claim(tmp_path, changed, PRINTS, ("train.threads",))
+    claim(tmp_path, {**CONFIG, "terms": []}, PRINTS, ("train", "terms"))
+    with pytest.raises(ConfigError, match="train.threads"):
+        claim(tmp_path, changed, PRINTS, ("train.thread",))
+
+
+def test_another_cache_is_refused(tmp_path):
+    claim(tmp_path, CONFIG, PRINTS)
+    with pytest.raises(CacheMismatch, match="camvid/frames"):
+        claim(tmp_path, CONFIG, {"camvid/frames": "b" * 64})
+
+
+def test_a_config_that_is_no_json_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json.*cannot be read"):
+        claim(tmp_path, CONFIG, PRINTS)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    write_whole(tmp_path / "last.pt", b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CacheUnwritable, match="No space left.*resumes"):
+        write_whole(tmp_path / "last.pt", b"new")
+    assert os.listdir(tmp_path) == ["last.pt"]
+    assert (tmp_path / "last.pt").read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_made_is_an_explained_error(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises((CacheUnwritable, ConfigError), match="run"):
+        claim(tmp_path / "run", CONFIG, PRINTS)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from stillroom.stages.train.settings import TrainConfig
+
+MINIMAL = {"path": "runs/a", "streams": {"camvid": {"batch": 2}}, "steps": 3}
+
+
+def test_a_minimal_section_is_enough_and_survives_json():
+    config = TrainConfig.model_validate({**MINIMAL, "validate": {"source": "camvid", "every": 5}})
+    assert config.validate_on is not None
+    assert config.validate_on.every == 5
+    assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
+    assert TrainConfig.model_validate(config.model_dump(mode="json", by_alias=True)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 2}, "either steps or epochs"),
+        ({"steps": None}, "either steps or epochs"),
+        ({"steps": 0}, "greater than 0"),
+        ({"streams": {}}, "at least 1"),
+        ({"streams": {"camvid": {"batch": 0}}}, "greater than 0"),
+        ({"streams": {"camvid": {"batch": 2, "complement": True}}}, "leaves none"),
+        ({"stepps": 3}, "Extra inputs"),
+        ({"jitter": {"brightness": 1.0}}, "less than 1"),
+        ({"ema": 1.0}, "less than 1"),
+        ({"optimiser": {"name": "adam"}}, "'sgd' or 'adamw'"),
+        ({"optimiser": {"lr": float("nan")}}, "greater than 0|finite"),
+        ({"unlabelled_weight": 0}, "greater than 0"),
+        ({"amp": "on"}, "'auto' or 'off'"),
+    ],
+)
+def test_nonsense_is_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate({**MINIMAL, **change})
