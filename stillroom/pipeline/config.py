@@ -40,7 +40,7 @@ class CacheConfig(Settings):
     artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")
     frames: bool = True
     preset: str = "fast"
-    codecs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    codecs: dict[str, Any] = Field(default_factory=dict)
     shard_frames: int | None = Field(default=None, gt=0)
     threshold: float = Field(default=0.7, ge=0, le=1)
     batch: int = Field(default=4, gt=0)

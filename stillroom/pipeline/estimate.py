@@ -20,6 +20,7 @@ from stillroom.stages.cache.cache_shard import (
     frames_and_labels,
 )
 from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
     Raises:
         CacheMismatch: the cache on disk was built from something else.
     """
-    import torch
-
-    torch.set_num_threads(run.cache.threads)
+    use_threads(run.cache.threads)
     targets = open_targets(run)
     plans = plan_build(targets)
     samples = replace(

@@ -14,14 +14,13 @@ from stillroom.stages.models.student import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.weights import load_state
 from stillroom.stages.sources.open import open_source
+from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import load_checkpoint
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import nn
 
     from stillroom.pipeline.config import EvaluateConfig, RunConfig
     from stillroom.stages.evaluate.cost import Cost
@@ -34,12 +33,13 @@ if TYPE_CHECKING:
 class Model:
     """Something that can be scored.
 
+    module: the torch module with its parameters; None for a bare callable
     classes: names, or None where the model does not know them
     """
 
     name: str
     predictor: Predictor
-    module: nn.Module | None
+    module: Any
     classes: tuple[str, ...] | None
 
 
@@ -82,8 +82,6 @@ def evaluate_model(
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
         CacheIncomplete: the run has not come to a model yet.
     """
-    from torch import nn
-
     from stillroom.stages.evaluate.cost import measure_cost
     from stillroom.stages.evaluate.evaluation import evaluate_source
 
@@ -101,7 +99,7 @@ def evaluate_model(
         limit=limit,
         on_frames=lambda done: on_frames(done, total),
     )
-    cost = measure_cost(opened.predictor, opened.module or nn.Module(), run.cache.canvas)
+    cost = measure_cost(opened.predictor, opened.module, run.cache.canvas)
     if sheet is not None:
         draw_predictions(run, [opened], sheet, {opened.name: result})
     return Evaluation(opened.name, run.evaluate.source, result, cost, sheet)
@@ -160,9 +158,7 @@ def _open_student(path: Path, run: RunConfig) -> Model:
         student.load_state_dict(checkpoint.get("ema") or checkpoint["student"])
     else:
         student.network.load_state_dict(load_state(path))
-    import torch
-
-    student.to("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(best_device())
     name = str(folder) if path.name == run_folder.MODEL else str(path)
     return Model(name, StudentPredictor(student), student, classes)
 

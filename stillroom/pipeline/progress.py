@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+import rich.progress as bars
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.build import BuildEvent
     from stillroom.pipeline.plan import SetPlan
+    from stillroom.stages.train.job import Progress
 
 
 class _Rate(ProgressColumn):
@@ -45,7 +46,7 @@ class _Bars:
 
     def __init__(self, unit: str) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._bars = Progress(
+        self._bars = bars.Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -98,6 +99,26 @@ class BuildBars(_Bars):
         if self._bad.get(key):
             note += f"  {self._bad[key]} bad"
         self._bars.update(self._tasks[key], advance=event.frames, note=note)
+
+
+class TrainBar(_Bars):
+    """`train`: steps, their rate, the loss, the time spent waiting for data, the last score."""
+
+    def __init__(self) -> None:
+        super().__init__("steps")
+        self._task = self._bars.add_task("train", total=None, note="")
+        self._loss: float | None = None
+        self._score = ""
+
+    def step(self, progress: Progress) -> None:
+        """One step more; the loss shown is an average over about twenty."""
+        mean = progress.loss if self._loss is None else self._loss
+        self._loss = 0.95 * mean + 0.05 * progress.loss
+        if progress.scores is not None and "miou" in progress.scores:
+            self._score = f"  mIoU {progress.scores['miou']:.4f}"
+        wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
+        note = f"loss {self._loss:.4f}  waits {wait:.0%}{self._score}"
+        self._bars.update(self._task, completed=progress.step, total=progress.steps, note=note)
 
 
 class CountBar(_Bars):

@@ -6,8 +6,10 @@ The cache's commits are the only truth: before a shard is tried again, the drive
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -47,7 +49,8 @@ def run_on_ray(
     Raises:
         StillroomError: one that no retry can mend (another teacher's cache, a full disk).
     """
-    with _connected(run, address) as ray:
+    # Ray prints what its daemons say to stdout, which belongs to the command's own report.
+    with contextlib.redirect_stdout(sys.stderr), _connected(run, address) as ray:
         return _Queue(ray, run, works, listen).drain()
 
 

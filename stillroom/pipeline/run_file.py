@@ -23,12 +23,10 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file is missing or not TOML, or any number of faults, all of them listed.
     """
     try:
-        text = path.read_text(encoding="utf8")
+        document = tomllib.loads(path.read_text(encoding="utf8"))
     except OSError as error:
         raise ConfigError(f"run file {path}: cannot be read ({error.strerror})") from error
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"run file {path}: not valid TOML: {error}") from error
     for override in overrides:
         _override(document, override)
@@ -162,8 +160,8 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
         settings = settings if isinstance(settings, dict) else {}
         place = f"train.streams.{stream}" + (".source" if "source" in settings else "")
         wanted.append((place, settings.get("source", stream), sources, "source"))
-    if "source" in _table(train, "validate"):
-        wanted.append(("train.validate.source", train["validate"]["source"], sources, "source"))
+    if "source" in _table(train, "validation"):
+        wanted.append(("train.validation.source", train["validation"]["source"], sources, "source"))
     if "source" in evaluate:
         wanted.append(("evaluate.source", evaluate["source"], sources, "source"))
     for position, term in enumerate(_sequence(document.get("terms"))):

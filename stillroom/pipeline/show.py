@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
             f"{len(verdict.faults)}",
         )
     faults = [fault for verdict in found for fault in verdict.faults]
-    parts: list[Any] = [table, *(f"[red]fault[/] {fault.message}" for fault in faults)]
+    parts: list[Any] = [table, *(f"[red]fault[/] {escape(str(fault))}" for fault in faults)]
     if faults:
         parts.append("to heal: delete the manifest parts named above, then run `stillroom cache build`")
     elif any(verdict.missing for verdict in found):

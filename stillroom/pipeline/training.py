@@ -8,6 +8,7 @@ from stillroom.pipeline.config import as_document
 from stillroom.pipeline.targets import FRAMES, open_targets
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
+from stillroom.stages.torch_state import best_device, use_seed
 from stillroom.stages.train.dataset import open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
@@ -36,14 +37,12 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
         CacheMismatch: the cache was built from something else.
         CacheIncomplete: frames that the run reads are not cached.
     """
-    import torch
-
     settings, student_config = _sections(run)
     objective = Objective(run.terms, settings.unlabelled_weight)
     cache = Cache.open(run.cache.path)
     check_cache(run, cache, objective)
     classes = student_classes(cache, settings)
-    torch.manual_seed(settings.seed)
+    use_seed(settings.seed)
     student = build_student(student_config, len(classes))
     streams = {
         name: open_dataset(cache, name, settings, objective.needs(stream.labelled), student.stride)
@@ -59,7 +58,7 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
             config={**as_document(run), "classes": list(classes)},
             validate=_validator(run, classes),
             on_step=on_step,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=best_device(),
             may_differ=(*UNCHANGING, *ELSEWHERE),
         )
     )

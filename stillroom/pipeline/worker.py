@@ -10,6 +10,7 @@ from stillroom.pipeline.targets import FRAMES, open_targets
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
 from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ class ShardWorker:
     """
 
     def __init__(self, run: RunConfig) -> None:
-        import torch
-
-        torch.set_num_threads(run.cache.threads)
+        use_threads(run.cache.threads)
         self._run = run
         self._targets = open_targets(run)
         self._cache = Cache.create(run.cache.path)

@@ -185,7 +185,7 @@ class Byte:
         scale, _ = _affine(floats)
         # 255 steps, each product and each sum rounded once, and the quotient on the way in.
         rounding = scale * np.float32(255 * 2.0**-21)
-        extreme = np.abs(floats).reshape(len(floats), -1).max(axis=1, initial=0)
+        extreme = np.abs(floats).max(axis=tuple(range(1, floats.ndim)), initial=0)
         bound = scale / 2 + rounding + extreme * np.float32(2.0**-23) + np.float32(2.0**-140)
         return _per_channel(bound.astype(np.float32), floats)
 

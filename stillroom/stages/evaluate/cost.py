@@ -68,20 +68,20 @@ class Cost:
 
 
 def measure_cost(
-    predictor: Predictor, module: nn.Module, size: tuple[int, int], *, runs: int = 20
+    predictor: Predictor, module: nn.Module | None, size: tuple[int, int], *, runs: int = 20
 ) -> Cost:
     """Measure a model: count its parameters and FLOPs, and time it at batch 1.
 
     Args:
         predictor: the model as it is evaluated.
-        module: what holds its parameters.
+        module: what holds its parameters; None for a bare callable, which counts as having none.
         size: (height, width) of the frame.
         runs: timed calls.
     """
     return Cost(
         height=size[0],
         width=size[1],
-        parameters=count_parameters(module),
+        parameters=0 if module is None else count_parameters(module),
         flops=count_flops(predictor, size),
         speed=measure_speed(predictor, size, runs=runs),
     )

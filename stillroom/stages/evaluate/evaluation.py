@@ -75,15 +75,14 @@ def evaluate(
     """
     matrix = ConfusionMatrix(len(classes))
     skipped: list[SkippedFrame] = []
-    done = scored = 0
-    for found in predictions(predictor, frames, batch):
+    scored = 0
+    for done, found in enumerate(predictions(predictor, frames, batch), start=1):
         if isinstance(found, SkippedFrame):
             skipped.append(found)
         else:
             _check_channels(found, classes)
             matrix.update(found.classes, _label(found.frame))
             scored += 1
-        done += 1
         if on_frames is not None:
             on_frames(done)
     if not scored:

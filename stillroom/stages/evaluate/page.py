@@ -10,10 +10,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from stillroom.stages.evaluate.palette import palette
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -26,6 +29,9 @@ FAINT = "#6b7280"
 LINE = "#d5d9e0"
 FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws alike
 TITLE, TEXT, SMALL = 18, 13, 12  # heights in pixels
+SWATCH, KEY_HEIGHT = 14, 22
+
+KeyLines = list[list[tuple[float, str, str]]]
 
 # Of the runs or terms in a chart; told apart by people with colour-blindness too (Okabe and Ito,
 # "Color Universal Design", 2008), yellow left out, which fades on white.
@@ -74,6 +80,16 @@ class Page:
             Rectangle(corner, *extent, facecolor=colour, edgecolor="#9aa1ac", linewidth=0.6)
         )
 
+    def key(self, left: float, top: float, lines: KeyLines, colours: Mapping[str, str]) -> None:
+        """Write a key of names behind their colours, as `key_lines` has wrapped it."""
+        for number, line in enumerate(lines):
+            for offset, name, shown in line:
+                upper = top + number * KEY_HEIGHT
+                self.box(left + offset, upper, SWATCH, SWATCH, colours[name])
+                self.text(
+                    left + offset + SWATCH + 8, upper + SWATCH / 2, shown, va="center_baseline"
+                )
+
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Add axes whose inner area is the given rectangle."""
         bottom = self.height - top - height
@@ -83,11 +99,15 @@ class Page:
 
     def save(self, path: Path) -> Path:
         """Write the page as a PNG, making its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             # A class or file name in a script that the font lacks shows boxes; it is no fault.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            self._canvas.print_png(str(path), metadata={"Software": "stillroom"})
+            self._canvas.draw()  # type: ignore[no-untyped-call]
+        # Not by savefig: a user's own matplotlibrc may crop or resize what that writes.
+        drawn = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(drawn)[..., :3]  # (H, W, 3)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
         return path
 
 
@@ -113,6 +133,28 @@ def fitted(words: str, width: float, size: int = TEXT, *, bold: bool = False) ->
         if text_width(shorter, size, bold=bold) <= width:
             return shorter
     return "…"
+
+
+def key_lines(names: Sequence[str], room: float) -> KeyLines:
+    """Wrap a key into `room` pixels: by line, (offset in pixels, name, name as it is shown)."""
+    lines: KeyLines = [[]]
+    offset = 0.0
+    for name in names:
+        shown = fitted(name, room - SWATCH - 8)
+        taken = SWATCH + 8 + text_width(shown)
+        if lines[-1] and offset + taken > room:
+            lines.append([])
+            offset = 0.0
+        lines[-1].append((offset, name, shown))
+        offset += taken + 28
+    return lines
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each run or term."""
+    more = palette([f"series {index}" for index in range(len(names))])
+    generated = ["#{:02x}{:02x}{:02x}".format(*row) for row in more.tolist()]
+    return dict(zip(names, [*SERIES, *generated[len(SERIES) :]], strict=False))
 
 
 def style_axes(axes: Axes) -> None:

@@ -84,7 +84,7 @@ def prediction_sheet(
     headings = [
         f"{name} · mIoU {scores[name].miou:.3f}" if name in scores else name for name in models
     ]
-    truth, errors = (["label"], [f"errors of {judged}"]) if labelled else ([], [])
+    truth, errors = (["label"], [f"errors of {judged}, in red"]) if labelled else ([], [])
     colours = palette(classes)
     legend_title, legend = _legend(rows, classes, scores, labelled=labelled)
     return draw_sheet(
@@ -150,7 +150,7 @@ def _legend(
     title = "Classes" + (f" ({left_out})" if left_out else "")
     title += f" with the IoU of {' / '.join(shown)}" if shown else ""
     if labelled:
-        entries += (Entry(BLACK, "ignored"), Entry(WRONG, "wrong"))
+        entries += (Entry(BLACK, "ignored"),)
     if any(row.valid not in (None, row.image.shape[:2]) for row in rows):
         entries += (Entry(PADDING, "padding"),)
     return title, entries

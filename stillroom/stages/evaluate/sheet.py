@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from stillroom.stages.evaluate.page import FAINT, SMALL, TEXT, TITLE, Page, fitted, text_width
+from stillroom.stages.evaluate.page import (
+    FAINT,
+    KEY_HEIGHT,
+    SMALL,
+    SWATCH,
+    TEXT,
+    TITLE,
+    Page,
+    fitted,
+    text_width,
+)
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +32,6 @@ if TYPE_CHECKING:
 MARGIN, GAP = 28, 12
 WIDEST, NARROWEST = 1880, 720  # of a whole page; the second leaves room for title and legend
 LARGEST_TILE, SMALLEST_TILE = 480, 120
-SWATCH, LINE_HEIGHT = 14, 22
 BAR_HEIGHT = 44
 
 
@@ -119,10 +128,9 @@ def _fit(tile: Tile, width: int) -> NDArray[np.uint8] | None:
     scale = min(width / image.shape[1], width * 1.25 / image.shape[0])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     larger = cv2.INTER_CUBIC if tile.smooth else cv2.INTER_NEAREST
-    resized: NDArray[np.uint8] = cv2.resize(
-        np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA if scale < 1 else larger
-    )
-    return resized
+    method = cv2.INTER_AREA if scale < 1 else larger
+    resized = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
+    return resized.astype(np.uint8, copy=False)
 
 
 def _row_height(images: Sequence[NDArray[np.uint8] | None], tile: int) -> int:
@@ -187,16 +195,16 @@ class _Legend:
         self.lines = -(-len(self.entries) // columns)
 
     def height(self, title: str) -> int:
-        return (LINE_HEIGHT + 4 if title else 0) + self.lines * LINE_HEIGHT
+        return (KEY_HEIGHT + 4 if title else 0) + self.lines * KEY_HEIGHT
 
     def draw(self, page: Page, title: str, top: int) -> None:
         if title:
             room = page.width - 2 * MARGIN
             page.text(MARGIN, top, fitted(title, room, TEXT, bold=True), TEXT, bold=True)
-            top += LINE_HEIGHT + 4
+            top += KEY_HEIGHT + 4
         for position, one in enumerate(self.entries):
             column, line = divmod(position, self.lines)
-            left, upper = MARGIN + column * self.width, top + line * LINE_HEIGHT
+            left, upper = MARGIN + column * self.width, top + line * KEY_HEIGHT
             colour = tuple(channel / 255 for channel in one.colour)
             page.box(left, upper, SWATCH, SWATCH, colour)
             baseline = upper + SWATCH / 2

@@ -38,11 +38,13 @@ class TeacherNetwork:
     module: what is moved to a device and set to eval; None for a bare callable
     forward: normalised images to logits and features, through `module`
     multiple: pixels that both sides of the input must be multiples of
+    channels_last: whether it takes its input in that order, see `Normalise`
     """
 
     module: nn.Module | None
     forward: DenseNetwork
     multiple: int
+    channels_last: bool
 
 
 def as_dense_output(output: Any) -> DenseOutput:
@@ -66,14 +68,21 @@ def as_dense_output(output: Any) -> DenseOutput:
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel, then zeros below and to the right up to a multiple of `pad`."""
+    """(x - mean) / std per channel, then zeros below and to the right up to a multiple of `pad`.
+
+    channels_last: order of the result in memory; convolutions on a CPU are a third faster with it,
+        but a network that calls `view` on its input wants the usual order
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], pad: int) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], pad: int, *, channels_last: bool
+    ) -> None:
         super().__init__()
         self.pad = pad
+        self._order = torch.channels_last if channels_last else torch.contiguous_format
         # They come from the config every time, so a checkpoint need not repeat them.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -82,7 +91,9 @@ class Normalise(nn.Module):
         """Bring images (B, 3, H, W) RGB 0..255 of any dtype to (B, 3, H', W') float32."""
         images = (images.float() - self.mean) / self.std
         below, right = -images.shape[-2] % self.pad, -images.shape[-1] % self.pad
-        return nn.functional.pad(images, (0, right, 0, below)) if below or right else images
+        if below or right:
+            images = nn.functional.pad(images, (0, right, 0, below))
+        return images.contiguous(memory_format=self._order)
 
 
 def crop(output: DenseOutput, strides: Mapping[str, int], height: int, width: int) -> DenseOutput:

@@ -3,6 +3,10 @@
 Its heads are classifier convolution, upsampling, activation. Only the convolution is run: logits
 are cached and compared on the decoder's own grid. "penultimate" is what the convolution reads,
 "stage1".."stage5" what the encoder hands to the decoder.
+
+SMP's heads upsample with align_corners=True; here a cell is the square of pixels below it, which is
+align_corners=False. For weights trained through SMP's own head the two agree in the middle of a
+frame and are up to half a cell apart at its border.
 """
 
 from __future__ import annotations
@@ -110,6 +114,27 @@ def classifier_of(network: Any) -> nn.Conv2d:
     """The convolution that turns penultimate features into logits."""
     classifier: nn.Conv2d = network.segmentation_head[0]
     return classifier
+
+
+def freeze_idle_layers(network: Any) -> int:
+    """Take parameters that no output depends on out of training; returns how many they are.
+
+    A shallow encoder keeps its deeper blocks, for the names of its weights' sake. They would be
+    counted as trainable, and data-parallel training would wait for their gradients.
+    """
+    import torch
+
+    side = max(128, pad_multiple(network))
+    was_training = network.training
+    output = forward_smp(network.eval(), torch.zeros(1, 3, side, side))
+    network.train(was_training)
+    total = torch.stack([grid.sum() for grid in (output.logits, *output.features.values())]).sum()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    idle = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    return sum(parameter.numel() for parameter in idle)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from stillroom.stages.models.smp import (
     build_smp,
     classifier_of,
     forward_smp,
+    freeze_idle_layers,
     pad_multiple,
 )
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
@@ -106,6 +107,8 @@ class Student(nn.Module):
     strides: pixels of an image to one cell, for "logits" and each "features/<layer>"
     stride: of the logits
     encoder_fit: what became of the pretrained encoder weights, if there were any
+    idle_parameters: how many are there for their names alone; they are frozen, and an honest count
+        leaves them out
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Student(nn.Module):
         self.normalise = normalise
         self.num_classes = num_classes
         self.encoder_fit: EncoderFit | None = None
+        self.idle_parameters = 0
         # Functions of the network, not bound to it: a deep copy then runs its own weights.
         self._run = run
         self._classifier_weight = classifier_weight
@@ -184,9 +188,10 @@ def _build_smp(config: SmpStudentConfig, num_classes: int) -> Student:
         state = load_state(config.weights)
         check_classes(state, CLASSIFIER, num_classes, config.weights)
         fit_state(network, state, config.weights)
-    normalise = Normalise(config.mean, config.std, pad_multiple(network))
+    normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
     student = Student(network, normalise, num_classes, forward_smp, _smp_classifier_weight)
     student.encoder_fit = fit
+    student.idle_parameters = freeze_idle_layers(network)
     return student
 
 
@@ -198,7 +203,7 @@ def _build_python(config: PythonStudentConfig, num_classes: int) -> Student:
         )
     if config.weights is not None:
         fit_state(network, load_state(config.weights), config.weights)
-    normalise = Normalise(config.mean, config.std, config.pad)
+    normalise = Normalise(config.mean, config.std, config.pad, channels_last=False)
     return Student(network, normalise, num_classes, _run_python, _python_classifier_weight)
 
 

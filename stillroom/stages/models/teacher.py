@@ -75,7 +75,9 @@ class Teacher:
                 f"teacher: pad={config.pad}, but this network needs sides that are multiples of "
                 f"{network.multiple}"
             )
-        self._normalise = Normalise(config.mean, config.std, config.pad).to(device)
+        self._normalise = Normalise(
+            config.mean, config.std, config.pad, channels_last=network.channels_last
+        ).to(device)
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
         self.strides = measure_strides(network.forward, config.pad, self.num_classes, device)
@@ -111,7 +113,8 @@ class Teacher:
             images = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))  # (B, 3, H', W')
             output = crop(self._network.forward(images), self.strides, height, width)
         return TeacherOutput(
-            output.logits.float(), {name: grid.float() for name, grid in output.features.items()}
+            output.logits.float().contiguous(),
+            {name: grid.float().contiguous() for name, grid in output.features.items()},
         )
 
     def _autocast(self) -> Any:

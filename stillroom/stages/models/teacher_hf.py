@@ -86,7 +86,10 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         model = _load(transformers, config)
     classifier = _find_classifier(model.eval(), config)
     return TeacherNetwork(
-        module=model, forward=lambda images: _forward(model, classifier, images), multiple=1
+        module=model,
+        forward=lambda images: _forward(model, classifier, images),
+        multiple=1,
+        channels_last=False,
     )
 
 
@@ -102,8 +105,8 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
         found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
     if found != config.num_classes():
         raise WeightsError(
-            f"teacher {config.path} has {found} classes, but {config.num_classes()} are configured; "
-            "give `classes` as the model was trained with"
+            f"teacher {config.path} has {found} classes, but {config.num_classes()} are "
+            "configured; give `classes` as the model was trained with"
         )
     with _as_weights_error(config.path):
         model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(

@@ -64,5 +64,8 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
             )
         fit_state(module, load_state(config.weights), config.weights)
     return TeacherNetwork(
-        module=module, forward=lambda images: as_dense_output(network(images)), multiple=1
+        module=module,
+        forward=lambda images: as_dense_output(network(images)),
+        multiple=1,
+        channels_last=False,
     )

@@ -60,4 +60,5 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
         module=network,
         forward=lambda images: forward_smp(network, images),
         multiple=pad_multiple(network),
+        channels_last=True,
     )

@@ -67,7 +67,10 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
         fit_state(network, state, config.weights)
     forward = _forward_lraspp if family == "lraspp" else _forward_sequential
     return TeacherNetwork(
-        module=network, forward=lambda images: forward(network, images), multiple=1
+        module=network,
+        forward=lambda images: forward(network, images),
+        multiple=1,
+        channels_last=True,
     )
 
 
@@ -75,9 +78,11 @@ def _forward_sequential(network: Any, images: Tensor) -> DenseOutput:
     """FCN and DeepLabV3: the last layer of `classifier` is the convolution to classes."""
     from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
 
-    grid = network.backbone(images)["out"]
-    penultimate = network.classifier[:-1](grid)
-    return DenseOutput(network.classifier[-1](penultimate), {PENULTIMATE: penultimate})
+    *layers, last = network.classifier
+    penultimate = network.backbone(images)["out"]
+    for layer in layers:
+        penultimate = layer(penultimate)
+    return DenseOutput(last(penultimate), {PENULTIMATE: penultimate})
 
 
 def _forward_lraspp(network: Any, images: Tensor) -> DenseOutput:

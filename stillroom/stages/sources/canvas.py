@@ -89,4 +89,5 @@ def _resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     # OpenCV's INTER_NEAREST takes the pixel's corner, half a pixel off from the image's centres
     rows = (2 * np.arange(size[0]) + 1) * label.shape[0] // (2 * size[0])
     columns = (2 * np.arange(size[1]) + 1) * label.shape[1] // (2 * size[1])
-    return np.take(np.take(label, rows, axis=0), columns, axis=1)
+    resized: NDArray[np.uint8] = label[rows[:, None], columns[None, :]]
+    return resized

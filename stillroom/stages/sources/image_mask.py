@@ -54,7 +54,7 @@ class ImageMaskConfig(Settings):
         wrong = {k: v for k, v in (self.mapping or {}).items() if not 0 <= v < count}
         if wrong:
             raise ValueError(f"mapping {wrong} leads outside the {count} classes (0..{count - 1})")
-        both = sorted(set(self._listed()) & set(self.ignore)) if self.mapping is not None else []
+        both = sorted(set(self.mapping or {}) & set(self.ignore))
         if both:
             raise ValueError(f"ids {both} are both mapped and ignored")
         return self

@@ -77,7 +77,7 @@ def find_images(folder: Path, *, recursive: bool) -> list[FoundFile]:
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key under which frame 2 precedes frame 10; equal keys mean equal texts."""
     parts = [
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        (0, int(part), "") if part[0] in "0123456789" else (1, 0, part)
         for part in re.split(r"([0-9]+)", text)
         if part
     ]

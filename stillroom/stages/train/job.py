@@ -31,7 +31,7 @@ class TrainJob:
     config: the resolved run file as plain JSON types: kept in the run folder and in checkpoints,
         and what the folder is compared with when it is used again
     fingerprints: of the artifact sets read, by "<source>/<set>"; of the streams if left out
-    validate: scores of a student in evaluation mode, by name; called as `settings.validate_on` says
+    validate: scores of a student in evaluation mode, by name; called as `settings.validation` says
     score: the name among them that decides which checkpoint is the best; higher is better
     on_step: told after every step
     may_differ: dotted fields of `config`, or sections, that a resumed run may have changed
@@ -68,8 +68,8 @@ class TrainJob:
                 f"streams bring artifacts to the strides {strides}, and the student's is "
                 f"{self.student.stride}; open them with out_stride={self.student.stride}"
             )
-        if (self.validate is None) != (self.settings.validate_on is None):
-            raise ConfigError("train.validate and a function to validate with come together")
+        if (self.validate is None) != (self.settings.validation is None):
+            raise ConfigError("train.validation and a function to validate with come together")
 
     @property
     def steps(self) -> int:

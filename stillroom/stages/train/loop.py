@@ -31,6 +31,7 @@ from stillroom.stages.train.checkpoint import (
     save_last,
     uses_amp,
 )
+from stillroom.stages.train.finite import demand_finite, demand_finite_weights, gradient_norm
 from stillroom.stages.train.interrupt import DeferredInterrupt
 from stillroom.stages.train.job import Progress, TrainJob, TrainResult
 from stillroom.stages.train.metrics import Metrics, Window
@@ -79,7 +80,7 @@ def train(job: TrainJob) -> TrainResult:
 
 def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[str, Any]) -> None:
     """Take every step that is left; last.pt is up to date when this returns."""
-    settings, last = job.settings, job.settings.path / run_folder.LAST
+    settings = job.settings
     loader = Loader(
         job.streams,
         {name: stream.batch for name, stream in settings.streams.items()},
@@ -99,7 +100,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
             try:
                 batches = next(steps)
             except Exception:
-                save_last(last, learner, about)  # the weights are those of a whole step
+                _save(job, learner, about)  # the weights are those of a whole step
                 raise
             learner.wait_seconds += time.perf_counter() - began
             lr = _lr(job, learner.step)
@@ -110,14 +111,14 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
             _log(job, learner, lr, metrics)
             scores = _validate(job, learner, metrics, about)
             if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
-                save_last(last, learner, about)
+                _save(job, learner, about)
                 metrics.flush()
             try:
                 if job.on_step is not None:
                     job.on_step(_progress(job, learner, loss, terms, lr, scores))
                 interrupt.raise_if_asked()
             except KeyboardInterrupt:
-                save_last(last, learner, about)
+                _save(job, learner, about)
                 LOG.warning("interrupted at step %d of %d, saved", learner.step, job.steps)
                 raise
 
@@ -142,8 +143,7 @@ def _step(
     # One transfer from the device for all of them.
     found = torch.stack([loss.detach(), *values.values()]).tolist()
     terms_now = dict(zip(values, found[1:], strict=True))
-    if not math.isfinite(found[0]):
-        raise _not_finite(job, learner, f"the loss is {found[0]}", terms_now, batches)
+    demand_finite("the loss", found[0], learner.step + 1, terms_now, batches)
     learner.optimiser.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     _demand_finite_gradient(job, learner, terms_now, batches)
@@ -174,28 +174,14 @@ def _demand_finite_gradient(
     step out and halves it. Below 1 that is no explanation any more.
     """
     learner.scaler.unscale_(learner.optimiser)
-    parameters = [p for p in learner.student.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if job.settings.optimiser.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, job.settings.optimiser.clip, norm)
-    scaled = learner.scaler.is_enabled() and learner.scaler.get_scale() >= 1
-    if not scaled and not math.isfinite(norm.item()):
-        raise _not_finite(job, learner, f"the gradient's norm is {norm.item()}", terms, batches)
+    norm = gradient_norm(learner.student, job.settings.optimiser.clip)
+    if not learner.scaler.is_enabled() or learner.scaler.get_scale() < 1:
+        demand_finite("the gradient's norm", norm.item(), learner.step + 1, terms, batches)
 
 
-def _not_finite(
-    job: TrainJob, learner: Learner, what: str, terms: Mapping[str, float], batches: list[Batch]
-) -> ConfigError:
-    listing = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-    guilty = [name for name, value in terms.items() if not math.isfinite(value)]
-    frames = ", ".join(frame_id for batch in batches for frame_id in batch.frame_ids)
-    return ConfigError(
-        f"training stopped in step {learner.step + 1} of {job.steps}: {what}; "
-        f"not finite: {', '.join(guilty) or 'no term by itself'}; terms: {listing}; "
-        f"frames: {frames}. Nothing was saved over the last checkpoint. Lower "
-        "train.optimiser.lr or a term's weight, or set train.optimiser.clip or "
-        "train.warmup_steps, and give train.path another folder"
-    )
+def _save(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> None:
+    demand_finite_weights(learner.student, learner.step)
+    save_last(job.settings.path / run_folder.LAST, learner, about)
 
 
 def _lr(job: TrainJob, step: int) -> float:
@@ -221,7 +207,7 @@ def _validate(
     job: TrainJob, learner: Learner, metrics: Metrics, about: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
     """Score the student where it is time to, and keep it where it is the best so far."""
-    asked = job.settings.validate_on
+    asked = job.settings.validation
     if job.validate is None or asked is None:
         return None
     if learner.step % asked.every and learner.step != job.steps:

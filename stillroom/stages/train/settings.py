@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stillroom.stages.geometry import ViewConfig
 from stillroom.stages.settings import Settings
@@ -53,7 +53,7 @@ class OptimiserConfig(Settings):
     clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
-class ValidateConfig(Settings):
+class ValidationConfig(Settings):
     """Scores while training, for best.pt; the last step is always validated.
 
     source: a labelled source of the run file
@@ -78,12 +78,9 @@ class TrainConfig(Settings):
     amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
     seed: with the frame and the epoch, the origin of every random number
     threads: threads that read and decode ahead
-    validate: when to score the student and on what (`validate_on` in Python: pydantic has taken
-        the name)
+    validation: when to score the student, and on what
     checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
     """
-
-    model_config = ConfigDict(populate_by_name=True)
 
     path: Path
     streams: dict[str, StreamConfig] = Field(min_length=1)
@@ -99,7 +96,7 @@ class TrainConfig(Settings):
     amp: Literal["auto", "off"] = "auto"
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=2, gt=0)
-    validate_on: ValidateConfig | None = Field(default=None, alias="validate")
+    validation: ValidationConfig | None = None
     checkpoint_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=20, gt=0)
 

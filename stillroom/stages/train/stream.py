@@ -64,7 +64,12 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         frames = sum(batches.values())
         self.ahead = max(1, math.ceil(2 * threads / frames)) if ahead is None else ahead
-        self._pool = ThreadPoolExecutor(threads, "stillroom-loader")
+        self._torch_threads: int | None = torch.get_num_threads()
+        # One thread each: a sample is small, and splitting it as well would have every loading
+        # thread spin for cores that the student is using.
+        self._pool = ThreadPoolExecutor(
+            threads, "stillroom-loader", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield the batches of each step, in the order of the streams."""
@@ -92,6 +97,10 @@ class Loader:
     def close(self) -> None:
         """Drop what was not begun, wait for what was; may be called again."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._torch_threads is not None:
+            # This thread's number never changed, but what later threads begin with did.
+            torch.set_num_threads(self._torch_threads)
+            self._torch_threads = None
 
     def _submit(self, stream: str, step: int) -> Future[Batch]:
         dataset, batch = self.datasets[stream], self.batches[stream]

@@ -45,6 +45,7 @@ def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, en
     network = build(architecture, encoder)
     multiple = pad_multiple(network)
     images = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=torch.channels_last)  # as teachers and students do
     with torch.no_grad():
         output = forward_smp(network, images)
         whole = network(images)

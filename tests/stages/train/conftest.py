@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillroom.stages.models.dense_network import DenseOutput, Normalise
-from stillroom.stages.models.student import Student
+from stillroom.stages.models.student import PythonStudentConfig, Student, build_student
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import ArraySpec, Cache
@@ -21,7 +20,7 @@ CANVAS, CLASSES, STRIDE = (24, 32), 4, 4
 
 
 class TinyNetwork(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(3, 6, 3, stride=2, padding=1),
@@ -32,29 +31,40 @@ class TinyNetwork(nn.Module):
             nn.ReLU(),
         )
         self.dropout = nn.Dropout2d(0.2)
-        self.classifier = nn.Conv2d(8, CLASSES, 1)
+        self.classifier = nn.Conv2d(8, classes, 1)
 
     def forward(self, images):
         features = self.encoder(images)
-        return self.classifier(self.dropout(features)), features
+        logits = self.classifier(self.dropout(features))
+        return {"logits": logits, "features": {"penultimate": features}}
 
 
-def run(network, images):
-    logits, features = network(images)
-    return DenseOutput(logits, {"penultimate": features})
+def tiny_network(num_classes: int) -> TinyNetwork:
+    return TinyNetwork(num_classes)
 
 
-def weight(network):
-    return network.classifier.weight[:, :, 0, 0]
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors only lose by being shared between threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def make_student():
     def make(seed: int = 0) -> Student:
+        config = PythonStudentConfig(
+            kind="python",
+            target=f"{__name__}:tiny_network",
+            mean=(127.0,) * 3,
+            std=(64.0,) * 3,
+            pad=4,
+        )
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            normalise = Normalise((127.0,) * 3, (64.0,) * 3, STRIDE)
-            return Student(TinyNetwork(), normalise, CLASSES, run, weight)
+            return build_student(config, CLASSES)
 
     return make
 

@@ -102,13 +102,13 @@ def test_no_usable_frame_is_an_error(tmp_path, make_cache):
 
 def test_an_unfinished_cache_is_refused(tmp_path, make_cache):
     cache = make_cache(tmp_path / "cache", shards=[0, 2])
-    with pytest.raises(CacheIncomplete, match="2 of 3 shards.*cache build"):
+    with pytest.raises(CacheIncomplete, match=r"2 of 3 shards.*cache build"):
         dataset(cache)
 
 
 def test_labels_that_are_not_there_are_refused(tmp_path, make_cache):
     cache = make_cache(tmp_path / "cache", labelled=False)
-    with pytest.raises(ConfigError, match="has no labels.*labelled = false"):
+    with pytest.raises(ConfigError, match=r"has no labels.*labelled = false"):
         dataset(cache)
     assert dataset(cache, labelled=False).sample(0, 0).label is None
 

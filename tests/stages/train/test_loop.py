@@ -43,7 +43,7 @@ EVERYTHING = {  # all that a resumed run could get wrong
     "unlabelled_weight": 0.5,
     "log_every": 2,
     "checkpoint_every": 3,
-    "validate": {"source": "camvid", "every": 4},
+    "validation": {"source": "camvid", "every": 4},
 }
 
 
@@ -70,7 +70,7 @@ def make_job(tmp_path, make_cache, make_student):
             },
             settings=settings,
             config={"train": settings.model_dump(mode="json"), "terms": list(terms)},
-            validate=job.get("validate_with", score if settings.validate_on else None),
+            validate=job.get("validate_with", score if settings.validation else None),
             on_step=job.get("on_step"),
         )
 
@@ -202,7 +202,7 @@ def test_the_best_validation_is_kept_and_exported(make_job):
         return {"miou": next(scores)}
 
     job = make_job(
-        "run", validate_with=validate, steps=8, ema=0.9, validate={"source": "x", "every": 2}
+        "run", validate_with=validate, steps=8, ema=0.9, validation={"source": "x", "every": 2}
     )
     result = train(job)
     assert (result.best_score, result.best_step) == (0.7, 4)
@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(m
     with pytest.raises(ConfigError) as caught:
         train(job)
     message = str(caught.value)
-    assert "step 6 of 9" in message
+    assert "in step 6: the loss is nan" in message
     assert "not finite: camvid/cross_entropy, camvid/probability_l2/fpn" in message
     assert "frames: camvid_" in message
     saved = checkpoint(job)
@@ -285,10 +285,26 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(m
     weight = job.student.network.classifier.weight
     before = weight.detach().clone()
     weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(ConfigError, match=r"step 1 of 3: the gradient's norm is (nan|inf)"):
+    with pytest.raises(ConfigError, match=r"step 1: the gradient's norm is (nan|inf)"):
         train(job)
     assert torch.equal(weight, before)
     assert not (job.settings.path / "last.pt").exists()
+
+
+def test_weights_that_an_update_made_infinite_are_not_saved(make_job):
+    def poison(progress):
+        if progress.step == 5:  # the next loss would tell, but last.pt is due before it
+            job.student.network.encoder[0].bias.register_hook(explode)
+
+    def explode(gradient):
+        with torch.no_grad():
+            job.student.network.encoder[0].bias.fill_(float("inf"))
+        return gradient
+
+    job = make_job("run", steps=9, checkpoint_every=3, on_step=poison)
+    with pytest.raises(ConfigError, match="after step 6: the student's weights are not finite"):
+        train(job)
+    assert checkpoint(job)["step"] == 3
 
 
 def test_a_fault_of_the_cache_saves_the_last_whole_step(make_job):
@@ -315,9 +331,7 @@ def test_bad_rows_are_told(make_job, make_cache, tmp_path, caplog):
 
 
 def test_a_student_learns_what_is_in_the_cache(make_job):
-    job = make_job(
-        "run", seed=1, steps=60, log_every=10, optimiser={"name": "adamw", "lr": 0.02}
-    )
+    job = make_job("run", seed=1, steps=60, log_every=10, optimiser={"name": "adamw", "lr": 0.02})
     train(job)
     losses = [line["loss"] for line in lines(job)]
     assert losses[-1] < 0.6 * losses[0]
@@ -353,7 +367,29 @@ def test_a_job_that_does_not_fit_together_is_refused(make_job):
 
 def test_validation_without_the_score_that_decides_is_refused(make_job):
     job = make_job(
-        "run", validate_with=lambda _: {"accuracy": 1.0}, validate={"source": "x", "every": 1}
+        "run", validate_with=lambda _: {"accuracy": 1.0}, validation={"source": "x", "every": 1}
     )
     with pytest.raises(ConfigError, match="gave accuracy, and no 'miou'"):
         train(job)
+
+
+def test_an_exported_smp_student_is_a_teacher(make_job):
+    from stillroom.stages.models.student import SmpStudentConfig, build_student
+    from stillroom.stages.models.teacher import build_teacher
+    from stillroom.stages.models.teacher_smp import SmpTeacherConfig
+
+    design = {"kind": "smp", "architecture": "FPN", "encoder": "mobilenet_v2"}
+    torch.manual_seed(0)
+    student = build_student(SmpStudentConfig(**design), 4)
+    job = make_job("run")
+    parts = {name: getattr(job, name) for name in job.__dataclass_fields__}
+    job.streams["camvid"].out_stride = student.stride
+    settings = job.settings.model_copy(update={"steps": 1})
+    result = train(TrainJob(**{**parts, "student": student, "settings": settings}))
+    teacher = build_teacher(
+        SmpTeacherConfig(**design, classes=4, weights=result.paths["model"], device="cpu")
+    )
+    frames = torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = student.eval()(frames.permute(0, 3, 1, 2).float()).logits
+    torch.testing.assert_close(teacher(frames).logits, wanted, rtol=1e-4, atol=1e-4)

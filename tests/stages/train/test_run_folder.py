@@ -40,7 +40,7 @@ def test_fields_that_change_no_loss_may_differ(tmp_path):
     changed = {**CONFIG, "train": {**CONFIG["train"], "threads": 8}}
     claim(tmp_path, changed, PRINTS, ("train.threads",))
     claim(tmp_path, {**CONFIG, "terms": []}, PRINTS, ("train", "terms"))
-    with pytest.raises(ConfigError, match="train.threads"):
+    with pytest.raises(ConfigError, match=r"train\.threads"):
         claim(tmp_path, changed, PRINTS, ("train.thread",))
 
 
@@ -63,7 +63,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CacheUnwritable, match="No space left.*resumes"):
+    with pytest.raises(CacheUnwritable, match=r"No space left.*resumes"):
         write_whole(tmp_path / "last.pt", b"new")
     assert os.listdir(tmp_path) == ["last.pt"]
     assert (tmp_path / "last.pt").read_bytes() == b"old"

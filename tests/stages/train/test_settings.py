@@ -9,9 +9,9 @@ MINIMAL = {"path": "runs/a", "streams": {"camvid": {"batch": 2}}, "steps": 3}
 
 
 def test_a_minimal_section_is_enough_and_survives_json():
-    config = TrainConfig.model_validate({**MINIMAL, "validate": {"source": "camvid", "every": 5}})
-    assert config.validate_on is not None
-    assert config.validate_on.every == 5
+    config = TrainConfig.model_validate({**MINIMAL, "validation": {"source": "camvid", "every": 5}})
+    assert config.validation is not None
+    assert config.validation.every == 5
     assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
     assert TrainConfig.model_validate(config.model_dump(mode="json", by_alias=True)) == config
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -135,3 +136,13 @@ def test_no_more_is_read_ahead_than_asked_for(data):
 def test_streams_and_batches_must_be_the_same(data):
     with pytest.raises(ConfigError, match="must be the same"):
         Loader(data, {"first": 1}, seed=0, steps=1)
+
+
+def test_loading_threads_do_not_change_how_many_threads_torch_uses(data):
+    def in_new_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    torch.set_num_threads(2)  # the fixture of these tests sets it back
+    load(data, steps=2)
+    assert torch.get_num_threads() == in_new_thread() == 2

@@ -54,8 +54,8 @@ class Cast:
 def cast(scene: Scene, time: int) -> Cast:
     """Cast one ray through each pixel's centre."""
     pose = scene.drive.at(time)
-    across = (np.arange(scene.width) + 0.5 - pose.middle[0]) / pose.focal
-    down = (np.arange(scene.height) + 0.5 - pose.middle[1]) / pose.focal
+    across: Doubles = (np.arange(scene.width, dtype=np.float64) + 0.5 - pose.middle[0]) / pose.focal
+    down: Doubles = (np.arange(scene.height, dtype=np.float64) + 0.5 - pose.middle[1]) / pose.focal
     shape = (scene.height, scene.width)
     found = Cast(
         time,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,26 +37,50 @@ def vary(draws: Draws, colour: Colour, spread: float) -> Colour:
     return (max(red, 0.02), max(green, 0.02), max(blue, 0.02))
 
 
-def car(draws: Draws, density: float) -> tuple[Picture, Picture, Picture]:
-    """A car's back, front and side; the side runs from its back (left) to its front."""
+@dataclass(frozen=True, eq=False)
+class Car:
+    """A car's faces.
+
+    Attributes:
+        back: seen from behind.
+        nose: seen from the front, up to the bonnet.
+        screen: the windscreen with the body below it, `setback` metres behind the nose.
+        flank: seen from its right, from its back (left) to its front.
+    """
+
+    back: Picture
+    nose: Picture
+    screen: Picture
+    flank: Picture
+    setback: float
+
+
+def car(draws: Draws, density: float) -> Car:
+    """A saloon, or a van."""
     paint = vary(draws, draws.pick(PAINTS), 0.06)
     tall = draws.between(1.4, 1.6) if draws.chance(0.75) else draws.between(1.9, 2.3)
     waist = draws.between(0.88, 1.0)
-    return (
-        _car_end(paint, tall, waist, density, (0.75, 0.08, 0.06)),
-        _car_end(paint, tall, waist, density, (0.95, 0.93, 0.80)),
-        _car_side(draws, paint, tall, waist, density),
+    bonnet, slope = (0.75 if tall < 1.8 else 1.7), draws.between(0.5, 0.9)
+    end = (paint, tall, waist, density)
+    return Car(
+        back=_car_end(*end, lamp=(0.75, 0.08, 0.06)),
+        nose=_car_end(paint, waist, waist, density, lamp=(0.95, 0.93, 0.80)),
+        screen=_car_end(*end, lamp=paint),
+        flank=_car_side(*end, bonnet, slope),
+        setback=2.15 - bonnet + 0.5 * slope * (tall - waist),
     )
 
 
-def _car_end(paint: Colour, tall: float, waist: float, density: float, lamp: Colour) -> Picture:
+def _car_end(paint: Colour, tall: float, waist: float, density: float, *, lamp: Colour) -> Picture:
+    """Back or front; without a cabin where the car is no taller than its waist."""
     easel = Easel(1.8, tall, density)
     for side in (-1, 1):
         easel.fill(easel.box(side * 0.72 - 0.12, side * 0.72 + 0.12, 0, 0.4), _TYRE)
     easel.fill(easel.box(-0.88, 0.88, 0.22, 0.6), paint)
-    easel.fill(easel.trapezium(0.6, waist, 0.89, 0.85), paint)
-    easel.fill(easel.trapezium(waist, tall, 0.82, 0.62), paint)
-    easel.tint(easel.trapezium(waist + 0.03, tall - 0.1, 0.74, 0.58), _GLASS)
+    easel.fill(easel.trapezium(0.6, waist, 0.89, 0.88), paint)
+    if tall > waist:
+        easel.fill(easel.trapezium(waist, tall, 0.87, 0.80), paint)
+        easel.tint(easel.trapezium(waist + 0.03, tall - 0.1, 0.76, 0.69), _GLASS)
     easel.tint(easel.box(-0.88, 0.88, 0.22, 0.36), (0.12, 0.12, 0.13))
     easel.tint(easel.box(-0.26, 0.26, 0.5, 0.62), (0.82, 0.80, 0.66))
     for side in (-1, 1):
@@ -64,13 +89,13 @@ def _car_end(paint: Colour, tall: float, waist: float, density: float, lamp: Col
     return easel.finish()
 
 
-def _car_side(draws: Draws, paint: Colour, tall: float, waist: float, density: float) -> Picture:
+def _car_side(
+    paint: Colour, tall: float, waist: float, density: float, bonnet: float, slope: float
+) -> Picture:
     easel = Easel(4.3, tall, density)
     x, y = easel.x, easel.y
-    bonnet = 0.75 if tall < 1.8 else 1.7
-    slope = draws.between(0.7, 1.1)
     easel.fill((y >= 0.22) & (y < waist) & (abs(x) < 2.13 - 0.1 * (y - 0.5) ** 2), paint)
-    cabin = (y >= waist) & (y < tall) & (x > -2.1 + 0.25 * (y - waist) / (tall - waist))
+    cabin = (y >= waist) & (y < tall) & (x > -2.13 + 0.06 * (y - waist) / (tall - waist))
     edge = bonnet - slope * (y - waist)
     easel.fill(cabin & (x < edge), paint)
     glass = (y > waist + 0.04) & (y < tall - 0.09) & (x > -1.75) & (x < edge - 0.12)
@@ -132,7 +157,7 @@ def pole(draws: Draws, density: float) -> Picture:
     """A lamp post, or the plain post of a sign."""
     tall = draws.between(5.0, 7.0) if draws.chance(0.6) else draws.between(2.6, 3.2)
     paint = vary(draws, draws.pick(((0.45, 0.46, 0.47), (0.2, 0.22, 0.21), (0.3, 0.25, 0.2))), 0.05)
-    half = draws.between(0.06, 0.11)
+    half = draws.between(0.08, 0.15)
     lamp = tall > 4
     easel = Easel(2.2 if lamp else 0.3, tall, density)
     easel.fill(easel.box(-half, half, 0, tall), paint)
@@ -145,7 +170,10 @@ def pole(draws: Draws, density: float) -> Picture:
 
 
 def sign(draws: Draws, density: float) -> Picture:
-    """A traffic sign, a direction board or a traffic light, without its post."""
+    """A traffic sign, a direction board or a traffic light, without its post.
+
+    Half as large again as in life: at demo sizes they would be specks.
+    """
     kind = draws.below(4)
     plate = draws.pick(((0.68, 0.10, 0.10), (0.10, 0.24, 0.56), (0.82, 0.66, 0.12)))
     if kind == 0:  # round, a ring about a light field
@@ -171,7 +199,7 @@ def sign(draws: Draws, density: float) -> Picture:
         for place, colour in enumerate(((0.1, 0.8, 0.4), (0.9, 0.6, 0.1), (0.9, 0.12, 0.1))):
             lamp = easel.ellipse(0, 0.2 + 0.32 * place, 0.12, 0.12)
             easel.tint(lamp, colour if place == lit else (0.2, 0.2, 0.2))
-    return easel.finish()
+    return replace(easel.finish(), density=density / 1.5)
 
 
 def flank(draws: Draws, wide: float, high: float, wall: Colour, smooth: Tile) -> Picture:

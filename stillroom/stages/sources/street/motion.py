@@ -73,4 +73,4 @@ def _seen(
     for rows, columns in ((top, left), (top, right), (bottom, left), (bottom, right)):
         seen &= then.surface[rows, columns] == now.surface
         seen &= then.label[rows, columns] == now.label
-    return seen
+    return np.asarray(seen, np.bool_)

@@ -203,12 +203,12 @@ def _street(draws: Draws) -> Street:
     half = draws.between(4.6, 6.8)
     grey = draws.between(0.26, 0.46)
     road = vary(draws, (grey, grey, grey * 1.02), 0.025)
-    lift = draws.between(-0.06, 0.14)
+    lift = draws.between(-0.03, 0.18)
     warm = draws.between(-0.02, 0.06)
     junction = draws.between(22, 75) if draws.chance(0.6) else -100.0
     return Street(
         half=half,
-        wall=half + draws.between(3.0, 5.5),
+        wall=half + draws.between(3.5, 6.5),
         junction=(junction, junction + draws.between(7, 11)),
         road=road,
         pavement=(road[0] + lift + warm, road[1] + lift, road[2] + lift - warm),

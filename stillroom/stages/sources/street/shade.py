@@ -63,7 +63,7 @@ def _house_shadow(
 
 def _panel_shadows(scene: Scene, found: Cast) -> NDArray[np.float64]:
     """0..1 of the light that things take from the ground around their feet, (H, W)."""
-    under = np.zeros(found.depth.shape)
+    under: NDArray[np.float64] = np.zeros(found.depth.shape)
     pose = found.pose
     for panel in scene.panels:
         if panel.shadow is None:

@@ -52,7 +52,7 @@ class Tile:
         values = self.values
         above = values[upper + left] * (1 - fu) + values[upper + right] * fu
         below = values[lower + left] * (1 - fu) + values[lower + right] * fu
-        return above * (1 - fv) + below * fv
+        return np.asarray(above * (1 - fv) + below * fv, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +72,12 @@ class Picture:
     @property
     def width_m(self) -> float:
         """Metres from edge to edge."""
-        return self.mask.shape[1] / self.density
+        return float(self.mask.shape[1] / self.density)
 
     @property
     def height_m(self) -> float:
         """Metres from bottom to top."""
-        return self.mask.shape[0] / self.density
+        return float(self.mask.shape[0] / self.density)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Album:
         flat = self.texels
         above = flat[upper + left] * (1 - fx) + flat[upper + right] * fx
         below = flat[lower + left] * (1 - fx) + flat[lower + right] * fx
-        return above * (1 - fy) + below * fy
+        return np.asarray(above * (1 - fy) + below * fy, np.float32)
 
 
 def make_album(pictures: Sequence[Picture]) -> Album:
@@ -165,7 +165,8 @@ def make_picture(colour: Floats, mask: NDArray[np.bool_], density: float) -> Pic
     while min(weight.shape) > 2:
         premultiplied = _halve(premultiplied)
         weight = _halve(weight[:, :, None])[:, :, 0]
-        levels.append(premultiplied / np.maximum(weight, np.float32(1e-6))[:, :, None])
+        mean = premultiplied / np.maximum(weight, np.float32(1e-6))[:, :, None]
+        levels.append(np.asarray(mean, np.float32))
     return Picture(tuple(levels), mask, density)
 
 
@@ -184,7 +185,7 @@ def _noise(draws: Draws, grids: tuple[int, ...], weights: tuple[float, ...]) -> 
         knots = draws.octets(grid * grid).reshape(grid, grid).astype(np.float32)
         total += np.float32(weight) * _spread(_spread(knots / 127.5 - 1, TILE).T, TILE).T
     low, high = total.min(), total.max()
-    return (total - low) * (np.float32(2) / (high - low)) - np.float32(1)
+    return np.asarray((total - low) * (np.float32(2) / (high - low)) - np.float32(1), np.float32)
 
 
 def _spread(knots: Floats, size: int) -> Floats:

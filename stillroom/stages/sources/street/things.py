@@ -12,6 +12,7 @@ from stillroom.stages.sources.street.walls import GAP, HOUSE
 if TYPE_CHECKING:
     from stillroom.stages.sources.street.draws import Draws
     from stillroom.stages.sources.street.easel import Colour
+    from stillroom.stages.sources.street.figures import Car
     from stillroom.stages.sources.street.textures import Picture, Tile
     from stillroom.stages.sources.street.walls import Walls
 
@@ -124,22 +125,27 @@ def ends(
     return tuple(panels)
 
 
-def _car(
-    pictures: tuple[Picture, Picture, Picture], x: float, z: float, vz: float, oncoming: bool
-) -> list[Panel]:
-    back, front, flank = pictures
-    end = Panel(front if oncoming else back, CAR, x, z, vz=vz, shadow=(1.05, 0.5))
-    under = (0.55, 2.4)
-    flanks = [
-        Panel(flank, CAR, x + side * 0.86, z, vz=vz, side=side, mirrored=oncoming, shadow=under)
+def _car(car: Car, x: float, z: float, vz: float, oncoming: bool) -> list[Panel]:
+    panels = [
+        Panel(
+            car.flank,
+            CAR,
+            x + side * 0.86,
+            z,
+            vz=vz,
+            side=side,
+            mirrored=oncoming,
+            shadow=(0.55, 2.4),
+        )
         for side in (-1, 1)
     ]
-    return [end, *flanks]
+    if oncoming:
+        panels.append(Panel(car.screen, CAR, x, z + car.setback, vz=vz))
+    end = car.nose if oncoming else car.back
+    return [*panels, Panel(end, CAR, x, z, vz=vz, shadow=(1.05, 0.5))]
 
 
-def _parked(
-    draws: Draws, street: Street, cars: list[tuple[Picture, Picture, Picture]]
-) -> list[Panel]:
+def _parked(draws: Draws, street: Street, cars: list[Car]) -> list[Panel]:
     panels: list[Panel] = []
     for side in (-1, 1):
         share = draws.between(0.0, 0.75)
@@ -153,9 +159,7 @@ def _parked(
     return panels
 
 
-def _driving(
-    draws: Draws, street: Street, speed: float, cars: list[tuple[Picture, Picture, Picture]]
-) -> list[Panel]:
+def _driving(draws: Draws, street: Street, speed: float, cars: list[Car]) -> list[Panel]:
     panels: list[Panel] = []
     lane = (street.half - 2.2) * 0.5
     for _ in range(draws.below(3)):
@@ -169,7 +173,7 @@ def _driving(
             rightward = draws.chance(0.5)
             z = street.junction[0] + (2.2 if rightward else 4.8) + draws.between(0, 0.6)
             vx = draws.between(0.2, 0.7) * (1 if rightward else -1)
-            flank = draws.pick(cars)[2]
+            flank = draws.pick(cars).flank
             x = draws.between(-18, 18)
             panels.append(Panel(flank, CAR, x, z, vx=vx, mirrored=not rightward, shadow=(2.2, 0.9)))
     return panels
@@ -177,8 +181,8 @@ def _driving(
 
 def _walking(draws: Draws, street: Street, people: list[tuple[Picture, Picture]]) -> list[Panel]:
     panels: list[Panel] = []
-    for _ in range(5 + draws.below(12)):
-        z = draws.between(6, 60)
+    for _ in range(7 + draws.below(14)):
+        z = draws.between(6, 42)
         x = draws.pick((-1, 1)) * draws.between(street.half + 0.5, street.wall - 0.4)
         panels += _person(draws, people, x, z, 0.0, draws.between(-0.13, 0.13))
     for _ in range(draws.below(4)):
