@@ -66,7 +66,9 @@ def _example(command: str) -> str:
     show_default=True,
     help="In this process, or by Ray actors; both write the same bytes.",
 )
-@click.option("--address", metavar="HOST:PORT", help="An existing Ray cluster; implies --runner ray.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="An existing Ray cluster; implies --runner ray."
+)
 @JSON
 def build(
     run_file: Path,
@@ -105,7 +107,7 @@ def build(
 @JSON
 def info(cache_path: Path, bad: bool, as_json: bool) -> None:
     """Say what a cache holds: sets, frames, bytes by artifact, bad frames, fingerprints."""
-    from stillroom.pipeline import progress, show
+    from stillroom.pipeline import show
     from stillroom.pipeline.inspect_cache import cache_folder, describe_cache
 
     _print(show.cache_info(describe_cache(cache_folder(cache_path)), bad=bad), as_json)
@@ -115,7 +117,7 @@ def info(cache_path: Path, bad: bool, as_json: bool) -> None:
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
 @JSON
 def verify(cache_path: Path, as_json: bool) -> None:
-    """Check every committed byte: checksums, value ranges, coverage. Exit code 1 if faults are found."""
+    """Check every committed byte: checksums, ranges, coverage. Exit code 1 where faults are found."""
     from stillroom.pipeline import progress, show
     from stillroom.pipeline.inspect_cache import cache_folder
     from stillroom.pipeline.verify import verify_cache
@@ -132,7 +134,9 @@ def verify(cache_path: Path, as_json: bool) -> None:
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
 @click.option("--source", help="Only this source; all of them if left out.")
 @click.option("--frames", default=4, show_default=True, help="Rows a source.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True
+)
 def preview(cache_path: Path, source: str | None, frames: int, out: Path) -> None:
     """Draw a contact sheet: frame, label, teacher, confidence, pseudo label."""
     from stillroom.pipeline.inspect_cache import cache_folder, draw_preview

@@ -15,9 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    folder = Path(
-        os.environ.get("STILLROOM_SHARED_DATA", REPOSITORY.parent / "shared" / "data")
-    )
+    folder = Path(os.environ.get("STILLROOM_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set STILLROOM_SHARED_DATA to its folder")
     return folder

@@ -70,7 +70,8 @@ def test_caching_and_training_meet_only_in_the_cache() -> None:
     for mine, other in (("cache", "train"), ("train", "cache")):
         for path in (PACKAGE / "stages" / mine).rglob("*.py"):
             for module, _ in imports(path):
-                assert not module.startswith(f"stillroom.stages.{other}"), f"{path} imports {module}"
+                forbidden = module.startswith(f"stillroom.stages.{other}")
+                assert not forbidden, f"{path} imports {module}"
 
 
 def test_the_pipeline_and_the_cli_import_heavy_dependencies_late() -> None:
@@ -83,7 +84,8 @@ def test_the_pipeline_and_the_cli_import_heavy_dependencies_late() -> None:
 def test_storage_specs_needs_neither_torch_nor_ray() -> None:
     code = (
         "import sys, importlib, pkgutil, stillroom.storage_specs as s\n"
-        "for m in pkgutil.iter_modules(s.__path__): importlib.import_module(f'{s.__name__}.{m.name}')\n"
+        "for m in pkgutil.iter_modules(s.__path__):\n"
+        "    importlib.import_module(f'{s.__name__}.{m.name}')\n"
         "print(sorted({'torch', 'ray', 'dask', 'click'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

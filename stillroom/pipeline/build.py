@@ -99,8 +99,8 @@ def build(
             for work, reason in report.quarantined.items()
         )
         raise CacheIncomplete(
-            f"{run.cache.path}: {len(report.quarantined)} shards failed three times each, all others "
-            f"are committed\n{listing}\n  mend the cause, then run the same command again"
+            f"{run.cache.path}: {len(report.quarantined)} shards failed three times each, all "
+            f"others are committed\n{listing}\n  mend the cause, then run the same command again"
         )
     return report
 
@@ -164,8 +164,8 @@ def _stop_if_too_bad(
         raise TooManyBadFrames(
             f"source {key[0]!r}: {bad} of {frames} frames are unusable so far, more than "
             f"cache.max_bad_fraction = {max_bad_fraction:g} allows\n"
-            "  see which and why with `stillroom cache info RUN.toml --bad`, mend the source, or raise "
-            "the limit; committed shards stay"
+            "  see which and why with `stillroom cache info RUN.toml --bad`, mend the source, or "
+            "raise the limit; committed shards stay"
         )
 
 

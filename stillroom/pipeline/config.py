@@ -11,8 +11,8 @@ from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.settings import TrainConfig
+from stillroom.stages.train.terms import TermConfig
 
 
 class CacheConfig(Settings):

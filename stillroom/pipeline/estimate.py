@@ -1,4 +1,4 @@
-"""`cache build --dry-run`: bytes and minutes, measured on a few frames before anything is written."""
+"""`cache build --dry-run`: bytes and minutes, measured on a few frames, nothing written."""
 
 from __future__ import annotations
 
@@ -97,7 +97,11 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
         cache = Cache.create(Path(folder) / "sample.cache")
         built: tuple[str, Teacher] | None = None
         for plan in plans:
-            if plan.set_name != FRAMES and plan.missing and (not built or built[0] != plan.set_name):
+            if (
+                plan.set_name != FRAMES
+                and plan.missing
+                and (not built or built[0] != plan.set_name)
+            ):
                 built = (plan.set_name, build_teacher(targets.teachers[plan.set_name]))
             teacher = built[1] if built and built[0] == plan.set_name else None
             estimates.append(_estimate_set(samples, cache, plan, teacher))

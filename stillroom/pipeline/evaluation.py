@@ -125,8 +125,8 @@ def open_model(run: RunConfig, model: str) -> Model:
     path = Path(model)
     if not path.exists():
         raise ConfigError(
-            f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` wrote, "
-            "a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
+            f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
+            "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
         )
     if path.is_dir():
         return _open_student(path / run_folder.MODEL, run)
@@ -170,7 +170,9 @@ def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> Non
         ConfigError: names both lists.
     """
     if source.classes is None:
-        raise ConfigError(f"evaluate.source: {settings.source!r} has no labels; name a labelled one")
+        raise ConfigError(
+            f"evaluate.source: {settings.source!r} has no labels; name a labelled one"
+        )
     if model.classes is not None and model.classes != source.classes:
         raise ConfigError(
             f"{model.name} and the source {settings.source!r} have different classes\n"

@@ -121,7 +121,7 @@ class _Queue:
                 self._ray.kill(actor.handle)
 
     def _start(self) -> _Actor:
-        """An actor with a GPU where the cluster has any; three threads: two shards, one heartbeat."""
+        """An actor, with a GPU where there are any; threads for two shards and a heartbeat."""
         from stillroom.pipeline.worker import ShardWorker
 
         remote = self._ray.remote(
@@ -181,14 +181,15 @@ class _Queue:
             return time.monotonic() - asked > self._run.cache.shard_timeout
         actor.heartbeat = None
         try:
-            progress, idle_seconds = self._ray.get(reference)
+            said: tuple[dict[ShardWork, int], float] = self._ray.get(reference)
         except RayError:
             return False  # a dead actor shows in its shards' results
+        progress, idle_seconds = said
         for work, frames in progress.items():
             if frames > actor.counted.get(work, 0):
                 self._listen(BuildEvent(work, frames=frames - actor.counted.get(work, 0)))
                 actor.counted[work] = frames
-        return bool(actor.running) and idle_seconds > self._run.cache.shard_timeout
+        return bool(actor.running and idle_seconds > self._run.cache.shard_timeout)
 
     def _replace(self, position: int, reason: str) -> None:
         """End an actor, start another in its place, and settle what it had in hand."""

@@ -89,7 +89,9 @@ def _step(node: Any, part: str, override: str) -> Any:
 
 def _position(node: list[Any], part: str, override: str) -> int:
     if not part.isdecimal() or int(part) > len(node):
-        raise ConfigError(f"--set {override!r}: {part!r} should be a position from 0 to {len(node)}")
+        raise ConfigError(
+            f"--set {override!r}: {part!r} should be a position from 0 to {len(node)}"
+        )
     return int(part)
 
 
@@ -98,7 +100,9 @@ def _describe(fault: dict[str, Any]) -> str:
     union_tags = {"smp", "torchvision", "hf", "python", "camvid", "image_mask", "images", "demo"}
     place = ".".join(str(part) for part in fault["loc"] if part not in union_tags) or "run file"
     if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown key{_nearest(str(fault['loc'][-1]), _siblings(fault['loc'][:-1]))}"
+        return (
+            f"{place}: unknown key{_nearest(str(fault['loc'][-1]), _siblings(fault['loc'][:-1]))}"
+        )
     if fault["type"] == "missing":
         return f"{place}: required, but not given"
     got = repr(fault.get("input"))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.pipeline.build import BuildReport
+    from stillroom.pipeline.demo import DemoResult
     from stillroom.pipeline.estimate import BuildEstimate
     from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.inspect_cache import SetInfo
@@ -64,15 +65,15 @@ def estimate(plan: BuildEstimate) -> Shown:
     table = grid("set", "frames", "shards", "bytes", "time")
     arrays = grid("array", "bytes", "a frame")
     for part in plan.sets:
-        name = f"{part.plan.source}/{part.plan.set_name}"
+        source, set_name = part.plan.source, part.plan.set_name
         frames = part.plan.missing_frames
         total = size(sum(part.bytes.values()))
         shards = f"{len(part.plan.missing)}"
-        table.add_row(name, f"{frames}", shards, total, duration(part.seconds))
+        table.add_row(f"{source}/{set_name}", f"{frames}", shards, total, duration(part.seconds))
         for artifact, used in part.bytes.items():
-            arrays.add_row(array_name(*name.split("/"), artifact), size(used), size(used / frames))
+            arrays.add_row(array_name(source, set_name, artifact), size(used), size(used / frames))
     seconds = sum(part.seconds for part in plan.sets)
-    total = f"in all {size(plan.bytes)} and {duration(seconds)} of one worker, from a few frames measured"
+    total = f"in all {size(plan.bytes)} and {duration(seconds)} of one worker, by a few frames"
     lines: list[Any] = [table, "", arrays, "", total]
     lines.append(f"nothing written (--dry-run). free disk: {size(plan.free_bytes)}")
     if plan.bytes > plan.free_bytes:
@@ -167,7 +168,9 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
     faults = [fault for verdict in found for fault in verdict.faults]
     parts: list[Any] = [table, *(f"[red]fault[/] {escape(str(fault))}" for fault in faults)]
     if faults:
-        parts.append("to heal: delete the manifest parts named above, then run `stillroom cache build`")
+        parts.append(
+            "to heal: delete the manifest parts named above, then run `stillroom cache build`"
+        )
     elif any(verdict.missing for verdict in found):
         parts.append(f"{path}: what is committed is sound; shards are missing: run `cache build`")
     else:
@@ -248,3 +251,36 @@ def evaluation(found: Evaluation) -> Shown:
     if found.sheet is not None:
         parts.append(f"predictions: {found.sheet}")
     return Shown(parts, found.document())
+
+
+def demo_result(result: DemoResult) -> Shown:
+    """Baseline against distilled student, and where to look."""
+    table = grid("network", "test mIoU", "pixel accuracy", "parameters", "frames/s")
+    for name, found in result.evaluations.items():
+        table.add_row(
+            name,
+            f"{found.result.scores.miou:.4f}",
+            f"{found.result.scores.pixel_accuracy:.4f}",
+            f"{found.cost.parameters / 1e6:.2f} M",
+            f"{found.cost.speed.frames_per_second:.0f}",
+        )
+    miou = {name: found.result.scores.miou for name, found in result.evaluations.items()}
+    gain = miou["distilled"] - miou["baseline"]
+    parts: list[Any] = [
+        table,
+        f"baseline {miou['baseline']:.4f} -> distilled {miou['distilled']:.4f} "
+        f"({100 * gain:+.1f} points of mIoU, the same network, no cost when it runs)",
+        "",
+        "pictures:",
+        *(f"  {path}" for path in result.pictures),
+        "run files, to change and run again:",
+        *(f"  {path}" for path in result.run_files),
+    ]
+    document = {
+        "miou": miou,
+        "gain": gain,
+        "evaluations": {name: found.document() for name, found in result.evaluations.items()},
+        "pictures": [str(path) for path in result.pictures],
+        "run_files": [str(path) for path in result.run_files],
+    }
+    return Shown(parts, document)

@@ -73,14 +73,18 @@ class Targets:
             identity["artifacts"] = ANY
         if set_name != FRAMES:
             config = self.teachers[set_name]
-            identity["teacher"] = describe_teacher(config) if teacher is None else teacher.identity()
+            identity["teacher"] = (
+                describe_teacher(config) if teacher is None else teacher.identity()
+            )
             if config.classes is None:  # a source is not here to say them
                 identity["teacher"]["classes"] = ANY
             if "pseudo_label" in self.run.cache.artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
 
-    def define(self, cache: Cache, source: str, set_name: str, teacher: Teacher | None) -> ArtifactSet:
+    def define(
+        self, cache: Cache, source: str, set_name: str, teacher: Teacher | None
+    ) -> ArtifactSet:
         """The set on disk, made if it is not there yet.
 
         Raises:

@@ -31,7 +31,9 @@ class SetVerdict:
     faults: tuple[Fault, ...]
 
 
-def verify_cache(path: Path, on_shard: Callable[[int, int], None] = lambda done, total: None) -> list[SetVerdict]:
+def verify_cache(
+    path: Path, on_shard: Callable[[int, int], None] = lambda done, total: None
+) -> list[SetVerdict]:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
     on_shard: told (shards done, shards in all), from several threads
@@ -39,7 +41,8 @@ def verify_cache(path: Path, on_shard: Callable[[int, int], None] = lambda done,
     Raises:
         CacheIncomplete: there is no cache at `path`.
     """
-    import dask
+    from dask.base import compute
+    from dask.delayed import delayed
 
     cache = Cache.open(path)
     targets = [cache.artifact_set(source, name) for source, name in cache.sets()]
@@ -53,9 +56,10 @@ def verify_cache(path: Path, on_shard: Callable[[int, int], None] = lambda done,
         finally:
             on_shard(next(done), len(claims))
 
-    tasks = [dask.delayed(check, pure=False)(target, shard) for target, shard in claims]
+    tasks = [delayed(check, pure=False)(target, shard) for target, shard in claims]
     found: dict[tuple[str, str], list[Fault]] = defaultdict(list)
-    for (target, _), faults in zip(claims, dask.compute(*tasks, scheduler="threads"), strict=True):
+    results: tuple[list[Fault], ...] = compute(*tasks, scheduler="threads")  # type: ignore[no-untyped-call]
+    for (target, _), faults in zip(claims, results, strict=True):
         found[target.source, target.name] += faults
     return [
         _verdict(target, target.verify_definition() + found[target.source, target.name])

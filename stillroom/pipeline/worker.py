@@ -78,7 +78,7 @@ class ShardWorker:
         return dict(self._progress), time.monotonic() - self._last_progress
 
     def _open(self, work: ShardWork) -> tuple[Produce, ArtifactSet]:
-        """What fills the set, and the set; a teacher is built once and kept until another's turn."""
+        """What fills the set, and the set; a teacher is kept until it is another's turn."""
         with self._building:
             if work.set_name == FRAMES:
                 target = self._targets.define(self._cache, work.source, FRAMES, None)

@@ -1,7 +1,7 @@
 """A run small enough for a second: drawn frames, networks of two layers, a cache in a folder.
 
-run_document  the run file as a dict: a labelled source "street", an unlabelled one "more", a teacher
-              "tiny" and a student
+run_document  the run file as a dict: a labelled source "street", an unlabelled one "more", a
+              teacher "tiny" and a student
 run_file      the same on disk, and the working folder set to where it lies
 """
 
@@ -74,9 +74,12 @@ def run_document() -> dict[str, Any]:
                 "seed": 5, "labelled": False,
             },
         },
-        "teachers": {"tiny": {"kind": "python", "target": "tiny_networks:teacher", "device": "cpu"}},
+        "teachers": {
+            "tiny": {"kind": "python", "target": "tiny_networks:teacher", "device": "cpu"},
+        },
         "cache": {
-            "path": "street.cache", "canvas": [32, 48], "shard_frames": 4, "batch": 2, "threads": 1,
+            "path": "street.cache", "canvas": [32, 48],
+            "shard_frames": 4, "batch": 2, "threads": 1,
             "artifacts": ["logits", "pseudo_label", "confidence", "features/penultimate"],
             "threshold": 0.24,
         },

@@ -146,9 +146,7 @@ def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(run_file: Pat
     committed = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
     assert committed, "killed before the first commit; nothing was tested"
     assert len(committed) < 3, "killed after the last commit; nothing was tested"
-    run = load_run(
-        run_file, ["cache.path=killed.cache", "teachers.tiny.target=tiny_networks:slow"]
-    )
+    run = load_run(run_file, ["cache.path=killed.cache", "teachers.tiny.target=tiny_networks:slow"])
     build(run)
     assert {path: path.stat().st_mtime_ns for path in committed} == committed  # not done again
     whole, killed = artifact_bytes(Path("whole.cache")), artifact_bytes(Path("killed.cache"))
@@ -199,7 +197,7 @@ def test_unreadable_frames_become_bad_rows_and_too_many_stop_the_build(
     assert sorted(bad) == ["03.png", "07.png"]
     assert all(bad.values())
     overrides[1:] = ["cache.max_bad_fraction=0.1", "cache.path=worse.cache"]
-    with pytest.raises(TooManyBadFrames, match="more than cache.max_bad_fraction"):
+    with pytest.raises(TooManyBadFrames, match=r"more than cache\.max_bad_fraction"):
         build(load_run(run_file, overrides))
 
 

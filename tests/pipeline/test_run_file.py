@@ -72,7 +72,12 @@ def test_names_of_other_sections_must_exist(run_document: dict[str, Any]) -> Non
     run_document["train"]["validation"] = {"source": "nowhere"}
     with pytest.raises(ConfigError) as caught:
         parse_run(run_document, "run.toml")
-    for place in ("evaluate.source", "cache.sources.0", "train.streams.mor", "train.validation.sour"):
+    for place in (
+        "evaluate.source",
+        "cache.sources.0",
+        "train.streams.mor",
+        "train.validation.sour",
+    ):
         assert place in str(caught.value)
 
 

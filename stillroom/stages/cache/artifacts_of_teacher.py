@@ -81,7 +81,9 @@ def layer_of(artifact: str, layers: tuple[str, ...]) -> str:
     """
     layer = artifact.removeprefix("features/")
     if layer == artifact or layer not in layers:
-        known = ", ".join(["logits", "pseudo_label", "confidence", *(f"features/{n}" for n in layers)])
+        known = ", ".join(
+            ["logits", "pseudo_label", "confidence", *(f"features/{n}" for n in layers)]
+        )
         raise ConfigError(f"artifact {artifact!r}: this teacher has no such output; known: {known}")
     return layer
 

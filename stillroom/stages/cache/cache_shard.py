@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.stages.sources.source import Source
-    from stillroom.storage_specs.manifest import ShardPart
     from stillroom.storage_specs.store import ArtifactSet, ShardWriter
 
 
@@ -38,7 +37,7 @@ class Produce(Protocol):
 
 
 def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[np.generic]]]:
-    """The artifacts of the set "frames": the canvas frame itself and, where there is one, its label."""
+    """The artifacts of the set "frames": the canvas frame and, where there is one, its label."""
     return [
         {"frames": frame.image} if frame.label is None
         else {"frames": frame.image, "labels": frame.label}
@@ -179,7 +178,9 @@ def _put(
     each = seconds / max(1, len(made))
     for index, frame in enumerate(batch, start=first):
         if isinstance(frame, Unreadable):
-            writer.bad(FrameRow(index=index, frame_id=frame.frame_id, status="bad", reason=frame.reason))
+            writer.bad(
+                FrameRow(index=index, frame_id=frame.frame_id, status="bad", reason=frame.reason)
+            )
             continue
         arrays = next(arrays_of)
         reason = reason_unusable(arrays)

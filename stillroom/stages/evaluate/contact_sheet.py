@@ -18,6 +18,7 @@ from stillroom.stages.evaluate.tiles import (
     counted_frames,
     same_size,
     show_padding,
+    valid_part,
 )
 from stillroom.stages.geometry import upsample_logits
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -85,9 +86,7 @@ def contact_sheet(
     maps = [_maps(row) for row in rows]
     tiles = [_tiles(row, found, palette(classes)) for row, found in zip(rows, maps, strict=True)]
     present = [name for name in COLUMNS if any(one[name].image is not None for one in tiles)]
-    entries, left_out = class_legend(
-        classes, palette(classes), [one for found in maps for one in found.values()]
-    )
+    legend_title, legend = _legend(rows, maps, classes)
     bar = None
     if "confidence" in present:
         bar = ColourBar(present.index("confidence"), _heat(), threshold, "threshold")
@@ -97,12 +96,27 @@ def contact_sheet(
             subtitle=counted_frames([row.image.shape[:2] for row in rows]),
             columns=tuple(present),
             rows=tuple(tuple(one[name] for name in present) for one in tiles),
-            legend_title="Classes" + (f" ({left_out})" if left_out else ""),
-            legend=(*entries, *_other_colours(rows, present, threshold)),
+            legend_title=legend_title,
+            legend=(*legend, *_other_colours(rows, present, threshold)),
             bar=bar,
         ),
         path,
     )
+
+
+def _legend(
+    rows: Sequence[CacheRow], maps: list[dict[str, NDArray[np.uint8]]], classes: Sequence[str]
+) -> tuple[str, tuple[Entry, ...]]:
+    """Title and entries of the classes, where any column shows classes."""
+    seen = [
+        valid_part(made, row.valid)
+        for row, found in zip(rows, maps, strict=True)
+        for made in found.values()
+    ]
+    if not seen:
+        return "", ()
+    entries, left_out = class_legend(classes, palette(classes), seen)
+    return "Classes" + (f" ({left_out})" if left_out else ""), entries
 
 
 def _maps(row: CacheRow) -> dict[str, NDArray[np.uint8]]:
@@ -151,8 +165,7 @@ def _tiles(
 
 
 def _labelled(made: NDArray[np.uint8], valid: tuple[int, int] | None) -> float:
-    height, width = valid or made.shape
-    return float((made[:height, :width] != IGNORE).mean())
+    return float((valid_part(made, valid) != IGNORE).mean())
 
 
 def _confidence_tile(row: CacheRow) -> Tile:

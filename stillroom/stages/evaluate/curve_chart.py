@@ -107,6 +107,8 @@ def _key(panel: Panel) -> list[list[tuple[float, str, str]]]:
 
 def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
     """The curves of one panel."""
+    from matplotlib.ticker import MaxNLocator
+
     for name, (steps, values) in panel.series.items():
         along, found = np.asarray(steps, np.float64), np.asarray(values, np.float64)
         shown = np.isfinite(found) & ((found > 0) | (not panel.logarithmic))
@@ -124,6 +126,7 @@ def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
         _plain_log_ticks(axes)
     if panel.limits is not None:
         axes.set_ylim(*panel.limits)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(color=LINE, linewidth=0.6)
     axes.set_xlabel("step", color=FAINT, fontproperties=font(TEXT))
     style_axes(axes)

@@ -16,6 +16,7 @@ from stillroom.stages.evaluate.tiles import (
     counted_frames,
     same_size,
     show_padding,
+    valid_part,
 )
 from stillroom.storage_specs.errors import ConfigError
 
@@ -141,8 +142,8 @@ def _legend(
     *,
     labelled: bool,
 ) -> tuple[str, tuple[Entry, ...]]:
-    seen = [made for row in rows for made in row.predictions.values()]
-    seen += [row.label for row in rows if row.label is not None]
+    seen = [valid_part(made, row.valid) for row in rows for made in row.predictions.values()]
+    seen += [valid_part(row.label, row.valid) for row in rows if row.label is not None]
     shown = [name for name in rows[0].predictions if name in scores]
     entries, left_out = class_legend(
         classes, palette(classes), seen, [scores[name].iou for name in shown]
@@ -180,8 +181,7 @@ def _tiles(
 def _accuracy(row: PredictionRow, made: NDArray[np.uint8]) -> str:
     if row.label is None:
         return ""
-    height, width = row.valid or row.label.shape
-    label, made = row.label[:height, :width], made[:height, :width]
+    label, made = valid_part(row.label, row.valid), valid_part(made, row.valid)
     counted = label != IGNORE
     if not counted.any():
         return "no labelled pixel"

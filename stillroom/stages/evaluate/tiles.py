@@ -38,6 +38,12 @@ def show_padding(picture: NDArray[np.uint8], valid: tuple[int, int] | None) -> N
     return shown
 
 
+def valid_part(made: NDArray[np.uint8], valid: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """A map without its padding; `valid` None is all of it."""
+    height, width = valid or made.shape[:2]
+    return made[:height, :width]
+
+
 def counted_frames(sizes: Sequence[tuple[int, ...]]) -> str:
     """How many frames of what size, for the line below a title; sizes are (H, W)."""
     different = sorted(set(sizes), reverse=True)
@@ -70,7 +76,9 @@ def class_legend(
         )
         frequent = np.argsort(-counts[: len(classes)], kind="stable")[:MOST_LEGEND].tolist()
         shown = sorted(index for index in frequent if counts[index])
-        note = f"{len(shown)} of {len(classes)}, those on this sheet"
+        hidden = int((counts[: len(classes)] > 0).sum()) > len(shown)
+        which = "the most frequent" if hidden else "those on this sheet"
+        note = f"{len(shown)} of {len(classes)}, {which}"
         named = shown
     entries = [
         Entry(

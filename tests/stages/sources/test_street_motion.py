@@ -118,6 +118,32 @@ def test_a_panels_texel_is_found_again_at_its_target(clip: int) -> None:
     assert checked > 200
 
 
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_cars_flank_is_met_at_the_same_spot_again(clip: int) -> None:
+    scene = build_scene(0, clip, HEIGHT, WIDTH)
+    now, then = cast(scene, 3), cast(scene, 4)
+    flow, _ = flow_to_next(scene, 3)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
+    column, row = targets(flow.astype(np.float64))
+    checked = 0
+    for index, panel in enumerate(scene.panels):
+        where = now.surface == FIRST_PANEL + index
+        if panel.side == 0 or not where.any():
+            continue
+        spots = []
+        for found, x, y in ((now, columns, rows), (then, column, row)):
+            pose = found.pose
+            across = (x[where] + 0.5 - pose.middle[0]) / pose.focal
+            down = (y[where] + 0.5 - pose.middle[1]) / pose.focal
+            foot_x, foot_z = panel.foot(found.time)
+            ahead = (foot_x - pose.x) / across
+            spots.append(np.stack([pose.z + ahead - foot_z, pose.y - down * ahead]))
+        close = now.depth[where] < 40
+        np.testing.assert_allclose(spots[0][:, close], spots[1][:, close], atol=2e-3)
+        checked += int(close.sum())
+    assert checked > 20
+
+
 def test_walking_legs_and_driving_cars_move_against_the_street() -> None:
     scene = build_scene(0, 0, HEIGHT, WIDTH)
     assert any(panel.stride for panel in scene.panels)

@@ -137,7 +137,7 @@ class Scene:
     smooth: Tile
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=8)  # tens of MB each on a large canvas
 def build_scene(seed: int, clip: int, height: int, width: int) -> Scene:
     """Make a clip's world. It depends on the arguments alone, and so does every frame of it."""
     rough, smooth = noise_tiles(seed)

@@ -1,0 +1,129 @@
+"""`stillroom demo`: the whole path on scenes that it draws itself, by the same calls as any run.
+
+    draw clips -> train a heavy teacher on the labelled ones -> cache what it says of all of them
+    -> train a small student twice, on labels alone and from the cache -> compare
+
+The run files it leaves behind are ordinary ones: change them and run the commands in their heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.build import build
+from stillroom.pipeline.evaluation import (
+    Evaluation,
+    draw_predictions,
+    evaluate_model,
+    open_model,
+)
+from stillroom.pipeline.inspect_cache import draw_preview
+from stillroom.pipeline.progress import BuildBars, CountBar, TrainBar
+from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.training import train_run
+from stillroom.storage_specs.errors import CacheUnwritable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from stillroom.pipeline.config import RunConfig
+
+RUN_FILES = ("teacher.toml", "student.toml")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, and what it left to look at.
+
+    evaluations: of "teacher", "baseline" and "distilled"
+    """
+
+    evaluations: dict[str, Evaluation]
+    pictures: tuple[Path, ...]
+    run_files: tuple[Path, ...]
+
+
+def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) -> DemoResult:
+    """Do everything, or what is still to do of it, in the folder `out`.
+
+    overrides: as --set, for every run of the demo
+
+    Raises:
+        CacheUnwritable: the folder cannot be written.
+    """
+    teacher_file, student_file = write_run_files(out)
+    teacher = load_run(teacher_file, overrides)
+    say("drawing the labelled clips and keeping them in the cache")
+    _build(teacher)
+    say("training the teacher on the labels")
+    _train(teacher)
+    student = load_run(student_file, overrides)
+    say("running the teacher once over labelled and unlabelled clips, into the cache")
+    _build(student)
+    say("training the baseline: the small network on the labels alone")
+    baseline = load_run(student_file, [*overrides, *_baseline(student, out)])
+    _train(baseline)
+    say("training the same network from the cache: labels, teacher, and the unlabelled clips")
+    _train(student)
+    say("scoring all three on clips that none of them has seen")
+    found = {
+        "teacher": _evaluate(teacher, str(out / "teacher")),
+        "baseline": _evaluate(baseline, str(out / "baseline")),
+        "distilled": _evaluate(student, str(out / "distilled")),
+    }
+    return DemoResult(found, tuple(_draw(student, out, found)), (teacher_file, student_file))
+
+
+def write_run_files(out: Path) -> tuple[Path, Path]:
+    """Put the demo's run files into `out`, with its paths filled in."""
+    written = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in RUN_FILES:
+            packaged = resources.files("stillroom.pipeline") / "demo_runs" / name
+            path = out / name
+            path.write_text(packaged.read_text(encoding="utf8").replace("OUT", out.as_posix()))
+            written.append(path)
+    except OSError as error:
+        raise CacheUnwritable(
+            f"{out}: cannot be written ({error.strerror}); give the demo another folder by --out"
+        ) from error
+    return written[0], written[1]
+
+
+def _baseline(student: RunConfig, out: Path) -> list[str]:
+    """What makes the student's run a baseline: labels only, as many labelled frames a step."""
+    batch = student.train.streams["street"].batch if student.train is not None else 1
+    return [
+        'terms=[{name="cross_entropy"}]',
+        f"train.streams={{street={{batch={batch}}}}}",
+        f"train.path={out.as_posix()}/baseline",
+    ]
+
+
+def _build(run: RunConfig) -> None:
+    with BuildBars() as bars:
+        build(run, on_plan=bars.plan, on_event=bars.event)
+
+
+def _train(run: RunConfig) -> None:
+    with TrainBar() as bar:
+        train_run(run, bar.step)
+
+
+def _evaluate(run: RunConfig, model: str) -> Evaluation:
+    with CountBar("eval", model) as bar:
+        return evaluate_model(run, model, on_frames=bar.advance)
+
+
+def _draw(run: RunConfig, out: Path, found: dict[str, Evaluation]) -> list[Path]:
+    """The cache as a contact sheet, and the three networks side by side."""
+    drawn = draw_preview(run.cache.path, None, 4, out / "cache.png")
+    models = [open_model(run, str(out / name)) for name in found]
+    results = {str(out / name): evaluation.result for name, evaluation in found.items()}
+    sheet = out / "comparison.png"
+    draw_predictions(run, models, sheet, results)
+    return [*drawn, sheet]

@@ -1,0 +1,293 @@
+"""Prediction and scoring of frames: alignment, padding, bad frames, and the model's own mode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stillroom.stages.evaluate.evaluation import evaluate, evaluate_source
+from stillroom.stages.evaluate.predict import (
+    Prediction,
+    SkippedFrame,
+    StudentPredictor,
+    TeacherPredictor,
+    canvas_frames,
+    evaluation_mode,
+    predictions,
+)
+from stillroom.stages.sources.canvas import CanvasFrame
+from stillroom.stages.sources.source import Frame
+from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
+
+CLASSES = ("a", "b", "c")
+
+
+class Reader:
+    """A predictor that reads the class off the red channel of each cell's first pixel."""
+
+    def __init__(self, stride: int = 1, classes: int = 3) -> None:
+        self.stride, self.classes, self.batches = stride, classes, []
+
+    def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, int]:
+        self.batches.append(frames.shape[:3])
+        red = torch.from_numpy(frames[:, :: self.stride, :: self.stride, 0].astype(np.int64))
+        one_hot = nn.functional.one_hot(red % self.classes, self.classes)
+        return one_hot.permute(0, 3, 1, 2).float(), self.stride
+
+
+class ListSource:
+    """Frames from a list; an error in it is raised when its frame is loaded."""
+
+    classes: Any = CLASSES
+
+    def __init__(self, frames: list[Any]) -> None:
+        self.frames = frames
+        self.frame_ids = [f"frame{index}" for index in range(len(frames))]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def load(self, index: int) -> Frame:
+        if isinstance(self.frames[index], Exception):
+            raise self.frames[index]
+        return self.frames[index]
+
+    def position(self, index: int) -> tuple[None, None]:
+        return None, None
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+def frame(label: np.ndarray, name: str = "f") -> Frame:
+    """A frame whose red channel is its own label (0 where ignored)."""
+    label = label.astype(np.uint8)
+    image = np.repeat(np.where(label == 255, 0, label)[..., None], 3, axis=2).astype(np.uint8)
+    return Frame(name, image, label)
+
+
+def random_label(seed: int, height: int = 6, width: int = 8) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, (height, width))
+    label[rng.random((height, width)) < 0.2] = 255
+    return label
+
+
+def on_canvas(label: np.ndarray, valid: tuple[int, int] | None = None) -> CanvasFrame:
+    made = frame(label)
+    return CanvasFrame("f", made.image, made.label, valid or label.shape)
+
+
+def test_a_perfect_model_scores_one() -> None:
+    source = ListSource([frame(random_label(seed)) for seed in range(5)])
+    result = evaluate_source(Reader(), source, (6, 8), batch=2)
+    assert result.scores.miou == result.scores.pixel_accuracy == 1
+    assert (result.frames, result.skipped) == (5, ())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 64])
+def test_scores_do_not_depend_on_the_batch(batch: int) -> None:
+    frames = [on_canvas(random_label(seed)) for seed in range(5)]
+    wrong = [CanvasFrame(f.frame_id, (f.image + 1) % 3, f.label, f.valid) for f in frames[:2]]
+    expected = evaluate(Reader(), [*frames[2:], *wrong], CLASSES, batch=1)
+    predictor = Reader()
+    assert evaluate(predictor, [*frames[2:], *wrong], CLASSES, batch=batch) == expected
+    assert max(shape[0] for shape in predictor.batches) == min(batch, 5)
+
+
+def test_logits_are_upsampled_by_their_stride_from_the_corner_and_not_stretched() -> None:
+    # 7 x 9 at stride 4 is a grid of 2 x 3 that reaches beyond the frame: the border between the
+    # cells lies at pixel 4 exactly; stretching the grid to 7 x 9 would move it to 3.5 and 3, 6.
+    label = np.zeros((7, 9), np.uint8)
+    label[4:] = 1
+    label[:, 8:] = 2
+    result = evaluate(Reader(stride=4), [on_canvas(label)], CLASSES)
+    assert result.scores.pixel_accuracy == 1
+
+
+def test_padding_does_not_count_whatever_its_label_says() -> None:
+    label = np.ones((6, 8), np.uint8)
+    image = frame(np.ones((6, 8))).image
+    image[4:], image[:, 5:] = 0, 0  # so that the model is wrong there
+    padded = CanvasFrame("f", image, label, (4, 5))
+    result = evaluate(Reader(), [padded], CLASSES)
+    assert result.scores.pixels == (0, 20, 0)
+    assert result.scores.pixel_accuracy == 1
+    assert label.all()  # the caller's label is as it was
+
+
+def test_a_small_frame_is_scored_within_its_valid_area() -> None:
+    source = ListSource([frame(np.ones((6, 4)))])
+    result = evaluate_source(Reader(), source, (6, 8))
+    assert sum(result.scores.pixels) == 24
+
+
+def test_bad_frames_are_skipped_counted_and_named() -> None:
+    good = frame(random_label(0))
+    source = ListSource([good, FrameError("truncated"), good, FrameError("no label file"), good])
+    done: list[int] = []
+    result = evaluate_source(Reader(), source, (6, 8), batch=2, on_frames=done.append)
+    assert result.frames == 3
+    assert result.skipped == (
+        SkippedFrame("frame1", "truncated"),
+        SkippedFrame("frame3", "no label file"),
+    )
+    assert done == [1, 2, 3, 4, 5]
+    document = json.loads(json.dumps(result.to_dict()))
+    assert document["skipped"][0] == {"frame_id": "frame1", "reason": "truncated"}
+    assert document["miou"] == 1
+
+
+def test_an_error_that_is_not_about_the_frame_is_not_swallowed() -> None:
+    with pytest.raises(ZeroDivisionError):
+        evaluate_source(Reader(), ListSource([ZeroDivisionError()]), (6, 8))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [([FrameError("truncated")], "none of 1 frames .* frame0: truncated"), ([], "no frames")],
+)
+def test_a_source_without_a_usable_frame_is_an_error(frames: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate_source(Reader(), ListSource(frames), (6, 8))
+
+
+def test_an_unlabelled_source_is_refused() -> None:
+    source = ListSource([frame(random_label(0))])
+    source.classes = None
+    with pytest.raises(ConfigError, match="has no labels"):
+        evaluate_source(Reader(), source, (6, 8))
+    unlabelled = CanvasFrame("street/7", frame(random_label(0)).image, None, (6, 8))
+    with pytest.raises(ConfigError, match="street/7 has no label"):
+        evaluate(Reader(), [unlabelled], CLASSES)
+
+
+def test_a_model_of_other_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tells 4 classes apart, the labels have 3: a, b, c"):
+        evaluate(Reader(classes=4), [on_canvas(random_label(0))], CLASSES)
+
+
+def test_a_label_out_of_range_is_refused() -> None:
+    with pytest.raises(ArtifactError, match=r"label: expected 0\.\.2"):
+        evaluate(Reader(), [on_canvas(np.full((2, 2), 3))], CLASSES)
+
+
+def test_a_diverged_model_is_an_error_and_not_a_skipped_frame() -> None:
+    def diverged(frames: np.ndarray) -> tuple[torch.Tensor, int]:
+        return torch.full((len(frames), 3, 6, 8), float("nan")), 1
+
+    with pytest.raises(ArtifactError, match="logits of f are not finite"):
+        evaluate(diverged, [on_canvas(random_label(0))], CLASSES)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 8), (2, 3, 6, 8), (3, 6, 8), (1, 300, 6, 8)])
+def test_logits_of_another_shape_than_their_stride_says_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ArtifactError, match=r"expected|are \(B, C"):
+        evaluate(lambda _: (torch.zeros(shape), 1), [on_canvas(random_label(0))], CLASSES)
+
+
+@pytest.mark.parametrize("setting", [{"batch": 0}, {"limit": 0}, {"limit": -3}])
+def test_a_batch_or_limit_below_one_is_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="expected 1 or more frames"):
+        evaluate_source(Reader(), ListSource([frame(random_label(0))]), (6, 8), **setting)
+
+
+def test_limit_takes_the_first_frames_and_loads_no_other() -> None:
+    good = frame(random_label(0))
+    source = ListSource([good, good, ZeroDivisionError()])
+    assert evaluate_source(Reader(), source, (6, 8), limit=2).frames == 2
+
+
+def test_frames_of_different_sizes_keep_their_order_and_never_share_a_batch() -> None:
+    sizes = [(6, 8), (6, 8), (4, 4), (6, 8)]
+    labels = [np.full(size, number % 3) for number, size in enumerate(sizes)]
+    source = ListSource([frame(label, str(number)) for number, label in enumerate(labels)])
+    predictor = Reader()
+    found = list(predictions(predictor, canvas_frames(source, None), batch=8))
+    assert all(isinstance(one, Prediction) for one in found)
+    assert [one.classes.shape for one in found] == sizes
+    assert [int(one.classes[0, 0]) for one in found] == [0, 1, 2, 0]
+    assert predictor.batches == [(2, 6, 8), (1, 4, 4), (1, 6, 8)]
+
+
+class TinyStudent(nn.Module):
+    stride = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 2, stride=2)
+        self.norm = nn.BatchNorm2d(3)
+        self.seen: list[tuple[Any, ...]] = []
+
+    def forward(self, images: torch.Tensor) -> SimpleNamespace:
+        self.seen.append((images.shape, images.dtype, float(images.max()), self.training))
+        return SimpleNamespace(logits=self.norm(self.conv(images)))
+
+
+def test_a_student_sees_rgb_floats_in_evaluation_mode_and_is_left_as_it_was() -> None:
+    student = TinyStudent()
+    student.norm.eval()  # a part that training keeps frozen
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    frames = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3)).astype(np.uint8)
+    frames[0, 0, 0, 0] = 255
+    logits, stride = StudentPredictor(student)(frames)  # type: ignore[arg-type]
+    assert student.seen == [((2, 3, 6, 8), torch.float32, 255.0, False)]
+    assert (logits.shape, stride, logits.requires_grad) == ((2, 3, 3, 4), 2, False)
+    assert student.training
+    assert student.conv.training
+    assert not student.norm.training
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    torch.nn.functional.mse_loss(student.conv(torch.ones(1, 3, 2, 2)), torch.zeros(1)).backward()
+
+
+def test_modes_come_back_when_the_model_fails() -> None:
+    module = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(1))
+    with pytest.raises(RuntimeError, match="boom"), evaluation_mode(module):
+        assert not any(part.training for part in module.modules())
+        raise RuntimeError("boom")
+    assert all(part.training for part in module.modules())
+
+
+def test_a_teacher_is_asked_for_logits_at_their_own_stride() -> None:
+    class TinyTeacher:
+        strides = {"logits": 4, "features/penultimate": 2}  # noqa: RUF012
+
+        def __call__(self, frames: np.ndarray) -> SimpleNamespace:
+            return SimpleNamespace(logits=torch.zeros(len(frames), 3, 2, 2))
+
+    logits, stride = TeacherPredictor(TinyTeacher())(np.zeros((1, 6, 8, 3), np.uint8))  # type: ignore[arg-type]
+    assert (logits.shape, stride) == ((1, 3, 2, 2), 4)
+
+
+@pytest.mark.slow
+def test_the_real_teacher_has_the_miou_that_its_weights_were_published_with(
+    shared_data: Path,
+) -> None:
+    """On CamVid test: mIoU 0.6248, pixel accuracy 0.8903, as computed where it was trained."""
+    from stillroom.stages.models.teacher import build_teacher
+    from stillroom.stages.models.teacher_smp import SmpTeacherConfig
+    from stillroom.stages.sources.camvid import CamVidConfig
+    from stillroom.stages.sources.open import open_source
+
+    source = open_source(CamVidConfig(kind="camvid", root=shared_data / "camvid", split="test"))
+    config = SmpTeacherConfig(
+        kind="smp",
+        architecture="FPN",
+        encoder="tu-tf_efficientnet_lite0",
+        classes=source.classes,
+        weights=shared_data / "weights" / "camvid_fpn_lite0.safetensors",
+        mean=(127, 127, 127),
+        std=(128, 128, 128),
+    )
+    result = evaluate_source(TeacherPredictor(build_teacher(config)), source, (360, 480))
+    assert result.frames == 233
+    assert result.scores.miou == pytest.approx(0.6248, abs=2e-4)
+    assert result.scores.pixel_accuracy == pytest.approx(0.8903, abs=2e-4)
