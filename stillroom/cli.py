@@ -117,7 +117,7 @@ def info(cache_path: Path, bad: bool, as_json: bool) -> None:
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
 @JSON
 def verify(cache_path: Path, as_json: bool) -> None:
-    """Check every committed byte: checksums, ranges, coverage. Exit code 1 where faults are found."""
+    """Check every committed byte: checksums, ranges, coverage. Exit code 1: faults found."""
     from stillroom.pipeline import progress, show
     from stillroom.pipeline.inspect_cache import cache_folder
     from stillroom.pipeline.verify import verify_cache

@@ -178,7 +178,8 @@ class _Queue:
         reference, asked = actor.heartbeat
         done, _ = self._ray.wait([reference], timeout=0)
         if not done:  # the actor may still be building its teacher
-            return time.monotonic() - asked > self._run.cache.shard_timeout
+            silent: float = time.monotonic() - asked
+            return silent > self._run.cache.shard_timeout
         actor.heartbeat = None
         try:
             said: tuple[dict[ShardWork, int], float] = self._ray.get(reference)
