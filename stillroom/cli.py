@@ -171,6 +171,11 @@ def train(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @RUN_FILE
 @SET
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw predictions as a PNG.")
+@click.option(
+    "--own-upsampling",
+    is_flag=True,
+    help="Let a teacher's network upsample its logits, as its author will have scored it.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first frames.")
 @JSON
 def evaluate(
@@ -178,6 +183,7 @@ def evaluate(
     run_file: Path,
     overrides: tuple[str, ...],
     sheet: Path | None,
+    own_upsampling: bool,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -191,7 +197,14 @@ def evaluate(
 
     run = load_run(run_file, overrides)
     with progress.CountBar("eval", model) as bar:
-        result = evaluate_model(run, model, limit=limit, sheet=sheet, on_frames=bar.advance)
+        result = evaluate_model(
+            run,
+            model,
+            own_upsampling=own_upsampling,
+            limit=limit,
+            sheet=sheet,
+            on_frames=bar.advance,
+        )
     _print(show.evaluation(result), as_json)
 
 

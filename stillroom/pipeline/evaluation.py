@@ -68,12 +68,14 @@ def evaluate_model(
     run: RunConfig,
     model: str,
     *,
+    own_upsampling: bool = False,
     limit: int | None = None,
     sheet: Path | None = None,
     on_frames: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a run folder, a checkpoint or `teacher:NAME` on the run's [evaluate] source.
 
+    own_upsampling: of a teacher: let its network upsample its logits, as its author will have
     limit: only the first frames
     sheet: where to draw predictions, if anywhere
     on_frames: told (frames done, frames in all)
@@ -88,7 +90,7 @@ def evaluate_model(
     if run.evaluate is None:
         raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
     source = open_source(run.sources[run.evaluate.source])
-    opened = open_model(run, model)
+    opened = open_model(run, model, own_upsampling=own_upsampling)
     check_classes(opened, source, run.evaluate)
     total = len(source) if limit is None else min(limit, len(source))
     result = evaluate_source(
@@ -105,7 +107,7 @@ def evaluate_model(
     return Evaluation(opened.name, run.evaluate.source, result, cost, sheet)
 
 
-def open_model(run: RunConfig, model: str) -> Model:
+def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> Model:
     """Find a model by what the user calls it: `teacher:NAME`, a run folder, or a checkpoint file.
 
     Raises:
@@ -121,7 +123,11 @@ def open_model(run: RunConfig, model: str) -> Model:
             known = ", ".join(run.teachers) or "none"
             raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
         teacher = build_teacher(with_classes(name, run.teachers[name], run))
-        return Model(model, TeacherPredictor(teacher), teacher.module, teacher.classes)
+        return Model(
+            model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
+        )
+    if own_upsampling:
+        raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
     path = Path(model)
     if not path.exists():
         raise ConfigError(

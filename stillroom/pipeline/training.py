@@ -9,7 +9,7 @@ from stillroom.pipeline.targets import FRAMES, open_targets
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
-from stillroom.stages.train.dataset import open_dataset
+from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.objective import Objective
@@ -45,7 +45,9 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
     use_seed(settings.seed)
     student = build_student(student_config, len(classes))
     streams = {
-        name: open_dataset(cache, name, settings, objective.needs(stream.labelled), student.stride)
+        name: open_dataset(
+            cache, name, settings, objective.needs(is_labelled(cache, name, stream)), student.stride
+        )
         for name, stream in settings.streams.items()
     }
     _check_objective(objective, streams, len(classes))
@@ -91,7 +93,8 @@ def check_cache(run: RunConfig, cache: Cache, objective: Objective) -> None:
                 f"train.streams.{name}: source {source!r} is not among cache.sources "
                 f"({', '.join(run.cached_sources())})"
             )
-        teachers = {key.partition("/")[0] for key in objective.needs(stream.labelled)}
+        needs = objective.needs(is_labelled(cache, name, stream))
+        teachers = {key.partition("/")[0] for key in needs}
         for set_name in [FRAMES, *sorted(teachers)]:
             found = cache.artifact_set(source, set_name)
             if set_name == FRAMES or set_name in targets.teachers:
@@ -107,7 +110,7 @@ def student_classes(cache: Cache, settings: TrainConfig) -> tuple[str, ...]:
     found: dict[str, tuple[str, ...]] = {}
     for name, stream in settings.streams.items():
         arrays = cache.artifact_set(stream.source or name, FRAMES).arrays
-        if stream.labelled and "labels" in arrays:
+        if stream.labelled is not False and "labels" in arrays:
             found[name] = tuple(arrays["labels"].attributes["classes"])
     if not found:
         raise ConfigError("train.streams: no stream is labelled, so the student has no classes")

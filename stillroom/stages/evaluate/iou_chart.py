@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from stillroom.stages.evaluate.page import (
@@ -61,7 +62,8 @@ def iou_chart(
     count = -(-len(lines) // PANEL_LINES)
     each = -(-len(lines) // count)
     panels = [lines[start : start + each] for start in range(0, len(lines), each)]
-    label = min(LONGEST_LABEL, max(text_width(name, bold=name == MEAN) for name, _ in lines)) + 10
+    longest = ceil(max(text_width(name, bold=name == MEAN) for name, _ in lines))
+    label = min(LONGEST_LABEL, longest) + 10
     bars = 520 if count == 1 else 300
     pitch = label + bars + VALUE_WIDTH + GAP
     width = round(2 * MARGIN + count * pitch - GAP)

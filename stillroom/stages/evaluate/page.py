@@ -7,6 +7,7 @@ thread changes nothing outside. Positions count from the top left, as in images.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,12 +128,18 @@ def fitted(words: str, width: float, size: int = TEXT, *, bold: bool = False) ->
     """Words that fit into `width` pixels, their middle replaced by an ellipsis if they must."""
     if text_width(words, size, bold=bold) <= width:
         return words
+
     # The ends of a frame's name tell it from its neighbours; its middle seldom does.
-    for kept in range(len(words) - 1, 1, -1):
-        shorter = f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
-        if text_width(shorter, size, bold=bold) <= width:
-            return shorter
-    return "…"
+    def too_wide(kept: int) -> bool:
+        return text_width(_cut(words, kept), size, bold=bold) > width
+
+    fits = bisect_left(range(2, len(words)), True, key=too_wide)
+    return _cut(words, fits + 1) if fits else "…"
+
+
+def _cut(words: str, kept: int) -> str:
+    """The first and last letters of some words, `kept` in all."""
+    return f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
 
 
 def key_lines(names: Sequence[str], room: float) -> KeyLines:

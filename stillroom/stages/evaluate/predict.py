@@ -59,12 +59,21 @@ class StudentPredictor:
 
 @dataclass(frozen=True)
 class TeacherPredictor:
-    """A teacher, which takes uint8 frames and looks after its own mode and precision."""
+    """A teacher, which takes uint8 frames and looks after its own mode and precision.
+
+    Attributes:
+        teacher: the teacher.
+        own_upsampling: let its network upsample its logits, instead of doing it as students learn
+            from the cached cells.
+    """
 
     teacher: Teacher
+    own_upsampling: bool = False
 
     def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
         """See `Predictor`."""
+        if self.own_upsampling:
+            return self.teacher.own_logits(frames), 1
         return self.teacher(frames).logits, self.teacher.strides["logits"]
 
 

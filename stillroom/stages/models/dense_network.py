@@ -39,12 +39,15 @@ class TeacherNetwork:
     forward: normalised images to logits and features, through `module`
     multiple: pixels that both sides of the input must be multiples of
     channels_last: whether it takes its input in that order, see `Normalise`
+    own_logits: normalised images to logits at their size, upsampled as the network itself does it;
+        None where it does not
     """
 
     module: nn.Module | None
     forward: DenseNetwork
     multiple: int
     channels_last: bool
+    own_logits: Callable[[Tensor], Tensor] | None = None
 
 
 def as_dense_output(output: Any) -> DenseOutput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -99,30 +99,61 @@ class Teacher:
         Raises:
             ArtifactError: frames of another shape or dtype.
         """
-        import torch
-
         from stillroom.stages.models.dense_network import crop
 
-        batch = torch.as_tensor(frames)
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
-            raise ArtifactError(
-                f"frames: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"
-            )
-        height, width = batch.shape[1:3]
-        with torch.inference_mode(), self._autocast():
-            images = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))  # (B, 3, H', W')
-            output = crop(self._network.forward(images), self.strides, height, width)
+        with self._inference():
+            images = self._images(frames)
+            output = crop(self._network.forward(images), self.strides, *frames.shape[1:3])
         return TeacherOutput(
             output.logits.float().contiguous(),
             {name: grid.float().contiguous() for name, grid in output.features.items()},
         )
 
-    def _autocast(self) -> Any:
+    def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Logits upsampled as the network itself does it: what its author will have scored.
+
+        SMP's heads upsample with aligned corners, up to half a cell from where the cells lie that
+        are cached.
+
+        frames: (B, H, W, 3) uint8 RGB
+        returns: (B, C, H, W) float32
+
+        Raises:
+            ArtifactError: frames of another shape or dtype.
+            ConfigError: this network has no upsampling of its own.
+        """
+        if self._network.own_logits is None:
+            raise ConfigError("teacher: this network does not upsample its logits by itself")
+        with self._inference():
+            logits = self._network.own_logits(self._images(frames))
+        return logits[..., : frames.shape[1], : frames.shape[2]].float()
+
+    def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Normalised and padded: (B, 3, H', W')."""
         import torch
 
-        if self._config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device, dtype=getattr(torch, self._config.precision))
+        if not isinstance(frames, torch.Tensor) and not frames.flags.writeable:
+            frames = frames.copy()  # torch would warn of a tensor that shares read-only memory
+        batch = torch.as_tensor(frames)
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+            raise ArtifactError(
+                f"frames: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"
+            )
+        images: Tensor = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))
+        return images
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without gradients, in the teacher's precision."""
+        import torch
+
+        precision = getattr(torch, self._config.precision)
+        reduced = precision != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, dtype=precision if reduced else None, enabled=reduced),
+        ):
+            yield
 
 
 def build_teacher(config: TeacherConfig) -> Teacher:

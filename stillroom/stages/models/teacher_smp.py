@@ -61,4 +61,5 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
         forward=lambda images: forward_smp(network, images),
         multiple=pad_multiple(network),
         channels_last=True,
+        own_logits=network,
     )

@@ -71,6 +71,7 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
         forward=lambda images: forward(network, images),
         multiple=1,
         channels_last=True,
+        own_logits=lambda images: network(images)["out"],
     )
 
 

@@ -203,11 +203,18 @@ def open_dataset(
         needs=needs,
         view=settings.view,
         jitter=settings.jitter,
-        labelled=stream.labelled,
+        labelled=is_labelled(cache, name, stream),
         indices=choose(frames.count, stream),
         out_stride=out_stride,
         seed=settings.seed,
     )
+
+
+def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:
+    """Tell whether a stream's terms read labels: as it says, or else if its source has any."""
+    if stream.labelled is not None:
+        return stream.labelled
+    return "labels" in cache.artifact_set(stream.source or name, FRAMES).arrays
 
 
 def choose(count: int, stream: StreamConfig) -> list[int]:

@@ -17,7 +17,7 @@ class StreamConfig(Settings):
 
     source: a cached source; the stream's own name if left out
     batch: frames a step
-    labelled: whether terms may read the labels; False hides them
+    labelled: whether terms may read the labels; left out, if the source has any; False hides them
     every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
     complement: take the frames that `every` leaves out instead; with `labelled = false` the two
         streams are a semi-supervised split of one source
@@ -25,7 +25,7 @@ class StreamConfig(Settings):
 
     source: str | None = None
     batch: int = Field(gt=0)
-    labelled: bool = True
+    labelled: bool | None = None
     every: int = Field(default=1, gt=0)
     complement: bool = False
 

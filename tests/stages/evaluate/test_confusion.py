@@ -70,14 +70,18 @@ def loop_scores(prediction: np.ndarray, label: np.ndarray, classes: int) -> tupl
 def test_scores_match_an_independent_pixel_loop(classes: int, present: int) -> None:
     rng = np.random.default_rng(classes)
     label = rng.integers(0, present, (3, 17, 23)).astype(np.uint8)
-    prediction = np.where(rng.random(label.shape) < 0.6, label, rng.integers(0, classes, label.shape))
+    prediction = np.where(
+        rng.random(label.shape) < 0.6, label, rng.integers(0, classes, label.shape)
+    )
     label[rng.random(label.shape) < 0.2] = 255
     matrix = ConfusionMatrix(classes)
     for one, truth in zip(prediction.astype(np.uint8), label, strict=True):  # frame by frame
         matrix.update(one, truth)
     iou, miou, mean_accuracy, pixel_accuracy = loop_scores(prediction, label, classes)
     scores = matrix.scores()
-    assert {c: value for c, value in enumerate(scores.iou) if value is not None} == pytest.approx(iou)
+    assert {c: value for c, value in enumerate(scores.iou) if value is not None} == pytest.approx(
+        iou
+    )
     assert scores.miou == pytest.approx(miou, abs=1e-12)
     assert scores.mean_accuracy == pytest.approx(mean_accuracy, abs=1e-12)
     assert scores.pixel_accuracy == pytest.approx(pixel_accuracy, abs=1e-12)

@@ -89,7 +89,11 @@ def test_a_frame_gets_the_same_whatever_stands_beside_it() -> None:
 
 def test_tensors_and_arrays_are_taken_alike() -> None:
     teacher = build_teacher(config())
-    assert torch.equal(teacher(frames()).logits, teacher(torch.from_numpy(frames())).logits)
+    expected = teacher(frames()).logits
+    assert torch.equal(teacher(torch.from_numpy(frames())).logits, expected)
+    locked = frames()
+    locked.flags.writeable = False
+    assert torch.equal(teacher(locked).logits, expected)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,17 @@ def test_jitter_changes_the_students_input_only(tmp_path, make_cache):
         assert torch.equal(lit.artifacts[key], value)
 
 
+def test_every_frame_of_every_epoch_has_a_light_of_its_own(tmp_path, make_cache):
+    cache = make_cache(tmp_path / "cache")
+    still = dataset(cache, view=ViewConfig())
+    lit = dataset(cache, view=ViewConfig(), jitter=PhotometricConfig(brightness=0.2))
+    factors = [
+        float(lit.sample(*where).image.mean() / still.sample(*where).image.mean())
+        for where in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({round(factor, 4) for factor in factors}) == 3
+
+
 def test_padding_is_masked(tmp_path, make_cache):
     cache = make_cache(tmp_path / "cache", valid=(24, 20))
     sample = dataset(cache, view=ViewConfig()).sample(0, 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.train.dataset import open_dataset
+from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
@@ -65,7 +65,9 @@ def make_job(tmp_path, make_cache, make_student):
             student=make_student(next(weights) if seed is None else seed),
             objective=objective,
             streams={
-                name: open_dataset(cache, name, settings, objective.needs(stream.labelled), 4)
+                name: open_dataset(
+                    cache, name, settings, objective.needs(is_labelled(cache, name, stream)), 4
+                )
                 for name, stream in settings.streams.items()
             },
             settings=settings,
@@ -210,6 +212,46 @@ def test_the_best_validation_is_kept_and_exported(make_job):
     assert_same_state(load_file(result.paths["model"]), weights[1])
     averaged, last = weights[-1], job.student.network.state_dict()
     assert not torch.equal(averaged["classifier.weight"], last["classifier.weight"])
+
+
+def test_the_best_score_outlives_an_interruption(make_job):
+    options = {"steps": 4, "validation": {"source": "x", "every": 1}}
+    scores = iter([0.2, 0.9, 0.5, 0.4])
+
+    def validate(student):
+        return {"miou": next(scores)}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job("run", validate_with=validate, on_step=stop_at(2), **options))
+    result = train(make_job("run", validate_with=validate, **options))
+    assert (result.best_score, result.best_step) == (0.9, 2)
+
+
+def test_a_student_trains_in_training_mode_and_is_scored_in_the_other(make_job):
+    modes = []
+    job = make_job("run", steps=3, validation={"source": "x", "every": 1})
+    job.student.network.dropout.register_forward_hook(
+        lambda module, *_: modes.append(module.training)
+    )
+    train(job)
+    assert modes == [True, False] * 3
+
+
+def test_each_stream_is_judged_by_what_the_student_says_of_its_own_frames(make_job):
+    seen = []
+    job = make_job("run", **{**EVERYTHING, "steps": 1})
+    judge = job.objective.__call__
+
+    def spy(output, batch, stride):
+        seen.append((batch.stream, output.logits.detach(), output.features["penultimate"].detach()))
+        return judge(output, batch, stride)
+
+    object.__setattr__(job, "objective", spy)
+    train(job)
+    assert [(name, len(logits)) for name, logits, _ in seen] == [("camvid", 4), ("rest", 3)]
+    for part in (1, 2):
+        rows = torch.cat([one[part] for one in seen]).flatten(1)
+        assert len(rows.unique(dim=0)) == 7
 
 
 def test_without_validation_the_last_weights_are_exported(make_job):

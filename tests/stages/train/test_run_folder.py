@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -56,13 +57,14 @@ def test_a_config_that_is_no_json_is_refused_by_name(tmp_path):
         claim(tmp_path, CONFIG, PRINTS)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, owner, name):
     write_whole(tmp_path / "last.pt", b"old")
 
-    def full(descriptor):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(owner, name, full)
     with pytest.raises(CacheUnwritable, match=r"No space left.*resumes"):
         write_whole(tmp_path / "last.pt", b"new")
     assert os.listdir(tmp_path) == ["last.pt"]

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stillroom.pipeline.build import build
+from stillroom.pipeline.evaluation import evaluate_model
+from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.training import train_run
+from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
+
+
+@pytest.fixture
+def built(run_file: Path) -> Path:
+    build(load_run(run_file))
+    return run_file
+
+
+def test_a_student_is_trained_from_the_cache_and_scored(built: Path) -> None:
+    run = load_run(built, ['train.validation={source="street", every=3}'])
+    result = train_run(run)
+    assert result.steps == 6
+    assert result.best_score is not None
+    assert set(result.losses) >= {
+        "loss", "street/cross_entropy", "street/probability_l2/tiny", "more/probability_l2/tiny",
+    }  # fmt: skip
+    for model in ("run", "run/last.pt", "run/best.pt", "teacher:tiny"):
+        found = evaluate_model(run, model, limit=4)
+        assert 0 <= found.result.scores.miou <= 1
+        assert found.result.frames == 4
+    assert json.loads(Path("run/fingerprints.json").read_text()).keys() == {
+        "street/frames", "street/tiny", "more/frames", "more/tiny",
+    }  # fmt: skip
+
+
+def test_the_model_that_is_scored_is_the_one_that_was_trained(built: Path) -> None:
+    labels_only = ['terms=[{name="cross_entropy"}]', "train.streams={street={batch=5}}"]
+    fast = 'train.optimiser={name="adamw", lr=0.02}'
+
+    def score(path: str, steps: int) -> float:
+        run = load_run(built, [*labels_only, fast, f"train.path={path}", f"train.steps={steps}"])
+        train_run(run)
+        return evaluate_model(run, path).result.scores.pixel_accuracy
+
+    assert score("long", steps=80) > score("short", steps=1) + 0.1
+
+
+def test_a_trained_student_can_be_the_next_teacher(built: Path) -> None:
+    train_run(load_run(built))
+    run = load_run(
+        built,
+        [
+            'teachers={old={kind="python", target="tiny_networks:teacher", device="cpu",'
+            'weights="run/model.safetensors"}}',
+            "cache.path=next.cache",
+            'terms=[{name="cross_entropy"}, {name="pixelwise_kl", teacher="old"}]',
+            "train.path=next",
+        ],
+    )
+    build(run)
+    assert "street/pixelwise_kl/old" in train_run(run).losses
+
+
+def test_labels_alone_train_a_baseline_without_any_teacher(run_file: Path) -> None:
+    run = load_run(
+        run_file,
+        ["teachers={}", 'terms=[{name="cross_entropy"}]', "train.streams={street={batch=3}}"],
+    )
+    build(run)
+    assert set(train_run(run).losses) == {"loss", "street/cross_entropy"}
+
+
+def test_training_needs_no_source_once_the_cache_is_built(run_file: Path) -> None:
+    import cv2
+    import numpy as np
+
+    for name, channels in (("images", 3), ("masks", 1)):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(6):
+            image = np.full((32, 48, channels), number % 3, np.uint8)
+            cv2.imwrite(f"photos/{name}/{number}.png", image)
+    run = load_run(
+        run_file,
+        [
+            'sources={photos={kind="image_mask", root="photos", classes=["a","b","c"]}}',
+            'teachers.tiny={kind="python", target="tiny_networks:teacher", device="cpu", '
+            "options={classes=3}}",
+            "train.streams={photos={batch=3}}",
+            "evaluate.source=photos",
+        ],
+    )
+    build(run)
+    shutil.rmtree("photos")
+    assert train_run(run).steps == 6
+
+
+def test_a_cache_of_another_teacher_is_refused_with_both_values(built: Path) -> None:
+    with pytest.raises(CacheMismatch) as caught:
+        train_run(load_run(built, ["teachers.tiny.options={seed=3}"]))
+    assert "teacher.options" in str(caught.value)
+    assert "street.cache" in str(caught.value)
+    assert "cache build" in str(caught.value)
+
+
+def test_another_canvas_is_refused(built: Path) -> None:
+    with pytest.raises(CacheMismatch, match=r"canvas\.height +cache 32 +run 64"):
+        train_run(load_run(built, ["cache.canvas=[64, 96]"]))
+
+
+def test_a_cache_that_is_not_there_or_not_whole_says_what_to_run(run_file: Path) -> None:
+    with pytest.raises(CacheIncomplete, match="stillroom cache build"):
+        train_run(load_run(run_file))
+    build(load_run(run_file))
+    next(Path("street.cache/manifest/street/tiny").glob("*.parquet")).unlink()
+    with pytest.raises(CacheIncomplete, match="2 of 3 shards"):
+        train_run(load_run(run_file))
+
+
+def test_a_term_without_its_artifact_fails_before_the_first_step(built: Path) -> None:
+    run = load_run(
+        built, ['cache.artifacts=["confidence", "pseudo_label"]', "cache.path=few.cache"]
+    )
+    build(run)
+    with pytest.raises(ConfigError, match=r"probability_l2.*tiny/logits|'tiny/logits'"):
+        train_run(run)
+
+
+def test_a_run_without_a_student_says_which_section_is_missing(built: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.toml"
+    lines = built.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("student", "terms"))]
+    bare.write_text("\n".join(kept))
+    with pytest.raises(ConfigError, match="student, terms"):
+        train_run(load_run(bare))
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        ("nowhere", "no such run folder or checkpoint"),
+        ("teacher:huge", "no teacher 'huge'.*tiny"),
+        (".", "no run folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(built: Path, model: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        evaluate_model(load_run(built), model)
+
+
+def test_a_model_of_other_classes_is_not_scored(built: Path) -> None:
+    run = load_run(built)
+    train_run(run)
+    document = json.loads(Path("run/config.json").read_text())
+    document["classes"] = document["classes"][::-1]
+    Path("run/config.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="different classes"):
+        evaluate_model(run, "run")
