@@ -13,6 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build import build
+from stillroom.pipeline.curves import CURVES
 from stillroom.pipeline.evaluation import (
     Evaluation,
     draw_predictions,
@@ -120,10 +121,13 @@ def _evaluate(run: RunConfig, model: str) -> Evaluation:
 
 
 def _draw(run: RunConfig, out: Path, found: dict[str, Evaluation]) -> list[Path]:
-    """The cache as a contact sheet, and the three networks side by side."""
+    """The cache as contact sheets; the three networks side by side, in pictures and in bars."""
+    from stillroom.stages.evaluate.iou_chart import iou_chart
+
     drawn = draw_preview(run.cache.path, None, 4, out / "cache.png")
-    models = [open_model(run, str(out / name)) for name in found]
-    results = {str(out / name): evaluation.result for name, evaluation in found.items()}
-    sheet = out / "comparison.png"
+    models = {name: open_model(run, str(out / name)) for name in found}
+    sheet, chart = out / "comparison.png", out / "iou.png"
+    results = {name: evaluation.result for name, evaluation in found.items()}
     draw_predictions(run, models, sheet, results)
-    return [*drawn, sheet]
+    iou_chart(chart, {name: result.scores for name, result in results.items()})
+    return [*drawn, sheet, chart, *(out / name / CURVES for name in found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import load_checkpoint
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, WeightsError
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stillroom.pipeline.config import EvaluateConfig, RunConfig
     from stillroom.stages.evaluate.cost import Cost
@@ -35,12 +36,14 @@ class Model:
 
     module: the torch module with its parameters; None for a bare callable
     classes: names, or None where the model does not know them
+    idle: how many of its parameters its output does not depend on
     """
 
     name: str
     predictor: Predictor
     module: Any
     classes: tuple[str, ...] | None
+    idle: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ def evaluate_model(
         limit=limit,
         on_frames=lambda done: on_frames(done, total),
     )
-    cost = measure_cost(opened.predictor, opened.module, run.cache.canvas)
+    cost = measure_cost(opened.predictor, opened.module, run.cache.canvas, idle=opened.idle)
     if sheet is not None:
-        draw_predictions(run, [opened], sheet, {opened.name: result})
+        draw_predictions(run, {opened.name: opened}, sheet, {opened.name: result})
     return Evaluation(opened.name, run.evaluate.source, result, cost, sheet)
 
 
@@ -166,7 +169,7 @@ def _open_student(path: Path, run: RunConfig) -> Model:
         student.network.load_state_dict(load_state(path))
     student.to(best_device())
     name = str(folder) if path.name == run_folder.MODEL else str(path)
-    return Model(name, StudentPredictor(student), student, classes)
+    return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
 
 
 def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> None:
@@ -189,9 +192,12 @@ def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> Non
 
 
 def draw_predictions(
-    run: RunConfig, models: list[Model], path: Path, results: dict[str, EvaluationResult]
+    run: RunConfig, models: Mapping[str, Model], path: Path, results: Mapping[str, EvaluationResult]
 ) -> None:
-    """A sheet with a column for every model, over frames spread evenly through the source."""
+    """A sheet with a column for every model, over frames spread evenly through the source.
+
+    models, results: by the name that the picture shows
+    """
     from stillroom.stages.evaluate.predict import Prediction, predictions
     from stillroom.stages.evaluate.prediction_sheet import PredictionRow, prediction_sheet
     from stillroom.stages.sources.canvas import to_canvas
@@ -201,11 +207,14 @@ def draw_predictions(
     source = open_source(run.sources[run.evaluate.source])
     count = min(run.evaluate.sheet_frames, len(source))
     chosen = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
-    frames = [to_canvas(source.load(index), run.cache.canvas) for index in chosen]
+    frames = []
+    for index in chosen:
+        with suppress(FrameError):  # the scores have counted and named it
+            frames.append(to_canvas(source.load(index), run.cache.canvas))
     found: dict[str, list[Prediction]] = {}
-    for model in models:
+    for name, model in models.items():
         said = predictions(model.predictor, frames, run.evaluate.batch)
-        found[model.name] = [each for each in said if isinstance(each, Prediction)]
+        found[name] = [each for each in said if isinstance(each, Prediction)]
     rows = [
         PredictionRow(
             frame_id=frame.frame_id,

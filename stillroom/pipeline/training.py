@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.config import as_document
+from stillroom.pipeline.curves import draw_curves
 from stillroom.pipeline.targets import FRAMES, open_targets
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
@@ -51,7 +52,7 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
         for name, stream in settings.streams.items()
     }
     _check_objective(objective, streams, len(classes))
-    return train(
+    result = train(
         TrainJob(
             student=student,
             objective=objective,
@@ -64,6 +65,8 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
             may_differ=(*UNCHANGING, *ELSEWHERE),
         )
     )
+    draw_curves(settings.path)
+    return result
 
 
 def _sections(run: RunConfig) -> tuple[TrainConfig, StudentConfig]:

@@ -68,7 +68,12 @@ class Cost:
 
 
 def measure_cost(
-    predictor: Predictor, module: nn.Module | None, size: tuple[int, int], *, runs: int = 20
+    predictor: Predictor,
+    module: nn.Module | None,
+    size: tuple[int, int],
+    *,
+    runs: int = 20,
+    idle: int = 0,
 ) -> Cost:
     """Measure a model: count its parameters and FLOPs, and time it at batch 1.
 
@@ -77,11 +82,12 @@ def measure_cost(
         module: what holds its parameters; None for a bare callable, which counts as having none.
         size: (height, width) of the frame.
         runs: timed calls.
+        idle: parameters of the module that its output does not depend on; left out of the count.
     """
     return Cost(
         height=size[0],
         width=size[1],
-        parameters=0 if module is None else count_parameters(module),
+        parameters=0 if module is None else count_parameters(module) - idle,
         flops=count_flops(predictor, size),
         speed=measure_speed(predictor, size, runs=runs),
     )

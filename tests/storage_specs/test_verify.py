@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stillroom.storage_specs.errors import CacheCorrupt
+
+OBJECTS = {
+    "camvid/fpn/logits": "c.0.0.0.0",
+    "camvid/fpn/logits_scale": "c.0.0",
+    "camvid/fpn/logits_offset": "c.0.0",
+    "camvid/fpn/features/penultimate": "c.0.0.0.0",
+    "camvid/fpn/pseudo_label": "c.0.0.0",
+    "camvid/fpn/confidence": "c.0.0.0",
+}
+INDEX = 4 * 16 + 4
+
+
+def test_a_sound_cache_has_no_fault(full_set: Any) -> None:
+    assert full_set.set.verify_definition() == []
+    assert [full_set.set.verify_shard(shard) for shard in range(3)] == [[], [], []]
+
+
+def test_what_is_not_committed_has_no_fault(empty_set: Any) -> None:
+    assert empty_set.set.verify_shard(0) == []
+
+
+@pytest.mark.parametrize("array", OBJECTS)
+def test_a_flipped_bit_anywhere_in_an_object_is_found_and_named(full_set: Any, array: str) -> None:
+    path = full_set.set.cache.path / array / OBJECTS[array]
+    good = path.read_bytes()
+    index = np.frombuffer(good[-INDEX:-4], "<u8").reshape(4, 2).astype(int)
+    step = max(1, len(good) // 150)
+    for place in [*range(0, len(good), step), len(good) - 1]:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        faults = full_set.set.verify_shard(0)
+        assert {(fault.array, fault.shard) for fault in faults} == {(array, 0)}
+        if place >= len(good) - INDEX:
+            assert faults[0].kind == "index"
+            continue
+        (frame,) = [i for i, (at, length) in enumerate(index) if at <= place < at + length]
+        assert [(fault.kind, fault.index) for fault in faults] == [("chunk", frame)]
+        assert f"{array}, shard 0, frame {frame}: checksum" in str(faults[0])
+
+
+def test_a_reader_meets_a_flipped_bit_as_an_error_that_names_it(full_set: Any) -> None:
+    made = full_set.set
+    for array, artifact in (
+        ("camvid/fpn/logits", "logits"),
+        ("camvid/fpn/logits_scale", "logits"),
+        ("camvid/fpn/pseudo_label", "pseudo_label"),
+    ):
+        path = made.cache.path / array / OBJECTS[array]
+        good = path.read_bytes()
+        path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+        fresh = pickle.loads(pickle.dumps(made))
+        with pytest.raises(CacheCorrupt, match=rf"{array}: frame 0 .*stillroom cache verify"):
+            fresh.read(artifact, 0)
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(CacheCorrupt, match=rf"{array}: shard 0 .* its index"):
+            pickle.loads(pickle.dumps(made)).read(artifact, 0)
+        path.write_bytes(good)
+        assert fresh.read(artifact, 0) is not None  # mended, and the reader goes on
+
+
+def test_a_lost_or_shortened_object_is_found(full_set: Any) -> None:
+    path = full_set.set.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    good = path.read_bytes()
+    for length in (0, 3, INDEX, len(good) - 1):
+        path.write_bytes(good[:length])
+        kinds = {fault.kind for fault in full_set.set.verify_shard(0)}
+        assert "size" in kinds
+        with pytest.raises(CacheCorrupt, match="camvid/fpn/logits"):
+            pickle.loads(pickle.dumps(full_set.set)).read("logits", 0)
+    path.unlink()
+    (fault,) = full_set.set.verify_shard(0)
+    assert (fault.kind, fault.array) == ("missing", "camvid/fpn/logits")
+    with pytest.raises(CacheCorrupt, match="its object is missing"):
+        pickle.loads(pickle.dumps(full_set.set)).read("logits", 0)
+
+
+def test_another_shards_sound_object_in_its_place_is_found(full_set: Any) -> None:
+    folder = full_set.set.cache.path / "camvid/fpn/features/penultimate"
+    (folder / "c.0.0.0.0").write_bytes((folder / "c.1.0.0.0").read_bytes())
+    faults = full_set.set.verify_shard(0)
+    assert {fault.kind for fault in faults} <= {"checksum", "size"}
+    assert faults
+
+
+def test_a_damaged_part_is_a_fault_of_the_manifest(full_set: Any) -> None:
+    path = full_set.set.cache.path / "manifest/camvid/fpn/00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    (fault,) = full_set.set.verify_shard(1)
+    assert (fault.kind, fault.array) == ("manifest", "manifest/camvid/fpn/00001.parquet")
+
+
+def test_a_discarded_shard_is_mended_by_building_it_again(full_set: Any) -> None:
+    undisturbed = full_set.files()
+    path = full_set.set.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert full_set.set.verify_shard(0)
+    full_set.set.discard(0)
+    full_set.commit(0)
+    assert full_set.set.verify_shard(0) == []
+    assert full_set.files() == undisturbed
+
+
+def test_changed_metadata_of_an_array_are_found(full_set: Any) -> None:
+    path = full_set.set.cache.path / "camvid/fpn/logits/zarr.json"
+    good = json.loads(path.read_bytes())
+    for change, says in (
+        ({**good, "shape": [11, 3, 4, 6]}, "shape"),
+        ({**good, "data_type": "int8"}, "data_type"),
+        ({**good, "attributes": {}}, "attributes"),
+        ([], "JSON"),
+    ):
+        path.write_text(json.dumps(change))
+        (fault,) = full_set.set.verify_definition()
+        assert (fault.kind, fault.array, fault.shard) == ("metadata", "camvid/fpn/logits", None)
+        assert says in fault.message
+    path.write_text("{")
+    assert "JSON" in str(full_set.set.verify_definition()[0])
+    path.unlink()
+    assert "missing" in str(full_set.set.verify_definition()[0])
