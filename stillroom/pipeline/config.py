@@ -79,6 +79,19 @@ class RunConfig(Settings):
         return self.cache.sources if self.cache.sources is not None else tuple(self.sources)
 
 
+def with_absolute_paths(run: RunConfig) -> RunConfig:
+    """The same run, for a process with another working folder."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: absolute(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return tuple(absolute(each) for each in value)
+        return value.absolute() if isinstance(value, Path) else value
+
+    return RunConfig.model_validate(absolute(run.model_dump()))
+
+
 def as_document(config: BaseModel) -> dict[str, Any]:
     """A config as plain JSON types, defaults filled in: what checkpoints and reports keep."""
     document: dict[str, Any] = config.model_dump(mode="json")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from stillroom.stages.train.job import Progress
 
 
+LOG_SECONDS = 30.0  # between two lines where stderr is no terminal
+
+
 class _Rate(ProgressColumn):
     """Units a second since the task began, over what this process did itself."""
 
@@ -46,6 +49,8 @@ class _Bars:
 
     def __init__(self, unit: str) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self._unit = unit
+        self._said = time.monotonic()
         self._bars = bars.Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -59,6 +64,17 @@ class _Bars:
     def __enter__(self) -> Any:
         self._bars.start()
         return self
+
+    def _moved(self) -> None:
+        """Say now and then where things are if no bar can move: in a file, in a job's log."""
+        if self.console.is_terminal or time.monotonic() - self._said < LOG_SECONDS:
+            return
+        self._said = time.monotonic()
+        for task in self._bars.tasks:
+            if task.total is not None and 0 < task.completed < task.total:
+                speed = f"{task.speed:.1f} {self._unit}/s" if task.speed else ""
+                parts = (task.description, f"{task.completed:.0f}/{task.total:.0f}", speed)
+                self.console.print("  ".join((*parts, task.fields["note"])), soft_wrap=True)
 
     def __exit__(
         self,
@@ -102,6 +118,7 @@ class BuildBars(_Bars):
         if self._bad.get(key):
             note += f"  {self._bad[key]} bad"
         self._bars.update(self._tasks[key], advance=event.frames, note=note)
+        self._moved()
 
 
 class TrainBar(_Bars):
@@ -122,6 +139,7 @@ class TrainBar(_Bars):
         wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
         note = f"loss {self._loss:.4f}  waits {wait:.0%}{self._score}"
         self._bars.update(self._task, completed=progress.step, total=progress.steps, note=note)
+        self._moved()
 
 
 class CountBar(_Bars):
@@ -134,6 +152,7 @@ class CountBar(_Bars):
     def advance(self, done: int, total: int) -> None:
         """So many of so many are done."""
         self._bars.update(self._task, completed=done, total=total)
+        self._moved()
 
 
 class Narrator:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build import BuildEvent
+from stillroom.pipeline.config import with_absolute_paths
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
 from stillroom.storage_specs.store import Cache
 
@@ -96,7 +97,7 @@ class _Queue:
         works: list[ShardWork],
         listen: Callable[[BuildEvent], None],
     ) -> None:
-        self._ray, self._run, self._listen = ray, run, listen
+        self._ray, self._run, self._listen = ray, with_absolute_paths(run), listen
         self._waiting = deque(works)
         self._failures: dict[ShardWork, list[str]] = {}
         self._quarantined: dict[ShardWork, str] = {}

@@ -37,6 +37,7 @@ class ShardWorker:
         self._turn = threading.Lock()
         self._building = threading.Lock()
         self._teacher: tuple[str, Teacher] | None = None
+        self._sets: dict[tuple[str, str], ArtifactSet] = {}
         self._progress: dict[ShardWork, int] = {}
         self._last_progress = time.monotonic()
 
@@ -79,15 +80,20 @@ class ShardWorker:
 
     def _open(self, work: ShardWork) -> tuple[Produce, ArtifactSet]:
         """What fills the set, and the set; a teacher is kept until it is another's turn."""
+        key = (work.source, work.set_name)
         with self._building:
-            if work.set_name == FRAMES:
-                target = self._targets.define(self._cache, work.source, FRAMES, None)
-                return frames_and_labels, target
-            if self._teacher is None or self._teacher[0] != work.set_name:
-                self._teacher = None  # let the old one go before the new one takes its memory
-                config = self._targets.teachers[work.set_name]
-                self._teacher = (work.set_name, build_teacher(config))
-            teacher = self._teacher[1]
-            target = self._targets.define(self._cache, work.source, work.set_name, teacher)
-        cache = self._run.cache
-        return TeacherArtifacts(teacher, cache.artifacts, cache.threshold), target
+            produce: Produce = frames_and_labels
+            teacher = None
+            if work.set_name != FRAMES:
+                teacher = self._teacher_named(work.set_name)
+                cache = self._run.cache
+                produce = TeacherArtifacts(teacher, cache.artifacts, cache.threshold)
+            if key not in self._sets:  # defining a set takes a forward pass, for its shapes
+                self._sets[key] = self._targets.define(self._cache, *key, teacher)
+            return produce, self._sets[key]
+
+    def _teacher_named(self, name: str) -> Teacher:
+        if self._teacher is None or self._teacher[0] != name:
+            self._teacher = None  # let the old one go before the new one takes its memory
+            self._teacher = (name, build_teacher(self._targets.teachers[name]))
+        return self._teacher[1]

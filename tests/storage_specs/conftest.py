@@ -2,11 +2,12 @@
 
 Made       an artifact set and the arrays that belong into it
 empty_set  defined, nothing committed; 10 frames in shards of 4, frame 5 is bad
-full_set   the same, all three shards committed
+full_set   the same, all three shards committed (a copy of one that is built once)
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +100,18 @@ def empty_set(tmp_path: Path) -> Made:
     return Made(define(tmp_path / "my.cache"))
 
 
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = Made(define(tmp_path_factory.mktemp("built") / "my.cache"))
+    for shard in range(made.set.shards):
+        made.commit(shard)
+    return made.set.cache.path
+
+
 @pytest.fixture
-def full_set(empty_set: Made) -> Made:
-    for shard in range(empty_set.set.shards):
-        empty_set.commit(shard)
-    return empty_set
+def full_set(built_once: Path, tmp_path: Path) -> Made:
+    shutil.copytree(built_once, tmp_path / "my.cache")
+    return Made(define(tmp_path / "my.cache"))
 
 
 @pytest.fixture(name="define")

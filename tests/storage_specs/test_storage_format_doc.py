@@ -1,0 +1,88 @@
+"""docs/storage_format.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stillroom.storage_specs.artifacts import ARTIFACTS
+from stillroom.storage_specs.codecs import CODECS
+from stillroom.storage_specs.compressors import BLOSC_NAMES, DEFAULTS, SHUFFLES
+from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING
+from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, SEAL
+from stillroom.storage_specs.store import Cache
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+TEXT = (REPOSITORY / "docs" / "storage_format.md").read_text(encoding="utf8")
+
+
+def table(heading: str) -> list[list[str]]:
+    """Cells of the table whose first column has this heading, without its two head lines."""
+    lines = TEXT[TEXT.index(f"| {heading} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_page_is_of_the_format_version() -> None:
+    assert TEXT.startswith(f"# Storage format, version {FORMAT_VERSION}\n")
+    assert f"| `format_version` | {FORMAT_VERSION}." in TEXT
+
+
+def test_the_table_of_artifacts_is_the_codes() -> None:
+    rows = {row[0].removesuffix("/<layer>"): row for row in table("artifact")}
+    assert set(rows) == set(ARTIFACTS)
+    for name, artifact in ARTIFACTS.items():
+        _, axes, dtype, codecs, geometry, fill = rows[name]
+        assert tuple(re.findall(r"[a-z]+", axes)) == artifact.axes
+        assert (dtype, geometry, fill) == (artifact.dtype, artifact.geometry, str(artifact.fill))
+        assert tuple(codecs.split(", ")) == artifact.codecs
+        assert artifact.layered == (f"{name}/<layer>" in TEXT)
+
+
+def test_the_table_of_codecs_is_the_codes() -> None:
+    stored = {"uint8": "|u1", "int16": "<i2", "float16": "<f2", "float32": "<f4"}
+    assert {row[0]: stored[row[1]] for row in table("codec")} == {
+        name: codec.stored for name, codec in CODECS.items()
+    }
+
+
+def test_the_table_of_columns_is_the_manifests() -> None:
+    rows = [(row[0], *row[1].split(", ")) for row in table("column")]
+    assert [row[0] for row in rows] == SCHEMA.names
+    for name, dtype, *nullable in rows:
+        assert str(SCHEMA.field(name).type) == {"float64": "double"}.get(dtype, dtype)
+        assert SCHEMA.field(name).nullable == (nullable == ["may be null"])
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [NAME.pattern, STAGING, KEY, SEAL.decode(), OPEN_SEAL.decode(), *RESERVED, *BLOSC_NAMES]
+    + [*SHUFFLES, *DEFAULTS, "separator\n`.`"],
+)
+def test_a_fact_of_the_code_stands_in_the_page(fact: str) -> None:
+    assert fact in TEXT
+
+
+@pytest.mark.parametrize(
+    ("name", "artifact"),
+    [("frames", "labels")]
+    + [("fpn", a) for a in ("logits", "features/penultimate", "confidence", "flow")],
+)
+def test_the_reader_of_the_page_reads_what_we_read(name: str, artifact: str) -> None:
+    golden = REPOSITORY / "tests" / "data" / "cache_v1.zarr"
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(golden), "garden", name, artifact],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    made = Cache.open(golden).artifact_set("garden", name)
+    read = [(index, made.read(artifact, index)) for index in made.usable()]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(i) for i, _ in read]
+    for line, (index, x) in zip(done.stdout.splitlines(), read, strict=True):
+        assert f"garden/{index:06d} {x.shape}" in line
+        assert float(line.split()[-1]) == pytest.approx(float(x.mean(dtype=float)), rel=1e-6)

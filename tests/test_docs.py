@@ -1,0 +1,56 @@
+"""What the docs say of keys, commands and examples is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stillroom.cli import main
+from stillroom.pipeline.config import RunConfig
+from stillroom.pipeline.run_file import load_run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def test_every_key_of_a_run_file_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "run_file.md").read_text()
+    text += (REPOSITORY / "docs" / "losses.md").read_text()
+    schema = RunConfig.model_json_schema()
+    for section, definition in schema["$defs"].items():
+        for key in definition.get("properties", {}):
+            assert re.search(rf"\b{key}\b", text), f"{section}.{key} is not in docs/run_file.md"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_the_documents_exist_with_their_options(document: Path) -> None:
+    for line in re.findall(r"^(?:\$ )?stillroom ([^\n]+)", document.read_text(), re.MULTILINE):
+        words = re.sub(r"'[^']*'", "VALUE", line.partition("#")[0]).split()
+        verbs = words[:2] if words[0] == "cache" else words[:1]
+        help_text = CliRunner().invoke(main, [*verbs, "--help"])
+        assert help_text.exit_code == 0, line
+        for word in words:
+            if word.startswith("--"):
+                assert word in help_text.stdout, f"{document.name}: {line}: no option {word}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *sorted((REPOSITORY / "examples").glob("*.toml")),
+        *sorted((REPOSITORY / "stillroom" / "pipeline" / "demo_runs").glob("*.toml")),
+    ],
+    ids=lambda path: path.name,
+)
+def test_examples_are_valid_run_files(path: Path) -> None:
+    assert load_run(path).train is not None
