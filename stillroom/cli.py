@@ -159,7 +159,7 @@ def train(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.pipeline.training import train_run
 
     run = load_run(run_file, overrides)
-    with progress.TrainBar() as bar:
+    with progress.TrainBar(run.train.path if run.train is not None else "") as bar:
         result = train_run(run, bar.step)
     _print(show.train_result(result), as_json)
 

@@ -111,7 +111,7 @@ def _build(run: RunConfig) -> None:
 
 
 def _train(run: RunConfig) -> None:
-    with TrainBar() as bar:
+    with TrainBar(run.train.path if run.train is not None else "") as bar:
         train_run(run, bar.step)
 
 

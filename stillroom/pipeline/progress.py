@@ -124,9 +124,9 @@ class BuildBars(_Bars):
 class TrainBar(_Bars):
     """`train`: steps, their rate, the loss, the time spent waiting for data, the last score."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path | str) -> None:
         super().__init__("steps")
-        self._task = self._bars.add_task("train", total=None, note="")
+        self._task = self._bars.add_task(f"train {run}", total=None, note="")
         self._loss: float | None = None
         self._score = ""
 

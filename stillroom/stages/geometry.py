@@ -241,8 +241,8 @@ def _centres(out_size: int, out_stride: int) -> Floats:
 
 
 def _rows(view: View, out_stride: int) -> Floats:
-    """Canvas y of the centres of the output's rows of cells."""
-    return view.top + _centres(view.out_height, out_stride) * (view.height / view.out_height)
+    """Canvas y of the centres of the output's rows; multiplied first, to be rounded once."""
+    return view.top + _centres(view.out_height, out_stride) * view.height / view.out_height
 
 
 def _columns(view: View, out_stride: int) -> Floats:
@@ -250,7 +250,7 @@ def _columns(view: View, out_stride: int) -> Floats:
     centres = _centres(view.out_width, out_stride)
     if view.flip:
         centres = view.out_width - centres
-    return view.left + centres * (view.width / view.out_width)
+    return view.left + centres * view.width / view.out_width
 
 
 def _inside(points: Floats, size: int) -> npt.NDArray[np.bool_]:

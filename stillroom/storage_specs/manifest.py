@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,10 +64,14 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class ObjectEntry:
-    """Size and crc32c of one shard object as it was committed."""
+    """Size and sha256 of one shard object as it was committed.
+
+    Not crc32c: every chunk ends in its own, and the crc32c of data that ends in its crc32c is a
+    constant, so that all objects with the same chunk lengths would have the same one.
+    """
 
     bytes: int
-    crc32c: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ class ShardPart:
     fingerprint: str
     objects: dict[str, ObjectEntry]
     rows: tuple[FrameRow, ...]
+
+
+def entry_of(content: bytes) -> ObjectEntry:
+    """The entry of an object with these bytes."""
+    return ObjectEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def encode_part(part: ShardPart) -> bytes:

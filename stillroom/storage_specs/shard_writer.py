@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
@@ -19,6 +18,7 @@ from stillroom.storage_specs.manifest import (
     ShardPart,
     decode_part,
     encode_part,
+    entry_of,
 )
 from stillroom.storage_specs.shard_reader import index_bytes, parse_index
 
@@ -135,7 +135,7 @@ class ShardWriter:
             )
             sizes += index[: len(sizes), 1].astype(np.int64)
             write_whole(self.root, stored.object_path(self.shard), content)
-            objects[stored.path] = ObjectEntry(len(content), google_crc32c.value(content))
+            objects[stored.path] = entry_of(content)
         rows = (self._rows[i] for i in range(self.start, self.stop))
         return ShardPart(
             source=definition.source,
@@ -215,10 +215,10 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
 
 
 def object_is_whole(path: Path, part: ShardPart, array: str) -> bool:
-    """Whether an object on disk has the size and crc32c that its part recorded."""
+    """Whether an object on disk has the size and sha256 that its part recorded."""
     entry = part.objects.get(array)
     try:
         content = path.read_bytes()
     except OSError:
         return False
-    return entry == ObjectEntry(len(content), google_crc32c.value(content))
+    return entry == entry_of(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import google_crc32c
 import numpy as np
 
 from stillroom.storage_specs.array_objects import metadata_differences
@@ -16,6 +15,7 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
 )
 from stillroom.storage_specs.layout import part_path
+from stillroom.storage_specs.manifest import entry_of
 from stillroom.storage_specs.shard_reader import MISSING, decode_chunk, index_bytes, parse_index
 from stillroom.storage_specs.shard_writer import check_values
 
@@ -116,7 +116,7 @@ class _ShardCheck:
         except OSError as error:
             yield self._fault(stored, "missing", f"{path} cannot be read: {error.strerror}")
             return
-        changed = len(content) != entry.bytes or google_crc32c.value(content) != entry.crc32c
+        changed = entry != entry_of(content)
         if len(content) != entry.bytes:
             wrong = f"{path} has {len(content)} bytes, committed were {entry.bytes}"
             yield self._fault(stored, "size", wrong)

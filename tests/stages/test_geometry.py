@@ -149,13 +149,32 @@ def test_label_and_its_one_hot_logits_stay_within_a_pixel_under_any_view(view):
     one_hot = torch.nn.functional.one_hot(label.long(), 11).permute(2, 0, 1).float()
     winner = apply_field(view, one_hot, 1, 1).argmax(0)
     seen = apply_label(view, label)
-    rows, columns = (np.floor(points).astype(int) for points in sampled_points(view))
     inside = seen != 255
-    for r, c in inside.nonzero()[::7].tolist():
-        y, x = rows[r], columns[c]
-        assert seen[r, c] == label[y, x]
-        around = label[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-        assert winner[r, c] in around
+    assert is_under(seen, label, view, 1e-9)[inside].all()
+    assert is_under(winner, label, view, 1.0)[inside].all()
+
+
+def is_under(found, label, view, reach):
+    """Whether `label` has what was found at each point, at most `reach` pixels from the point.
+
+    Looks at the corners of a square around the point, and at its centre, which suffices up to 1;
+    so a point on a border belongs to the pixels on both sides.
+    """
+    rows, columns = sampled_points(view)
+    is_there = np.zeros(found.shape, dtype=bool)
+    for dy in (-reach, 0, reach):
+        for dx in (-reach, 0, reach):
+            y = np.floor(rows + dy).astype(int).clip(0, label.shape[0] - 1)
+            x = np.floor(columns + dx).astype(int).clip(0, label.shape[1] - 1)
+            is_there |= found.numpy() == label.numpy()[y][:, x]
+    return torch.from_numpy(is_there)
+
+
+def test_a_point_on_a_border_between_pixels_belongs_to_the_pixel_after_it():
+    label = torch.arange(8, dtype=torch.uint8).repeat(8, 1)
+    seen = apply_label(View(0.0, 0.0, 8.0, 8.0, 49, 49), label)
+    assert seen[24, 24] == 4  # 24.5 * 8 / 49, where 8 / 49 is no floating number
+    assert apply_label(View(0.0, 0.0, 8.0, 8.0, 4, 4), label)[0].tolist() == [1, 3, 5, 7]
 
 
 @given(view=views(), stride=st.sampled_from([4, 8, 16]))
@@ -167,13 +186,9 @@ def test_label_and_strided_one_hot_logits_stay_within_a_pixel_under_any_view(vie
     label = cells.to(torch.uint8).repeat_interleave(stride, 0).repeat_interleave(stride, 1)
     winner = apply_field(view, one_hot, stride, 1).argmax(0)
     seen = apply_label(view, label)
-    rows, columns = (np.floor(points).astype(int) for points in sampled_points(view))
-    for r, c in (seen != 255).nonzero()[::5].tolist():
-        y, x = rows[r], columns[c]
-        around = label[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].unique()
-        assert winner[r, c] in around
-        if len(around) == 1:
-            assert winner[r, c] == seen[r, c]
+    inside = seen != 255
+    assert is_under(seen, label, view, 1e-9)[inside].all()
+    assert is_under(winner, label, view, 1e-4)[inside].all()  # classes change where cells do
 
 
 @given(

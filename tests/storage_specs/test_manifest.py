@@ -15,10 +15,10 @@ from stillroom.storage_specs.manifest import (
     SCHEMA,
     SEAL,
     FrameRow,
-    ObjectEntry,
     ShardPart,
     decode_part,
     encode_part,
+    entry_of,
 )
 
 ROWS = (
@@ -26,7 +26,7 @@ ROWS = (
     FrameRow(65, "clip/0065", "bad", "image file is truncated"),
 )
 PART = ShardPart(
-    "camvid", "fpn", 1, 64, 66, "ab" * 32, {"camvid/fpn/logits": ObjectEntry(99, 7)}, ROWS
+    "camvid", "fpn", 1, 64, 66, "ab" * 32, {"camvid/fpn/logits": entry_of(b"object")}, ROWS
 )
 
 

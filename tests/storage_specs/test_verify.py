@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from stillroom.storage_specs.errors import CacheCorrupt
+from stillroom.storage_specs.manifest import encode_part
 
 OBJECTS = {
     "camvid/fpn/logits": "c.0.0.0.0",
@@ -91,6 +93,52 @@ def test_another_shards_sound_object_in_its_place_is_found(full_set: Any) -> Non
     faults = full_set.set.verify_shard(0)
     assert {fault.kind for fault in faults} <= {"checksum", "size"}
     assert faults
+
+
+def test_another_shards_object_of_the_same_length_is_found(
+    full_set: Any,
+) -> None:
+    folder = full_set.set.cache.path / "camvid/fpn/confidence"
+    swapped = (folder / "c.1.0.0").read_bytes()
+    assert len(swapped) == len((folder / "c.0.0.0").read_bytes())
+    (folder / "c.0.0.0").write_bytes(swapped)
+    (fault,) = full_set.set.verify_shard(0)
+    assert (fault.kind, fault.index, fault.array) == ("checksum", None, "camvid/fpn/confidence")
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "says"),
+    [
+        ("logits_scale", -1, "negative scale"),
+        ("logits_offset", np.inf, "not finite"),
+        ("features/penultimate", np.nan, "not finite"),
+        ("pseudo_label", 7, "which is neither a class"),
+    ],
+)
+def test_values_that_no_encoder_makes_are_found_in_a_sound_object(
+    empty_set: Any, array: str, value: float, says: str
+) -> None:
+    writer = empty_set.filled_writer(0)
+    writer._values[f"camvid/fpn/{array}"][2].flat[1] = value
+    writer.commit()
+    (fault,) = empty_set.set.verify_shard(0)
+    assert (fault.kind, fault.index, fault.array) == ("values", 2, f"camvid/fpn/{array}")
+    assert says in fault.message
+
+
+def test_rows_that_do_not_fit_their_objects_are_found(full_set: Any) -> None:
+    part = full_set.set.part(0)
+    rows = (part.rows[0], replace(part.rows[1], bytes=1), *part.rows[2:])
+    path = full_set.set.cache.path / "manifest/camvid/fpn/00000.parquet"
+    path.write_bytes(encode_part(replace(part, rows=rows)))
+    (fault,) = full_set.set.verify_shard(0)
+    assert (fault.kind, fault.index) == ("rows", 1)
+    path.write_bytes(encode_part(replace(part, rows=rows[:3])))
+    (fault,) = full_set.set.verify_shard(0)
+    assert fault.kind == "manifest"
+    assert "rows are not frames 0 to 3" in fault.message
+    path.write_bytes(encode_part(replace(part, objects={})))
+    assert {fault.kind for fault in full_set.set.verify_shard(0)} == {"manifest"}
 
 
 def test_a_damaged_part_is_a_fault_of_the_manifest(full_set: Any) -> None:
