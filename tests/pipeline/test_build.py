@@ -138,7 +138,7 @@ def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(run_file: Pat
         stdout=subprocess.DEVNULL,
     )
     parts = Path("killed.cache/manifest/street/tiny")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(parts.glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
