@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.worker import ShardWorker
+from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
 
 if TYPE_CHECKING:
@@ -112,7 +113,6 @@ def run_inline(
 
     The first failure ends the build: here a traceback serves better than a retry.
     """
-    worker = ShardWorker(run)
     stop = threading.Event()
 
     def one(work: ShardWork) -> ShardReport:
@@ -123,7 +123,9 @@ def run_inline(
 
         return worker.work(work, on_frames)
 
-    with ThreadPoolExecutor(2, "shard") as pool:
+    # What this process does next, training perhaps, has its own number of threads.
+    with threads(run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
+        worker = ShardWorker(run)
         try:
             for work, report in _in_flight(pool, one, works):
                 listen(BuildEvent(work, report=report))

@@ -20,7 +20,7 @@ from stillroom.stages.cache.cache_shard import (
     frames_and_labels,
 )
 from stillroom.stages.models.teacher import build_teacher
-from stillroom.stages.torch_state import use_threads
+from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -86,14 +86,16 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
     Raises:
         CacheMismatch: the cache on disk was built from something else.
     """
-    use_threads(run.cache.threads)
     targets = open_targets(run)
     plans = plan_build(targets)
     samples = replace(
         targets, sources={name: _Sample(source) for name, source in targets.sources.items()}
     )
     estimates = []
-    with tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder:
+    with (
+        threads(run.cache.threads),
+        tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder,
+    ):
         cache = Cache.create(Path(folder) / "sample.cache")
         built: tuple[str, Teacher] | None = None
         for plan in plans:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def use_threads(count: int) -> None:
     """Let one operation on the CPU use so many threads; part of what decides the last bits."""
     torch.set_num_threads(count)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """As `use_threads`, for the length of a with-block."""
+    before = torch.get_num_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def use_seed(seed: int) -> None:
