@@ -172,8 +172,9 @@ def is_under(found, label, view, reach):
 
 def test_a_point_on_a_border_between_pixels_belongs_to_the_pixel_after_it():
     label = torch.arange(8, dtype=torch.uint8).repeat(8, 1)
-    seen = apply_label(View(0.0, 0.0, 8.0, 8.0, 49, 49), label)
-    assert seen[24, 24] == 4  # 24.5 * 8 / 49, where 8 / 49 is no floating number
+    view = View(0.0, 0.0, 8.0, 8.0, 49, 49)
+    assert apply_label(view, label)[24, 24] == 4  # 24.5 * 8 / 49; 8 / 49 is no floating number
+    assert apply_label(view, label.T)[24, 24] == 4
     assert apply_label(View(0.0, 0.0, 8.0, 8.0, 4, 4), label)[0].tolist() == [1, 3, 5, 7]
 
 
