@@ -4,8 +4,8 @@
 
 Builds the cache of examples/camvid.toml where it is not there yet, scores the teacher, trains every
 variant with every seed, scores each on CamVid test, and prints the table of docs/results/camvid.md.
-All by the commands that a user would type; they are kept in OUT/commands.txt. A second call goes on
-where the first was stopped. About ten minutes a run on one core.
+All by the commands that a user would type, printed as they run. A second call goes on where the
+first was stopped. About ten minutes a run on one core.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def stillroom(*arguments: str, threads: int) -> dict:
     """Run one command of the CLI with --json and return its document."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "stillroom", *arguments, "--json"]
+    print(shlex.join(["stillroom", *arguments]), file=sys.stderr)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout)
 
@@ -49,15 +50,16 @@ def run(name: str, overrides: list[str], seed: int, out: Path) -> dict:
     """Train and score one variant with one seed; a finished one is only read."""
     folder = out / f"{slug(name)}-seed{seed}"
     result = folder / "test.json"
+    made_by = {"overrides": overrides, "run_file": Path(RUN_FILE).read_text()}
     if result.exists():
-        return json.loads(result.read_text())
+        document = json.loads(result.read_text())
+        if document.get("made_by") == made_by:
+            return document
     sets = [f"train.path={folder}", f"train.seed={seed}", *overrides]
     arguments = [part for each in sets for part in ("--set", each)]
-    with (out / "commands.txt").open("a") as file:
-        file.write(shlex.join(["stillroom", "train", RUN_FILE, *arguments]) + "\n")
     trained = stillroom("train", RUN_FILE, *arguments, threads=1)
     scored = stillroom("eval", str(folder), RUN_FILE, threads=1)
-    document = {"train": trained, "test": scored}
+    document = {"train": trained, "test": scored, "made_by": made_by}
     result.write_text(json.dumps(document, indent=2))
     return document
 
@@ -76,7 +78,9 @@ def table(found: dict[tuple[str, int], dict], teacher: dict, classes: list[str])
     ]
 
     def row(name: str, seed: str, test: dict, pace: str) -> str:
-        each = " | ".join(f"{entry['iou']:.3f}"[1:] for entry in test["classes"])
+        each = " | ".join(
+            "-" if entry["iou"] is None else f"{entry['iou']:.3f}" for entry in test["classes"]
+        )
         scores = f"{test['miou']:.4f} | {test['pixel_accuracy']:.4f}"
         return f"| {name} | {seed} | {scores} | {pace} | {each} |"
 

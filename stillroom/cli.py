@@ -33,7 +33,9 @@ class _Commands(click.Group):
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to go on from here", err=True)
+            click.echo(
+                "interrupted; a build or a training run goes on from here when run again", err=True
+            )
             sys.exit(130)
 
 
@@ -103,28 +105,31 @@ def build(
 
 @cache.command(epilog=_example("stillroom cache info runs/camvid.cache --bad"))
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@SET
 @click.option("--bad", is_flag=True, help="List every unusable frame with its reason.")
 @JSON
-def info(cache_path: Path, bad: bool, as_json: bool) -> None:
+def info(cache_path: Path, overrides: tuple[str, ...], bad: bool, as_json: bool) -> None:
     """Say what a cache holds: sets, frames, bytes by artifact, bad frames, fingerprints."""
     from stillroom.pipeline import show
     from stillroom.pipeline.inspect_cache import cache_folder, describe_cache
 
-    _print(show.cache_info(describe_cache(cache_folder(cache_path)), bad=bad), as_json)
+    _print(show.cache_info(describe_cache(cache_folder(cache_path, overrides)), bad=bad), as_json)
 
 
 @cache.command(epilog=_example("stillroom cache verify runs/camvid.cache"))
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@SET
+@click.option("--repair", is_flag=True, help="Withdraw what is damaged, to be built again.")
 @JSON
-def verify(cache_path: Path, as_json: bool) -> None:
+def verify(cache_path: Path, overrides: tuple[str, ...], repair: bool, as_json: bool) -> None:
     """Check every committed byte: checksums, ranges, coverage. Exit code 1: faults found."""
     from stillroom.pipeline import progress, show
     from stillroom.pipeline.inspect_cache import cache_folder
     from stillroom.pipeline.verify import verify_cache
 
-    folder = cache_folder(cache_path)
+    folder = cache_folder(cache_path, overrides)
     with progress.CountBar("verify", folder) as bar:
-        verdicts = verify_cache(folder, bar.advance)
+        verdicts = verify_cache(folder, bar.advance, repair=repair)
     _print(show.verdicts(folder, verdicts), as_json)
     if any(verdict.faults for verdict in verdicts):
         sys.exit(1)
@@ -132,16 +137,21 @@ def verify(cache_path: Path, as_json: bool) -> None:
 
 @cache.command(epilog=_example("stillroom cache preview examples/camvid.toml --out preview.png"))
 @click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@SET
 @click.option("--source", help="Only this source; all of them if left out.")
-@click.option("--frames", default=4, show_default=True, help="Rows a source.")
+@click.option(
+    "--frames", type=click.IntRange(min=1), default=4, show_default=True, help="Rows a source."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True
 )
-def preview(cache_path: Path, source: str | None, frames: int, out: Path) -> None:
+def preview(
+    cache_path: Path, overrides: tuple[str, ...], source: str | None, frames: int, out: Path
+) -> None:
     """Draw a contact sheet: frame, label, teacher, confidence, pseudo label."""
     from stillroom.pipeline.inspect_cache import cache_folder, draw_preview
 
-    for path in draw_preview(cache_folder(cache_path), source, frames, out):
+    for path in draw_preview(cache_folder(cache_path, overrides), source, frames, out):
         click.echo(path)
 
 

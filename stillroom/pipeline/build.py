@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.worker import ShardWorker
 from stillroom.stages.torch_state import threads
-from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
+from stillroom.storage_specs.errors import CacheIncomplete, TooManyBadFrames
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+    from stillroom.storage_specs.manifest import FrameRow
+
+LOG = logging.getLogger(__name__)
+SHOWN_REASONS = 3
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,10 @@ class BuildEvent:
 
 @dataclass
 class BuildReport:
-    """What a build did, for the person who started it."""
+    """What a build did, for the person who started it.
+
+    bad: unusable frames of each set, those of earlier builds of the same cache included
+    """
 
     plans: list[SetPlan]
     shards: int = 0
@@ -69,41 +81,45 @@ def build(
 
     Raises:
         CacheMismatch: the cache was built from something else.
-        CacheIncomplete: too many bad frames, or shards that failed three times; what was committed
-            stays.
+        TooManyBadFrames: of one set, earlier builds' counted too; what was committed stays.
+        CacheIncomplete: shards that failed three times; what was committed stays.
         CacheUnwritable: no space, no permission; what was committed stays.
     """
     started = time.perf_counter()
-    targets = open_targets(run)
-    plans = plan_build(targets)
+    plans = plan_build(open_targets(run))
     on_plan(plans)
-    report = BuildReport(plans)
-    frames_of = {(plan.source, plan.set_name): plan.frames for plan in plans}
+    report = _report_so_far(run, plans)
+    plan_of = {(plan.source, plan.set_name): plan for plan in plans}
 
     def listen(event: BuildEvent) -> None:
         on_event(event)
         if event.report is not None:
             report.add(event.report)
-            _stop_if_too_bad(event.report, report, frames_of, run.cache.max_bad_fraction)
+            _stop_if_too_bad(run, report, plan_of[event.work.source, event.work.set_name])
 
     works = [work for plan in plans for work in plan.works()]
     if works and runner == "ray":
         from stillroom.pipeline.ray_runner import run_on_ray
 
         report.quarantined = run_on_ray(run, works, address, listen)
+        _stop_if_given_up(run, report.quarantined)
     elif works:
         run_inline(run, works, listen)
     report.wall_seconds = time.perf_counter() - started
-    if report.quarantined:
-        listing = "\n".join(
-            f"  {work.source}/{work.set_name} shard {work.shard}: {reason}"
-            for work, reason in report.quarantined.items()
-        )
-        raise CacheIncomplete(
-            f"{run.cache.path}: {len(report.quarantined)} shards failed three times each, all "
-            f"others are committed\n{listing}\n  mend the cause, then run the same command again"
-        )
     return report
+
+
+def _stop_if_given_up(run: RunConfig, quarantined: dict[ShardWork, str]) -> None:
+    if not quarantined:
+        return
+    listing = "\n".join(
+        f"  {work.source}/{work.set_name} shard {work.shard}: {reason}"
+        for work, reason in quarantined.items()
+    )
+    raise CacheIncomplete(
+        f"{run.cache.path}: {len(quarantined)} shards failed three times each, all others are "
+        f"committed\n{listing}\n  mend the cause, then run the same command again"
+    )
 
 
 def run_inline(
@@ -115,22 +131,28 @@ def run_inline(
     """
     stop = threading.Event()
 
+    def give_up_if_stopped() -> None:
+        if stop.is_set():
+            raise _Stopped
+
     def one(work: ShardWork) -> ShardReport:
         def on_frames(frames: int) -> None:
-            if stop.is_set():
-                raise _Stopped
+            give_up_if_stopped()
             listen(BuildEvent(work, frames=frames))
 
-        return worker.work(work, on_frames)
+        return worker.work(work, on_frames, give_up_if_stopped)
 
     # What this process does next, training perhaps, has its own number of threads.
     with threads(run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
         worker = ShardWorker(run)
         try:
-            for work, report in _in_flight(pool, one, works):
-                listen(BuildEvent(work, report=report))
+            # All of one teacher's shards end before the next teacher takes its memory.
+            for _, group in groupby(works, key=lambda work: work.set_name):
+                for work, report in _in_flight(pool, one, group):
+                    listen(BuildEvent(work, report=report))
         except BaseException:
-            stop.set()  # the shard in the other thread is given up at its next batch
+            stop.set()  # the shard in the other thread is given up before its next batch
+            LOG.warning("stopping: the batch in hand is finished first; what is committed stays")
             raise
 
 
@@ -139,7 +161,7 @@ class _Stopped(Exception):
 
 
 def _in_flight(
-    pool: ThreadPoolExecutor, one: Callable[[ShardWork], ShardReport], works: list[ShardWork]
+    pool: ThreadPoolExecutor, one: Callable[[ShardWork], ShardReport], works: Iterable[ShardWork]
 ) -> Iterator[tuple[ShardWork, ShardReport]]:
     """Results as they come, never more than two shards begun."""
     waiting = iter(works)
@@ -154,22 +176,46 @@ def _in_flight(
             yield running.pop(future), future.result()
 
 
-def _stop_if_too_bad(
-    latest: ShardReport,
-    report: BuildReport,
-    frames_of: dict[tuple[str, str], int],
-    max_bad_fraction: float,
-) -> None:
-    key = (latest.work.source, latest.work.set_name)
-    bad, frames = report.bad[key], frames_of[key]
-    if bad > max_bad_fraction * frames:
+def _report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
+    """The report to begin with: it knows the frames that earlier builds found unusable.
+
+    Raises:
+        TooManyBadFrames: those are too many already.
+    """
+    report = BuildReport(plans)
+    for plan in plans:
+        report.bad[plan.source, plan.set_name] = len(_bad_rows(run, plan))
+        _stop_if_too_bad(run, report, plan)
+    return report
+
+
+def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
+    """The unusable frames of a set among the shards that are committed by now."""
+    try:
+        target = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
+    except CacheIncomplete:
+        return []  # nothing of it has been built yet
+    shards = sorted(target.committed())
+    return [row for shard in shards for row in target.part(shard).rows if row.status == "bad"]
+
+
+def _stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
+    bad = report.bad[plan.source, plan.set_name]
+    if bad > run.cache.max_bad_fraction * plan.frames:
         raise TooManyBadFrames(
-            f"source {key[0]!r}: {bad} of {frames} frames are unusable so far, more than "
-            f"cache.max_bad_fraction = {max_bad_fraction:g} allows\n"
-            "  see which and why with `stillroom cache info RUN.toml --bad`, mend the source, or "
-            "raise the limit; committed shards stay"
+            f"{plan.source}/{plan.set_name}: {bad} of {plan.frames} frames are unusable so far, "
+            f"more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
+            + _reasons(_bad_rows(run, plan))
+            + "  see all of them with `stillroom cache info RUN.toml --bad`; mend the source and "
+            "build into another cache.path, or raise the limit; committed shards stay"
         )
 
 
-class TooManyBadFrames(StillroomError):
-    """A source has more unusable frames than the run allows."""
+def _reasons(rows: list[FrameRow]) -> str:
+    """The most frequent reasons, a line each; reasons that differ in names and numbers are one."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        kind = NUMBER.sub("#", row.reason.replace(row.frame_id, "#"))
+        kinds[kind].append(row.reason)
+    most = sorted(kinds.values(), key=len, reverse=True)[:SHOWN_REASONS]
+    return "".join(f"  {len(reasons)} x {reasons[0]}\n" for reasons in most)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
 
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
@@ -13,6 +14,51 @@ from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
+from stillroom.storage_specs.artifacts import artifact_of
+from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.layout import FRAMES, check_names
+from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+OF_A_TEACHER = ("logits", "pseudo_label", "confidence", "features/<layer>")
+
+
+def _source_name(name: str) -> str:
+    check_names(name, FRAMES)
+    return name
+
+
+def _teacher_name(name: str) -> str:
+    if name == FRAMES:
+        raise ConfigError(f"teacher name {name!r} is reserved; choose another")
+    try:
+        check_names("source", name)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("set name", "teacher name")) from error
+    return name
+
+
+def _check_artifact(name: str) -> None:
+    """Refuse what no teacher's set can hold; which layers there are, only the network knows."""
+    family, slash, _ = name.partition("/")
+    if family == "features" and not slash:
+        raise ConfigError("artifact 'features': name a layer, features/<layer>")
+    if family not in ("features", *OF_A_TEACHER):
+        raise ConfigError(f"unknown artifact {name!r}{_hint(name, OF_A_TEACHER)}")
+    artifact_of(name)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; {f'did you mean {near[0]!r}? ' if near else ''}known: {', '.join(known)}"
+
+
+def _once(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(map(repr, twice))} is named twice")
 
 
 class CacheConfig(Settings):
@@ -41,13 +87,55 @@ class CacheConfig(Settings):
     frames: bool = True
     preset: str = "fast"
     codecs: dict[str, Any] = Field(default_factory=dict)
-    shard_frames: int | None = Field(default=None, gt=0)
+    shard_frames: int | None = Field(default=None, gt=0, le=MAX_SHARD_FRAMES)
     threshold: float = Field(default=0.7, ge=0, le=1)
     batch: int = Field(default=4, gt=0)
     threads: int = Field(default=2, gt=0)
     workers: int | None = Field(default=None, gt=0)
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     shard_timeout: float = Field(default=900.0, gt=0)
+
+    # Each looks at one field, so that the faults of several are reported together.
+    @field_validator("canvas")
+    @classmethod
+    def _canvas_has_an_area(cls, canvas: tuple[int, int]) -> tuple[int, int]:
+        if min(canvas) < 1:
+            raise ConfigError("height and width must both be above 0")
+        return canvas
+
+    @field_validator("sources")
+    @classmethod
+    def _some_sources(cls, sources: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if sources is not None and not sources:
+            raise ConfigError("nothing to cache; name a source, or leave the key out for all")
+        _once(sources or ())
+        return sources
+
+    @field_validator("artifacts")
+    @classmethod
+    def _artifacts_are_known(cls, artifacts: tuple[str, ...]) -> tuple[str, ...]:
+        if not artifacts:
+            raise ConfigError(f"name at least one of {', '.join(OF_A_TEACHER)}")
+        for artifact in artifacts:
+            _check_artifact(artifact)
+        _once(artifacts)
+        return artifacts
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}{_hint(preset, PRESETS)}")
+        return preset
+
+    @field_validator("codecs")
+    @classmethod
+    def _codecs_fit(cls, codecs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            load_preset(PRESETS[0], codecs)  # whether they fit does not depend on the preset
+        except TypeError as error:
+            raise ConfigError(f"expected names, or tables with a name ({error})") from error
+        return codecs
 
 
 class EvaluateConfig(Settings):
@@ -66,13 +154,23 @@ class EvaluateConfig(Settings):
 class RunConfig(Settings):
     """A whole run file."""
 
-    sources: dict[str, SourceConfig] = Field(min_length=1)
-    teachers: dict[str, TeacherConfig] = Field(default_factory=dict)
+    sources: dict[Annotated[str, AfterValidator(_source_name)], SourceConfig] = Field(min_length=1)
+    teachers: dict[Annotated[str, AfterValidator(_teacher_name)], TeacherConfig] = Field(
+        default_factory=dict
+    )
     cache: CacheConfig
     student: StudentConfig | None = None
     terms: tuple[TermConfig, ...] = ()
     train: TrainConfig | None = None
     evaluate: EvaluateConfig | None = None
+
+    @field_validator("cache")
+    @classmethod
+    def _something_is_cached(cls, cache: CacheConfig, info: ValidationInfo) -> CacheConfig:
+        # "teachers" is missing from the data where it has faults of its own
+        if not cache.frames and not info.data.get("teachers", True):
+            raise ConfigError("nothing to cache: frames = false, and the run has no teachers")
+        return cache
 
     def cached_sources(self) -> tuple[str, ...]:
         """Names of the sources that stage one goes through, in the order of the file."""
@@ -81,15 +179,30 @@ class RunConfig(Settings):
 
 def with_absolute_paths(run: RunConfig) -> RunConfig:
     """The same run, for a process with another working folder."""
+    return _with_paths(run, Path.absolute)
 
-    def absolute(value: Any) -> Any:
+
+def with_home_paths(run: RunConfig) -> RunConfig:
+    """The same run with `~` in its paths replaced by the home folder.
+
+    Raises:
+        ConfigError: a path begins with the name of a user that there is not.
+    """
+    try:
+        return _with_paths(run, Path.expanduser)
+    except RuntimeError as error:
+        raise ConfigError(f"a path begins with ~: {error}") from error
+
+
+def _with_paths(run: RunConfig, change: Callable[[Path], Path]) -> RunConfig:
+    def changed(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: absolute(each) for key, each in value.items()}
+            return {key: changed(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
-            return tuple(absolute(each) for each in value)
-        return value.absolute() if isinstance(value, Path) else value
+            return type(value)(changed(each) for each in value)
+        return change(value) if isinstance(value, Path) else value
 
-    return RunConfig.model_validate(absolute(run.model_dump()))
+    return RunConfig.model_validate(changed(run.model_dump()))
 
 
 def as_document(config: BaseModel) -> dict[str, Any]:

@@ -79,14 +79,15 @@ def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
 
 
 def write_run_files(out: Path) -> tuple[Path, Path]:
-    """Put the demo's run files into `out`, with its paths filled in."""
+    """Put the demo's run files into `out`, with its paths filled in; those that are there stay."""
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in RUN_FILES:
             packaged = resources.files("stillroom.pipeline") / "demo_runs" / name
             path = out / name
-            path.write_text(packaged.read_text(encoding="utf8").replace("OUT", out.as_posix()))
+            if not path.exists():  # else it may be somebody's own by now
+                path.write_text(packaged.read_text(encoding="utf8").replace("OUT", out.as_posix()))
             written.append(path)
     except OSError as error:
         raise CacheUnwritable(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from stillroom.pipeline.targets import with_classes
 from stillroom.stages.models.student import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
-from stillroom.stages.models.weights import load_state
+from stillroom.stages.models.weights import fit_state, load_state
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
@@ -89,9 +89,12 @@ def evaluate_model(
     """
     from stillroom.stages.evaluate.cost import measure_cost
     from stillroom.stages.evaluate.evaluation import evaluate_source
+    from stillroom.stages.evaluate.page import make_place
 
     if run.evaluate is None:
         raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
+    if sheet is not None:
+        make_place(sheet)
     source = open_source(run.sources[run.evaluate.source])
     opened = open_model(run, model, own_upsampling=own_upsampling)
     check_classes(opened, source, run.evaluate)
@@ -148,28 +151,42 @@ def _open_student(path: Path, run: RunConfig) -> Model:
 
     folder = path.parent
     document = run_folder.read_json(folder / run_folder.CONFIG)
-    if document is None:
-        raise ConfigError(f"{folder}: no {run_folder.CONFIG} here, so this is no run folder")
+    if not isinstance(document, dict) or not {"student", "classes"} <= document.keys():
+        raise ConfigError(
+            f"{folder}: its {run_folder.CONFIG} is missing or not one that `stillroom train` "
+            "wrote, so this is no run folder"
+        )
     if not path.exists():
         raise CacheIncomplete(
             f"{path}: the run has not finished; run `stillroom train` again to go on, or name "
             f"{folder / run_folder.LAST}"
         )
     classes = tuple(document["classes"])
-    said = {**document["student"], "weights": None, "encoder_weights": None}
-    if said["kind"] != "smp":
-        del said["encoder_weights"]
-    student = build_student(TypeAdapter(StudentConfig).validate_python(said), len(classes))
+    student = build_student(_as_trained(document["student"], folder), len(classes))
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         if checkpoint is None or "student" not in checkpoint:
             raise WeightsError(f"{path}: not a checkpoint of `stillroom train`")
-        student.load_state_dict(checkpoint.get("ema") or checkpoint["student"])
+        fit_state(student, checkpoint.get("ema") or checkpoint["student"], path)
     else:
-        student.network.load_state_dict(load_state(path))
+        fit_state(student.network, load_state(path), path)
     student.to(best_device())
     name = str(folder) if path.name == run_folder.MODEL else str(path)
     return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
+
+
+def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
+    """The student's section, without the weights that it began from."""
+    start = ("weights", "encoder_weights")
+    said = {key: None if key in start else value for key, value in document.items()}
+    try:
+        found: StudentConfig = TypeAdapter(StudentConfig).validate_python(said)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}/{run_folder.CONFIG}: its student is none that this stillroom knows; score "
+            f"the run with the version that trained it ({error.error_count()} faults)"
+        ) from error
+    return found
 
 
 def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> None:

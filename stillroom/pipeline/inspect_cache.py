@@ -13,6 +13,7 @@ from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stillroom.storage_specs.store import ArtifactSet
@@ -44,9 +45,17 @@ class SetInfo:
         return {**self.__dict__, "arrays": {k: list(v) for k, v in self.arrays.items()}}
 
 
-def cache_folder(path: Path) -> Path:
-    """A cache's folder, given as itself or by the run file that builds it."""
-    return load_run(path).cache.path if path.suffix == ".toml" else path
+def cache_folder(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """A cache's folder, given as itself or by the run file that builds it.
+
+    Raises:
+        ConfigError: the run file has faults, or overrides were given without one.
+    """
+    if path.suffix == ".toml":
+        return load_run(path, overrides).cache.path
+    if overrides:
+        raise ConfigError(f"{path}: --set changes a run file, and this is a cache")
+    return path
 
 
 def describe_cache(folder: Path) -> list[SetInfo]:

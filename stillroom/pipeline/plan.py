@@ -44,20 +44,25 @@ class SetPlan:
 def plan_build(targets: Targets) -> list[SetPlan]:
     """Wanted shards minus committed shards, set by set. Reads the cache, writes nothing.
 
+    What every set is made from is settled first: a file that is missing is found before anything
+    is cached.
+
     Raises:
         CacheMismatch: a set on disk was built from something else than this run.
+        WeightsError: a teacher's weights are not there.
     """
     try:
         cache = Cache.open(targets.run.cache.path)
     except CacheIncomplete:
         cache = None
+    identities = {pair: targets.identity(*pair) for pair in targets.names()}
     plans = []
-    for source, set_name in targets.names():
+    for (source, set_name), identity in identities.items():
         frames, shard_frames = len(targets.sources[source]), targets.preset.shard_frames
         committed: frozenset[int] = frozenset()
         if cache is not None and (source, set_name) in cache.sets():
             target = cache.artifact_set(source, set_name)
-            target.require(targets.identity(source, set_name))
+            target.require(identity)
             committed = target.committed()
         wanted = range(-(-frames // shard_frames))
         missing = tuple(shard for shard in wanted if shard not in committed)

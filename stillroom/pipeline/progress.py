@@ -48,16 +48,16 @@ class _Bars:
     """A rich progress display that is on for the length of a with-block."""
 
     def __init__(self, unit: str) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)
         self._unit = unit
         self._said = time.monotonic()
         self._bars = bars.Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _Rate(unit),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
 
@@ -159,10 +159,10 @@ class Narrator:
     """Says what a long job of several steps is doing, with the seconds it took so far."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)
         self._began = time.monotonic()
 
     def __call__(self, text: str) -> None:
         """One line, stamped with the time since the start."""
         seconds = time.monotonic() - self._began
-        self.console.print(f"[dim]{seconds:5.0f} s[/]  {text}")
+        self.console.print(Text.assemble((f"{seconds:5.0f} s  ", "dim"), text), soft_wrap=True)

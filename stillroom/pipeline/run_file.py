@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from stillroom.pipeline.config import RunConfig
+from stillroom.pipeline.config import RunConfig, with_home_paths
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def parse_run(document: dict[str, Any], origin: str) -> RunConfig:
     faults: list[str] = []
     run: RunConfig | None = None
     try:
-        run = RunConfig.model_validate(document)
+        run = with_home_paths(RunConfig.model_validate(document))
     except ValidationError as error:
-        faults += [_describe(dict(fault)) for fault in error.errors()]
+        faults += _describe_all([dict(fault) for fault in error.errors()])
     faults += _dangling_names(document)
     if faults or run is None:
         listing = "\n".join(f"  {fault}" for fault in faults)
@@ -95,18 +96,43 @@ def _position(node: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _describe(fault: dict[str, Any]) -> str:
-    """One line for one pydantic fault: place, what was expected, what was found."""
-    union_tags = {"smp", "torchvision", "hf", "python", "camvid", "image_mask", "images", "demo"}
-    place = ".".join(str(part) for part in fault["loc"] if part not in union_tags) or "run file"
+@dataclass
+class _Place:
+    """Where pydantic found a fault, in the words of the run file.
+
+    name: dotted, without the tags by which pydantic tells the kinds of a section apart
+    schema: what is allowed there, {} where nothing is
+    is_union: whether the value may be of several types, each of which reports its own fault
+    """
+
+    name: str
+    schema: Any
+    is_union: bool = False
+
+
+def _describe_all(faults: list[dict[str, Any]]) -> list[str]:
+    """A line for every fault; those of one value that may be of several types share theirs."""
+    schema = RunConfig.model_json_schema()
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for position, fault in enumerate(faults):
+        place = _locate(schema, fault["loc"])
+        groups.setdefault((place.name, -1 if place.is_union else position), []).append(fault)
+    return [
+        f"{name or 'run file'}: {_describe(schema, group)}" for (name, _), group in groups.items()
+    ]
+
+
+def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
+    """What was expected, and what was found."""
+    fault = min(group, key=lambda fault: len(fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        return (
-            f"{place}: unknown key{_nearest(str(fault['loc'][-1]), _siblings(fault['loc'][:-1]))}"
-        )
+        section = _locate(schema, fault["loc"][:-1]).schema
+        return f"unknown key{_nearest(str(fault['loc'][-1]), list(section.get('properties', {})))}"
     if fault["type"] == "missing":
-        return f"{place}: required, but not given"
+        return "required, but not given"
     got = repr(fault.get("input"))
-    return f"{place}: {fault['msg']}; got {got if len(got) < 80 else got[:77] + '...'}"
+    expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
+    return f"{', or: '.join(expected)}; got {got if len(got) < 80 else got[:77] + '...'}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -116,40 +142,35 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def _siblings(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed in the section at `place`."""
-    schema: Any = RunConfig.model_json_schema()
-    root = schema
-    for part in place:
-        schema = _resolve(root, schema)
-        if isinstance(part, int):
-            schema = schema.get("items", {})
-        elif part in schema.get("properties", {}):
-            schema = schema["properties"][part]
-        elif "additionalProperties" in schema and isinstance(schema["additionalProperties"], dict):
-            schema = schema["additionalProperties"]
+def _locate(root: Any, loc: Sequence[int | str]) -> _Place:
+    """Follow a fault's place through the schema of the run file."""
+    names: list[str] = []
+    schema = _resolve(root, root)
+    for part in loc:
+        if "discriminator" in schema:  # here, and only here, stands a tag (or "[key]")
+            schema = {"$ref": schema["discriminator"]["mapping"].get(part)}
+        elif "anyOf" in schema:
+            return _Place(".".join(names), schema, is_union=True)
         else:
-            schema = _member(root, schema, part)
-    return list(_resolve(root, schema).get("properties", {}))
+            names.append(str(part))
+            known = schema.get("properties", {})
+            below = schema.get("items" if isinstance(part, int) else "additionalProperties")
+            schema = known.get(part, below)
+        schema = _resolve(root, schema)
+    return _Place(".".join(names), schema)
 
 
 def _resolve(root: Any, schema: Any) -> Any:
-    """Follow references and the one object of an optional section."""
-    while True:
+    """Follow references, and an optional section to the section."""
+    while isinstance(schema, dict):
+        options = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
         if "$ref" in schema:
-            schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
-        elif "discriminator" not in schema and "anyOf" in schema:
-            objects = [option for option in schema["anyOf"] if option.get("type") != "null"]
-            schema = objects[0]
+            schema = root["$defs"].get(str(schema["$ref"]).rsplit("/", 1)[-1], {})
+        elif len(options) == 1:
+            schema = options[0]
         else:
             return schema
-
-
-def _member(root: Any, schema: Any, tag: str) -> Any:
-    """The member of a discriminated union which pydantic names by its tag in a fault's place."""
-    schema = _resolve(root, schema)
-    reference = schema.get("discriminator", {}).get("mapping", {}).get(tag)
-    return {"$ref": reference} if reference else schema
+    return {}
 
 
 def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:

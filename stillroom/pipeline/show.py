@@ -168,8 +168,13 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
     faults = [fault for verdict in found for fault in verdict.faults]
     parts: list[Any] = [table, *(f"[red]fault[/] {escape(str(fault))}" for fault in faults)]
     if faults:
+        repaired = [line for verdict in found for line in verdict.repaired]
+        parts += [f"[yellow]repair[/] {escape(line)}" for line in repaired]
         parts.append(
-            "to heal: delete the manifest parts named above, then run `stillroom cache build`"
+            "what was damaged is withdrawn or rewritten: run `stillroom cache build RUN.toml`"
+            if repaired
+            else f"to heal: run `stillroom cache verify {escape(str(path))} --repair`, "
+            "then `stillroom cache build RUN.toml`"
         )
     elif any(verdict.missing for verdict in found):
         parts.append(f"{path}: what is committed is sound; shards are missing: run `cache build`")
@@ -189,6 +194,7 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
             }
             for fault in faults
         ],
+        "repaired": [line for verdict in found for line in verdict.repaired],
         "missing_shards": {f"{v.source}/{v.set_name}": list(v.missing) for v in found},
     }
     return Shown(parts, document)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import MappingProxyType
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.models.teacher import describe_teacher
-from stillroom.stages.sources.open import open_source
+from stillroom.stages.sources.camvid import CLASSES, CamVidConfig
+from stillroom.stages.sources.image_mask import ImageMaskConfig
+from stillroom.stages.sources.images import ImagesConfig
+from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.presets import load_preset
 from stillroom.storage_specs.store import ArraySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
@@ -30,12 +33,16 @@ FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
 @dataclass(frozen=True)
 class Targets:
-    """The sources of a run, opened, and what every artifact set of its cache is made from."""
+    """The sources of a run, opened, and what every artifact set of its cache is made from.
+
+    absent: by name, the sources whose files are not here, with what is known of their identity
+    """
 
     run: RunConfig
     sources: dict[str, Source]
     teachers: dict[str, TeacherConfig]
     preset: Preset
+    absent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def names(self) -> list[tuple[str, str]]:
         """(source, set) for every set that the run caches, frames first."""
@@ -46,7 +53,8 @@ class Targets:
         """Names of the arrays of a set."""
         if set_name != FRAMES:
             return self.run.cache.artifacts
-        return ("frames",) if self.sources[source].classes is None else ("frames", "labels")
+        labelled = source_classes(self.run.sources[source]) is not None
+        return ("frames", "labels") if labelled else ("frames",)
 
     def identity(
         self, source: str, set_name: str, teacher: Teacher | None = None
@@ -59,25 +67,23 @@ class Targets:
         height, width = self.run.cache.canvas
         opened = self.sources.get(source)
         identity: dict[str, Any] = {
-            "source": ANY if opened is None else {**opened.identity(), "frames": len(opened)},
+            "source": (
+                self.absent[source]
+                if opened is None
+                else {**opened.identity(), "frames": len(opened)}
+            ),
             "canvas": {"height": height, "width": width},
             "shard_frames": self.preset.shard_frames,
-        }
-        # Without the source's files one cannot know whether it is labelled; with them one must.
-        if opened is not None or set_name != FRAMES:
-            identity["artifacts"] = {
+            "artifacts": {
                 artifact: self.preset.storage(artifact).to_dict()
                 for artifact in self.artifacts(source, set_name)
-            }
-        else:
-            identity["artifacts"] = ANY
+            },
+        }
         if set_name != FRAMES:
             config = self.teachers[set_name]
             identity["teacher"] = (
                 describe_teacher(config) if teacher is None else teacher.identity()
             )
-            if config.classes is None:  # a source is not here to say them
-                identity["teacher"]["classes"] = ANY
             if "pseudo_label" in self.run.cache.artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
@@ -137,37 +143,29 @@ class Targets:
 def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:
     """Open the sources that the run caches and settle what their sets are made from.
 
-    must_exist: False leaves out sources whose files are not here; nothing can then be cached of
-        them, but their sets in a cache can be read
+    must_exist: False lets sources be absent: those none of whose folders exist here. Nothing can
+        then be cached of them, but their sets in a cache can be read
 
     Raises:
         ConfigError: a source cannot be opened, or a teacher's classes cannot be known.
     """
-    sources = {}
+    sources, absent = {}, {}
     for name in run.cached_sources():
-        try:
-            sources[name] = open_source(run.sources[name])
-        except ConfigError:
-            if must_exist:
-                raise
-    whole = len(sources) == len(run.cached_sources())
+        config = run.sources[name]
+        if not must_exist and _is_absent(config):
+            absent[name] = _stated_identity(config)
+        else:
+            sources[name] = open_source(config)
     return Targets(
         run=run,
         sources=sources,
-        teachers={
-            name: with_classes(name, config, run, sources) if whole else config
-            for name, config in run.teachers.items()
-        },
+        teachers={name: with_classes(name, config, run) for name, config in run.teachers.items()},
         preset=load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames),
+        absent=absent,
     )
 
 
-def with_classes(
-    name: str,
-    config: TeacherConfig,
-    run: RunConfig,
-    opened: Mapping[str, Source] = MappingProxyType({}),
-) -> TeacherConfig:
+def with_classes(name: str, config: TeacherConfig, run: RunConfig) -> TeacherConfig:
     """A teacher that states no classes answers for those of the run's first labelled source.
 
     Raises:
@@ -175,11 +173,61 @@ def with_classes(
     """
     if config.classes is not None:
         return config
-    for source in run.sources:
-        found = opened[source] if source in opened else open_source(run.sources[source])
-        if found.classes is not None:
-            return config.model_copy(update={"classes": tuple(found.classes)})
+    for source in run.sources.values():
+        classes = source_classes(source)
+        if classes is not None:
+            return config.model_copy(update={"classes": classes})
     raise ConfigError(
         f"teachers.{name}.classes: not given, and no source of this run is labelled; "
         "state the class names, or their number"
     )
+
+
+def source_classes(config: SourceConfig) -> tuple[str, ...] | None:
+    """Names of a source's classes, whether its files are here or not; None if unlabelled."""
+    if not folders_of(config):
+        return open_source(config).classes
+    classes = _stated_identity(config)["classes"]
+    return None if classes is None else tuple(classes)
+
+
+def folders_of(config: SourceConfig) -> tuple[Path, ...]:
+    """The folders that a source's files lie in; none where it needs no files."""
+    if isinstance(config, CamVidConfig):
+        root = config.root.expanduser()
+        return (root / config.split, root / f"{config.split}annot")
+    if isinstance(config, ImageMaskConfig):
+        return config.folders()
+    if isinstance(config, ImagesConfig):
+        roots = config.root if isinstance(config.root, tuple) else (config.root,)
+        return tuple(root.expanduser() for root in roots)
+    return ()
+
+
+def _is_absent(config: SourceConfig) -> bool:
+    """Whether none of its folders exists; anything short of that is a source that is broken."""
+    folders = folders_of(config)
+    return bool(folders) and not any(_exists(folder) for folder in folders)
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return os.path.islink(folder)  # a link that leads nowhere is broken
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be read: {error.strerror}; give this user permission"
+        ) from error
+    return True
+
+
+def _stated_identity(config: SourceConfig) -> dict[str, Any]:
+    """The identity of a source of files as far as its section alone says it."""
+    identity: dict[str, Any] = {"kind": config.kind, "classes": None}
+    if isinstance(config, CamVidConfig):
+        identity |= {"split": config.split, "classes": list(CLASSES)}
+    elif isinstance(config, ImageMaskConfig):
+        ids = {str(raw): index for raw, index in config.label_ids().index_of.items()}
+        identity |= {"ids": ids, "unlisted": config.unlisted, "classes": list(config.classes)}
+    return {**identity, "frames": ANY, "listing_sha256": ANY}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.config import as_document
@@ -14,17 +15,23 @@ from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.objective import Objective
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import CacheMismatch, ConfigError
+from stillroom.storage_specs.fingerprint import differences, fingerprint
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.student import Student, StudentConfig
+    from stillroom.stages.sources.source import Source
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.job import Progress, TrainResult
-    from stillroom.stages.train.settings import TrainConfig
+    from stillroom.stages.train.settings import StreamConfig, TrainConfig
+    from stillroom.storage_specs.store import ArtifactSet
+
+LOG = logging.getLogger(__name__)
 
 # Sections of the run file that a student does not depend on: its cache is known by fingerprints.
 ELSEWHERE = ("sources", "teachers", "cache", "evaluate")
@@ -51,7 +58,8 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
         )
         for name, stream in settings.streams.items()
     }
-    _check_objective(objective, streams, len(classes))
+    _check_objective(objective, streams, classes)
+    scored = _validation_source(run, classes)
     result = train(
         TrainJob(
             student=student,
@@ -59,7 +67,8 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
             streams=streams,
             settings=settings,
             config={**as_document(run), "classes": list(classes)},
-            validate=_validator(run, classes),
+            fingerprints=_fingerprints(settings, streams, scored),
+            validate=None if scored is None else _validator(run, scored),
             on_step=on_step,
             device=best_device(),
             may_differ=(*UNCHANGING, *ELSEWHERE),
@@ -89,19 +98,55 @@ def check_cache(run: RunConfig, cache: Cache, objective: Objective) -> None:
     """
     settings, _ = _sections(run)
     targets = open_targets(run, must_exist=False)
+    read: dict[str, set[str]] = {}
     for name, stream in settings.streams.items():
-        source = stream.source or name
-        if source not in run.cached_sources():
-            raise ConfigError(
-                f"train.streams.{name}: source {source!r} is not among cache.sources "
-                f"({', '.join(run.cached_sources())})"
-            )
-        needs = objective.needs(is_labelled(cache, name, stream))
+        needs = objective.needs(is_labelled(cache, name, _checked(run, name, stream)))
         teachers = {key.partition("/")[0] for key in needs}
-        for set_name in [FRAMES, *sorted(teachers)]:
-            found = cache.artifact_set(source, set_name)
-            if set_name == FRAMES or set_name in targets.teachers:
-                found.require(targets.identity(source, set_name))
+        read.setdefault(stream.source or name, {FRAMES}).update(teachers)
+    for source, set_names in read.items():
+        _check_source(targets, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
+
+
+def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:
+    source = stream.source or name
+    if source not in run.cached_sources():
+        raise ConfigError(
+            f"train.streams.{name}: source {source!r} is not among cache.sources "
+            f"({', '.join(run.cached_sources())})"
+        )
+    return stream
+
+
+def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[str]) -> None:
+    """Compare a source's sets with the run, and with one another where the run cannot know."""
+    found = [cache.artifact_set(source, set_name) for set_name in set_names]
+    for one in found:
+        if one.name == FRAMES or one.name in targets.teachers:
+            one.require(targets.identity(source, one.name))
+    for one in found[1:]:
+        _demand_one_source(cache, found[0], one)
+    if source in targets.absent:
+        LOG.warning(
+            "source %s is not on this machine: that its frames are those of %s is taken on trust",
+            source,
+            cache.path,
+        )
+
+
+def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) -> None:
+    found = differences(frames.identity.get("source"), other.identity.get("source"))
+    if found:
+        listing = "\n".join(
+            f"  source.{one}".replace("   cache ", f"   {frames.name} ").replace(
+                "   run ", f"   {other.name} "
+            )
+            for one in found
+        )
+        raise CacheMismatch(
+            f"{cache.path}: the sets {frames.name} and {other.name} of {frames.source} were built "
+            f"from different frames\n{listing}\n  give cache.path another folder and run "
+            "`stillroom cache build`"
+        )
 
 
 def student_classes(cache: Cache, settings: TrainConfig) -> tuple[str, ...]:
@@ -124,7 +169,7 @@ def student_classes(cache: Cache, settings: TrainConfig) -> tuple[str, ...]:
 
 
 def _check_objective(
-    objective: Objective, streams: Mapping[str, CacheDataset], classes: int
+    objective: Objective, streams: Mapping[str, CacheDataset], classes: tuple[str, ...]
 ) -> None:
     available: dict[str, set[str]] = {}
     teacher_classes: dict[str, int] = {}
@@ -132,6 +177,7 @@ def _check_objective(
     for stream, dataset in streams.items():
         available[stream] = {"labels"} if dataset.labelled else set()
         for teacher, said in dataset.teachers.items():
+            _demand_same_classes(teacher, said, classes)
             available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
             if "logits" in said.arrays:
                 teacher_classes[teacher] = said.arrays["logits"].shape[0]
@@ -139,17 +185,25 @@ def _check_objective(
                 thresholds[teacher] = said.identity["pseudo_label"]["threshold"]
     for term in objective.terms:
         if term.teacher is not None:  # pseudo labels alone do not tell the number of classes
-            teacher_classes.setdefault(term.teacher, classes)
-    objective.check(available, teacher_classes, classes, thresholds)
+            teacher_classes.setdefault(term.teacher, len(classes))
+    objective.check(available, teacher_classes, len(classes), thresholds)
 
 
-def _validator(
-    run: RunConfig, classes: tuple[str, ...]
-) -> Callable[[Student], Mapping[str, Any]] | None:
-    """What scores the student while it trains, if the run wants that."""
-    from stillroom.stages.evaluate.evaluation import evaluate_source
-    from stillroom.stages.evaluate.predict import StudentPredictor
+def _demand_same_classes(teacher: str, said: ArtifactSet, classes: tuple[str, ...]) -> None:
+    """Where a teacher's classes have names, they are the student's, in the same order."""
+    for artifact in ("logits", "pseudo_label"):
+        names = said.arrays[artifact].attributes.get("classes") if artifact in said.arrays else None
+        if names is not None and tuple(names) != classes:
+            raise ConfigError(
+                f"teacher {teacher} and the student have different classes, or in another order\n"
+                f"  teacher  {', '.join(names)}\n"
+                f"  student  {', '.join(classes)}\n"
+                f"  name teachers.{teacher}.classes as the network was trained with; a student "
+                "learns from teachers of its own classes"
+            )
 
+
+def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | None:
     if run.train is None or run.train.validation is None:
         return None
     source = open_source(run.sources[run.train.validation.source])
@@ -157,6 +211,26 @@ def _validator(
         raise ConfigError(
             f"train.validation.source: its classes are {source.classes}, the student's {classes}"
         )
+    return source
+
+
+def _fingerprints(
+    settings: TrainConfig, streams: Mapping[str, CacheDataset], scored: Source | None
+) -> dict[str, str]:
+    """Of all that a run depends on and its config does not say: a resumed run must find the same.
+
+    scored: the validation source, which decides what best.pt is
+    """
+    found = {k: v for dataset in streams.values() for k, v in dataset.fingerprints.items()}
+    if scored is not None and settings.validation is not None:
+        found[f"validation/{settings.validation.source}"] = fingerprint(scored.identity())
+    return found
+
+
+def _validator(run: RunConfig, source: Source) -> Callable[[Student], Mapping[str, Any]]:
+    """What scores the student while it trains."""
+    from stillroom.stages.evaluate.evaluation import evaluate_source
+    from stillroom.stages.evaluate.predict import StudentPredictor
 
     def validate(student: Student) -> Mapping[str, Any]:
         result = evaluate_source(StudentPredictor(student), source, run.cache.canvas)

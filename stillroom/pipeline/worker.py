@@ -14,12 +14,18 @@ from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
     from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.store import ArtifactSet
+
+    Arrays = dict[str, NDArray[Any]]
 
 
 class ShardWorker:
@@ -42,9 +48,14 @@ class ShardWorker:
         self._last_progress = time.monotonic()
 
     def work(
-        self, work: ShardWork, on_frames: Callable[[int], None] = lambda _: None
+        self,
+        work: ShardWork,
+        on_frames: Callable[[int], None] = lambda _: None,
+        before_batch: Callable[[], None] = lambda: None,
     ) -> ShardReport:
         """Compute and commit one shard.
+
+        before_batch: called before each batch is computed; gives the shard up by raising
 
         Raises:
             CacheMismatch: the set on disk was built from something else (another device, say).
@@ -52,9 +63,12 @@ class ShardWorker:
         """
 
         def count(frames: int) -> None:
-            self._progress[work] = self._progress.get(work, 0) + frames
-            self._last_progress = time.monotonic()
+            self._count(work, frames)
             on_frames(frames)
+
+        def produce_unless_stopped(frames: Sequence[CanvasFrame]) -> list[Arrays]:
+            before_batch()
+            return produce(frames)
 
         produce, target = self._open(work)
         self._last_progress = time.monotonic()
@@ -64,7 +78,7 @@ class ShardWorker:
                     work=work,
                     source=self._targets.sources[work.source],
                     canvas=self._run.cache.canvas,
-                    produce=produce,
+                    produce=produce_unless_stopped,
                     target=target,
                     batch=self._run.cache.batch,
                     turn=self._turn,
@@ -73,6 +87,10 @@ class ShardWorker:
             )
         finally:
             self._progress.pop(work, None)
+
+    def _count(self, work: ShardWork, frames: int) -> None:
+        self._progress[work] = self._progress.get(work, 0) + frames
+        self._last_progress = time.monotonic()
 
     def heartbeat(self) -> tuple[dict[ShardWork, int], float]:
         """Frames done of every shard at work, and seconds since the last batch was finished."""

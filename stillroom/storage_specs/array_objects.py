@@ -54,12 +54,17 @@ def metadata_differences(
         actual = json.loads(found)
     except ValueError:
         return ["JSON"]
-    decisive = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
+    decisive = (
+        "zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding",
+        "fill_value", "codecs", "dimension_names",
+    )  # fmt: skip
     if not isinstance(actual, dict):
         return ["JSON"]
     return [
         *(name for name in decisive if actual.get(name) != expected[name]),
         *(["attributes"] if actual.get("attributes") != expected["attributes"] else []),
+        # A reader of Zarr has to refuse a field that it does not know.
+        *sorted(actual.keys() - expected.keys()),
     ]
 
 

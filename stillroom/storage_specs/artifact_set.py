@@ -12,6 +12,7 @@ import pyarrow as pa
 from stillroom.storage_specs.durable_files import remove
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
+    CacheError,
     CacheIncomplete,
     CacheMismatch,
     ConfigError,
@@ -111,7 +112,7 @@ class ArtifactSet:
                     self.part(shard)
                     self._seen[shard] = signature
                 found.add(shard)
-            except (CacheCorrupt, CacheIncomplete, CacheMismatch, FileNotFoundError):
+            except (CacheError, FileNotFoundError):
                 self._seen.pop(shard, None)
         return frozenset(found)
 
@@ -122,6 +123,7 @@ class ArtifactSet:
             CacheIncomplete: the shard is not committed.
             CacheCorrupt: its part is damaged.
             CacheMismatch: its part belongs to another definition.
+            CacheError: its part cannot be read.
         """
         path = part_path(self.source, self.name, shard)
         try:
@@ -132,6 +134,9 @@ class ArtifactSet:
                 f"{self.cache.path}: frames {span[0]} to {span[-1]} of {self.source} are not in "
                 f"{self.name!r} (shard {shard}); run `stillroom cache build`"
             ) from error
+        except OSError as error:
+            why = f"cannot be read: {error.strerror}"
+            raise CacheError(f"{self.cache.path}/{path}: {why}") from error
         claims = (part.source, part.set_name, part.shard, part.fingerprint)
         span = self.shard_range(shard)
         if claims != (self.source, self.name, shard, self.fingerprint):
@@ -221,7 +226,7 @@ class ArtifactSet:
         return verify_shard(self, shard)
 
     def verify_definition(self) -> list[Fault]:
-        """Everything that is wrong with the metadata of the set's own arrays."""
+        """Everything that is wrong with the metadata that follow from the set's definition."""
         return verify_definition(self)
 
     def _still_defined(self) -> bool:

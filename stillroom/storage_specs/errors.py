@@ -9,7 +9,8 @@
         ├── CacheMismatch  built from something else: rebuild, or point at another folder
         ├── CacheIncomplete  frames are missing: run `stillroom cache build`
         ├── CacheCorrupt   bytes changed since they were committed: run `stillroom cache verify`
-        └── CacheUnwritable  disk full, no permission: free it and run the same command again
+        ├── CacheUnwritable  disk full, no permission: free it and run the same command again
+        └── TooManyBadFrames  see why, then build into another folder or raise the limit
 
 Every message says what, what was expected, what was found, and the next command.
 """
@@ -55,3 +56,7 @@ class CacheCorrupt(CacheError):
 
 class CacheUnwritable(CacheError):
     """The cache folder cannot be written: no space, no permission, read-only."""
+
+
+class TooManyBadFrames(CacheError):
+    """A set holds more unusable frames than the run allows."""

@@ -190,6 +190,16 @@ class Definition:
         ]
         return (values, *sides)
 
+    def bare_groups(self) -> list[str]:
+        """Paths of the groups without attributes that the set's own group and arrays lie in."""
+        folder = set_folder(self.source, self.name)
+        paths = [] if self.name == FRAMES else [self.source]
+        for spec in self.arrays:
+            above = f"{folder}/{spec.artifact}".rpartition("/")[0]
+            if above != folder and above not in paths:
+                paths.append(above)
+        return paths
+
     def layout(self) -> dict[str, Any]:
         """What the cache itself adds to the identity."""
         return {

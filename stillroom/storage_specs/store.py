@@ -30,6 +30,7 @@ from stillroom.storage_specs.layout import (
     Definition,
     check_names,
     group_json,
+    part_folder,
     set_folder,
 )
 from stillroom.storage_specs.shard_writer import ShardWriter
@@ -64,12 +65,8 @@ class Cache:
             make_folder(root)
         except OSError as error:
             raise unwritable(error, root, 0) from error
-        about = {
-            "format_version": FORMAT_VERSION,
-            "created_by": f"stillroom {stillroom.__version__}",
-        }
         # Whoever writes first wins: two versions of stillroom may start at once.
-        write_whole(root, "zarr.json", group_json(about), keep=True)
+        write_whole(root, "zarr.json", root_json(), keep=True)
         sweep(root)
         return cls.open(root)
 
@@ -140,27 +137,51 @@ class Cache:
         return ArtifactSet(self, found)
 
     def sets(self) -> list[tuple[str, str]]:
-        """(source, set) of every set, sorted, a source's frames first."""
-        found = []
-        for path in [*self.path.glob("*/zarr.json"), *self.path.glob("*/*/zarr.json")]:
-            folder = path.parent.relative_to(self.path).as_posix()
-            about = _own_attributes(self.path, folder)
-            if about is not None and "set" in about:
-                found.append((about["source"], about["set"]))
-        return sorted(found, key=lambda each: (each[0], each[1] != FRAMES, each[1]))
+        """(source, set) of every set, sorted, a source's frames first.
+
+        By place, not by content: a set with a damaged group or with none, but with a manifest, is
+        among them; `artifact_set` then raises CacheCorrupt.
+        """
+        groups = {path.parts[-3:-1] for path in self.path.glob("*/*/zarr.json")}
+        groups = {(source, name) for source, name in groups if name != FRAMES}
+        sources = {path.parts[-2] for path in self.path.glob("*/zarr.json")}
+        groups |= {(source, FRAMES) for source in sources if self._holds_frames(source)}
+        groups |= {
+            folder.parts[-2:]
+            for folder in self.path.glob("manifest/*/*")
+            if any(folder.glob("*.parquet"))
+        }
+        named = [(source, name) for source, name in groups if _has_place(source, name)]
+        return sorted(named, key=lambda each: (each[0], each[1] != FRAMES, each[1]))
+
+    def _holds_frames(self, source: str) -> bool:
+        """Whether a source's group is more than a bare one; a damaged one counts as more."""
+        try:
+            return bool(_own_attributes(self.path, source))
+        except CacheError:
+            return True
 
     def _definition(self, source: str, set_name: str) -> Definition | None:
         folder = set_folder(source, set_name)
         about = _own_attributes(self.path, folder)
-        if about is None or not about:
+        if not about:
+            parts = part_folder(source, set_name)
+            if any((self.path / parts).glob("*.parquet")):
+                what = "is missing" if about is None else "says nothing of the set"
+                raise CacheCorrupt(_damaged(self.path / folder, f"it {what}, but {parts} is there"))
+            if about is not None and set_name != FRAMES:
+                raise CacheCorrupt(_damaged(self.path / folder, "it says nothing of the set"))
             return None
         try:
             found = Definition.from_document(about)
             claimed = about["fingerprint"]
+            whole = json.loads(json.dumps(found.document())) == about
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise CacheCorrupt(_damaged(self.path / folder, str(error))) from error
-        if claimed != found.fingerprint or about["fingerprints"] != found.fingerprints:
+        if claimed != found.fingerprint:
             raise CacheCorrupt(_damaged(self.path / folder, "its fingerprint does not match it"))
+        if not whole or (found.source, found.name) != (source, set_name):
+            raise CacheCorrupt(_damaged(self.path / folder, "it is not that of this set"))
         return found
 
     def _place(self, wanted: Definition) -> None:
@@ -179,12 +200,10 @@ class Cache:
 
     def _place_arrays(self, definition: Definition) -> None:
         """Write what is missing of the set's groups and arrays; all of it follows from the set."""
-        folder = set_folder(definition.source, definition.name)
+        for folder in definition.bare_groups():
+            self._place_missing(folder, group_json({}))
         for spec in definition.arrays:
             for stored in definition.stored(spec):
-                between = Path(stored.path).relative_to(folder).parent
-                if between != Path():
-                    self._place_missing(f"{folder}/{between.as_posix()}", group_json({}))
                 if not (self.path / stored.path / "zarr.json").exists():
                     content = array_json(stored, definition.count, definition.shard_frames)
                     self._place_missing(stored.path, content)
@@ -192,6 +211,20 @@ class Cache:
     def _place_missing(self, folder: str, content: bytes) -> None:
         if not (self.path / folder / "zarr.json").exists():
             write_whole(self.path, f"{folder}/zarr.json", content, keep=True)
+
+
+def root_json() -> bytes:
+    """The zarr.json of the cache itself, as this stillroom writes it."""
+    by = f"stillroom {stillroom.__version__}"
+    return group_json({"format_version": FORMAT_VERSION, "created_by": by})
+
+
+def _has_place(source: str, name: str) -> bool:
+    try:
+        check_names(source, name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _local(path: str | Path) -> Path:
@@ -215,12 +248,15 @@ def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
         if document["node_type"] != "group":
             return {}
         own = document["attributes"].get(KEY)
+        zarr_format = document["zarr_format"]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorrupt(_damaged(path.parent, str(error))) from error
+    if zarr_format != 3:
+        raise CacheCorrupt(_damaged(path.parent, f"zarr_format {zarr_format}, expected 3"))
     if folder == "" and own is None:
         _refuse_foreign(root)
     return own if isinstance(own, dict) else {}
@@ -240,6 +276,6 @@ def _refuse_foreign(root: Path) -> None:
 
 def _damaged(folder: Path, why: str) -> str:
     return (
-        f"{folder}/zarr.json is damaged ({why}); remove that folder and the set's folder under "
-        "manifest/, then re-run `stillroom cache build`"
+        f"{folder}/zarr.json is damaged ({why}); run `stillroom cache verify CACHE --repair`, "
+        "then `stillroom cache build`"
     )

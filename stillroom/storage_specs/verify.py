@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +12,8 @@ import numpy as np
 from stillroom.storage_specs.array_objects import metadata_differences
 from stillroom.storage_specs.errors import (
     ArtifactError,
-    CacheCorrupt,
+    CacheError,
     CacheIncomplete,
-    CacheMismatch,
 )
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import entry_of
@@ -20,7 +21,8 @@ from stillroom.storage_specs.shard_reader import MISSING, decode_chunk, index_by
 from stillroom.storage_specs.shard_writer import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,7 +40,7 @@ class Fault:
     """One thing that is not as it was committed.
 
     shard: None for a fault of the set's metadata
-    array: path of the array, or of the manifest part
+    array: path of the array, of the group, or of the manifest part
     index: of the frame, where the fault can be laid to one
     """
 
@@ -64,7 +66,7 @@ def verify_shard(of: ArtifactSet, shard: int) -> list[Fault]:
         part = of.part(shard)
     except CacheIncomplete:
         return []
-    except (CacheCorrupt, CacheMismatch) as error:
+    except CacheError as error:
         return [Fault(of.source, of.name, shard, path, None, "manifest", str(error))]
     check = _ShardCheck(of, part)
     faults = [
@@ -78,9 +80,13 @@ def verify_shard(of: ArtifactSet, shard: int) -> list[Fault]:
 
 
 def verify_definition(of: ArtifactSet) -> list[Fault]:
-    """Check each array's zarr.json against what the set's definition makes of it."""
+    """Check the zarr.json of arrays and bare groups against what the definition makes of them."""
     definition = of.definition
     faults = []
+    for folder in definition.bare_groups():
+        wrong = _wrong_group(of.cache.path / folder / "zarr.json", inner=folder != of.source)
+        if wrong:
+            faults.append(Fault(of.source, of.name, None, folder, None, "metadata", wrong))
     for spec in definition.arrays:
         for stored in definition.stored(spec):
             try:
@@ -93,6 +99,67 @@ def verify_definition(of: ArtifactSet) -> list[Fault]:
             if wrong:
                 faults.append(Fault(of.source, of.name, None, stored.path, None, "metadata", wrong))
     return faults
+
+
+def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
+    """Shards whose frames other sets of the same source made from other pixels.
+
+    The rows' crc32c tell that they differ, not which is right: every set that has such a frame is
+    named, and all of them are made again.
+
+    sets: the artifact sets of one source
+    """
+    seen: dict[int, set[int]] = defaultdict(set)
+    frames: list[tuple[ArtifactSet, int, str]] = []
+    for of in sets:
+        rows = of.rows().select(["index", "crc32c", "frame_id"]).to_pydict()
+        for index, crc32c, frame_id in zip(*rows.values(), strict=True):
+            if crc32c is not None:
+                seen[index].add(crc32c)
+                frames.append((of, index, frame_id))
+    found: dict[tuple[ArtifactSet, int], list[str]] = defaultdict(list)
+    for of, index, frame_id in frames:
+        if len(seen[index]) > 1:
+            found[of, index // of.shard_frames].append(frame_id)
+    names = ", ".join(sorted({of.name for of, _ in found}))
+    return [
+        Fault(
+            of.source,
+            of.name,
+            shard,
+            part_path(of.source, of.name, shard),
+            None,
+            "rows",
+            f"set {of.name!r}: {len(ids)} frames (first {ids[0]}) were not made from the same "
+            f"pixels in all of the sets {names}: the source has changed between them",
+        )
+        for (of, shard), ids in found.items()
+    ]
+
+
+def _wrong_group(path: Path, *, inner: bool) -> str | None:
+    """Why a group that only holds others is none, or None.
+
+    inner: False for a source's, which may be the set "frames" and is then checked as that
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        return f"zarr.json is missing or cannot be read ({error.strerror})"
+    except ValueError:
+        return "zarr.json is changed in JSON" if inner else None
+    bare = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    # A source's may also be that of its frames, with attributes.
+    wrong = (
+        document != bare if inner else _without_attributes(document) != _without_attributes(bare)
+    )
+    return "zarr.json is no longer that of a group" if wrong else None
+
+
+def _without_attributes(document: Any) -> Any:
+    if not isinstance(document, dict):
+        return document
+    return {key: value for key, value in document.items() if key != "attributes"}
 
 
 class _ShardCheck:

@@ -1,24 +1,44 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from stillroom.pipeline.build import TooManyBadFrames, build
+from stillroom.pipeline.build import BuildEvent, build, run_inline
 from stillroom.pipeline.estimate import estimate_build
 from stillroom.pipeline.plan import plan_build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.verify import verify_cache
-from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, CacheUnwritable
+from stillroom.pipeline.worker import ShardWorker
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.storage_specs.durable_files import host
+from stillroom.storage_specs.errors import (
+    CacheMismatch,
+    CacheUnwritable,
+    TooManyBadFrames,
+)
+from stillroom.storage_specs.layout import STAGING
 from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.models.teacher import Teacher, TeacherConfig
+    from stillroom.stages.sources.canvas import CanvasFrame
 
 
 def artifact_bytes(folder: Path) -> dict[str, str]:
@@ -53,7 +73,6 @@ def test_a_build_caches_every_set_and_a_second_call_finds_nothing_to_do(run_file
 
 def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
     from stillroom.stages.geometry import upsample_logits
-    from stillroom.stages.models.teacher import build_teacher
 
     run = load_run(run_file, ["cache.preset=exact"])
     build(run)
@@ -74,49 +93,6 @@ def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
         expected = np.where(best >= 0.24, label, 255)
         assert (said.read("pseudo_label", index) == expected).mean() > 0.999
         assert 0 < (expected != 255).mean() < 1  # the threshold has something to decide
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
-def test_ray_writes_the_bytes_that_a_plain_loop_writes(run_file: Path) -> None:
-    build(load_run(run_file, ["cache.path=inline.cache"]))
-    report = build(load_run(run_file, ["cache.path=ray.cache", "cache.workers=2"]), runner="ray")
-    assert report.shards == 10
-    assert artifact_bytes(Path("ray.cache")) == artifact_bytes(Path("inline.cache"))
-    assert manifest_rows(Path("ray.cache")) == manifest_rows(Path("inline.cache"))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
-def test_on_ray_a_shard_that_kills_its_worker_is_given_up_and_the_others_are_committed(
-    run_file: Path,
-) -> None:
-    deadly = (
-        "import os\n\ndef teacher(classes=9, seed=0):\n"
-        "    network = Tiny(classes, seed)\n"
-        "    inner = network.forward\n"
-        "    def forward(images):\n"
-        "        if len(images) > 1 and os.path.exists('deadly'):\n"
-        "            os._exit(1)\n"
-        "        return inner(images)\n"
-        "    network.forward = forward\n"
-        "    return network\n"
-    )
-    networks = Path("tiny_networks.py")
-    networks.write_text(networks.read_text() + deadly)
-    folder = str(Path.cwd())
-    text = networks.read_text().replace("exists('deadly')", f"exists('{folder}/deadly')")
-    networks.write_text(text)
-    Path("deadly").touch()
-    run = load_run(run_file, ['cache.sources=["street"]', "cache.shard_frames=5"])
-    with pytest.raises(CacheIncomplete, match=r"(?s)2 shards failed three times.*worker died"):
-        build(run, runner="ray")
-    committed = Cache.open("street.cache").artifact_set("street", "frames").committed()
-    assert committed == {0, 1}
-    Path("deadly").unlink()
-    assert build(run).shards == 2  # mended: only what was missing is computed
 
 
 def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(run_file: Path) -> None:
@@ -146,13 +122,16 @@ def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(run_file: Pat
     committed = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
     assert committed, "killed before the first commit; nothing was tested"
     assert len(committed) < 3, "killed after the last commit; nothing was tested"
+    staging = Path("killed.cache") / STAGING
+    (staging / f"{host()}.{process.pid}.half-written").touch()  # it may have died at no write
     run = load_run(run_file, ["cache.path=killed.cache", "teachers.tiny.target=tiny_networks:slow"])
     build(run)
     assert {path: path.stat().st_mtime_ns for path in committed} == committed  # not done again
     whole, killed = artifact_bytes(Path("whole.cache")), artifact_bytes(Path("killed.cache"))
     shards = {name for name in whole if "zarr.json" not in name}
     assert {name: killed[name] for name in shards} == {name: whole[name] for name in shards}
-    assert set(killed) == set(whole)  # and no temporary file is left
+    assert set(killed) == set(whole)
+    assert list(staging.iterdir()) == []
 
 
 def test_another_canvas_teacher_threshold_or_source_is_refused_by_name(run_file: Path) -> None:
@@ -172,9 +151,7 @@ def test_another_canvas_teacher_threshold_or_source_is_refused_by_name(run_file:
         assert "cache build" in message
 
 
-def test_unreadable_frames_become_bad_rows_and_too_many_stop_the_build(
-    run_file: Path, run_document: dict[str, Any]
-) -> None:
+def test_unreadable_frames_become_bad_rows(run_file: Path, run_document: dict[str, Any]) -> None:
     import cv2
 
     folder = Path("photos")
@@ -196,9 +173,160 @@ def test_unreadable_frames_become_bad_rows_and_too_many_stop_the_build(
     bad = {row["frame_id"]: row["reason"] for row in rows if row["status"] == "bad"}
     assert sorted(bad) == ["03.png", "07.png"]
     assert all(bad.values())
-    overrides[1:] = ["cache.max_bad_fraction=0.1", "cache.path=worse.cache"]
-    with pytest.raises(TooManyBadFrames, match=r"more than cache\.max_bad_fraction"):
-        build(load_run(run_file, overrides))
+
+
+def photos(folder: Path, torn: Sequence[int]) -> None:
+    import cv2
+
+    folder.mkdir()
+    for number in range(12):
+        image = np.full((30, 40, 3), 20 * number, np.uint8)
+        cv2.imwrite(str(folder / f"{number:02d}.png"), image)
+    for number in torn:
+        (folder / f"{number:02d}.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize("torn", [(0, 1, 5), (9, 10, 11)])  # found early, and in the last shard
+def test_too_many_bad_frames_stop_every_call_until_the_limit_is_raised(
+    run_file: Path, torn: tuple[int, ...]
+) -> None:
+    photos(Path("photos"), torn)
+    overrides = [
+        'sources.more={kind="images", root="photos"}',
+        'cache.sources=["more"]',
+        "cache.frames=false",
+        "cache.max_bad_fraction=0.2",
+    ]
+    messages = []
+    for _ in range(8):
+        with pytest.raises(TooManyBadFrames, match=r"more than cache\.max_bad_fraction") as caught:
+            build(load_run(run_file, overrides))
+        messages.append(str(caught.value))
+    assert "more/tiny: 3 of 12 frames" in messages[-1]
+    assert "  3 x " in messages[-1]
+    assert "build into another cache.path" in messages[-1]
+    assert len(set(messages)) == 1
+    report = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
+    assert report.bad["more", "tiny"] == 3  # earlier builds' counted too
+    again = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
+    assert (again.shards, again.bad["more", "tiny"]) == (0, 3)
+
+
+def test_bad_frames_of_earlier_calls_and_of_this_one_are_added_up(run_file: Path) -> None:
+    photos(Path("photos"), (0, 11))
+    overrides = ['sources.more={kind="images", root="photos"}', 'cache.sources=["more"]']
+    build(load_run(run_file, [*overrides, "cache.max_bad_fraction=1"]))
+    Cache.open("street.cache").artifact_set("more", "tiny").discard(2)
+    with pytest.raises(TooManyBadFrames, match=r"more/tiny: 2 of 12 frames"):
+        build(load_run(run_file, [*overrides, "cache.frames=false", "cache.max_bad_fraction=0.1"]))
+
+
+def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_the_cause(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [
+        'cache.sources=["street"]',
+        "cache.max_bad_fraction=0.1",
+        "cache.codecs.logits=half",
+    ]
+    names = open_targets(load_run(run_file, overrides)).sources["street"].frame_ids
+    loud = {names[3]}
+
+    class Loud(TeacherArtifacts):
+        def __call__(self, frames: Sequence[CanvasFrame]) -> list[dict[str, Any]]:
+            made = super().__call__(frames)
+            for frame, arrays in zip(frames, made, strict=True):
+                if frame.frame_id in loud:
+                    arrays["logits"] += 1e6 + sum(map(ord, frame.frame_id))
+            return made
+
+    monkeypatch.setattr("stillroom.pipeline.worker.TeacherArtifacts", Loud)
+    report = build(load_run(run_file, overrides))
+    assert report.bad["street", "tiny"] == 1
+    rows = Cache.open("street.cache").artifact_set("street", "tiny").rows().to_pylist()
+    assert [row["index"] for row in rows if row["status"] == "bad"] == [3]
+    assert "codec half holds up to 65504; got 1.00" in rows[3]["reason"]
+    loud.update(names)
+    with pytest.raises(TooManyBadFrames, match=r"\n  \d+ x logits, .*half holds up to") as caught:
+        build(load_run(run_file, [*overrides, "cache.path=loud.cache"]))
+    assert str(caught.value).count(" x logits") == 1  # reasons alike but for numbers are one
+
+
+def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given_up = threading.Event()
+
+    class Patient:
+        """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
+
+        def __init__(self, run: RunConfig) -> None:
+            pass
+
+        def work(
+            self, work: ShardWork, on_frames: object, before_batch: Callable[[], None]
+        ) -> ShardReport:
+            deadline = time.monotonic() + 60
+            while work.shard > 0 and time.monotonic() < deadline:
+                try:
+                    before_batch()
+                except BaseException:
+                    given_up.set()
+                    raise
+                time.sleep(0.01)
+            return ShardReport(work, 1, 0, 1, 0.0, 0.0)
+
+    def interrupt(event: BuildEvent) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stillroom.pipeline.build.ShardWorker", Patient)
+    works = [ShardWork("street", "tiny", shard) for shard in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        run_inline(load_run(run_file), works, interrupt)
+    assert given_up.is_set()
+    assert [record.message for record in caplog.records if "batch in hand" in record.message] == [
+        "stopping: the batch in hand is finished first; what is committed stays"
+    ]
+
+
+def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> None:
+    run = load_run(run_file)
+    asked: list[int] = []
+
+    def twice() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise InterruptedError
+
+    worker = ShardWorker(run)
+    with pytest.raises(InterruptedError):
+        worker.work(ShardWork("street", "tiny", 0), before_batch=twice)
+    assert len(asked) == 2
+    assert not Cache.open("street.cache").artifact_set("street", "tiny").committed()
+    assert worker.work(ShardWork("street", "tiny", 0)).frames == 4
+
+
+def test_one_teacher_leaves_before_the_next_is_built(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[weakref.ref[Teacher]] = []
+    alive: list[int] = []
+
+    def counting(config: TeacherConfig) -> Teacher:
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in built))
+        teacher = build_teacher(config)
+        built.append(weakref.ref(teacher))
+        return teacher
+
+    monkeypatch.setattr("stillroom.pipeline.worker.build_teacher", counting)
+    others = [
+        f'teachers.{name}={{kind="python", target="tiny_networks:teacher", device="cpu", '
+        f"options={{seed={seed}}}}}"
+        for seed, name in enumerate(("tiny", "second", "third"))
+    ]
+    build(load_run(run_file, others))
+    assert alive == [0, 0, 0]
 
 
 def test_a_teacher_that_says_nan_of_a_frame_makes_that_frame_a_bad_row(run_file: Path) -> None:

@@ -107,7 +107,13 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("train", "run.toml", "--set", "nonsense"), "KEY=VALUE"),
         (("train", "run.toml"), "run `stillroom cache build`"),
         (("eval", "nowhere", "run.toml"), "no such run folder or checkpoint"),
-        (("cache", "build", "run.toml", "--set", "teachers.tiny.target=no:no"), "no"),
+        (
+            ("cache", "build", "run.toml", "--set", "teachers.tiny.target=absent:network"),
+            "module 'absent' cannot be imported",
+        ),
+        (("cache", "info", "nowhere.cache", "--set", "cache.path=x"), "this is a cache"),
+        (("eval", "teacher:tiny", "run.toml", "--sheet", "run.toml/x.png"), "folder cannot be"),
+        (("eval", ".", "run.toml"), "no run folder"),
     ],
 )
 def test_a_users_error_is_one_message_and_exit_code_2(
@@ -120,6 +126,29 @@ def test_a_users_error_is_one_message_and_exit_code_2(
     assert complaint in said.stderr
     assert "Traceback" not in said.stderr
     assert not said.stdout
+
+
+def test_a_folder_of_somebody_elses_is_no_run_folder(run_file: Path) -> None:
+    Path("foreign").mkdir()
+    Path("foreign/config.json").write_text('{"architectures": ["Segformer"]}')
+    said = stillroom("eval", "foreign", run_file)
+    assert said.exit_code == 2
+    assert "no run folder" in said.stderr
+
+
+def test_brackets_in_paths_are_not_markup(run_file: Path) -> None:
+    said = stillroom("cache", "build", run_file, "--set", "cache.path=t[/x][red].cache")
+    assert said.exit_code == 0, said.stderr
+    assert "t[/x][red].cache: 10 of 10 shards computed" in said.stdout
+    assert "nothing to do" in stillroom(
+        "cache", "build", run_file, "--set", "cache.path=t[/x][red].cache"
+    ).stdout  # fmt: skip
+
+
+def test_a_changed_run_file_finds_its_cache_by_set(run_file: Path) -> None:
+    stillroom("cache", "build", run_file, "--set", "cache.path=other.cache")
+    assert stillroom("cache", "verify", run_file).exit_code == 2
+    assert stillroom("cache", "verify", run_file, "--set", "cache.path=other.cache").exit_code == 0
 
 
 def test_a_fault_of_ours_keeps_its_traceback(

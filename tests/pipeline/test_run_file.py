@@ -1,14 +1,23 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stillroom.pipeline.run_file import load_run, parse_run
 from stillroom.storage_specs.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+CAMVID = Path(__file__).resolve().parents[2] / "examples" / "camvid.toml"
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """The lines of a refused run file, its heading aside."""
+    with pytest.raises(ConfigError) as caught:
+        parse_run(document, "run.toml")
+    heading, *lines = str(caught.value).splitlines()
+    assert f"{len(lines)} fault" in heading
+    return [line.strip() for line in lines]
 
 
 def test_a_run_file_is_read_with_its_overrides(run_file: Path) -> None:
@@ -116,3 +125,106 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"path = '\xe9'")
     with pytest.raises(ConfigError, match=r"latin\.toml"):
         load_run(tmp_path / "latin.toml")
+
+
+def test_faults_of_the_cache_are_found_together_before_anything_runs(
+    run_document: dict[str, Any],
+) -> None:
+    run_document["cache"] |= {"preset": "fst", "artifacts": ["logitz"], "canvas": [0, -4]}
+    found = faults(run_document)
+    assert len(found) == 3
+    assert "cache.canvas: height and width must both be above 0; got [0, -4]" in found
+    assert any("cache.artifacts" in line and "mean 'logits'?" in line for line in found)
+    assert any("cache.preset" in line and "mean 'fast'?" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("artifacts", ["features"], "name a layer"),
+        ("artifacts", ["features/"], "a layer's name is"),
+        ("artifacts", ["frames"], "unknown artifact 'frames'"),
+        ("artifacts", ["logits/x"], "has no layers; write 'logits'"),
+        ("artifacts", ["logits", "logits"], "'logits' is named twice"),
+        ("artifacts", [], "at least one"),
+        ("codecs", {"logits": "bite"}, "unknown codec 'bite'"),
+        ("codecs", {"logits": "raw"}, "cannot store it"),
+        ("codecs", {"logits": {"codec": 3}}, "expected names"),
+        ("codecs", {"logitz": "half"}, "did you mean 'logits'?"),
+        ("sources", [], "nothing to cache"),
+        ("sources", ["street", "street"], "'street' is named twice"),
+    ],
+)
+def test_a_fault_of_the_cache_is_a_fault_of_the_run_file(
+    run_document: dict[str, Any], key: str, value: Any, complaint: str
+) -> None:
+    run_document["cache"][key] = value
+    (found,) = faults(run_document)
+    assert found.startswith(f"cache.{key}: ")
+    assert complaint in found
+
+
+def test_a_run_that_caches_nothing_is_refused(run_document: dict[str, Any]) -> None:
+    run_document |= {"teachers": {}, "terms": []}
+    run_document["cache"]["frames"] = False
+    (found,) = faults(run_document)
+    assert "nothing to cache" in found
+
+
+def test_names_that_a_cache_has_no_room_for_are_faults(run_document: dict[str, Any]) -> None:
+    street, tiny = run_document["sources"]["street"], run_document["teachers"]["tiny"]
+    run_document["sources"] |= {"Street": street, "labels": street}
+    run_document["teachers"] |= {"frames": tiny, "a b": tiny}
+    found = faults(run_document)
+    assert len(found) == 4
+    for start in (
+        "sources.Street: source name 'Street': use a-z",
+        "sources.labels: source name 'labels' is reserved",
+        "teachers.frames: teacher name 'frames' is reserved",
+        "teachers.a b: teacher name 'a b': use a-z",
+    ):
+        assert any(line.startswith(start) for line in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("sources.camvid.splt=1", "sources.camvid.splt: unknown key; did you mean 'split'?"),
+        ("terms.1.wieght=2", "terms.1.wieght: unknown key; did you mean 'weight'?"),
+        ("student.encodr=2", "student.encodr: unknown key; did you mean 'encoder'?"),
+        ("teachers.fpn.weihts=2", "teachers.fpn.weihts: unknown key; did you mean 'weights'?"),
+    ],
+)
+def test_a_place_is_what_the_file_calls_it(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run(CAMVID, [override])
+    assert f"1 fault\n  {complaint}" in str(caught.value)
+
+
+@pytest.mark.parametrize("root", [3, ["a", 3]])
+def test_a_value_of_several_types_has_one_line(run_document: dict[str, Any], root: Any) -> None:
+    run_document["sources"]["images"] = {"kind": "images", "root": root}
+    (found,) = faults(run_document)
+    assert found.startswith("sources.images.root: ")
+    assert "not a valid path" in found
+    assert found.endswith(f"got {root!r}")
+
+
+def test_home_is_found_in_every_path(
+    run_document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run_document["cache"]["path"] = "~/a.cache"
+    run_document["train"]["path"] = "~/run"
+    run_document["teachers"]["tiny"]["weights"] = "~/tiny.pth"
+    run_document["teachers"]["big"] = {"kind": "hf", "path": "~/big"}
+    run_document["student"]["weights"] = "~/student.pth"
+    run_document["sources"]["photos"] = {"kind": "images", "root": ["~/one", "two"]}
+    run = parse_run(run_document, "run.toml")
+    assert "~" not in repr(run)
+    assert run.cache.path == tmp_path / "a.cache"
+    assert run.teachers["big"].model_dump()["path"] == str(tmp_path / "big")
+    assert run.sources["photos"].model_dump()["root"] == (tmp_path / "one", Path("two"))
+    run_document["cache"]["path"] = "~nobody-of-this-name/a.cache"
+    with pytest.raises(ConfigError, match="begins with ~"):
+        parse_run(run_document, "run.toml")

@@ -32,7 +32,7 @@ def test_a_student_is_trained_from_the_cache_and_scored(built: Path) -> None:
         assert 0 <= found.result.scores.miou <= 1
         assert found.result.frames == 4
     assert json.loads(Path("run/fingerprints.json").read_text()).keys() == {
-        "street/frames", "street/tiny", "more/frames", "more/tiny",
+        "street/frames", "street/tiny", "more/frames", "more/tiny", "validation/street",
     }  # fmt: skip
 
 
@@ -73,7 +73,9 @@ def test_labels_alone_train_a_baseline_without_any_teacher(run_file: Path) -> No
     assert set(train_run(run).losses) == {"loss", "street/cross_entropy"}
 
 
-def test_training_needs_no_source_once_the_cache_is_built(run_file: Path) -> None:
+@pytest.fixture
+def photos(run_file: Path) -> list[str]:
+    """A cache of files beside a drawn source, and the overrides that it was built with."""
     import cv2
     import numpy as np
 
@@ -82,19 +84,95 @@ def test_training_needs_no_source_once_the_cache_is_built(run_file: Path) -> Non
         for number in range(6):
             image = np.full((32, 48, channels), number % 3, np.uint8)
             cv2.imwrite(f"photos/{name}/{number}.png", image)
-    run = load_run(
-        run_file,
-        [
-            'sources={photos={kind="image_mask", root="photos", classes=["a","b","c"]}}',
-            'teachers.tiny={kind="python", target="tiny_networks:teacher", device="cpu", '
-            "options={classes=3}}",
-            "train.streams={photos={batch=3}}",
-            "evaluate.source=photos",
-        ],
-    )
-    build(run)
+    overrides = [
+        'sources={photos={kind="image_mask", root="photos", classes=["a","b","c"]}, '
+        'more={kind="demo", clips=2, frames_per_clip=2, height=32, width=48, labelled=false}}',
+        'teachers.tiny={kind="python", target="tiny_networks:teacher", device="cpu", '
+        "options={classes=3}}",
+        "train.streams={photos={batch=3}}",
+        "evaluate.source=photos",
+    ]
+    build(load_run(run_file, overrides))
+    return overrides
+
+
+def test_training_needs_no_source_once_the_cache_is_built(
+    run_file: Path, photos: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = load_run(run_file, photos)
     shutil.rmtree("photos")
     assert train_run(run).steps == 6
+    assert "source photos is not on this machine" in caplog.text
+
+
+@pytest.mark.parametrize("gone", ["photos/masks", "photos/images"])
+def test_a_source_of_which_something_is_left_is_broken_and_not_absent(
+    run_file: Path, photos: list[str], gone: str
+) -> None:
+    shutil.rmtree(gone)
+    with pytest.raises(ConfigError, match=f"{gone} does not exist"):
+        train_run(load_run(run_file, photos))
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ('sources.photos.classes=["a","c","b"]', r"source\.classes"),
+        ("sources.photos.mapping={0=1, 1=0, 2=2}", r"source\.ids"),
+        ('sources.photos={kind="camvid", root="photos"}', r"source\.kind"),
+        ("teachers.tiny.classes=3", r"teacher\.classes"),
+    ],
+)
+def test_of_an_absent_source_what_needs_no_files_is_compared(
+    run_file: Path, photos: list[str], override: str, field: str
+) -> None:
+    shutil.rmtree("photos")
+    with pytest.raises(CacheMismatch, match=field):
+        train_run(load_run(run_file, [*photos, override]))
+
+
+def test_sets_of_one_source_must_be_of_the_same_frames(run_file: Path, photos: list[str]) -> None:
+    shutil.copytree("street.cache", "other.cache")
+    shutil.rmtree("street.cache")
+    Path("photos/images/0.png").unlink()
+    Path("photos/masks/0.png").unlink()
+    build(load_run(run_file, photos))
+    for folder in ("photos/tiny", "manifest/photos/tiny"):
+        shutil.rmtree(f"street.cache/{folder}")
+        shutil.copytree(f"other.cache/{folder}", f"street.cache/{folder}")
+    shutil.rmtree("photos")
+    with pytest.raises(CacheMismatch, match=r"source\.frames +frames 5 +tiny 6"):
+        train_run(load_run(run_file, photos))
+
+
+@pytest.mark.parametrize("term", ["probability_l2", "cross_entropy"])
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused(
+    run_file: Path, photos: list[str], term: str
+) -> None:
+    streams = "train.streams={photos={batch=3}, more={batch=2}}"
+    terms = f'terms=[{{name="cross_entropy"}}, {{name="{term}", teacher="tiny"}}]'
+    other = ['teachers.tiny.classes=["c","a","b"]', "cache.path=other.cache", streams, terms]
+    run = load_run(run_file, [*photos, *other])
+    build(run)
+    with pytest.raises(ConfigError, match=r"(?s)teacher  c, a, b.*student  a, b, c"):
+        train_run(run)
+
+
+def test_a_resumed_run_must_be_validated_on_the_same_frames(
+    run_file: Path, photos: list[str]
+) -> None:
+    shutil.copytree("photos", "val")
+    validation = [
+        'sources.val={kind="image_mask", root="val", classes=["a","b","c"]}',
+        'cache.sources=["photos"]',
+        'train.validation={source="val", every=3}',
+    ]
+    run = load_run(run_file, [*photos, *validation])
+    train_run(run)
+    assert "validation/val" in json.loads(Path("run/fingerprints.json").read_text())
+    Path("val/images/0.png").unlink()
+    with pytest.raises(CacheMismatch, match="validation/val"):
+        train_run(run)
 
 
 def test_a_cache_of_another_teacher_is_refused_with_both_values(built: Path) -> None:

@@ -178,3 +178,31 @@ def test_changed_metadata_of_an_array_are_found(full_set: Any) -> None:
     assert "JSON" in str(full_set.set.verify_definition()[0])
     path.unlink()
     assert "missing" in str(full_set.set.verify_definition()[0])
+
+
+def test_any_flipped_bit_of_an_arrays_metadata_is_found(full_set: Any) -> None:
+    path = full_set.set.cache.path / "camvid/fpn/logits/zarr.json"
+    good = path.read_bytes()
+    for place in range(0, len(good), 5):
+        path.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 7)]) + good[place + 1 :])
+        assert {fault.array for fault in full_set.set.verify_definition()} == {"camvid/fpn/logits"}
+
+
+def test_changed_or_lost_bare_groups_are_found(full_set: Any) -> None:
+    for group in ("camvid", "camvid/fpn/features"):
+        path = full_set.set.cache.path / group / "zarr.json"
+        good = path.read_bytes()
+        for bad in (good.replace(b'"group"', b'"grouq"'), b"[]", None):
+            path.unlink() if bad is None else path.write_bytes(bad)
+            (fault,) = full_set.set.verify_definition()
+            assert (fault.kind, fault.array) == ("metadata", group)
+        path.write_bytes(good)
+
+
+def test_a_part_that_cannot_be_read_is_a_fault_of_its_shard(full_set: Any) -> None:
+    path = full_set.set.cache.path / "manifest/camvid/fpn/00001.parquet"
+    path.unlink()
+    path.mkdir()
+    (fault,) = full_set.set.verify_shard(1)
+    assert (fault.kind, fault.shard) == ("manifest", 1)
+    assert full_set.set.committed() == {0, 2}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import google_crc32c
@@ -16,7 +16,7 @@ import numpy as np
 
 from stillroom.stages.cache.artifacts_of_teacher import mean_confidence, reason_unusable
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
-from stillroom.storage_specs.errors import FrameError
+from stillroom.storage_specs.errors import ArtifactError, FrameError
 from stillroom.storage_specs.manifest import FrameRow
 
 if TYPE_CHECKING:
@@ -182,21 +182,32 @@ def _put(
                 FrameRow(index=index, frame_id=frame.frame_id, status="bad", reason=frame.reason)
             )
             continue
-        arrays = next(arrays_of)
-        reason = reason_unusable(arrays)
         row = FrameRow(
             index=index,
             frame_id=frame.frame_id,
-            status="ok" if reason is None else "bad",
-            reason=reason or "",
             valid_height=frame.valid[0],
             valid_width=frame.valid[1],
             crc32c=google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()),
             seconds=each,
-            confidence=mean_confidence(arrays, frame) if reason is None else None,
         )
-        if reason is None:
-            writer.put(row, arrays)
-        else:
-            writer.bad(row)
+        reason = _put_frame(writer, row, frame, next(arrays_of))
+        if reason is not None:
+            writer.bad(replace(row, status="bad", reason=reason))
     job.on_frames(len(batch))
+
+
+def _put_frame(
+    writer: ShardWriter,
+    row: FrameRow,
+    frame: CanvasFrame,
+    arrays: dict[str, NDArray[np.generic]],
+) -> str | None:
+    """Encode one frame; why it cannot be used where that fails: one bad frame stays one."""
+    reason = reason_unusable(arrays)
+    if reason is not None:
+        return reason
+    try:
+        writer.put(replace(row, confidence=mean_confidence(arrays, frame)), arrays)
+    except ArtifactError as error:
+        return str(error)
+    return None

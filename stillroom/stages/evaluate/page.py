@@ -107,9 +107,28 @@ class Page:
         # Not by savefig: a user's own matplotlibrc may crop or resize what that writes.
         drawn = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
         pixels = np.asarray(drawn)[..., :3]  # (H, W, 3)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
+        make_place(path)
+        try:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
+        except OSError as error:
+            raise ConfigError(f"picture {path}: cannot be written ({error.strerror})") from error
         return path
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a picture, before the work that it is to show.
+
+    Raises:
+        ConfigError: there can be no such folder, or no such file in it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"picture {path}: its folder cannot be made ({error.strerror})"
+        ) from error
+    if path.is_dir():
+        raise ConfigError(f"picture {path}: this is a folder; name a file in it")
 
 
 def text_width(words: str, size: int = TEXT, *, bold: bool = False) -> float:

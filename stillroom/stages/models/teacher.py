@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,10 +63,17 @@ class Teacher:
     device: where it runs
     """
 
-    def __init__(self, config: TeacherConfig, network: TeacherNetwork, device: str) -> None:
+    def __init__(
+        self,
+        config: TeacherConfig,
+        network: TeacherNetwork,
+        device: str,
+        description: dict[str, Any],
+    ) -> None:
         from stillroom.stages.models.dense_network import Normalise, measure_strides
 
         self._config = config
+        self._description = description
         self._network = network
         self.device = device
         self.classes = config.class_names()
@@ -88,8 +96,11 @@ class Teacher:
         return self._network.module
 
     def identity(self) -> dict[str, Any]:
-        """What decides this teacher's output: `describe_teacher`, with the device it runs on."""
-        return {**self._config.identity(), "device": self.device}
+        """What decides this teacher's output: `describe_teacher`, with the device it runs on.
+
+        It speaks of the files as they were loaded, whatever has become of them since.
+        """
+        return {**deepcopy(self._description), "device": self.device}
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> TeacherOutput:
         """Logits and features of a batch.
@@ -165,12 +176,13 @@ def build_teacher(config: TeacherConfig) -> Teacher:
     """
     import torch
 
+    described = describe_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = TEACHERS[config.kind](config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    return Teacher(config, network, _resolve(config.device))
+    return Teacher(config, network, _resolve(config.device), described)
 
 
 def describe_teacher(config: TeacherConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
@@ -35,9 +35,17 @@ class HfTeacherConfig(TeacherSettings):
     path: str = Field(min_length=1)
     revision: str | None = None
 
+    @field_validator("path")
+    @classmethod
+    def _home_is_found(cls, path: str) -> str:
+        try:
+            return str(Path(path).expanduser()) if path.startswith("~") else path
+        except RuntimeError as error:
+            raise ValueError(f"path {path!r} begins with ~: {error}") from error
+
     @model_validator(mode="after")
     def _commit_is_named(self) -> HfTeacherConfig:
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+        looks_local = self.path.startswith((".", "/")) or self.path.count("/") > 1
         if looks_local or self.folder.is_dir():
             return self
         if self.revision is None or not COMMIT.fullmatch(self.revision):
@@ -50,7 +58,7 @@ class HfTeacherConfig(TeacherSettings):
     @property
     def folder(self) -> Path:
         """`path` as a local folder, whether it exists or not."""
-        return Path(self.path).expanduser()
+        return Path(self.path)
 
     def content(self) -> dict[str, Any]:
         """The hub id, or the sha256 of each file of the folder that decides the network."""

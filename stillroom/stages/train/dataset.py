@@ -180,7 +180,8 @@ class CacheDataset:
             if artifact not in held:
                 raise ConfigError(
                     f"stream {self.name!r} needs {key!r}; the cache holds for source "
-                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts "
+                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts, "
+                    "give cache.path another folder (a cache is tied to its list of artifacts), "
                     "and run `stillroom cache build`"
                 )
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stillroom.stages.models.smp import SmpDesign, build_smp
 from stillroom.stages.models.teacher import TeacherConfig, build_teacher, describe_teacher
+from stillroom.stages.models.weights import weights_sha256
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -148,6 +149,25 @@ def test_identity_follows_the_bytes_of_the_weights_and_not_their_place(
     assert describe_teacher(config(weights=copy)) == describe_teacher(config(weights=weights))
     copy.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     assert describe_teacher(config(weights=copy)) != describe_teacher(config(weights=weights))
+
+
+def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path | None] = []
+
+    def counting(path: Path | None) -> str | None:
+        hashed.append(path)
+        return weights_sha256(path)
+
+    monkeypatch.setattr("stillroom.stages.models.teacher_smp.weights_sha256", counting)
+    teacher = build_teacher(config(weights=weights))
+    expected = describe_teacher(config(weights=weights))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    teacher.identity()["classes"] = "spoilt by its reader"
+    assert teacher.identity() == expected
+    assert hashed == [weights, weights]  # once by the teacher, once by describe_teacher
+    assert describe_teacher(config(weights=weights)) != expected
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,13 @@ def test_an_artifact_that_is_not_cached_is_refused_with_the_next_command():
     section = {"name": "cross_entropy", "teacher": "fpn", "threshold": 0.9}
     with pytest.raises(ConfigError) as error:
         check(section)
-    for part in ("fpn/confidence", "coco", "fpn/logits, fpn/pseudo_label", "`stillroom cache"):
+    for part in (
+        "fpn/confidence",
+        "coco",
+        "fpn/logits, fpn/pseudo_label",
+        "cache.path another",
+        "`stillroom cache build`",
+    ):
         assert part in str(error.value)
 
 

@@ -1,0 +1,88 @@
+"""Getting hold of Ray: an existing cluster by its address, or one of this machine's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECT_SECONDS = 5.0
+HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
+
+
+@contextlib.contextmanager
+def connected(workers: int, address: str | None) -> Iterator[Any]:
+    """The module `ray`, connected; what was opened here is closed again.
+
+    workers: a Ray of our own has CPUs for as many actors, whatever the machine has
+    address: of an existing cluster; if None, the environment's RAY_ADDRESS, or a Ray of our own
+
+    Raises:
+        ConfigError: nothing answers at that address, or Ray does not start.
+    """
+    # Else Ray hides the GPUs from an actor that asked for none, though its teacher may use them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    # Ray prints what its daemons say to stdout, which belongs to the command's own report.
+    with contextlib.redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield ray
+            return
+        _open(ray, workers, address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _open(ray: Any, workers: int, address: str | None) -> None:
+    origin = "--address" if address else "RAY_ADDRESS"
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address in (None, "local"):  # one CPU to spare: actors on all of them can stall Ray
+        cpus = max(os.cpu_count() or 1, workers + 1)
+        settings |= {"include_dashboard": False, "num_cpus": cpus}
+    else:
+        _knock(address, origin)
+    try:
+        ray.init(address=address, **settings)
+    except Exception as error:  # Ray raises all sorts here, bare Exception among them
+        ray.shutdown()  # whatever of it did start
+        raise ConfigError(_why_not(error, address, origin)) from error
+
+
+def _knock(address: str, origin: str) -> None:
+    """Does anything listen there? Ray itself would try for half a minute and more."""
+    if (found := HOST_AND_PORT.fullmatch(address)) is None:
+        return  # "auto", say: Ray knows what to make of it
+    host, port = found["host"].strip("[]"), int(found["port"])
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(_why_not(error, address, origin)) from error
+
+
+def _why_not(error: BaseException, address: str | None, origin: str) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if address in (None, "local"):
+        return (
+            f"Ray did not start on this machine: {said}\n"
+            "  look at the newest logs under /tmp/ray, give --address of a running cluster, or "
+            "build without Ray: --runner inline"
+        )
+    return (
+        f"no Ray cluster at {address!r} ({origin}): {said}\n"
+        "  expected HOST:PORT of a head node, as `ray start --head` prints it, with the same "
+        "versions of Ray and Python; without --address and RAY_ADDRESS a Ray of this machine's "
+        "own is started"
+    )
