@@ -241,6 +241,6 @@ def _print(shown: Any, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True, markup=False)
         for part in shown.parts:
             console.print(part)

@@ -76,8 +76,7 @@ def build(
 ) -> BuildReport:
     """Compute and commit every shard that is missing; running it again resumes.
 
-    runner: "inline" in this process, "ray" on a local or (`address`) an existing Ray cluster; both
-        write the same bytes
+    runner: "inline" here, or "ray", locally or on the cluster at `address`; the bytes are the same
 
     Raises:
         CacheMismatch: the cache was built from something else.

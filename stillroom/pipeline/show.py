@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ def estimate(plan: BuildEstimate) -> Shown:
     lines: list[Any] = [table, "", arrays, "", total]
     lines.append(f"nothing written (--dry-run). free disk: {size(plan.free_bytes)}")
     if plan.bytes > plan.free_bytes:
-        lines.append("[bold red]this does not fit on the disk[/]")
+        lines.append(Text("this does not fit on the disk", style="bold red"))
     document = {
         "sets": [
             {
@@ -166,18 +166,20 @@ def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
             f"{len(verdict.faults)}",
         )
     faults = [fault for verdict in found for fault in verdict.faults]
-    parts: list[Any] = [table, *(f"[red]fault[/] {escape(str(fault))}" for fault in faults)]
+    parts: list[Any] = [table, *(Text.assemble(("fault ", "red"), str(fault)) for fault in faults)]
     if faults:
         repaired = [line for verdict in found for line in verdict.repaired]
-        parts += [f"[yellow]repair[/] {escape(line)}" for line in repaired]
+        parts += [Text.assemble(("repair ", "yellow"), line) for line in repaired]
         parts.append(
             "what was damaged is withdrawn or rewritten: run `stillroom cache build RUN.toml`"
             if repaired
-            else f"to heal: run `stillroom cache verify {escape(str(path))} --repair`, "
+            else f"to heal: run `stillroom cache verify {path} --repair`, "
             "then `stillroom cache build RUN.toml`"
         )
     elif any(verdict.missing for verdict in found):
-        parts.append(f"{path}: what is committed is sound; shards are missing: run `cache build`")
+        parts.append(
+            f"{path}: what is committed is sound; shards are missing: run `stillroom cache build`"
+        )
     else:
         parts.append(f"{path}: complete and sound")
     document = {

@@ -50,12 +50,6 @@ def artifact_bytes(folder: Path) -> dict[str, str]:
     }
 
 
-def manifest_rows(folder: Path) -> list[dict[str, Any]]:
-    cache = Cache.open(folder)
-    rows = [row for pair in cache.sets() for row in cache.artifact_set(*pair).rows().to_pylist()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 def test_a_build_caches_every_set_and_a_second_call_finds_nothing_to_do(run_file: Path) -> None:
     run = load_run(run_file)
     report = build(run)

@@ -203,13 +203,14 @@ def test_a_worker_that_cannot_start_costs_no_shard_an_attempt(
     from ray.exceptions import ActorDiedError, RayTaskError
 
     run = load_run(run_file)
-    dead = ActorDiedError("died in its creation task\nModuleNotFoundError: stillroom")
+    text = "Traceback\nModuleNotFoundError: stillroom"
+    dead = ActorDiedError(RayTaskError("init", text, ImportError(), "p", 1, "127.0.0.1"))
     fake, gave = on_fake(monkeypatch, run, {"ready": [dead, dead, None]}, CPU=2)
     assert gave == {}
     assert len(fake.shards) == len(WORKS)
     fake, gave = on_fake(monkeypatch, run, {"ready": [dead]}, CPU=2)
     assert isinstance(gave, NoWorker)
-    assert "creation task" in str(gave) or "ModuleNotFoundError" in str(gave)
+    assert "3 attempts: ModuleNotFoundError: stillroom" in str(gave)
     assert not fake.shards
     full = RayTaskError("ready", "traceback", CacheUnwritable("no space"), "p", 1, "127.0.0.1")
     fake, gave = on_fake(monkeypatch, run, {"ready": [full]}, CPU=2)
