@@ -75,7 +75,8 @@ class Crew:
         except RayTaskError as error:
             self._not_started(actor, reason_of(cause_of(error)))
         except RayError as error:  # its last line has the cause
-            self._not_started(actor, str(error).strip().splitlines()[-1])
+            said = str(error).strip() or type(error).__name__
+            self._not_started(actor, said.splitlines()[-1])
         else:
             actor.starting = None
             self._failed_starts = 0
