@@ -6,12 +6,12 @@ import logging
 import re
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build_report import BuildEvent, BuildReport
 from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.worker import ShardWorker
@@ -29,41 +29,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 SHOWN_REASONS = 3
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
-
-
-@dataclass(frozen=True)
-class BuildEvent:
-    """Something happened to a shard: frames were done, it was committed, or an attempt failed."""
-
-    work: ShardWork
-    frames: int = 0
-    report: ShardReport | None = None
-    problem: str | None = None
-
-
-@dataclass
-class BuildReport:
-    """What a build did, for the person who started it.
-
-    bad: unusable frames of each set, those of earlier builds of the same cache included
-    """
-
-    plans: list[SetPlan]
-    shards: int = 0
-    frames: int = 0
-    bytes: int = 0
-    produce_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    bad: Counter[tuple[str, str]] = field(default_factory=Counter)
-    quarantined: dict[ShardWork, str] = field(default_factory=dict)
-
-    def add(self, report: ShardReport) -> None:
-        """Count a committed shard."""
-        self.shards += 1
-        self.frames += report.frames
-        self.bytes += report.bytes
-        self.produce_seconds += report.produce_seconds
-        self.bad[report.work.source, report.work.set_name] += report.bad
 
 
 def build(

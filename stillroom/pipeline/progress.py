@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from stillroom.pipeline.show import size
+from stillroom.pipeline.units import size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from stillroom.pipeline.build import BuildEvent
+    from stillroom.pipeline.build_report import BuildEvent
     from stillroom.pipeline.plan import SetPlan
     from stillroom.stages.train.job import Progress
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build import BuildEvent
+from stillroom.pipeline.build_report import BuildEvent
 from stillroom.pipeline.config import with_absolute_paths
 from stillroom.pipeline.ray_connection import connected
 from stillroom.pipeline.ray_crew import (

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from stillroom.pipeline.units import duration, size
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stillroom.pipeline.build import BuildReport
+    from stillroom.pipeline.build_report import BuildReport
     from stillroom.pipeline.demo import DemoResult
     from stillroom.pipeline.estimate import BuildEstimate
     from stillroom.pipeline.evaluation import Evaluation
@@ -26,25 +28,6 @@ class Shown:
 
     parts: list[Any]
     document: dict[str, Any]
-
-
-def size(count: float) -> str:
-    """Bytes in the largest unit that leaves at least one digit before the point."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 12 s, 1m 40s or 2h 05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 def grid(*columns: str) -> Table:

@@ -3,10 +3,12 @@
 run_document  the run file as a dict: a labelled source "street", an unlabelled one "more", a
               teacher "tiny" and a student
 run_file      the same on disk, and the working folder set to where it lies
+artifact_bytes  what two builds of one cache must have in common
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 NETWORKS = '''
@@ -123,3 +126,16 @@ def as_toml(document: dict[str, Any]) -> str:
         return json.dumps(value)
 
     return "\n".join(f"{key} = {inline(value)}" for key, value in document.items()) + "\n"
+
+
+@pytest.fixture
+def artifact_bytes() -> Callable[[Path], dict[str, str]]:
+    def digests(folder: Path) -> dict[str, str]:
+        """sha256 of everything in a cache but its manifest, whose seconds differ between builds."""
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and "manifest" not in path.relative_to(folder).parts
+        }
+
+    return digests

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import signal
 import subprocess
 import sys
@@ -41,16 +40,9 @@ if TYPE_CHECKING:
     from stillroom.stages.sources.canvas import CanvasFrame
 
 
-def artifact_bytes(folder: Path) -> dict[str, str]:
-    """sha256 of everything in a cache but its manifest, whose seconds differ between builds."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "manifest" not in path.relative_to(folder).parts
-    }
-
-
-def test_a_build_caches_every_set_and_a_second_call_finds_nothing_to_do(run_file: Path) -> None:
+def test_a_build_caches_every_set_and_a_second_call_finds_nothing_to_do(
+    run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
+) -> None:
     run = load_run(run_file)
     report = build(run)
     # street: 10 frames in 3 shards, more: 6 frames in 2; frames and one teacher each
@@ -89,7 +81,9 @@ def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
         assert 0 < (expected != 255).mean() < 1  # the threshold has something to decide
 
 
-def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(run_file: Path) -> None:
+def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(
+    run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
+) -> None:
     build(load_run(run_file, ["cache.path=whole.cache"]))
     slow = Path("tiny_networks.py").read_text() + (
         "\nimport time\n\ndef slow(classes=9, seed=0):\n"

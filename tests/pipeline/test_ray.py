@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +19,9 @@ from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.storage_specs.errors import CacheIncomplete, CacheUnwritable, ConfigError
 from stillroom.storage_specs.store import Cache
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 WORKS = [ShardWork("street", "frames", 0), ShardWork("street", "tiny", 0)]
 
 
@@ -30,15 +32,6 @@ def on_ray(test: Any) -> Any:
     return pytest.mark.slow(pytest.mark.ray(test))
 
 
-def artifact_bytes(folder: Path) -> dict[str, str]:
-    """sha256 of everything in a cache but its manifest, whose seconds differ between builds."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "manifest" not in path.relative_to(folder).parts
-    }
-
-
 def manifest_rows(folder: Path) -> list[dict[str, Any]]:
     cache = Cache.open(folder)
     rows = [row for pair in cache.sets() for row in cache.artifact_set(*pair).rows().to_pylist()]
@@ -46,7 +39,9 @@ def manifest_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @on_ray
-def test_ray_writes_the_bytes_that_a_plain_loop_writes(run_file: Path) -> None:
+def test_ray_writes_the_bytes_that_a_plain_loop_writes(
+    run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
+) -> None:
     build(load_run(run_file, ["cache.path=inline.cache"]))
     report = build(load_run(run_file, ["cache.path=ray.cache", "cache.workers=2"]), runner="ray")
     assert report.shards == 10
