@@ -28,6 +28,7 @@ VARIANTS = {
     "CE": LABELS_ONLY,
     "CE + L_p": [f'terms=[{{name="cross_entropy"}},{L_P}]', LABELS_ONLY[1]],
     "1/8 labels: CE": [LABELS_ONLY[0], f"train.streams={{{EIGHTH}}}"],
+    "1/8 labels: CE, batch 14": [LABELS_ONLY[0], "train.streams={camvid={batch=14,every=8}}"],
     "1/8 labels: CE + teacher on the rest": [
         f"train.streams={{{EIGHTH},{REST}}}",
         "train.unlabelled_weight=1.0",
