@@ -77,7 +77,7 @@ def _why_not(error: BaseException, address: str | None, origin: str) -> str:
     if address in (None, "local"):
         return (
             f"Ray did not start on this machine: {said}\n"
-            "  look at the newest logs under /tmp/ray, give --address of a running cluster, or "
+            "  look at its logs (session_latest/logs), give --address of a running cluster, or "
             "build without Ray: --runner inline"
         )
     return (
