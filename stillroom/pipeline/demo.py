@@ -24,7 +24,7 @@ from stillroom.pipeline.inspect_cache import draw_preview
 from stillroom.pipeline.progress import BuildBars, CountBar, TrainBar
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import train_run
-from stillroom.storage_specs.errors import CacheUnwritable
+from stillroom.storage_specs.errors import CacheUnwritable, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,10 +64,10 @@ def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
     student = load_run(student_file, overrides)
     say("running the teacher once over labelled and unlabelled clips, into the cache")
     _build(student)
-    say("training the baseline: the small network on the labels alone")
+    say("training the baseline: the small network on an eighth of the labels, alone")
     baseline = load_run(student_file, [*overrides, *_baseline(student, out)])
     _train(baseline)
-    say("training the same network from the cache: labels, teacher, and the unlabelled clips")
+    say("training it again, from the cache: those labels, and the teacher on unlabelled clips")
     _train(student)
     say("scoring all three on clips that none of them has seen")
     found = {
@@ -97,11 +97,13 @@ def write_run_files(out: Path) -> tuple[Path, Path]:
 
 
 def _baseline(student: RunConfig, out: Path) -> list[str]:
-    """What makes the student's run a baseline: labels only, as many labelled frames a step."""
-    batch = student.train.streams["street"].batch if student.train is not None else 1
+    """What makes the student's run a baseline: the same labelled frames, and nothing else."""
+    if student.train is None:
+        raise ConfigError("the demo's student needs its [train] section")
+    street = student.train.streams["street"]
     return [
         'terms=[{name="cross_entropy"}]',
-        f"train.streams={{street={{batch={batch}}}}}",
+        f"train.streams={{street={{batch={street.batch},every={street.every}}}}}",
         f"train.path={out.as_posix()}/baseline",
     ]
 
