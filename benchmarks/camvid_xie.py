@@ -74,21 +74,24 @@ def slug(name: str) -> str:
 def table(found: dict[tuple[str, int], dict], teacher: dict, classes: list[str]) -> str:
     """The results as Markdown."""
     lines = [
-        "| run | seed | test mIoU | pixel accuracy | s / step | " + " | ".join(classes) + " |",
-        "|---" * (5 + len(classes)) + "|",
+        "| run | seed | test mIoU | pixel accuracy | s / step | waiting | "
+        + " | ".join(classes)
+        + " |",
+        "|---" * (6 + len(classes)) + "|",
     ]
 
-    def row(name: str, seed: str, test: dict, pace: str) -> str:
+    def row(name: str, seed: str, test: dict, pace: str, wait: str) -> str:
         each = " | ".join(
             "-" if entry["iou"] is None else f"{entry['iou']:.3f}" for entry in test["classes"]
         )
         scores = f"{test['miou']:.4f} | {test['pixel_accuracy']:.4f}"
-        return f"| {name} | {seed} | {scores} | {pace} | {each} |"
+        return f"| {name} | {seed} | {scores} | {pace} | {wait} | {each} |"
 
-    lines.append(row("teacher", "", teacher, ""))
+    lines.append(row("teacher", "", teacher, "", ""))
     for (name, seed), document in found.items():
         pace = document["train"]["seconds"] / document["train"]["steps"]
-        lines.append(row(name, str(seed), document["test"], f"{pace:.2f}"))
+        wait = document["train"]["wait_seconds"] / document["train"]["seconds"]
+        lines.append(row(name, str(seed), document["test"], f"{pace:.2f}", f"{wait:.1%}"))
     return "\n".join(lines)
 
 

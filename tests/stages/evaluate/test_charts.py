@@ -90,7 +90,9 @@ def test_curves_of_any_kind_stay_readable(tmp_path: Path, words: list[str]) -> N
 
 
 def test_a_logarithmic_panel_without_a_positive_value_is_drawn(tmp_path: Path) -> None:
-    curve_chart(tmp_path / "c.png", [Panel("loss", {"a": ([0, 1], [0.0, 0.0])}, logarithmic=True)])
+    panel = Panel("loss", {"a": ([0, 1], [0.0, 0.0])}, logarithmic=True)
+    drawn = curve_chart(tmp_path / "c.png", [panel])
+    assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
 def test_curves_without_a_point_or_with_values_missing_are_refused(tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def reference_head() -> Any:
 def test_an_auxiliary_head_in_the_file_is_passed_over(tmp_path: Path) -> None:
     network = reference("deeplabv3_mobilenet_v3_large", aux_loss=True)
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    build_teacher(config("deeplabv3_mobilenet_v3_large", weights=tmp_path / "w.pth"))
+    teacher = build_teacher(config("deeplabv3_mobilenet_v3_large", weights=tmp_path / "w.pth"))
+    assert teacher.module is not None
+    loaded = teacher.module.state_dict()
+    assert loaded
+    assert not any(name.startswith("aux_classifier") for name in loaded)
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in loaded.items())
 
 
 def test_weights_for_another_number_of_classes_are_refused(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def test_half_precision_file_fills_a_float32_network(tmp_path: Path) -> None:
 def test_batch_counters_may_be_missing_from_a_file() -> None:
     state = network().state_dict()
     del state["1.num_batches_tracked"]
-    fit_state(network(), state, Path("w"))
+    fresh = network()
+    fit_state(fresh, state, Path("w"))
+    assert torch.equal(fresh[0].weight, state["0.weight"])
 
 
 def test_misfit_lists_missing_unexpected_and_shapes_with_counts_and_leaves_the_network() -> None:
