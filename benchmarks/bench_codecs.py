@@ -2,15 +2,17 @@
 
     python benchmarks/bench_codecs.py --data ../shared/data --out codecs.md
 
-Real logits and features of the CamVid teacher on CamVid test frames, and the optical flow of OpenCV's
-DIS between frames of the CamVid val clip and of FlyingChairs' ground truth. Prints Markdown tables; a
-few minutes on one core. Size is with side arrays; KL is of `stillroom.storage_specs.fidelity`; speeds
-are medians of one thread, in MB of float32 a second, and only their ratios mean anything.
+Real logits and features of the CamVid teacher on CamVid test frames, and the optical flow of
+OpenCV's DIS between frames of the CamVid val clip and of FlyingChairs' ground truth. Prints
+Markdown tables; a minute on one core. Size is with side arrays; KL is that of
+`stillroom.storage_specs.fidelity`; speeds are medians of one thread, in MB of float32 a second, and
+only their ratios mean anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -76,6 +78,7 @@ class Row:
 
     ratio: float
     error: float
+    rms: float
     pixel: float
     spatial: float
     encode: float
@@ -85,7 +88,7 @@ class Row:
 def measure(frames: list[np.ndarray], codec_of: object, compressor_of: dict) -> Row:
     """Encode, compress, decompress and decode each frame, timed; the second pass counts."""
     codec, compressor = codec_from_dict(codec_of), compressor_from_dict(compressor_of)
-    size, encode, decode, errors, pixel, spatial = 0, [], [], [], [], []
+    size, encode, decode, errors, squares, pixel, spatial = 0, [], [], [], [], [], []
     for turn, x in enumerate([frames[0], *frames]):
         began = time.perf_counter()
         encoded = codec.encode(x)
@@ -98,13 +101,15 @@ def measure(frames: list[np.ndarray], codec_of: object, compressor_of: dict) -> 
         decode.append(x.nbytes / (time.perf_counter() - began))
         size += len(packed) + sum(side.nbytes for side in encoded.side.values())
         errors.append(float(np.abs(kept - x).max()))
+        squares.append(float(np.square(kept - x).mean()))
         pixel.append(pixel_kl(x, kept))
         spatial.append(spatial_kl(x, kept))
         if turn == 0:  # a first call compiles and warms
-            size, encode, decode, errors, pixel, spatial = 0, [], [], [], [], []
+            size, encode, decode, errors, squares, pixel, spatial = 0, [], [], [], [], [], []
     return Row(
         ratio=sum(x.nbytes for x in frames) / size,
         error=max(errors),
+        rms=statistics.fmean(squares) ** 0.5,
         pixel=statistics.fmean(pixel),
         spatial=statistics.fmean(spatial),
         encode=statistics.median(encode) / 1e6,
@@ -118,17 +123,17 @@ def table(title: str, frames: list[np.ndarray], choices: list, *, of_logits: boo
     lines = [
         f"\n**{title}**: {len(frames)} frames of {shape}, largest magnitude "
         f"{max(float(np.abs(x).max()) for x in frames):.1f}\n",
-        "| codec | compressor | preset | x smaller | largest error |"
+        "| codec | compressor | preset | x smaller | largest error | rms error |"
         + (" KL pixel | KL spatial |" if of_logits else "")
         + " encode MB/s | decode MB/s |",
-        "|---" * (9 if of_logits else 7) + "|",
+        "|---" * (10 if of_logits else 8) + "|",
     ]
     for codec, compressor, preset in choices:
         row = measure(frames, codec, compressor)
         divergence = f" {row.pixel:.1e} | {row.spatial:.1e} |" if of_logits else ""
         lines.append(
             f"| {named(codec)} | {named(compressor)} | {preset} | {row.ratio:.2f} "
-            f"| {row.error:.3g} |{divergence} {row.encode:.0f} | {row.decode:.0f} |"
+            f"| {row.error:.3g} | {row.rms:.2g} |{divergence} {row.encode:.0f} | {row.decode:.0f} |"
         )
     return "\n".join(lines)
 
@@ -163,7 +168,7 @@ def dis_flow(data: Path, pairs: int) -> list[np.ndarray]:
     grey = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
     return [
         np.ascontiguousarray(method.calc(a, b, None).transpose(2, 0, 1))
-        for a, b in zip(grey, grey[1:], strict=False)
+        for a, b in itertools.pairwise(grey)
     ]
 
 
