@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from stillroom.storage_specs.dequantise import affine
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -49,8 +50,17 @@ class Codec(Protocol):
     def encode(self, x: NDArray[Any]) -> Encoded:
         """Quantise one frame's array; ArtifactError where it does not fit the codec."""
 
-    def decode(self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]) -> NDArray[Any]:
-        """Undo `encode`, up to `bound`."""
+    def decode(
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Undo `encode`, up to `bound`.
+
+        out: C-contiguous, of the decoded shape and dtype: filled and returned; without it the
+            result is a new array, or `values` itself where nothing is to be undone
+        """
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32] | float:
         """Largest absolute error of a round trip of `x`, broadcastable to it."""
@@ -85,10 +95,13 @@ class Raw(_NoSide):
         return Encoded(x, {})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.uint8]:
         """The stored uint8."""
-        return values
+        return _filled(out, values)
 
     def bound(self, x: NDArray[Any]) -> float:
         """Nothing is lost."""
@@ -107,10 +120,13 @@ class Exact(_NoSide):
         return Encoded(_finite_float32(x).astype(self.stored, copy=False), {})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """The stored float32."""
-        return values.astype(np.float32, copy=False)
+        return _filled(out, values.astype(np.float32, copy=False))
 
     def bound(self, x: NDArray[Any]) -> float:
         """Nothing is lost of a float32 array."""
@@ -131,10 +147,13 @@ class Half(_NoSide):
         return Encoded(floats.astype(self.stored), {})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """The stored values as float32."""
-        return values.astype(np.float32)
+        return values.astype(np.float32) if out is None else _filled(out, values)
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a unit in the last place: |x| / 2048, or half the smallest float16."""
@@ -170,14 +189,15 @@ class Byte:
         return Encoded(steps.astype(np.uint8), {"scale": scale, "offset": offset})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """The value of each step: scale * stored + offset."""
-        out: NDArray[np.float32] = np.multiply(
-            values, _per_channel(side["scale"], values), dtype=np.float32
-        )
-        out += _per_channel(side["offset"], values)
-        return out
+        decoded = np.empty(values.shape, np.float32) if out is None else out
+        affine(values, side["scale"], side["offset"], decoded)
+        return decoded
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a step of each channel and the rounding of float32 arithmetic: (C, 1, ..., 1)."""
@@ -209,11 +229,14 @@ class Unit(_NoSide):
         return Encoded(steps.astype(np.uint8), {})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """The value of each step: stored / 255."""
-        out: NDArray[np.float32] = np.divide(values, np.float32(255), dtype=np.float32)
-        return out
+        decoded: NDArray[np.float32] = np.divide(values, np.float32(255), out=out, dtype=np.float32)
+        return decoded
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a step, and what lies outside 0..1."""
@@ -236,11 +259,16 @@ class Flow(_NoSide):
         return Encoded(np.rint(floats * np.float32(FLOW_STEPS)).astype(self.stored), {})
 
     def decode(
-        self, values: NDArray[Any], side: Mapping[str, NDArray[np.float32]]
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
     ) -> NDArray[np.float32]:
         """The value of each step: stored / 64."""
-        out: NDArray[np.float32] = np.multiply(values, 1 / FLOW_STEPS, dtype=np.float32)
-        return out
+        decoded: NDArray[np.float32] = np.multiply(
+            values, 1 / FLOW_STEPS, out=out, dtype=np.float32
+        )
+        return decoded
 
     def bound(self, x: NDArray[Any]) -> float:
         """1/128 pixel; both scalings are by a power of two and exact."""
@@ -314,6 +342,13 @@ def _affine(floats: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[n
             "more than float32 can tell apart; codec exact keeps it"
         )
     return scale, low
+
+
+def _filled(out: NDArray[Any] | None, values: NDArray[Any]) -> NDArray[Any]:
+    if out is None or out is values:
+        return values
+    np.copyto(out, values)
+    return out
 
 
 def _per_channel(numbers: NDArray[np.float32], like: NDArray[Any]) -> NDArray[np.float32]:
