@@ -56,7 +56,11 @@ class Codec(Protocol):
         side: Mapping[str, NDArray[np.float32]],
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Undo `encode`, up to `bound`; into `out` if given, C-contiguous, of shape and dtype."""
+        """Undo `encode`, up to `bound`.
+
+        out: C-contiguous, of the decoded shape and dtype: filled and returned; without it the
+            result is a new array, or `values` itself where nothing is to be undone
+        """
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32] | float:
         """Largest absolute error of a round trip of `x`, broadcastable to it."""
@@ -127,7 +131,7 @@ def per_channel(numbers: NDArray[np.float32], like: NDArray[Any]) -> NDArray[np.
 
 def into(out: NDArray[Any] | None, made: NDArray[Any]) -> NDArray[Any]:
     """`made`, in `out` if there is one."""
-    if out is None:
+    if out is None or out is made:
         return made
-    out[...] = made
+    np.copyto(out, made)
     return out

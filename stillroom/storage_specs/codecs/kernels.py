@@ -1,8 +1,8 @@
-"""Prediction undone, and steps turned into values, in one compiled pass.
+"""Steps into values, prediction undone on the way, in one compiled pass over memory.
 
-Imported only when a frame with predicted steps is decoded: numba takes half a second to import.
-Compiled code is kept beside this file, or where NUMBA_CACHE_DIR says. No Python objects are held,
-so that threads decode side by side.
+Imported only when a frame is decoded: numba takes half a second to import. Compiled code is kept
+beside this file, or else where NUMBA_CACHE_DIR says or in the user's cache folder. It runs without
+the interpreter's lock, so that threads decode side by side.
 """
 
 from __future__ import annotations
@@ -23,8 +23,28 @@ INT32 = np.int32
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no folder where compiled code could be kept
+    except (RuntimeError, OSError):  # no folder takes compiled code, or the disk is full
         return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def affine(
+    steps: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Values of plain steps: out = scale[channel] * steps + offset[channel].
+
+    Not fused into one rounding: every reader of the format finds the same bits.
+
+    steps, out: (C, n)
+    scale, offset: (C,)
+    """
+    for channel in range(steps.shape[0]):
+        step, least = scale[channel], offset[channel]
+        for i in range(steps.shape[1]):
+            out[channel, i] = step * np.float32(steps[channel, i]) + least
 
 
 @_compiled

@@ -73,17 +73,16 @@ class Byte(Usual):
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """The value of each step: scale * step + offset."""
-        if out is None:
-            out = np.empty(values.shape, np.float32)
-        if self.predict is not None:
-            from stillroom.storage_specs.codecs.kernels import undo_median
+        from stillroom.storage_specs.codecs.kernels import affine, undo_median
 
+        made = np.empty(values.shape, np.float32) if out is None else out
+        if self.predict is not None:
             every = np.arange(256, dtype=np.float32)
-            undo_median(values, every * side["scale"][:, None] + side["offset"][:, None], 255, out)
-            return out
-        np.multiply(values, per_channel(side["scale"], values), out=out, dtype=np.float32)
-        out += per_channel(side["offset"], values)
-        return out
+            undo_median(values, every * side["scale"][:, None] + side["offset"][:, None], 255, made)
+        elif values.size:
+            rows = (len(values), -1)
+            affine(values.reshape(rows), side["scale"], side["offset"], made.reshape(rows))
+        return made
 
     def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Half a step of each channel and the rounding of float32 arithmetic: (C, 1, ..., 1)."""
