@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from stillroom.storage_specs.durable_files import remove
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -21,21 +22,25 @@ from stillroom.storage_specs.errors import (
 from stillroom.storage_specs.fingerprint import ANY, differences
 from stillroom.storage_specs.layout import KEY, Definition, part_folder, part_path, set_folder
 from stillroom.storage_specs.manifest import SCHEMA, decode_part, table_of
-from stillroom.storage_specs.shard_reader import ArtifactReader
+from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fingerprint import Difference
-    from stillroom.storage_specs.layout import ArraySpec
-    from stillroom.storage_specs.manifest import ShardPart
+    from stillroom.storage_specs.layout import ArraySpec, StoredArray
+    from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
+    from stillroom.storage_specs.remote_reader import RemoteArrayReader
     from stillroom.storage_specs.store import Cache
     from stillroom.storage_specs.verify import Fault
 
+T = TypeVar("T")
+
+REQUESTS = 8  # to an object store at a time
 PART_NAME = re.compile(r"(\d{5,})\.parquet")
 
 
@@ -62,11 +67,22 @@ class ArtifactSet:
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
-        self._seen: dict[int, tuple[int, int]] = {}  # (mtime, size) of the part then
+        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
+        self._seen: dict[int, object] = {}  # signature of the part then
         self._readers = {
-            spec.artifact: ArtifactReader(cache.path, definition, spec)
+            spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
         }
+
+    def _array_reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
+        if isinstance(self.cache.path, Path):
+            return ArrayReader(self.cache.path, stored, self.shard_frames)
+        from stillroom.storage_specs.remote_reader import RemoteArrayReader
+
+        def entry(shard: int) -> ObjectEntry | None:
+            return self._objects[shard].get(stored.path)
+
+        return RemoteArrayReader(self.cache.objects, stored, self.shard_frames, entry)
 
     def __reduce__(self) -> tuple[type[ArtifactSet], tuple[Cache, Definition]]:
         return ArtifactSet, (self.cache, self.definition)
@@ -97,23 +113,33 @@ class ArtifactSet:
 
     def committed(self) -> frozenset[int]:
         """Shards that exist: with a readable manifest part that carries our fingerprint."""
-        folder = self.cache.path / part_folder(self.source, self.name)
-        found = set()
-        for path in folder.glob("*.parquet"):
-            name = PART_NAME.fullmatch(path.name)
-            if name is None or int(name[1]) >= self.shards:
-                continue
-            shard = int(name[1])
-            try:
-                status = path.stat()
-                signature = (status.st_mtime_ns, status.st_size)
-                if self._seen.get(shard) != signature:
-                    self.part(shard)
-                    self._seen[shard] = signature
-                found.add(shard)
-            except (CacheError, FileNotFoundError):
+        found = {}
+        for file in self.cache.objects.files(part_folder(self.source, self.name)):
+            name = PART_NAME.fullmatch(file.name)
+            if name is not None and int(name[1]) < self.shards:
+                found[int(name[1])] = file.signature
+        unseen = [shard for shard, signature in found.items() if self._seen.get(shard) != signature]
+        for shard, sound in zip(unseen, self._each(self._has_part, unseen), strict=True):
+            if sound:
+                self._seen[shard] = found[shard]
+            else:
                 self._seen.pop(shard, None)
+                del found[shard]
         return frozenset(found)
+
+    def _has_part(self, shard: int) -> bool:
+        try:
+            self.part(shard)
+        except CacheError:
+            return False
+        return True
+
+    def _each(self, of: Callable[[int], T], shards: Sequence[int]) -> list[T]:
+        """`of` each shard, in order; over a network many at once, since one mostly waits."""
+        if not self.cache.objects.remote:
+            return [of(shard) for shard in shards]
+        with ThreadPoolExecutor(REQUESTS, "manifest") as pool:
+            return list(pool.map(of, shards))
 
     def part(self, shard: int) -> ShardPart:
         """The manifest part of a committed shard.
@@ -126,7 +152,7 @@ class ArtifactSet:
         """
         path = part_path(self.source, self.name, shard)
         try:
-            part = decode_part((self.cache.path / path).read_bytes(), path)
+            part = decode_part(self.cache.objects.read(path), path)
         except FileNotFoundError as error:
             span = self.shard_range(shard)
             raise CacheIncomplete(
@@ -135,27 +161,28 @@ class ArtifactSet:
             ) from error
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
-            raise CacheError(f"{self.cache.path}/{path}: {why}") from error
+            raise CacheError(f"{self.cache.objects.where(path)}: {why}") from error
         claims = (part.source, part.set_name, part.shard, part.fingerprint)
         span = self.shard_range(shard)
         if claims != (self.source, self.name, shard, self.fingerprint):
             raise CacheMismatch(
-                f"{self.cache.path}/{path} belongs to {part.source}/{part.set_name}, shard "
+                f"{self.cache.objects.where(path)} belongs to {part.source}/{part.set_name}, shard "
                 f"{part.shard}, fingerprint {part.fingerprint[:12]}..., not to this set "
                 f"({self.fingerprint[:12]}...); re-run `stillroom cache build`"
             )
         if [row.index for row in part.rows] != list(span):
             raise CacheCorrupt(
-                f"{self.cache.path}/{path}: its rows are not frames {span[0]} to {span[-1]}; "
-                "re-run `stillroom cache build`"
+                f"{self.cache.objects.where(path)}: its rows are not frames {span[0]} to "
+                f"{span[-1]}; re-run `stillroom cache build`"
             )
+        self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part
 
     def writer(self, shard: int) -> ShardWriter:
         """A writer of one shard."""
         self.shard_range(shard)
-        return ShardWriter(self.cache.path, self.definition, shard, self._still_defined)
+        return ShardWriter(self.cache.objects, self.definition, shard, self._still_defined)
 
     def discard(self, shard: int) -> bool:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
@@ -163,7 +190,7 @@ class ArtifactSet:
         self._seen.pop(shard, None)
         for reader in self._readers.values():
             reader.forget(shard)
-        return remove(self.cache.path, part_path(self.source, self.name, shard))
+        return self.cache.objects.remove(part_path(self.source, self.name, shard))
 
     def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """One frame's decoded array: uint8 for frames and labels, float32 for the rest.
@@ -211,7 +238,8 @@ class ArtifactSet:
 
     def rows(self) -> pa.Table:
         """The rows of all committed shards, by index."""
-        tables = [table_of(self.part(shard).rows) for shard in sorted(self.committed())]
+        parts = self._each(self.part, sorted(self.committed()))
+        tables = [table_of(part.rows) for part in parts]
         return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
     def usable(self) -> NDArray[np.int64]:
@@ -230,8 +258,8 @@ class ArtifactSet:
             for stored in self.definition.stored(spec)
         }
         sizes = dict.fromkeys(self.arrays, 0)
-        for shard in self.committed():
-            for path, entry in self.part(shard).objects.items():
+        for part in self._each(self.part, sorted(self.committed())):
+            for path, entry in part.objects.items():
                 sizes[artifact_of_path[path]] += entry.bytes
         return sizes
 
@@ -245,9 +273,9 @@ class ArtifactSet:
         return verify_definition(self)
 
     def _still_defined(self) -> bool:
-        path = self.cache.path / set_folder(self.source, self.name) / "zarr.json"
+        path = f"{set_folder(self.source, self.name)}/zarr.json"
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(self.cache.objects.read(path))
             return bool(document["attributes"][KEY]["fingerprint"] == self.fingerprint)
         except (OSError, ValueError, KeyError, TypeError):
             return False

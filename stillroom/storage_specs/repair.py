@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.array_objects import array_json
-from stillroom.storage_specs.durable_files import remove, write_whole
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import (
     FRAMES,
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.verify import Fault
 
 
-def damaged_cache(path: Path) -> Cache | None:
+def damaged_cache(path: Path | str) -> Cache | None:
     """A cache whose own zarr.json says nothing, told by a set in it that is whole; else None."""
     cache = Cache(path)
     for pair in cache.sets():
@@ -39,7 +38,7 @@ def damaged_cache(path: Path) -> Cache | None:
 
 def repair_root(cache: Cache) -> list[str]:
     """Write the cache's own zarr.json again; lines that say so."""
-    write_whole(cache.path, "zarr.json", root_json())
+    cache.objects.write_whole("zarr.json", root_json())
     return ["rewrote zarr.json"]
 
 
@@ -62,13 +61,14 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     """
     check_names(source, set_name)
     folder = part_folder(source, set_name)
-    parts = [f"{folder}/{path.name}" for path in sorted((cache.path / folder).glob("*.parquet"))]
-    done = [f"withdrew {path}" for path in parts if remove(cache.path, path)]
+    names = sorted(file.name for file in cache.objects.files(folder))
+    parts = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
+    done = [f"withdrew {path}" for path in parts if cache.objects.remove(path)]
     group = f"{set_folder(source, set_name)}/zarr.json"
     if set_name == FRAMES:  # the source's group, in which the teachers' sets lie
-        write_whole(cache.path, group, group_json({}))
+        cache.objects.write_whole(group, group_json({}))
     else:
-        remove(cache.path, group)
+        cache.objects.remove(group)
     return [*done, f"withdrew {group}"]
 
 
@@ -81,4 +81,4 @@ def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:
                 content = array_json(stored, definition.count, definition.shard_frames)
     if folder == definition.source and (definition.source, FRAMES) in target.cache.sets():
         return  # it is that of the frames, and their own repair sees to it
-    write_whole(target.cache.path, f"{folder}/zarr.json", content)
+    target.cache.objects.write_whole(f"{folder}/zarr.json", content)
