@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
+from stillroom.storage_specs.catalogue import Catalogue
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -20,15 +20,16 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.fingerprint import ANY, differences
-from stillroom.storage_specs.layout import KEY, Definition, part_folder, part_path, set_folder
-from stillroom.storage_specs.manifest import SCHEMA, decode_part, table_of
+from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
+from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fingerprint import Difference
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.store import Cache
     from stillroom.storage_specs.verify import Fault
 
-T = TypeVar("T")
-
 REQUESTS = 8  # to an object store at a time
-PART_NAME = re.compile(r"(\d{5,})\.parquet")
 
 
 class ArtifactSet:
@@ -68,7 +66,7 @@ class ArtifactSet:
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
         self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
-        self._seen: dict[int, object] = {}  # signature of the part then
+        self._catalogue = Catalogue(definition, cache.objects, self._parts)
         self._readers = {
             spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
@@ -80,6 +78,8 @@ class ArtifactSet:
         from stillroom.storage_specs.remote_reader import RemoteArrayReader
 
         def entry(shard: int) -> ObjectEntry | None:
+            if shard not in self._objects:
+                self.part(shard)
             return self._objects[shard].get(stored.path)
 
         return RemoteArrayReader(self.cache.objects, stored, self.shard_frames, entry)
@@ -113,33 +113,20 @@ class ArtifactSet:
 
     def committed(self) -> frozenset[int]:
         """Shards that exist: with a readable manifest part that carries our fingerprint."""
-        found = {}
-        for file in self.cache.objects.files(part_folder(self.source, self.name)):
-            name = PART_NAME.fullmatch(file.name)
-            if name is not None and int(name[1]) < self.shards:
-                found[int(name[1])] = file.signature
-        unseen = [shard for shard, signature in found.items() if self._seen.get(shard) != signature]
-        for shard, sound in zip(unseen, self._each(self._has_part, unseen), strict=True):
-            if sound:
-                self._seen[shard] = found[shard]
-            else:
-                self._seen.pop(shard, None)
-                del found[shard]
-        return frozenset(found)
+        return self._catalogue.committed()
 
-    def _has_part(self, shard: int) -> bool:
-        try:
-            self.part(shard)
-        except CacheError:
-            return False
-        return True
-
-    def _each(self, of: Callable[[int], T], shards: Sequence[int]) -> list[T]:
-        """`of` each shard, in order; over a network many at once, since one mostly waits."""
+    def _parts(self, shards: list[int]) -> list[ShardPart | None]:
+        """The parts of shards, None for one that is no part; over a network many at once."""
         if not self.cache.objects.remote:
-            return [of(shard) for shard in shards]
+            return [self._sound_part(shard) for shard in shards]
         with ThreadPoolExecutor(REQUESTS, "manifest") as pool:
-            return list(pool.map(of, shards))
+            return list(pool.map(self._sound_part, shards))
+
+    def _sound_part(self, shard: int) -> ShardPart | None:
+        try:
+            return self.part(shard)
+        except CacheError:
+            return None
 
     def part(self, shard: int) -> ShardPart:
         """The manifest part of a committed shard.
@@ -187,7 +174,6 @@ class ArtifactSet:
     def discard(self, shard: int) -> bool:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
         self._usable.pop(shard, None)
-        self._seen.pop(shard, None)
         for reader in self._readers.values():
             reader.forget(shard)
         return self.cache.objects.remove(part_path(self.source, self.name, shard))
@@ -238,30 +224,25 @@ class ArtifactSet:
 
     def rows(self) -> pa.Table:
         """The rows of all committed shards, by index."""
-        parts = self._each(self.part, sorted(self.committed()))
-        tables = [table_of(part.rows) for part in parts]
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        return self._catalogue.rows()
 
     def usable(self) -> NDArray[np.int64]:
         """Indices of the committed frames that are not bad, ascending."""
-        indices = [
-            np.flatnonzero(self._usable[shard]) + shard * self.shard_frames
-            for shard in sorted(self.committed())
-        ]
-        return np.concatenate(indices) if indices else np.zeros(0, np.int64)
+        rows = self.rows()
+        usable = rows.filter(pc.equal(rows["status"], "ok"))["index"].to_numpy()
+        return np.asarray(usable, np.int64)
 
     def sizes(self) -> dict[str, int]:
         """Committed bytes of each artifact, its side arrays included."""
-        artifact_of_path = {
-            stored.path: spec.artifact
-            for spec in self.definition.arrays
-            for stored in self.definition.stored(spec)
-        }
-        sizes = dict.fromkeys(self.arrays, 0)
-        for part in self._each(self.part, sorted(self.committed())):
-            for path, entry in part.objects.items():
-                sizes[artifact_of_path[path]] += entry.bytes
-        return sizes
+        return self._catalogue.sizes()
+
+    def save_catalogue(self) -> bool:
+        """Write what is committed into one file where that spares later readers many; else False.
+
+        Raises:
+            CacheUnwritable: no space or no permission.
+        """
+        return self._catalogue.save()
 
     def verify_shard(self, shard: int) -> list[Fault]:
         """Everything that is wrong with a shard on disk; nothing for one that is not committed."""

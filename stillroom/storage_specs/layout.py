@@ -279,6 +279,11 @@ def part_path(source: str, name: str, shard: int) -> str:
     return f"{part_folder(source, name)}/{shard:05d}.parquet"
 
 
+def catalogue_path(source: str, name: str) -> str:
+    """Path of the copy of a set's rows in one file."""
+    return f"manifest/{source}/{name}.catalogue"
+
+
 def group_json(attributes: Mapping[str, Any]) -> bytes:
     """The zarr.json of a group whose attributes under "stillroom" are these; none: a bare group."""
     own = {KEY: dict(attributes)} if attributes else {}
