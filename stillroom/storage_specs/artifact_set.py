@@ -22,12 +22,12 @@ from stillroom.storage_specs.errors import (
 from stillroom.storage_specs.fingerprint import ANY, differences
 from stillroom.storage_specs.layout import KEY, Definition, part_folder, part_path, set_folder
 from stillroom.storage_specs.manifest import SCHEMA, decode_part, table_of
-from stillroom.storage_specs.shard_reader import ArrayReader
+from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,11 +70,11 @@ class ArtifactSet:
         self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
         self._seen: dict[int, object] = {}  # signature of the part then
         self._readers = {
-            spec.artifact: [self._reader(stored) for stored in definition.stored(spec)]
+            spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
         }
 
-    def _reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
+    def _array_reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
         if isinstance(self.cache.path, Path):
             return ArrayReader(self.cache.path, stored, self.shard_frames)
         from stillroom.storage_specs.remote_reader import RemoteArrayReader
@@ -188,21 +188,42 @@ class ArtifactSet:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
         self._usable.pop(shard, None)
         self._seen.pop(shard, None)
+        for reader in self._readers.values():
+            reader.forget(shard)
         return self.cache.objects.remove(part_path(self.source, self.name, shard))
 
-    def read(self, artifact: str, index: int) -> NDArray[Any]:
+    def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """One frame's decoded array: uint8 for frames and labels, float32 for the rest.
+
+        out: C-contiguous, of that shape and dtype: filled and returned; undefined after an error
 
         Raises:
             ConfigError: the set has no such artifact, or the source no such frame.
+            ArtifactError: `out` is of another shape, dtype or order.
             CacheIncomplete: the frame's shard is not committed.
             FrameError: the frame is bad; the message is its reason.
             CacheCorrupt: a checksum fails; names the array and the frame.
         """
-        spec = self.arrays.get(artifact)
-        if spec is None:
-            known = ", ".join(self.arrays)
-            raise ConfigError(f"{self!r} has no {artifact!r}; known: {known}")
+        return self._reader(artifact).read(*self._place(index), out)
+
+    def read_frame(self, index: int, artifacts: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Several decoded arrays of one frame, looked up once; raises what `read` does."""
+        place = self._place(index)
+        return {artifact: self._reader(artifact).read(*place) for artifact in artifacts}
+
+    def read_stored(self, artifact: str, index: int) -> NDArray[Any]:
+        """One frame's array as it is stored, undone by `codec.decode`; raises what `read` does."""
+        shard, position, _ = self._place(index)
+        return self._reader(artifact).values.frame(shard, position)
+
+    def _reader(self, artifact: str) -> ArtifactReader:
+        reader = self._readers.get(artifact)
+        if reader is None:
+            raise ConfigError(f"{self!r} has no {artifact!r}; known: {', '.join(self.arrays)}")
+        return reader
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Shard, position in it and number of its frames, of a frame that can be used."""
         if not 0 <= index < self.count:
             raise ConfigError(f"{self!r} has frames 0 to {self.count - 1}, not {index}")
         shard, position = divmod(int(index), self.shard_frames)
@@ -213,12 +234,7 @@ class ArtifactSet:
         if not usable[position]:
             row = self.part(shard).rows[position]
             raise FrameError(f"{self.source}, frame {row.frame_id}: {row.reason}")
-        values, *sides = self._readers[artifact]
-        side = {
-            reader.stored.attributes["role"]: reader.small_frame(shard, position, len(usable))
-            for reader in sides
-        }
-        return spec.codec.decode(values.frame(shard, position), side)
+        return shard, position, len(usable)
 
     def rows(self) -> pa.Table:
         """The rows of all committed shards, by index."""

@@ -168,7 +168,7 @@ class Definition:
         values = StoredArray(
             path=path,
             artifact=spec.artifact,
-            shape=spec.shape,
+            shape=spec.codec.stored_shape(spec.shape),
             dtype=spec.codec.stored,
             fill=spec.kind.fill,
             compressor=spec.compressor,

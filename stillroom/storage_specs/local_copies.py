@@ -88,10 +88,10 @@ class LocalCopies:
                 return False
             return self._put(entry, content)
 
-    def discard(self, name: str) -> None:
+    def discard(self, path: Path) -> None:
         """Remove a copy that turned out to be damaged."""
         with suppress(OSError):
-            (self.folder / name).unlink()
+            path.unlink()
 
     def _is_there(self, entry: ObjectEntry) -> bool:
         path = self.path(entry)

@@ -6,19 +6,17 @@ With a folder for local copies, whole objects are fetched once and read there by
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import CacheCorrupt, CacheError
-from stillroom.storage_specs.layout import StoredArray
 from stillroom.storage_specs.local_copies import LocalCopies
 from stillroom.storage_specs.shard_reader import (
-    CACHED_SHARDS,
     MISSING,
     ArrayReader,
     decode_chunk,
     index_bytes,
     parse_index,
+    remember,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.layout import StoredArray
     from stillroom.storage_specs.manifest import ObjectEntry
     from stillroom.storage_specs.objects import Objects
 
@@ -34,15 +33,18 @@ USED_EVERY_SECONDS = 30.0  # how often a copy that is being read is marked as us
 VERIFY = "run `stillroom cache verify`"
 
 
-@dataclass(frozen=True)
-class CopiedArray(StoredArray):
-    """An array of whose shard objects one is looked for under another name."""
+class CopyReader(ArrayReader):
+    """Frames of one shard object that lies, whole, under another name.
 
-    copy: str
+    path: of the copy
+    """
 
-    def object_path(self, shard: int) -> str:
-        """The copy's name, whichever shard it is of."""
-        return self.copy
+    def __init__(self, path: Path, stored: StoredArray, shard_frames: int) -> None:
+        super().__init__(path.parent, stored, shard_frames)
+        self.path = path
+
+    def _path(self, shard: int) -> str:
+        return str(self.path)
 
 
 class RemoteArrayReader:
@@ -63,11 +65,10 @@ class RemoteArrayReader:
         self.shard_frames = shard_frames
         self._entry = entry
         self._copies = LocalCopies.from_environment()
-        self._local: dict[int, tuple[ArrayReader, float]] = {}  # and when it was marked as used
+        self._local: dict[int, tuple[CopyReader, float]] = {}  # and when it was marked as used
         self._index_of: dict[int, NDArray[Any]] = {}
-        self._small: dict[int, list[NDArray[Any]]] = {}
 
-    def frame(self, shard: int, position: int) -> NDArray[Any]:
+    def frame(self, shard: int, position: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """As `ArrayReader.frame`.
 
         Raises:
@@ -76,41 +77,43 @@ class RemoteArrayReader:
         local = self._copy_of(shard)
         if local is not None and self._copies is not None:
             try:
-                return local.frame(shard, position)
+                return local.frame(shard, position, out)
             except CacheError:  # evicted meanwhile, or damaged: the store has the truth
                 self._local.pop(shard, None)
-                self._copies.discard(local.stored.object_path(shard))
+                self._copies.discard(local.path)
         known = shard in self._index_of
         try:
-            return self._ranged(shard, position)
+            return self._ranged(shard, position, out)
         except CacheCorrupt:
             if not known:
                 raise
         # The object may have been replaced since its index was read.
         self._index_of.pop(shard, None)
-        return self._ranged(shard, position)
+        return self._ranged(shard, position, out)
 
-    def small_frame(self, shard: int, position: int, frames: int) -> NDArray[Any]:
-        """As `ArrayReader.small_frame`: the whole object comes by one request."""
-        whole = self._small.get(shard)
-        if whole is None:
-            content = self._read(shard, None, 0)
-            index = self._parsed(shard, content[-index_bytes(self.shard_frames) :])
-            whole = []
-            for place in range(frames):
-                offset, length = self._place(index, shard, place)
-                whole.append(self._decoded(shard, place, content[offset : offset + length]))
-            _remember(self._small, shard, whole)
-        return whole[position]
+    def whole(self, shard: int, frames: int) -> list[NDArray[Any]]:
+        """As `ArrayReader.whole`: the object comes by one request."""
+        content = self._read(shard, None, 0)
+        index = self._parsed(shard, content[-index_bytes(self.shard_frames) :])
+        made = []
+        for position in range(frames):
+            offset, length = self._place(index, shard, position)
+            made.append(self._decoded(shard, position, content[offset : offset + length], None))
+        return made
 
-    def _ranged(self, shard: int, position: int) -> NDArray[Any]:
+    def forget(self, shard: int) -> None:
+        """Look at a shard's object anew when it is next read."""
+        self._index_of.pop(shard, None)
+        self._local.pop(shard, None)
+
+    def _ranged(self, shard: int, position: int, out: NDArray[Any] | None) -> NDArray[Any]:
         index = self._index_of.get(shard)
         if index is None:
             length = index_bytes(self.shard_frames)
             index = self._parsed(shard, self._read(shard, -length, length))
-            _remember(self._index_of, shard, index)
+            remember(self._index_of, shard, index)
         offset, length = self._place(index, shard, position)
-        return self._decoded(shard, position, self._read(shard, offset, length))
+        return self._decoded(shard, position, self._read(shard, offset, length), out)
 
     def _read(self, shard: int, start: int | None, length: int) -> bytes:
         path = self.stored.object_path(shard)
@@ -133,9 +136,11 @@ class RemoteArrayReader:
             raise self._damaged(shard, position, "its chunk was never written")
         return offset, length
 
-    def _decoded(self, shard: int, position: int, chunk: bytes) -> NDArray[Any]:
+    def _decoded(
+        self, shard: int, position: int, chunk: bytes, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
         try:
-            return decode_chunk(self.stored, chunk)
+            return decode_chunk(self.stored, chunk, out)
         except ValueError as error:
             raise self._damaged(shard, position, str(error)) from error
 
@@ -146,7 +151,7 @@ class RemoteArrayReader:
         path = self.objects.where(self.stored.path)
         return CacheCorrupt(f"{path}: {where} is damaged: {why}; {VERIFY}")
 
-    def _copy_of(self, shard: int) -> ArrayReader | None:
+    def _copy_of(self, shard: int) -> CopyReader | None:
         """A reader of the shard's local copy, fetched if need be; None where there can be none."""
         copies, now = self._copies, time.monotonic()
         if copies is None:
@@ -158,16 +163,10 @@ class RemoteArrayReader:
         if entry is None or not copies.hold(entry, lambda: self._read(shard, None, 0)):
             self._local.pop(shard, None)
             return None
-        reader = self._reader_in(copies.folder, entry) if found is None else found[0]
-        _remember(self._local, shard, (reader, now))
+        reader = (
+            CopyReader(copies.path(entry), self.stored, self.shard_frames)
+            if found is None
+            else found[0]
+        )
+        remember(self._local, shard, (reader, now))
         return reader
-
-    def _reader_in(self, folder: Path, entry: ObjectEntry) -> ArrayReader:
-        copied = CopiedArray(**vars(self.stored), copy=entry.sha256)
-        return ArrayReader(folder, copied, self.shard_frames)
-
-
-def _remember(kept: dict[int, Any], shard: int, value: Any) -> None:
-    if len(kept) >= CACHED_SHARDS:
-        kept.clear()
-    kept[shard] = value

@@ -1,0 +1,78 @@
+"""Files kept open for reading, a bounded number of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stillroom.storage_specs.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_OPEN = 128  # of the 1024 that a process may usually have
+
+
+class OpenFile:
+    """One descriptor, closed with the last reference to it: never under a thread that reads."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here: at the interpreter's end the module's names may be gone first.
+        if self.descriptor >= 0:
+            close(self.descriptor)
+
+
+class OpenFiles:
+    """The files read last, by path; any number of threads may share it.
+
+    No lock: each step on the dict is one step of the interpreter, and two threads that open the
+    same file twice do no harm. A forked child reads on through the descriptors that it inherits:
+    reads name their offset, so that no position is shared.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: dict[str, OpenFile] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, path: str) -> OpenFile:
+        """The open file; hold it while you read.
+
+        Raises:
+            FileNotFoundError: there is none.
+            CacheError: it cannot be opened.
+        """
+        file = self._kept.pop(path, None)
+        if file is None:
+            try:
+                file = OpenFile(path)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
+        self._kept[path] = file  # last in the dict: the first is the one unused for longest
+        while len(self._kept) > self.limit:
+            self._kept.pop(next(self._oldest(), ""), None)
+        return file
+
+    def forget(self, path: str) -> None:
+        """Open the file anew when it is next read."""
+        self._kept.pop(path, None)
+
+    def _oldest(self) -> Iterator[str]:
+        try:
+            yield next(iter(self._kept))
+        except (StopIteration, RuntimeError):  # emptied, or changed by another thread just now
+            return
+
+
+OPEN_FILES = OpenFiles(MAX_OPEN)
+"""Of all readers of this process together."""
