@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,8 +51,9 @@ class LocalObjects:
             for path in (self.root / folder).iterdir():
                 with suppress(FileNotFoundError):  # removed a moment ago
                     status = path.stat()
-                    signature = (status.st_mtime_ns, status.st_size)
-                    found.append(Listed(path.name, status.st_size, signature))
+                    if stat.S_ISREG(status.st_mode):
+                        signature = (status.st_mtime_ns, status.st_size)
+                        found.append(Listed(path.name, status.st_size, signature))
         return found
 
     def folders(self, folder: str) -> list[str]:
