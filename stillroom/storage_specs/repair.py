@@ -56,14 +56,18 @@ def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
 
 
 def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
-    """Forget a set whose own group is damaged: its manifest parts, then its group.
+    """Forget a set whose own group is damaged: its parts, its arrays' metadata, then its group.
 
     Its objects stay until the next build, which puts the same or others in their place.
     """
     check_names(source, set_name)
-    folder = part_folder(source, set_name)
-    parts = [f"{folder}/{path.name}" for path in sorted((cache.path / folder).glob("*.parquet"))]
-    done = [f"withdrew {path}" for path in parts if remove(cache.path, path)]
+    parts = sorted((cache.path / part_folder(source, set_name)).glob("*.parquet"))
+    # The arrays' may be damaged too, and without the group nobody can say what they should be.
+    inner = ("frames", "labels") if set_name == FRAMES else ("*",)
+    folder = cache.path / set_folder(source, set_name)
+    arrays = sorted(path for name in inner for path in folder.glob(f"{name}/**/zarr.json"))
+    places = [path.relative_to(cache.path).as_posix() for path in (*parts, *arrays)]
+    done = [f"withdrew {place}" for place in places if remove(cache.path, place)]
     group = f"{set_folder(source, set_name)}/zarr.json"
     if set_name == FRAMES:  # the source's group, in which the teachers' sets lie
         write_whole(cache.path, group, group_json({}))
