@@ -50,7 +50,8 @@ def watched(classes=9, seed=0):
     network.register_forward_hook(tell)
     return network
 '''
-SHARDS = 12
+# Ray then listens on 127.0.0.1 alone, and drivers look for their node there.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        env={**os.environ, **LOOPBACK},
     )
     assert process.stdout is not None
     assert process.stdin is not None
@@ -198,7 +199,7 @@ def with_mark(mark: str) -> list[int]:
 @pytest.fixture
 def marked() -> Iterator[dict[str, str]]:
     mark = secrets.token_hex(16)
-    yield {**os.environ, "STILLROOM_FAULT_TEST": mark}
+    yield {**os.environ, **LOOPBACK, "STILLROOM_FAULT_TEST": mark}
     deadline = time.monotonic() + 60
     while (left := with_mark(mark)) and time.monotonic() < deadline:
         for process in left:
