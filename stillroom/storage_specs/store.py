@@ -21,6 +21,7 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
     ConfigError,
 )
+from stillroom.storage_specs.file_locks import locked
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import (
     FORMAT_VERSION,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
 BUILD = "run `stillroom cache build`"
+DEFINING = 2**62
+"""The byte that is locked to define the frames of a source; shards lock that of their number."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +194,11 @@ class Cache:
         if wanted.name != FRAMES:
             write_whole(self.path, source_group, group_json({}), keep=True)
             write_whole(self.path, f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
-        elif (
-            not write_whole(self.path, source_group, content, keep=True)
-            and self._definition(wanted.source, FRAMES) is None
-        ):
+        elif not write_whole(self.path, source_group, content, keep=True):
             # A teacher's set came first and left a bare group for the source.
-            write_whole(self.path, source_group, content)
+            with locked(self.path / source_group, DEFINING):
+                if self._definition(wanted.source, FRAMES) is None:
+                    write_whole(self.path, source_group, content)
 
     def _place_arrays(self, definition: Definition) -> None:
         """Write what is missing of the set's groups and arrays; all of it follows from the set."""
