@@ -18,7 +18,7 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
-    print(cluster.address, flush=True)
+    print(f"address {cluster.address}", flush=True)
     if sys.stdin.readline():
         cluster.remove_node(node, allow_graceful=False)
         print("lost", flush=True)

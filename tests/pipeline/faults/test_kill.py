@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stillroom.pipeline.verify import verify_cache
+from stillroom.storage_specs.errors import CacheIncomplete
+from stillroom.storage_specs.layout import STAGING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stillroom.storage_specs.verify import Fault
 
 SHARDS = 12
 ROUNDS, KILLS_A_ROUND = 8, 4
@@ -51,6 +57,13 @@ def unchanged(before: dict[str, tuple[int, int]], folder: Path) -> bool:
     return all(now.get(path) == stamp for path, stamp in before.items())
 
 
+def damage(folder: Path) -> list[Fault]:
+    try:
+        return [fault for verdict in verify_cache(folder) for fault in verdict.faults]
+    except CacheIncomplete:
+        return []  # killed before there was a cache
+
+
 def finish(forked: Callable[..., Any], arguments: list[str], folder: Path) -> None:
     """Let the build end, and hold what it did against what had been committed."""
     before, done, told = commits(folder), parts(folder), Path("batches")
@@ -78,6 +91,7 @@ def test_builds_killed_at_random_moments_resume_to_the_same_bytes(
     assert forked(*build, "cache.path=whole.cache").wait() == 0
     whole = contents(Path("whole.cache"))
     killed: list[int] = []
+    half_written = 0
     for number in range(ROUNDS):
         folder = Path(f"killed{number}.cache")
         arguments = [*build, f"cache.path={folder}"]
@@ -90,10 +104,14 @@ def test_builds_killed_at_random_moments_resume_to_the_same_bytes(
             child.kill()
             if child.wait() == -9:
                 killed.append(parts(folder))
+                half_written += any((folder / STAGING).glob("*"))
             assert unchanged(before, folder)
+            assert damage(folder) == []
         finish(forked, arguments, folder)
         assert contents(folder) == whole
     print(f"{len(killed)} kills, with so many shards committed: {killed}")
+    print(f"{half_written} of them left a file half-written")
+    assert half_written > 3
     assert len(killed) >= ROUNDS * KILLS_A_ROUND - 2  # one may come after the end
     assert len(set(killed)) > 6
 

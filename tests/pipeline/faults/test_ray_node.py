@@ -22,7 +22,8 @@ BY_DRIVER, BY_OWN_RAY = 8, 2
 
 def on_ray(test: Any) -> Any:
     """A process that is killed on purpose leaves pipes open here."""
-    return pytest.mark.slow(pytest.mark.ray(pytest.mark.filterwarnings("ignore::ResourceWarning")(test)))
+    test = pytest.mark.filterwarnings("ignore::ResourceWarning")(test)
+    return pytest.mark.slow(pytest.mark.ray(test))
 
 
 def batches() -> list[int]:
@@ -52,7 +53,7 @@ def cluster(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str]
     lines = iter(process.stdout.readline, "")
     try:
         # Ray's daemons write to the same pipe.
-        yield process, next(line.strip() for line in lines if line.startswith("127.0.0.1:"))
+        yield process, next(line.split()[1] for line in lines if line.startswith("address "))
     finally:
         process.stdin.close()
         process.wait(120)
