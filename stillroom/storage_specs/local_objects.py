@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs import durable_files
+from stillroom.storage_specs.file_locks import locked
 from stillroom.storage_specs.listed import Listed
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 # A folder that is not there, or that may not be looked into, lists as an empty one.
@@ -75,6 +77,9 @@ class LocalObjects:
 
     def remove(self, path: str) -> bool:
         return durable_files.remove(self.root, path)
+
+    def locked(self, path: str, place: int) -> AbstractContextManager[None]:
+        return locked(self.root / path, place)
 
     def sweep(self) -> int:
         return durable_files.sweep(self.root)

@@ -13,6 +13,8 @@ from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.local_objects import LocalObjects
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from stillroom.storage_specs.listed import Listed
 
 REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
@@ -58,6 +60,13 @@ class Objects(Protocol):
 
     def remove(self, path: str) -> bool:
         """Remove a file; False where there was none."""
+
+    def locked(self, path: str, place: int) -> AbstractContextManager[None]:
+        """Keep other writers of this cache from the byte at `place` of a file meanwhile.
+
+        For what goes wrong only where two of them do different things; where there are no locks,
+        in object stores among others, it keeps nobody.
+        """
 
     def sweep(self) -> int:
         """Remove what crashed writers left behind; the number of files."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.verify import Fault
 
 
@@ -55,21 +56,32 @@ def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
 
 
 def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
-    """Forget a set whose own group is damaged: its manifest parts, then its group.
+    """Forget a set whose own group is damaged: its parts, its arrays' metadata, then its group.
 
     Its objects stay until the next build, which puts the same or others in their place.
     """
     check_names(source, set_name)
     folder = part_folder(source, set_name)
     names = sorted(file.name for file in cache.objects.files(folder))
-    parts = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
-    done = [f"withdrew {path}" for path in parts if cache.objects.remove(path)]
+    places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
+    # The arrays' may be damaged too, and without the group nobody can say what they should be.
+    above = set_folder(source, set_name)
+    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.objects.folders(above))
+    places += [place for name in inner for place in _metadata_in(cache.objects, f"{above}/{name}")]
+    done = [f"withdrew {place}" for place in places if cache.objects.remove(place)]
     group = f"{set_folder(source, set_name)}/zarr.json"
     if set_name == FRAMES:  # the source's group, in which the teachers' sets lie
         cache.objects.write_whole(group, group_json({}))
     else:
         cache.objects.remove(group)
     return [*done, f"withdrew {group}"]
+
+
+def _metadata_in(objects: Objects, folder: str) -> list[str]:
+    """Paths of the zarr.json of a folder and of those below it."""
+    inner = sorted(objects.folders(folder))
+    below = [path for name in inner for path in _metadata_in(objects, f"{folder}/{name}")]
+    return [f"{folder}/zarr.json", *below]
 
 
 def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:

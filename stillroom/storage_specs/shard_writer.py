@@ -11,7 +11,7 @@ from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
-from stillroom.storage_specs.layout import part_path
+from stillroom.storage_specs.layout import part_path, set_folder
 from stillroom.storage_specs.manifest import (
     FrameRow,
     ObjectEntry,
@@ -110,6 +110,12 @@ class ShardWriter:
                 f"shard {self.shard} of {self._name}: {len(missing)} frames were neither put nor "
                 f"called bad, first {missing[0]}"
             )
+        # Two attempts at a shard whose teacher is not deterministic must not mix their objects.
+        group = set_folder(self.definition.source, self.definition.name)
+        with self.objects.locked(f"{group}/zarr.json", self.shard):
+            return self._commit_alone()
+
+    def _commit_alone(self) -> ShardPart:
         if not self._still_defined():
             raise CacheMismatch(
                 f"{self.objects.where('')}: {self._name} was removed or redefined while shard "

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
 BUILD = "run `stillroom cache build`"
+DEFINING = 2**62
+"""The byte that is locked to define the frames of a source; shards lock that of their number."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +210,11 @@ class Cache:
         if wanted.name != FRAMES:
             self.objects.write_whole(source_group, group_json({}), keep=True)
             self.objects.write_whole(f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
-        elif (
-            not self.objects.write_whole(source_group, content, keep=True)
-            and self._definition(wanted.source, FRAMES) is None
-        ):
+        elif not self.objects.write_whole(source_group, content, keep=True):
             # A teacher's set came first and left a bare group for the source.
-            self.objects.write_whole(source_group, content)
+            with self.objects.locked(source_group, DEFINING):
+                if self._definition(wanted.source, FRAMES) is None:
+                    self.objects.write_whole(source_group, content)
 
     def _place_arrays(self, definition: Definition) -> None:
         """Write what is missing of the set's groups and arrays; all of it follows from the set."""

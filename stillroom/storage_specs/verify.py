@@ -80,17 +80,25 @@ def verify_shard(of: ArtifactSet, shard: int) -> list[Fault]:
 
 
 def verify_definition(of: ArtifactSet) -> list[Fault]:
-    """Check the zarr.json of arrays and bare groups against what the definition makes of them."""
-    definition = of.definition
+    """Check the zarr.json of arrays and bare groups against what the definition makes of them.
+
+    One that is missing is a fault once a shard is committed; before, the set is only begun.
+    """
+    definition, begun = of.definition, not of.committed()
     faults = []
     for folder in definition.bare_groups():
+        if begun and not of.cache.objects.exists(f"{folder}/zarr.json"):
+            continue
         wrong = _wrong_group(of.cache.objects, folder, inner=folder != of.source)
         if wrong:
             faults.append(Fault(of.source, of.name, None, folder, None, "metadata", wrong))
     for spec in definition.arrays:
         for stored in definition.stored(spec):
+            path = f"{stored.path}/zarr.json"
+            if begun and not of.cache.objects.exists(path):
+                continue
             try:
-                found = of.cache.objects.read(f"{stored.path}/zarr.json")
+                found = of.cache.objects.read(path)
             except OSError as error:
                 wrong = f"zarr.json is missing or cannot be read ({error.strerror})"
             else:
