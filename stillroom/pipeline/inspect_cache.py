@@ -17,6 +17,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.store import ArtifactSet
 
 
@@ -27,6 +28,7 @@ class SetInfo:
     arrays: name -> (shape, codec)
     bytes: encoded bytes by array
     bad: reason by frame_id
+    fidelity: worst error and divergences by array, as measured on a few frames of every shard
     """
 
     source: str
@@ -40,6 +42,7 @@ class SetInfo:
     bytes: dict[str, int]
     bad: dict[str, str]
     mean_confidence: float | None
+    fidelity: Fidelity
 
     def document(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -93,6 +96,7 @@ def _describe(target: ArtifactSet) -> SetInfo:
         bytes=target.sizes(),
         bad=bad,
         mean_confidence=float(np.mean(confidences)) if confidences else None,
+        fidelity=target.fidelity(),
     )
 
 

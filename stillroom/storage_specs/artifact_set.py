@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec, StoredArray
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
@@ -235,6 +236,10 @@ class ArtifactSet:
     def sizes(self) -> dict[str, int]:
         """Committed bytes of each artifact, its side arrays included."""
         return self._catalogue.sizes()
+
+    def fidelity(self) -> Fidelity:
+        """The worst that was measured on a few frames of every committed shard, by artifact."""
+        return self._catalogue.fidelity()
 
     def save_catalogue(self) -> bool:
         """Write what is committed into one file where that spares later readers many; else False.

@@ -11,6 +11,7 @@ from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
+from stillroom.storage_specs.fidelity import measured, worst
 from stillroom.storage_specs.layout import part_path, set_folder
 from stillroom.storage_specs.manifest import (
     FrameRow,
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
     from stillroom.storage_specs.objects import Objects
+
+
+MEASURED = 4
+"""Frames of a shard on which the fidelity of what is stored is measured."""
 
 
 class ShardWriter:
@@ -53,6 +59,8 @@ class ShardWriter:
         self.stop = min(self.start + definition.shard_frames, definition.count)
         self._still_defined = still_defined
         self._rows: dict[int, FrameRow] = {}
+        self._measured = range(self.start, self.stop, -(-(self.stop - self.start) // MEASURED))
+        self._fidelity: Fidelity = {}
         self._stored: list[StoredArray] = []
         self._values: dict[str, NDArray[Any]] = {}
         for spec in definition.arrays:
@@ -75,10 +83,15 @@ class ShardWriter:
                 f"frame {row.frame_id}: expected arrays {sorted(specs)}, got {sorted(arrays)}"
             )
         encoded: dict[str, NDArray[Any]] = {}
+        found: Fidelity = {}
         for artifact, spec in specs.items():
             try:
                 check_values(spec, arrays[artifact])
                 result = spec.codec.encode(arrays[artifact])
+                if row.index in self._measured:
+                    found[artifact] = measured(
+                        spec.codec, arrays[artifact], result, logits=artifact == "logits"
+                    )
             except ArtifactError as error:
                 raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
             values, *sides = self.definition.stored(spec)
@@ -87,6 +100,7 @@ class ShardWriter:
                 encoded[side.path] = result.side[side.attributes["role"]]
         for path, array in encoded.items():
             self._values[path][row.index - self.start] = array
+        self._fidelity = worst(self._fidelity, found)
         self._rows[row.index] = row
 
     def bad(self, row: FrameRow) -> None:
@@ -155,6 +169,7 @@ class ShardWriter:
             stop=self.stop,
             fingerprint=definition.fingerprint,
             objects=objects,
+            fidelity=self._fidelity,
             rows=tuple(
                 replace(row, bytes=int(size)) for row, size in zip(rows, sizes, strict=True)
             ),
