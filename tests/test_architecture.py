@@ -16,6 +16,7 @@ DOORS = {  # a heavy dependency -> where its import may stand
     "dask": ("pipeline/",),
     "click": ("cli.py",),
     "zarr": ("storage_specs/",),
+    "obstore": ("storage_specs/store_client.py",),
     "torch": ("stages/",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -86,7 +87,7 @@ def test_storage_specs_needs_neither_torch_nor_ray() -> None:
         "import sys, importlib, pkgutil, stillroom.storage_specs as s\n"
         "for m in pkgutil.iter_modules(s.__path__):\n"
         "    importlib.import_module(f'{s.__name__}.{m.name}')\n"
-        "print(sorted({'torch', 'ray', 'dask', 'click'} & set(sys.modules)))"
+        "print(sorted({'torch', 'ray', 'dask', 'click', 'obstore'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
