@@ -104,11 +104,11 @@ def build(
 
 
 @cache.command(epilog=_example("stillroom cache info runs/camvid.cache --bad"))
-@click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@click.argument("cache_path", metavar="CACHE_OR_RUN.toml")
 @SET
 @click.option("--bad", is_flag=True, help="List every unusable frame with its reason.")
 @JSON
-def info(cache_path: Path, overrides: tuple[str, ...], bad: bool, as_json: bool) -> None:
+def info(cache_path: str, overrides: tuple[str, ...], bad: bool, as_json: bool) -> None:
     """Say what a cache holds: sets, frames, bytes by artifact, bad frames, fingerprints."""
     from stillroom.pipeline import show
     from stillroom.pipeline.inspect_cache import cache_folder, describe_cache
@@ -117,11 +117,11 @@ def info(cache_path: Path, overrides: tuple[str, ...], bad: bool, as_json: bool)
 
 
 @cache.command(epilog=_example("stillroom cache verify runs/camvid.cache"))
-@click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@click.argument("cache_path", metavar="CACHE_OR_RUN.toml")
 @SET
 @click.option("--repair", is_flag=True, help="Withdraw what is damaged, to be built again.")
 @JSON
-def verify(cache_path: Path, overrides: tuple[str, ...], repair: bool, as_json: bool) -> None:
+def verify(cache_path: str, overrides: tuple[str, ...], repair: bool, as_json: bool) -> None:
     """Check every committed byte: checksums, ranges, coverage. Exit code 1: faults found."""
     from stillroom.pipeline import progress, show
     from stillroom.pipeline.inspect_cache import cache_folder
@@ -136,7 +136,7 @@ def verify(cache_path: Path, overrides: tuple[str, ...], repair: bool, as_json: 
 
 
 @cache.command(epilog=_example("stillroom cache preview examples/camvid.toml --out preview.png"))
-@click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE_OR_RUN.toml")
+@click.argument("cache_path", metavar="CACHE_OR_RUN.toml")
 @SET
 @click.option("--source", help="Only this source; all of them if left out.")
 @click.option(
@@ -146,7 +146,7 @@ def verify(cache_path: Path, overrides: tuple[str, ...], repair: bool, as_json: 
     "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True
 )
 def preview(
-    cache_path: Path, overrides: tuple[str, ...], source: str | None, frames: int, out: Path
+    cache_path: str, overrides: tuple[str, ...], source: str | None, frames: int, out: Path
 ) -> None:
     """Draw a contact sheet: frame, label, teacher, confidence, pseudo label."""
     from stillroom.pipeline.inspect_cache import cache_folder, draw_preview

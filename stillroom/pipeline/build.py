@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.worker import ShardWorker
 from stillroom.stages.torch_state import threads
-from stillroom.storage_specs.errors import CacheIncomplete, TooManyBadFrames
+from stillroom.storage_specs.errors import CacheIncomplete, StillroomError, TooManyBadFrames
+from stillroom.storage_specs.manifest import bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -62,13 +64,16 @@ def build(
             _stop_if_too_bad(run, report, plan_of[event.work.source, event.work.set_name])
 
     works = [work for plan in plans for work in plan.works()]
-    if works and runner == "ray":
-        from stillroom.pipeline.ray_runner import run_on_ray
+    try:
+        if works and runner == "ray":
+            from stillroom.pipeline.ray_runner import run_on_ray
 
-        report.quarantined = run_on_ray(run, works, address, listen)
-        _stop_if_given_up(run, report.quarantined)
-    elif works:
-        run_inline(run, works, listen)
+            report.quarantined = run_on_ray(run, works, address, listen)
+            _stop_if_given_up(run, report.quarantined)
+        elif works:
+            run_inline(run, works, listen)
+    finally:
+        _save_catalogues(run, plans)
     report.wall_seconds = time.perf_counter() - started
     return report
 
@@ -159,8 +164,14 @@ def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
         target = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
     except CacheIncomplete:
         return []  # nothing of it has been built yet
-    shards = sorted(target.committed())
-    return [row for shard in shards for row in target.part(shard).rows if row.status == "bad"]
+    return bad_rows(target.rows())
+
+
+def _save_catalogues(run: RunConfig, plans: list[SetPlan]) -> None:
+    """Leave the manifests of large sets quick to open, however the build ended."""
+    with suppress(StillroomError):  # what went wrong is told already, and nothing depends on them
+        for plan in plans:
+            Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name).save_catalogue()
 
 
 def _stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:

@@ -6,7 +6,14 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+)
 
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
@@ -17,6 +24,7 @@ from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import FRAMES, check_names
+from stillroom.storage_specs.objects import place_of
 from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 
 if TYPE_CHECKING:
@@ -61,10 +69,16 @@ def _once(names: Sequence[str]) -> None:
         raise ConfigError(f"{', '.join(map(repr, twice))} is named twice")
 
 
+def _place(value: object) -> Path | str:
+    if not isinstance(value, str | Path):
+        raise ConfigError("expected a folder, or the URL of a place in an object store")
+    return place_of(value)
+
+
 class CacheConfig(Settings):
     """What stage one writes, and where.
 
-    path: folder of the cache
+    path: folder of the cache, or s3://bucket/prefix, gs://bucket/prefix, memory://name
     canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep artifact
         grids whole
     sources: names of the sources to cache; all of them if left out
@@ -80,7 +94,7 @@ class CacheConfig(Settings):
     shard_timeout: seconds without a finished batch after which a worker is replaced
     """
 
-    path: Path
+    path: Annotated[Path | str, PlainValidator(_place)]
     canvas: tuple[int, int]
     sources: tuple[str, ...] | None = None
     artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")

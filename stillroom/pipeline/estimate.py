@@ -46,10 +46,13 @@ class SetEstimate:
 
 @dataclass(frozen=True)
 class BuildEstimate:
-    """The whole plan; sizes are those of what is missing, not of what is there already."""
+    """The whole plan; sizes are those of what is missing, not of what is there already.
+
+    free_bytes: where the cache is to be; None for an object store, which does not say
+    """
 
     sets: tuple[SetEstimate, ...]
-    free_bytes: int
+    free_bytes: int | None
 
     @property
     def bytes(self) -> int:
@@ -136,8 +139,10 @@ def _estimate_set(
     return SetEstimate(plan, sizes, report.wall_seconds * scale)
 
 
-def _free_bytes(path: Path) -> int:
+def _free_bytes(path: Path | str) -> int | None:
     """Free space where the cache is to be; the folder itself need not exist yet."""
+    if not isinstance(path, Path):
+        return None
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,11 @@ import numpy as np
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.objects import place_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from stillroom.storage_specs.store import ArtifactSet
 
@@ -45,20 +46,21 @@ class SetInfo:
         return {**self.__dict__, "arrays": {k: list(v) for k, v in self.arrays.items()}}
 
 
-def cache_folder(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """A cache's folder, given as itself or by the run file that builds it.
+def cache_folder(place: str | Path, overrides: Sequence[str] = ()) -> Path | str:
+    """A cache's folder or URL, given as itself or by the run file that builds it.
 
     Raises:
         ConfigError: the run file has faults, or overrides were given without one.
     """
-    if path.suffix == ".toml":
+    path = place_of(place)
+    if isinstance(path, Path) and path.suffix == ".toml":
         return load_run(path, overrides).cache.path
     if overrides:
         raise ConfigError(f"{path}: --set changes a run file, and this is a cache")
     return path
 
 
-def describe_cache(folder: Path) -> list[SetInfo]:
+def describe_cache(folder: Path | str) -> list[SetInfo]:
     """Every artifact set of a cache.
 
     Raises:
@@ -94,7 +96,7 @@ def _describe(target: ArtifactSet) -> SetInfo:
     )
 
 
-def draw_preview(folder: Path, source: str | None, frames: int, out: Path) -> list[Path]:
+def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
     """A contact sheet for every (source, teacher) of a cache: OUT, or OUT with the names added.
 
     Raises:

@@ -56,11 +56,12 @@ def plan_build(targets: Targets) -> list[SetPlan]:
     except CacheIncomplete:
         cache = None
     identities = {pair: targets.identity(*pair) for pair in targets.names()}
+    known = () if cache is None else cache.sets()
     plans = []
     for (source, set_name), identity in identities.items():
         frames, shard_frames = len(targets.sources[source]), targets.preset.shard_frames
         committed: frozenset[int] = frozenset()
-        if cache is not None and (source, set_name) in cache.sets():
+        if cache is not None and (source, set_name) in known:
             target = cache.artifact_set(source, set_name)
             target.require(identity)
             committed = target.committed()

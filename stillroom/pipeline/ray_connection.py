@@ -55,7 +55,8 @@ def _open(ray: Any, workers: int, address: str | None) -> None:
     else:
         _knock(address, origin)
     try:
-        ray.init(address=address, **settings)
+        # Without an address Ray would join whatever cluster somebody has started on this machine.
+        ray.init(address=address or "local", **settings)
     except Exception as error:  # Ray raises all sorts here, bare Exception among them
         ray.shutdown()  # whatever of it did start
         raise ConfigError(_why_not(error, address, origin)) from error

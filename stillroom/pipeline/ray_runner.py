@@ -20,7 +20,7 @@ from stillroom.pipeline.ray_crew import (
     first_line,
     reason_of,
 )
-from stillroom.storage_specs.errors import CacheIncomplete
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -43,10 +43,16 @@ def run_on_ray(
     """Work the shards off on Ray; shards that failed three times come back with their reasons.
 
     Raises:
-        ConfigError: nothing answers at the address, or Ray does not start.
+        ConfigError: nothing answers at the address, Ray does not start, or the cache is in this
+            process's memory.
         NoWorker: Ray has no room for a worker, or none of them starts.
         StillroomError: one that no retry can mend (another teacher's cache, a full disk).
     """
+    if str(run.cache.path).startswith("memory://"):
+        raise ConfigError(
+            f"cache.path = {run.cache.path}: Ray's workers have memories of their own; give a "
+            "folder or a bucket, or build with --runner inline"
+        )
     with connected(run.cache.workers or 1, address) as ray:
         return _Queue(ray, run, works, listen).drain()
 

@@ -58,8 +58,9 @@ def estimate(plan: BuildEstimate) -> Shown:
     seconds = sum(part.seconds for part in plan.sets)
     total = f"in all {size(plan.bytes)} and {duration(seconds)} of one worker, by a few frames"
     lines: list[Any] = [table, "", arrays, "", total]
-    lines.append(f"nothing written (--dry-run). free disk: {size(plan.free_bytes)}")
-    if plan.bytes > plan.free_bytes:
+    free = "" if plan.free_bytes is None else f". free disk: {size(plan.free_bytes)}"
+    lines.append(f"nothing written (--dry-run){free}")
+    if plan.free_bytes is not None and plan.bytes > plan.free_bytes:
         lines.append(Text("this does not fit on the disk", style="bold red"))
     document = {
         "sets": [
@@ -80,7 +81,7 @@ def estimate(plan: BuildEstimate) -> Shown:
     return Shown(lines, document)
 
 
-def build_report(path: Path, report: BuildReport) -> Shown:
+def build_report(path: Path | str, report: BuildReport) -> Shown:
     """What a build did."""
     wanted = sum(plan.shards for plan in report.plans)
     document = {
@@ -137,7 +138,7 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> Shown:
     return Shown(parts, {"sets": [entry.document() for entry in sets]})
 
 
-def verdicts(path: Path, found: list[SetVerdict]) -> Shown:
+def verdicts(path: Path | str, found: list[SetVerdict]) -> Shown:
     """What `cache verify` found: a line a set, then every fault by name."""
     table = grid("set", "shards", "missing", "bad frames", "faults")
     for verdict in found:

@@ -174,6 +174,7 @@ def _check_objective(
     available: dict[str, set[str]] = {}
     teacher_classes: dict[str, int] = {}
     thresholds: dict[str, float] = {}
+    softmax_only: set[str] = set()
     for stream, dataset in streams.items():
         available[stream] = {"labels"} if dataset.labelled else set()
         for teacher, said in dataset.teachers.items():
@@ -181,12 +182,14 @@ def _check_objective(
             available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
             if "logits" in said.arrays:
                 teacher_classes[teacher] = said.arrays["logits"].shape[0]
+                if not said.arrays["logits"].codec.whole_logits:
+                    softmax_only.add(teacher)
             if "pseudo_label" in said.identity:
                 thresholds[teacher] = said.identity["pseudo_label"]["threshold"]
     for term in objective.terms:
         if term.teacher is not None:  # pseudo labels alone do not tell the number of classes
             teacher_classes.setdefault(term.teacher, len(classes))
-    objective.check(available, teacher_classes, len(classes), thresholds)
+    objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
 
 
 def _demand_same_classes(teacher: str, said: ArtifactSet, classes: tuple[str, ...]) -> None:

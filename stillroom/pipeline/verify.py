@@ -41,7 +41,7 @@ class SetVerdict:
 
 
 def verify_cache(
-    path: Path,
+    path: Path | str,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     *,
     repair: bool = False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
-from stillroom.storage_specs.durable_files import remove
+from stillroom.storage_specs.catalogue import Catalogue
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -19,24 +20,26 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.fingerprint import ANY, differences
-from stillroom.storage_specs.layout import KEY, Definition, part_folder, part_path, set_folder
-from stillroom.storage_specs.manifest import SCHEMA, decode_part, table_of
-from stillroom.storage_specs.shard_reader import ArtifactReader
+from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
+from stillroom.storage_specs.manifest import decode_part
+from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fingerprint import Difference
-    from stillroom.storage_specs.layout import ArraySpec
-    from stillroom.storage_specs.manifest import ShardPart
+    from stillroom.storage_specs.layout import ArraySpec, StoredArray
+    from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
+    from stillroom.storage_specs.remote_reader import RemoteArrayReader
     from stillroom.storage_specs.store import Cache
     from stillroom.storage_specs.verify import Fault
 
-PART_NAME = re.compile(r"(\d{5,})\.parquet")
+REQUESTS = 8  # to an object store at a time
 
 
 class ArtifactSet:
@@ -62,11 +65,24 @@ class ArtifactSet:
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
-        self._seen: dict[int, tuple[int, int]] = {}  # (mtime, size) of the part then
+        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
+        self._catalogue = Catalogue(definition, cache.objects, self._parts)
         self._readers = {
-            spec.artifact: ArtifactReader(cache.path, definition, spec)
+            spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
         }
+
+    def _array_reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
+        if isinstance(self.cache.path, Path):
+            return ArrayReader(self.cache.path, stored, self.shard_frames)
+        from stillroom.storage_specs.remote_reader import RemoteArrayReader
+
+        def entry(shard: int) -> ObjectEntry | None:
+            if shard not in self._objects:
+                self.part(shard)
+            return self._objects[shard].get(stored.path)
+
+        return RemoteArrayReader(self.cache.objects, stored, self.shard_frames, entry)
 
     def __reduce__(self) -> tuple[type[ArtifactSet], tuple[Cache, Definition]]:
         return ArtifactSet, (self.cache, self.definition)
@@ -97,23 +113,20 @@ class ArtifactSet:
 
     def committed(self) -> frozenset[int]:
         """Shards that exist: with a readable manifest part that carries our fingerprint."""
-        folder = self.cache.path / part_folder(self.source, self.name)
-        found = set()
-        for path in folder.glob("*.parquet"):
-            name = PART_NAME.fullmatch(path.name)
-            if name is None or int(name[1]) >= self.shards:
-                continue
-            shard = int(name[1])
-            try:
-                status = path.stat()
-                signature = (status.st_mtime_ns, status.st_size)
-                if self._seen.get(shard) != signature:
-                    self.part(shard)
-                    self._seen[shard] = signature
-                found.add(shard)
-            except (CacheError, FileNotFoundError):
-                self._seen.pop(shard, None)
-        return frozenset(found)
+        return self._catalogue.committed()
+
+    def _parts(self, shards: list[int]) -> list[ShardPart | None]:
+        """The parts of shards, None for one that is no part; over a network many at once."""
+        if not self.cache.objects.remote:
+            return [self._sound_part(shard) for shard in shards]
+        with ThreadPoolExecutor(REQUESTS, "manifest") as pool:
+            return list(pool.map(self._sound_part, shards))
+
+    def _sound_part(self, shard: int) -> ShardPart | None:
+        try:
+            return self.part(shard)
+        except CacheError:
+            return None
 
     def part(self, shard: int) -> ShardPart:
         """The manifest part of a committed shard.
@@ -126,7 +139,7 @@ class ArtifactSet:
         """
         path = part_path(self.source, self.name, shard)
         try:
-            part = decode_part((self.cache.path / path).read_bytes(), path)
+            part = decode_part(self.cache.objects.read(path), path)
         except FileNotFoundError as error:
             span = self.shard_range(shard)
             raise CacheIncomplete(
@@ -135,35 +148,35 @@ class ArtifactSet:
             ) from error
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
-            raise CacheError(f"{self.cache.path}/{path}: {why}") from error
+            raise CacheError(f"{self.cache.objects.where(path)}: {why}") from error
         claims = (part.source, part.set_name, part.shard, part.fingerprint)
         span = self.shard_range(shard)
         if claims != (self.source, self.name, shard, self.fingerprint):
             raise CacheMismatch(
-                f"{self.cache.path}/{path} belongs to {part.source}/{part.set_name}, shard "
+                f"{self.cache.objects.where(path)} belongs to {part.source}/{part.set_name}, shard "
                 f"{part.shard}, fingerprint {part.fingerprint[:12]}..., not to this set "
                 f"({self.fingerprint[:12]}...); re-run `stillroom cache build`"
             )
         if [row.index for row in part.rows] != list(span):
             raise CacheCorrupt(
-                f"{self.cache.path}/{path}: its rows are not frames {span[0]} to {span[-1]}; "
-                "re-run `stillroom cache build`"
+                f"{self.cache.objects.where(path)}: its rows are not frames {span[0]} to "
+                f"{span[-1]}; re-run `stillroom cache build`"
             )
+        self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part
 
     def writer(self, shard: int) -> ShardWriter:
         """A writer of one shard."""
         self.shard_range(shard)
-        return ShardWriter(self.cache.path, self.definition, shard, self._still_defined)
+        return ShardWriter(self.cache.objects, self.definition, shard, self._still_defined)
 
     def discard(self, shard: int) -> bool:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
         self._usable.pop(shard, None)
-        self._seen.pop(shard, None)
         for reader in self._readers.values():
             reader.forget(shard)
-        return remove(self.cache.path, part_path(self.source, self.name, shard))
+        return self.cache.objects.remove(part_path(self.source, self.name, shard))
 
     def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """One frame's decoded array: uint8 for frames and labels, float32 for the rest.
@@ -211,29 +224,25 @@ class ArtifactSet:
 
     def rows(self) -> pa.Table:
         """The rows of all committed shards, by index."""
-        tables = [table_of(self.part(shard).rows) for shard in sorted(self.committed())]
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        return self._catalogue.rows()
 
     def usable(self) -> NDArray[np.int64]:
         """Indices of the committed frames that are not bad, ascending."""
-        indices = [
-            np.flatnonzero(self._usable[shard]) + shard * self.shard_frames
-            for shard in sorted(self.committed())
-        ]
-        return np.concatenate(indices) if indices else np.zeros(0, np.int64)
+        rows = self.rows()
+        usable = rows.filter(pc.equal(rows["status"], "ok"))["index"].to_numpy()
+        return np.asarray(usable, np.int64)
 
     def sizes(self) -> dict[str, int]:
         """Committed bytes of each artifact, its side arrays included."""
-        artifact_of_path = {
-            stored.path: spec.artifact
-            for spec in self.definition.arrays
-            for stored in self.definition.stored(spec)
-        }
-        sizes = dict.fromkeys(self.arrays, 0)
-        for shard in self.committed():
-            for path, entry in self.part(shard).objects.items():
-                sizes[artifact_of_path[path]] += entry.bytes
-        return sizes
+        return self._catalogue.sizes()
+
+    def save_catalogue(self) -> bool:
+        """Write what is committed into one file where that spares later readers many; else False.
+
+        Raises:
+            CacheUnwritable: no space or no permission.
+        """
+        return self._catalogue.save()
 
     def verify_shard(self, shard: int) -> list[Fault]:
         """Everything that is wrong with a shard on disk; nothing for one that is not committed."""
@@ -245,9 +254,9 @@ class ArtifactSet:
         return verify_definition(self)
 
     def _still_defined(self) -> bool:
-        path = self.cache.path / set_folder(self.source, self.name) / "zarr.json"
+        path = f"{set_folder(self.source, self.name)}/zarr.json"
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(self.cache.objects.read(path))
             return bool(document["attributes"][KEY]["fingerprint"] == self.fingerprint)
         except (OSError, ValueError, KeyError, TypeError):
             return False

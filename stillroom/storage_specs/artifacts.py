@@ -59,7 +59,7 @@ ARTIFACTS: dict[str, Artifact] = {
         "field",
         "float32",
         ("channel", "y", "x"),
-        FLOATS,
+        ("kl", *FLOATS, "topk"),
         "class scores before softmax, at the teacher's own stride",
     ),
     "features": Artifact(
@@ -67,7 +67,7 @@ ARTIFACTS: dict[str, Artifact] = {
         "field",
         "float32",
         ("channel", "y", "x"),
-        FLOATS,
+        (*FLOATS, "fp8"),
         "activations of one named layer of the teacher",
         layered=True,
     ),

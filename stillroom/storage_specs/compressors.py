@@ -53,6 +53,18 @@ def compressor_from_dict(document: Mapping[str, Any] | str) -> dict[str, Any]:
     return full
 
 
+def compress(compressor: Mapping[str, Any], values: NDArray[Any]) -> bytes:
+    """The bytes of a chunk with these values, as Zarr's codec of that name makes them."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if compressor["name"] == "none":
+        return flat.tobytes()
+    if compressor["name"] == "zstd":
+        return bytes(numcodecs.zstd.compress(flat.view(np.uint8), compressor["level"]))
+    shuffle = SHUFFLES.index(compressor["shuffle"])
+    name = compressor["cname"].encode()
+    return bytes(numcodecs.blosc.compress(flat, name, compressor["clevel"], shuffle))
+
+
 def decompress(compressor: Mapping[str, Any], chunk: NDArray[np.uint8], out: NDArray[Any]) -> None:
     """Fill `out`, which is C-contiguous, from the compressed bytes of its chunk.
 

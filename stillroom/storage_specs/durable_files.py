@@ -84,7 +84,7 @@ def sweep(root: Path) -> int:
     return swept
 
 
-def unwritable(error: OSError, path: Path, wanted: int) -> CacheUnwritable:
+def unwritable(error: OSError, path: Path | str, wanted: int) -> CacheUnwritable:
     """What a failed write means to the user, and what to do."""
     if error.errno in NO_SPACE:
         what = f"no space left (or a quota or size limit reached) for {wanted:,} bytes"

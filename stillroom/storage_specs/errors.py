@@ -5,6 +5,7 @@
     ├── FrameError         one frame is unreadable: becomes a bad row, the build goes on
     ├── ArtifactError      an array has another shape, dtype or range than its artifact demands
     ├── WeightsError       a weights file does not fit its network
+    ├── StoreUnavailable   an object store refuses or does not answer: nothing is known of the cache
     └── CacheError
         ├── CacheMismatch  built from something else: rebuild, or point at another folder
         ├── CacheIncomplete  frames are missing: run `stillroom cache build`
@@ -36,6 +37,10 @@ class ArtifactError(StillroomError, ValueError):
 
 class WeightsError(StillroomError):
     """A weights file is missing, unreadable, or does not fit its network."""
+
+
+class StoreUnavailable(StillroomError):
+    """An object store refuses or does not answer; no CacheError: the cache may well be whole."""
 
 
 class CacheError(StillroomError):

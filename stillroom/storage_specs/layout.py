@@ -168,7 +168,7 @@ class Definition:
         values = StoredArray(
             path=path,
             artifact=spec.artifact,
-            shape=spec.shape,
+            shape=spec.codec.stored_shape(spec.shape),
             dtype=spec.codec.stored,
             fill=spec.kind.fill,
             compressor=spec.compressor,
@@ -277,6 +277,11 @@ def part_folder(source: str, name: str) -> str:
 def part_path(source: str, name: str, shard: int) -> str:
     """Path of one shard's manifest part."""
     return f"{part_folder(source, name)}/{shard:05d}.parquet"
+
+
+def catalogue_path(source: str, name: str) -> str:
+    """Path of the copy of a set's rows in one file."""
+    return f"manifest/{source}/{name}.catalogue"
 
 
 def group_json(attributes: Mapping[str, Any]) -> bytes:

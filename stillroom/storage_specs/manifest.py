@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
@@ -118,6 +119,14 @@ def encode_part(part: ShardPart) -> bytes:
             f"shard {part.shard} of {part.source}/{part.set_name}: "
             f"a manifest row cannot be written: {error}"
         ) from error
+    return sealed(table, about)
+
+
+def sealed(table: pa.Table, about: dict[str, Any]) -> bytes:
+    """A Parquet file of these rows, `about` in its metadata, the seal filled in.
+
+    about: its last entry is "part_crc32c": OPEN_SEAL
+    """
     sink = pa.BufferOutputStream()
     # Without Arrow's copy of the schema the footer holds our JSON, and so the seal, once.
     with pq.ParquetWriter(sink, SCHEMA, compression="zstd", store_schema=False) as writer:
@@ -137,7 +146,7 @@ def decode_part(content: bytes, path: str) -> ShardPart:
     Raises:
         CacheCorrupt: a byte differs from what was committed, or this is no manifest part.
     """
-    _check_seal(content, path)
+    check_seal(content, path)
     try:
         table = pq.read_table(pa.BufferReader(content))
         about = json.loads(table.schema.metadata[KEY.encode()])
@@ -164,7 +173,16 @@ def table_of(rows: Iterable[FrameRow]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def _check_seal(content: bytes, path: str) -> None:
+def bad_rows(table: pa.Table) -> list[FrameRow]:
+    """The rows, of a table of `SCHEMA`, of frames that cannot be used."""
+    return [FrameRow(**row) for row in table.filter(pc.equal(table["status"], "bad")).to_pylist()]
+
+
+def check_seal(content: bytes, path: str) -> None:
+    """Refuse a file of which a byte differs from what was written (CacheCorrupt).
+
+    path: named in errors
+    """
     place = content.rfind(SEAL)
     if place < 0:
         raise CacheCorrupt(_not_a_part(path, "no seal found; it may be cut short"))

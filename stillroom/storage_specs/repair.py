@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.array_objects import array_json
-from stillroom.storage_specs.durable_files import remove, write_whole
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import (
     FRAMES,
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.verify import Fault
 
 
-def damaged_cache(path: Path) -> Cache | None:
+def damaged_cache(path: Path | str) -> Cache | None:
     """A cache whose own zarr.json says nothing, told by a set in it that is whole; else None."""
     cache = Cache(path)
     for pair in cache.sets():
@@ -39,7 +39,7 @@ def damaged_cache(path: Path) -> Cache | None:
 
 def repair_root(cache: Cache) -> list[str]:
     """Write the cache's own zarr.json again; lines that say so."""
-    write_whole(cache.path, "zarr.json", root_json())
+    cache.objects.write_whole("zarr.json", root_json())
     return ["rewrote zarr.json"]
 
 
@@ -56,20 +56,32 @@ def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
 
 
 def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
-    """Forget a set whose own group is damaged: its manifest parts, then its group.
+    """Forget a set whose own group is damaged: its parts, its arrays' metadata, then its group.
 
     Its objects stay until the next build, which puts the same or others in their place.
     """
     check_names(source, set_name)
     folder = part_folder(source, set_name)
-    parts = [f"{folder}/{path.name}" for path in sorted((cache.path / folder).glob("*.parquet"))]
-    done = [f"withdrew {path}" for path in parts if remove(cache.path, path)]
+    names = sorted(file.name for file in cache.objects.files(folder))
+    places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
+    # The arrays' may be damaged too, and without the group nobody can say what they should be.
+    above = set_folder(source, set_name)
+    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.objects.folders(above))
+    places += [place for name in inner for place in _metadata_in(cache.objects, f"{above}/{name}")]
+    done = [f"withdrew {place}" for place in places if cache.objects.remove(place)]
     group = f"{set_folder(source, set_name)}/zarr.json"
     if set_name == FRAMES:  # the source's group, in which the teachers' sets lie
-        write_whole(cache.path, group, group_json({}))
+        cache.objects.write_whole(group, group_json({}))
     else:
-        remove(cache.path, group)
+        cache.objects.remove(group)
     return [*done, f"withdrew {group}"]
+
+
+def _metadata_in(objects: Objects, folder: str) -> list[str]:
+    """Paths of the zarr.json of a folder and of those below it."""
+    inner = sorted(objects.folders(folder))
+    below = [path for name in inner for path in _metadata_in(objects, f"{folder}/{name}")]
+    return [f"{folder}/zarr.json", *below]
 
 
 def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:
@@ -81,4 +93,4 @@ def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:
                 content = array_json(stored, definition.count, definition.shard_frames)
     if folder == definition.source and (definition.source, FRAMES) in target.cache.sets():
         return  # it is that of the frames, and their own repair sees to it
-    write_whole(target.cache.path, f"{folder}/zarr.json", content)
+    target.cache.objects.write_whole(f"{folder}/zarr.json", content)

@@ -18,12 +18,14 @@ from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
 from stillroom.storage_specs.open_files import OPEN_FILES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
     from stillroom.storage_specs.open_files import OpenFile
+    from stillroom.storage_specs.remote_reader import RemoteArrayReader
 
 CRC_BYTES = 4
 MISSING = 2**64 - 1
@@ -43,9 +45,12 @@ def parse_index(tail: bytes, shard_frames: int) -> NDArray[np.uint64]:
     return _checked(tail).view("<u8").reshape(shard_frames, 2)
 
 
-def decode_chunk(stored: StoredArray, chunk: bytes) -> NDArray[Any]:
+def decode_chunk(
+    stored: StoredArray, chunk: bytes, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """One frame's stored values from the bytes of its chunk; ValueError if they are damaged."""
-    out = np.empty(stored.shape, stored.dtype)
+    if out is None:
+        out = np.empty(stored.shape, stored.dtype)
     decompress(stored.compressor, _checked(chunk), out)
     return out
 
@@ -88,6 +93,10 @@ class ArrayReader:
                 raise self._corrupt(shard, position, str(error)) from error
         return out
 
+    def whole(self, shard: int, frames: int) -> list[NDArray[Any]]:
+        """Stored values of the first `frames` frames of a shard, for small arrays; see `frame`."""
+        return [self.frame(shard, position) for position in range(frames)]
+
     def forget(self, shard: int) -> None:
         """Look at a shard's object anew when it is next read."""
         self._indices.pop(shard, None)
@@ -117,7 +126,7 @@ class ArrayReader:
             raise self._corrupt(shard, None, f"its index: {error}") from error
         # Indexing a memoryview gives Python's integers in a third of the time that an array takes.
         numbers = index.astype(np.uint64).reshape(-1).data
-        _remember(self._indices, shard, numbers)
+        remember(self._indices, shard, numbers)
         return numbers
 
     def _path(self, shard: int) -> str:
@@ -131,19 +140,24 @@ class ArrayReader:
 
 
 class ArtifactReader:
-    """Frames of one artifact, as they are stored and decoded; shared by threads as above."""
+    """Frames of one artifact, as they are stored and decoded; shared by threads as above.
 
-    def __init__(self, root: Path, definition: Definition, spec: ArraySpec) -> None:
+    reader_of: makes the reader of a stored array, wherever its objects are
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        spec: ArraySpec,
+        reader_of: Callable[[StoredArray], ArrayReader | RemoteArrayReader],
+    ) -> None:
         stored, *sides = definition.stored(spec)
-        self.values = ArrayReader(root, stored, definition.shard_frames)
+        self.values = reader_of(stored)
         self._codec = spec.codec
         self._shape = spec.shape
         self._dtype = np.dtype(spec.kind.dtype)
         self._kept_as_it_is = self._dtype == np.dtype(stored.dtype)
-        self._side_readers = {
-            side.attributes["role"]: ArrayReader(root, side, definition.shard_frames)
-            for side in sides
-        }
+        self._side_readers = {side.attributes["role"]: reader_of(side) for side in sides}
         self._sides: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
 
     def read(
@@ -176,11 +190,9 @@ class ArtifactReader:
         """What the codec needs besides; small, so that all of a shard's are read at once."""
         whole = self._sides.get(shard)
         if whole is None:
-            whole = [
-                {role: each.frame(shard, i) for role, each in self._side_readers.items()}
-                for i in range(frames)
-            ]
-            _remember(self._sides, shard, whole)
+            columns = {role: each.whole(shard, frames) for role, each in self._side_readers.items()}
+            whole = [{role: of[i] for role, of in columns.items()} for i in range(frames)]
+            remember(self._sides, shard, whole)
         return whole[position]
 
     def forget(self, shard: int) -> None:
@@ -209,7 +221,8 @@ def _checked(content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return payload
 
 
-def _remember(kept: dict[int, Any], shard: int, value: Any) -> None:
+def remember(kept: dict[int, Any], shard: int, value: Any) -> None:
+    """Keep what was made of a shard; all is forgotten where that becomes too much."""
     if len(kept) >= CACHED_SHARDS:
         kept.clear()
     kept[shard] = value

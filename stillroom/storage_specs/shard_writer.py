@@ -9,9 +9,9 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.durable_files import remove, unwritable, write_whole
+from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
-from stillroom.storage_specs.layout import part_path
+from stillroom.storage_specs.layout import part_path, set_folder
 from stillroom.storage_specs.manifest import (
     FrameRow,
     ObjectEntry,
@@ -24,11 +24,11 @@ from stillroom.storage_specs.shard_reader import index_bytes, parse_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
+    from stillroom.storage_specs.objects import Objects
 
 
 class ShardWriter:
@@ -40,9 +40,13 @@ class ShardWriter:
     """
 
     def __init__(
-        self, root: Path, definition: Definition, shard: int, still_defined: Callable[[], bool]
+        self,
+        objects: Objects,
+        definition: Definition,
+        shard: int,
+        still_defined: Callable[[], bool],
     ) -> None:
-        self.root = root
+        self.objects = objects
         self.definition = definition
         self.shard = shard
         self.start = shard * definition.shard_frames
@@ -106,16 +110,22 @@ class ShardWriter:
                 f"shard {self.shard} of {self._name}: {len(missing)} frames were neither put nor "
                 f"called bad, first {missing[0]}"
             )
+        # Two attempts at a shard whose teacher is not deterministic must not mix their objects.
+        group = set_folder(self.definition.source, self.definition.name)
+        with self.objects.locked(f"{group}/zarr.json", self.shard):
+            return self._commit_alone()
+
+    def _commit_alone(self) -> ShardPart:
         if not self._still_defined():
             raise CacheMismatch(
-                f"{self.root}: {self._name} was removed or redefined while shard {self.shard} was "
-                "made; re-run `stillroom cache build`"
+                f"{self.objects.where('')}: {self._name} was removed or redefined while shard "
+                f"{self.shard} was made; re-run `stillroom cache build`"
             )
         committed = self._committed()
         if committed is not None:
             return committed
         part = self._write_objects()
-        write_whole(self.root, self._part_path, encode_part(part))
+        self.objects.write_whole(self._part_path, encode_part(part))
         return part
 
     def _write_objects(self) -> ShardPart:
@@ -134,7 +144,7 @@ class ShardWriter:
                 content[-index_bytes(definition.shard_frames) :], definition.shard_frames
             )
             sizes += index[: len(sizes), 1].astype(np.int64)
-            write_whole(self.root, stored.object_path(self.shard), content)
+            self.objects.write_whole(stored.object_path(self.shard), content)
             objects[stored.path] = entry_of(content)
         rows = (self._rows[i] for i in range(self.start, self.stop))
         return ShardPart(
@@ -153,22 +163,19 @@ class ShardWriter:
     def _committed(self) -> ShardPart | None:
         """The part on disk if all that it names is whole; else what is left of it is withdrawn."""
         try:
-            part = decode_part((self.root / self._part_path).read_bytes(), self._part_path)
+            part = decode_part(self.objects.read(self._part_path), self._part_path)
         except FileNotFoundError:
             return None
         except CacheCorrupt:
             part = None
         except OSError as error:
-            raise unwritable(error, self.root / self._part_path, 0) from error
+            raise unwritable(error, self.objects.where(self._part_path), 0) from error
         if part is not None and part.fingerprint == self.definition.fingerprint:
-            whole = (
-                object_is_whole(self.root / stored.object_path(self.shard), part, stored.path)
-                for stored in self._stored
-            )
+            whole = (object_is_whole(self.objects, stored, part) for stored in self._stored)
             if all(whole):
                 return part
         # First withdraw the record, so that a crash leaves no record of objects that are new.
-        remove(self.root, self._part_path)
+        self.objects.remove(self._part_path)
         return None
 
     def _check_row(self, row: FrameRow, status: str) -> None:
@@ -214,11 +221,10 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
             )
 
 
-def object_is_whole(path: Path, part: ShardPart, array: str) -> bool:
-    """Whether an object on disk has the size and sha256 that its part recorded."""
-    entry = part.objects.get(array)
+def object_is_whole(objects: Objects, stored: StoredArray, part: ShardPart) -> bool:
+    """Whether a part's object of an array has the size and sha256 that the part recorded."""
     try:
-        content = path.read_bytes()
+        content = objects.read(stored.object_path(part.shard))
     except OSError:
         return False
-    return entry == entry_of(content)
+    return part.objects.get(stored.path) == entry_of(content)

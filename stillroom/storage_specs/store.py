@@ -6,14 +6,12 @@ The contract is docs/storage_format.md. Nothing outside this room knows about fi
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import stillroom
 from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
-from stillroom.storage_specs.durable_files import make_folder, sweep, unwritable, write_whole
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -33,22 +31,37 @@ from stillroom.storage_specs.layout import (
     part_folder,
     set_folder,
 )
+from stillroom.storage_specs.objects import objects_at, place_of
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from stillroom.storage_specs.objects import Objects
 
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
 BUILD = "run `stillroom cache build`"
+DEFINING = 2**62
+"""The byte that is locked to define the frames of a source; shards lock that of their number."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache folder. `create` and `open` check it; the plain constructor does not."""
+    """A cache. `create` and `open` check it; the plain constructor does not.
 
-    path: Path
+    path: its folder, or the URL of its place in an object store
+    objects: the files there
+    """
+
+    path: Path | str
+    objects: Objects = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", place_of(self.path))
+        object.__setattr__(self, "objects", objects_at(self.path))
 
     @classmethod
     def create(cls, path: str | Path) -> Cache:
@@ -58,17 +71,14 @@ class Cache:
             CacheMismatch: the folder holds something else.
             CacheUnwritable: no space or no permission.
         """
-        root = _local(path)
-        if root.exists() and not (root / "zarr.json").exists():
-            _refuse_foreign(root)
-        try:
-            make_folder(root)
-        except OSError as error:
-            raise unwritable(error, root, 0) from error
+        cache = cls(path)
+        if not cache.objects.exists("zarr.json"):
+            _refuse_foreign(cache)
+        cache.objects.make()
         # Whoever writes first wins: two versions of stillroom may start at once.
-        write_whole(root, "zarr.json", root_json(), keep=True)
-        sweep(root)
-        return cls.open(root)
+        cache.objects.write_whole("zarr.json", root_json(), keep=True)
+        cache.objects.sweep()
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Cache:
@@ -79,20 +89,20 @@ class Cache:
             CacheMismatch: it is no cache, or one of another format version.
             CacheCorrupt: its metadata cannot be read.
         """
-        root = _local(path)
-        about = _own_attributes(root, "")
+        cache = cls(path)
+        about = _own_attributes(cache, "")
         if about is None:
-            if root.is_dir() and any(root.iterdir()):
-                _refuse_foreign(root)
-            raise CacheIncomplete(f"{root}: there is no cache here; {BUILD}")
+            if cache.objects.entries():
+                _refuse_foreign(cache)
+            raise CacheIncomplete(f"{cache.path}: there is no cache here; {BUILD}")
         version = about.get("format_version")
         if version != FORMAT_VERSION:
             raise CacheMismatch(
-                f"{root}: cache format version {version}, this stillroom reads {FORMAT_VERSION}; "
-                f"use the stillroom that built it ({about.get('created_by', 'unknown')}), "
-                "or build into another folder"
+                f"{cache.path}: cache format version {version}, this stillroom reads "
+                f"{FORMAT_VERSION}; use the stillroom that built it "
+                f"({about.get('created_by', 'unknown')}), or build into another folder"
             )
-        return cls(root)
+        return cache
 
     def define(
         self,
@@ -142,46 +152,55 @@ class Cache:
         By place, not by content: a set with a damaged group or with none, but with a manifest, is
         among them; `artifact_set` then raises CacheCorrupt.
         """
-        groups = {path.parts[-3:-1] for path in self.path.glob("*/*/zarr.json")}
-        groups = {(source, name) for source, name in groups if name != FRAMES}
-        sources = {path.parts[-2] for path in self.path.glob("*/zarr.json")}
-        groups |= {(source, FRAMES) for source in sources if self._holds_frames(source)}
-        groups |= {
-            folder.parts[-2:]
-            for folder in self.path.glob("manifest/*/*")
-            if any(folder.glob("*.parquet"))
-        }
+        files = self.objects
+        groups: set[tuple[str, str]] = set()
+        for source in files.folders(""):
+            if not _has_place(source, FRAMES):
+                continue
+            if self._holds_frames(source):
+                groups.add((source, FRAMES))
+            for name in files.folders(source):
+                of_teacher = name != FRAMES and _has_place(source, name)
+                if of_teacher and files.exists(f"{source}/{name}/zarr.json"):
+                    groups.add((source, name))
+        for source in files.folders("manifest"):
+            names = files.folders(f"manifest/{source}")
+            groups |= {(source, name) for name in names if self._has_parts(source, name)}
         named = [(source, name) for source, name in groups if _has_place(source, name)]
         return sorted(named, key=lambda each: (each[0], each[1] != FRAMES, each[1]))
 
     def _holds_frames(self, source: str) -> bool:
         """Whether a source's group is more than a bare one; a damaged one counts as more."""
         try:
-            return bool(_own_attributes(self.path, source))
+            return bool(_own_attributes(self, source))
         except CacheError:
             return True
 
+    def _has_parts(self, source: str, set_name: str) -> bool:
+        files = self.objects.files(part_folder(source, set_name))
+        return any(file.name.endswith(".parquet") for file in files)
+
     def _definition(self, source: str, set_name: str) -> Definition | None:
         folder = set_folder(source, set_name)
-        about = _own_attributes(self.path, folder)
+        about = _own_attributes(self, folder)
         if not about:
-            parts = part_folder(source, set_name)
-            if any((self.path / parts).glob("*.parquet")):
+            if self._has_parts(source, set_name):
                 what = "is missing" if about is None else "says nothing of the set"
-                raise CacheCorrupt(_damaged(self.path / folder, f"it {what}, but {parts} is there"))
+                but = f"but {part_folder(source, set_name)} is there"
+                raise CacheCorrupt(_damaged(self, folder, f"it {what}, {but}"))
             if about is not None and set_name != FRAMES:
-                raise CacheCorrupt(_damaged(self.path / folder, "it says nothing of the set"))
+                raise CacheCorrupt(_damaged(self, folder, "it says nothing of the set"))
             return None
         try:
             found = Definition.from_document(about)
             claimed = about["fingerprint"]
             whole = json.loads(json.dumps(found.document())) == about
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-            raise CacheCorrupt(_damaged(self.path / folder, str(error))) from error
+            raise CacheCorrupt(_damaged(self, folder, str(error))) from error
         if claimed != found.fingerprint:
-            raise CacheCorrupt(_damaged(self.path / folder, "its fingerprint does not match it"))
+            raise CacheCorrupt(_damaged(self, folder, "its fingerprint does not match it"))
         if not whole or (found.source, found.name) != (source, set_name):
-            raise CacheCorrupt(_damaged(self.path / folder, "it is not that of this set"))
+            raise CacheCorrupt(_damaged(self, folder, "it is not that of this set"))
         return found
 
     def _place(self, wanted: Definition) -> None:
@@ -189,14 +208,13 @@ class Cache:
         source_group = f"{wanted.source}/zarr.json"
         content = group_json(wanted.document())
         if wanted.name != FRAMES:
-            write_whole(self.path, source_group, group_json({}), keep=True)
-            write_whole(self.path, f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
-        elif (
-            not write_whole(self.path, source_group, content, keep=True)
-            and self._definition(wanted.source, FRAMES) is None
-        ):
+            self.objects.write_whole(source_group, group_json({}), keep=True)
+            self.objects.write_whole(f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
+        elif not self.objects.write_whole(source_group, content, keep=True):
             # A teacher's set came first and left a bare group for the source.
-            write_whole(self.path, source_group, content)
+            with self.objects.locked(source_group, DEFINING):
+                if self._definition(wanted.source, FRAMES) is None:
+                    self.objects.write_whole(source_group, content)
 
     def _place_arrays(self, definition: Definition) -> None:
         """Write what is missing of the set's groups and arrays; all of it follows from the set."""
@@ -204,13 +222,13 @@ class Cache:
             self._place_missing(folder, group_json({}))
         for spec in definition.arrays:
             for stored in definition.stored(spec):
-                if not (self.path / stored.path / "zarr.json").exists():
+                if not self.objects.exists(f"{stored.path}/zarr.json"):
                     content = array_json(stored, definition.count, definition.shard_frames)
                     self._place_missing(stored.path, content)
 
     def _place_missing(self, folder: str, content: bytes) -> None:
-        if not (self.path / folder / "zarr.json").exists():
-            write_whole(self.path, f"{folder}/zarr.json", content, keep=True)
+        if not self.objects.exists(f"{folder}/zarr.json"):
+            self.objects.write_whole(f"{folder}/zarr.json", content, keep=True)
 
 
 def root_json() -> bytes:
@@ -227,12 +245,6 @@ def _has_place(source: str, name: str) -> bool:
     return True
 
 
-def _local(path: str | Path) -> Path:
-    if "://" in str(path):
-        raise ConfigError(f"cache.path = {path}: only local folders so far; mount it, or copy it")
-    return Path(path)
-
-
 def _between(found: Definition, wanted: Definition) -> list[Any]:
     """What differs: the identity, or what the layout adds where the identity agrees."""
     return differences(found.identity, wanted.identity) or differences(
@@ -240,11 +252,11 @@ def _between(found: Definition, wanted: Definition) -> list[Any]:
     )
 
 
-def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
+def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
     """Our attributes of a group, {} if it has none; None if there is no group."""
-    path = root / folder / "zarr.json"
+    path = f"{folder}/zarr.json" if folder else "zarr.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(cache.objects.read(path))
         if document["node_type"] != "group":
             return {}
         own = document["attributes"].get(KEY)
@@ -252,30 +264,30 @@ def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
+        where = cache.objects.where(path)
+        raise CacheError(f"{where}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheCorrupt(_damaged(path.parent, str(error))) from error
+        raise CacheCorrupt(_damaged(cache, folder, str(error))) from error
     if zarr_format != 3:
-        raise CacheCorrupt(_damaged(path.parent, f"zarr_format {zarr_format}, expected 3"))
+        raise CacheCorrupt(_damaged(cache, folder, f"zarr_format {zarr_format}, expected 3"))
     if folder == "" and own is None:
-        _refuse_foreign(root)
+        _refuse_foreign(cache)
     return own if isinstance(own, dict) else {}
 
 
-def _refuse_foreign(root: Path) -> None:
-    strangers = (
-        [] if not root.is_dir() else [p.name for p in root.iterdir() if p.name != "manifest"]
-    )
-    if strangers or not root.is_dir():
+def _refuse_foreign(cache: Cache) -> None:
+    entries = cache.objects.entries()
+    strangers = sorted(name for name in entries or () if name != "manifest")
+    if strangers or entries is None:
         raise CacheMismatch(
-            f"{root} holds something that is not a stillroom cache"
-            + (f" ({sorted(strangers)[0]})" if strangers else "")
+            f"{cache.path} holds something that is not a stillroom cache"
+            + (f" ({strangers[0]})" if strangers else "")
             + "; point cache.path at an empty or new folder"
         )
 
 
-def _damaged(folder: Path, why: str) -> str:
+def _damaged(cache: Cache, folder: str, why: str) -> str:
     return (
-        f"{folder}/zarr.json is damaged ({why}); run `stillroom cache verify CACHE --repair`, "
-        "then `stillroom cache build`"
+        f"{cache.objects.where(folder)}/zarr.json is damaged ({why}); "
+        "run `stillroom cache verify CACHE --repair`, then `stillroom cache build`"
     )

@@ -22,13 +22,13 @@ from stillroom.storage_specs.shard_writer import check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.layout import ArraySpec, StoredArray
     from stillroom.storage_specs.manifest import ShardPart
+    from stillroom.storage_specs.objects import Objects
 
 Kind = Literal[
     "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows"
@@ -80,17 +80,25 @@ def verify_shard(of: ArtifactSet, shard: int) -> list[Fault]:
 
 
 def verify_definition(of: ArtifactSet) -> list[Fault]:
-    """Check the zarr.json of arrays and bare groups against what the definition makes of them."""
-    definition = of.definition
+    """Check the zarr.json of arrays and bare groups against what the definition makes of them.
+
+    One that is missing is a fault once a shard is committed; before, the set is only begun.
+    """
+    definition, begun = of.definition, not of.committed()
     faults = []
     for folder in definition.bare_groups():
-        wrong = _wrong_group(of.cache.path / folder / "zarr.json", inner=folder != of.source)
+        if begun and not of.cache.objects.exists(f"{folder}/zarr.json"):
+            continue
+        wrong = _wrong_group(of.cache.objects, folder, inner=folder != of.source)
         if wrong:
             faults.append(Fault(of.source, of.name, None, folder, None, "metadata", wrong))
     for spec in definition.arrays:
         for stored in definition.stored(spec):
+            path = f"{stored.path}/zarr.json"
+            if begun and not of.cache.objects.exists(path):
+                continue
             try:
-                found = (of.cache.path / stored.path / "zarr.json").read_bytes()
+                found = of.cache.objects.read(path)
             except OSError as error:
                 wrong = f"zarr.json is missing or cannot be read ({error.strerror})"
             else:
@@ -137,13 +145,13 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
     ]
 
 
-def _wrong_group(path: Path, *, inner: bool) -> str | None:
+def _wrong_group(objects: Objects, folder: str, *, inner: bool) -> str | None:
     """Why a group that only holds others is none, or None.
 
     inner: False for a source's, which may be the set "frames" and is then checked as that
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(objects.read(f"{folder}/zarr.json"))
     except OSError as error:
         return f"zarr.json is missing or cannot be read ({error.strerror})"
     except ValueError:
@@ -171,12 +179,13 @@ class _ShardCheck:
     def object(self, spec: ArraySpec, stored: StoredArray) -> Iterator[Fault]:
         """Faults of one shard object, as near to a frame as they can be laid."""
         entry = self.part.objects.get(stored.path)
-        path = self.of.cache.path / stored.object_path(self.part.shard)
+        objects, inside = self.of.cache.objects, stored.object_path(self.part.shard)
+        path = objects.where(inside)
         if entry is None:
             yield self._fault(stored, "manifest", "the manifest part does not name it")
             return
         try:
-            content = path.read_bytes()
+            content = objects.read(inside)
         except FileNotFoundError:
             yield self._fault(stored, "missing", f"{path} is missing")
             return

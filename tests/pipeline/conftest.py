@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def run_file(run_document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "tiny_networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delitem(sys.modules, "tiny_networks", raising=False)
     path = tmp_path / "run.toml"
     path.write_text(as_toml(run_document))

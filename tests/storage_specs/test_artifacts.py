@@ -42,7 +42,7 @@ def test_a_wrong_name_is_refused_with_what_is_right(name: str, says: str) -> Non
         ("logits", (3, 0, 5), Byte(), ArtifactError, "none empty"),
         ("frames", (8, 8, 4), Raw(), ArtifactError, "rgb = 3"),
         ("labels", (8, 8), Byte(), ConfigError, "known: raw"),
-        ("logits", (3, 4, 5), Raw(), ConfigError, "known: byte, half, exact"),
+        ("logits", (3, 4, 5), Raw(), ConfigError, "known: kl, byte, half, exact"),
     ],
 )
 def test_an_array_that_its_artifact_cannot_have_is_refused(

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from stillroom.storage_specs.codecs import (
     CODECS,
+    FP8,
     Byte,
     Codec,
     Exact,
@@ -21,6 +22,7 @@ from stillroom.storage_specs.codecs import (
 )
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
+OF_FLOATS = [Exact(), Half(), Byte(), FP8(), Unit(), Flow()]
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=5)
 
 
@@ -36,7 +38,11 @@ def round_trip(codec: Codec, x: np.ndarray) -> np.ndarray:
     assert encoded.values.dtype == np.dtype(codec.stored)
     assert {k: v.shape for k, v in encoded.side.items()} == codec.side_shapes(x.shape)
     assert all(side.dtype == np.float32 for side in encoded.side.values())
-    return codec.decode(encoded.values, encoded.side)
+    decoded = codec.decode(encoded.values, encoded.side)
+    out = np.empty(decoded.shape, decoded.dtype)
+    assert codec.decode(encoded.values, encoded.side, out) is out
+    np.testing.assert_array_equal(out, decoded)
+    return decoded
 
 
 def check_bound(codec: Codec, x: np.ndarray) -> None:
@@ -50,6 +56,24 @@ def check_bound(codec: Codec, x: np.ndarray) -> None:
 @given(x=floats(float(np.float32(1e38))))
 def test_byte_errs_by_no_more_than_its_bound(x: np.ndarray) -> None:
     check_bound(Byte(), x)
+
+
+@settings(max_examples=300, deadline=None)
+@given(x=floats(float(np.float32(1e38))))
+def test_fp8_errs_by_no_more_than_its_bound(x: np.ndarray) -> None:
+    check_bound(FP8(), x)
+
+
+def test_fp8_is_e4m3() -> None:
+    torch = pytest.importorskip("torch")
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    floats = torch.from_numpy(values.copy()).view(torch.float8_e4m3fn).float().numpy()
+    finite = np.isfinite(floats)
+    assert finite.sum() == 254
+    decoded = FP8().decode(values, {"scale": np.ones(1, np.float32)})
+    np.testing.assert_array_equal(decoded[finite], floats[finite])
+    whole = np.where(finite, floats, 0)
+    np.testing.assert_array_equal(round_trip(FP8(), whole), whole)
 
 
 @settings(max_examples=200, deadline=None)
@@ -112,7 +136,7 @@ def test_a_constant_channel_is_exact_whatever_its_neighbours() -> None:
     assert (decoded[2] == 0).all()
 
 
-@pytest.mark.parametrize("codec", [Exact(), Half(), Byte(), Unit(), Flow()], ids=lambda c: c.name)
+@pytest.mark.parametrize("codec", OF_FLOATS, ids=lambda c: c.name)
 @pytest.mark.parametrize("shape", [(3, 0, 5), (0, 4, 5), (0,)])
 def test_an_empty_array_stays_empty(codec: Codec, shape: tuple[int, ...]) -> None:
     x = np.zeros(shape, np.float32)
@@ -120,7 +144,7 @@ def test_an_empty_array_stays_empty(codec: Codec, shape: tuple[int, ...]) -> Non
     assert np.broadcast_to(codec.bound(x), shape).shape == shape
 
 
-@pytest.mark.parametrize("codec", [Exact(), Half(), Byte(), Unit(), Flow()], ids=lambda c: c.name)
+@pytest.mark.parametrize("codec", OF_FLOATS, ids=lambda c: c.name)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused_with_its_channel(codec: Codec, value: float) -> None:
     x = np.full((4, 5, 6), 0.5, np.float32)
@@ -129,7 +153,7 @@ def test_what_is_not_finite_is_refused_with_its_channel(codec: Codec, value: flo
         codec.encode(x)
 
 
-@pytest.mark.parametrize("codec", [Exact(), Half(), Byte(), Unit(), Flow()], ids=lambda c: c.name)
+@pytest.mark.parametrize("codec", OF_FLOATS, ids=lambda c: c.name)
 def test_whole_numbers_are_refused_where_fractions_belong(codec: Codec) -> None:
     with pytest.raises(ArtifactError, match="floating-point values, got int64"):
         codec.encode(np.zeros((1, 2, 3), np.int64))
@@ -196,7 +220,16 @@ def test_a_codec_comes_back_from_its_json(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("document", "says"),
-    [("bytes", "unknown codec 'bytes'; known: raw"), ({"name": "byte", "bits": 4}, "no options")],
+    [
+        ("bytes", "unknown codec 'bytes'; known: raw"),
+        ({"name": "byte", "bits": 4}, "unknown option .bits.; known: predict"),
+        ("kl:", "unknown"),
+        ({"name": "kl", "budget": 0}, "1e-9 to 1"),
+        ({"name": "kl", "budget": True}, "1e-9 to 1"),
+        ({"name": "flow", "predict": "median"}, "known: .plane."),
+        ({"name": "topk", "k": 0}, "1 to 99"),
+        ({"name": "raw", "k": 1}, "it has no options"),
+    ],
 )
 def test_an_unknown_codec_is_refused(document: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

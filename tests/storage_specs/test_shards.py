@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from stillroom.storage_specs import shard_writer
+from stillroom.storage_specs import durable_files
 from stillroom.storage_specs.codecs import Byte, Exact, Flow, Half, Raw
 from stillroom.storage_specs.errors import (
     ArtifactError,
@@ -319,7 +319,7 @@ def test_what_has_no_part_does_not_exist_and_is_built_again(
     assert made.committed() == {0, 1}
     with pytest.raises(CacheIncomplete):
         made.read("logits", 9)
-    whole = shard_writer.write_whole
+    whole = durable_files.write_whole
 
     def killed_before_the_part(root: Path, path: str, content: bytes, **options: Any) -> bool:
         if path.endswith(".parquet"):
@@ -327,7 +327,7 @@ def test_what_has_no_part_does_not_exist_and_is_built_again(
         return whole(root, path, content, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "write_whole", killed_before_the_part)
+        patch.setattr(durable_files, "write_whole", killed_before_the_part)
         with pytest.raises(KeyboardInterrupt):
             full_set.commit(2)
     assert made.committed() == {0, 1}

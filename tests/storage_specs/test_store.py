@@ -102,9 +102,10 @@ def test_metadata_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         Cache.open(cache.path)
 
 
-def test_a_remote_store_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="only local folders"):
-        Cache.create("s3://bucket/my.cache")
+@pytest.mark.parametrize("url", ["ftp://host/my.cache", "s3://", "s3:///my.cache", "s3://b/a//c"])
+def test_a_place_of_another_kind_is_refused_with_those_that_there_are(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a folder, s3://bucket/prefix"):
+        Cache.create(url)
 
 
 def test_an_unwritable_place_says_what_to_do(

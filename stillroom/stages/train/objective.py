@@ -80,6 +80,7 @@ class Objective:
         teacher_classes: Mapping[str, int],
         student_classes: int,
         teacher_thresholds: Mapping[str, float] = MappingProxyType({}),
+        softmax_only: Collection[str] = frozenset(),
     ) -> None:
         """Refuse, before the first step, an objective that the run cannot feed.
 
@@ -88,6 +89,7 @@ class Objective:
         teacher_classes: class count of every teacher of the run
         student_classes: class count of the student
         teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255 already
+        softmax_only: teachers whose cached logits stand for their softmax alone (codec "topk")
         raises: ConfigError with every fault found: a term without a teacher or with an unknown
             one, other classes than the student's, an artifact that is not cached, a term that no
             stream feeds, a stream that feeds no term
@@ -95,6 +97,12 @@ class Objective:
         faults = self._teacher_faults(teacher_classes, student_classes)
         if not faults:  # needs the teachers' names
             faults = self._reading_faults(available) + self._threshold_faults(teacher_thresholds)
+            faults += [
+                f"term {label} needs the logits of teacher {term.teacher} themselves, and its "
+                "cache keeps only their likeliest classes (codec topk): store them with codec kl"
+                for label, term in zip(self.labels, self.terms, strict=True)
+                if term.teacher in softmax_only and term.whole_logits()
+            ]
         if faults:
             raise ConfigError("\n".join(faults))
 

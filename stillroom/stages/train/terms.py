@@ -49,6 +49,10 @@ class Term(Settings):
         """Return what the term reads on such a stream: artifact keys, LABELS, or nothing."""
         raise NotImplementedError
 
+    def whole_logits(self) -> bool:
+        """Whether it looks at the teacher's logits themselves, and not at their softmax alone."""
+        return False
+
     def value(self, output: StudentOutput, batch: Batch, stride: int) -> Tensor:
         """Return the loss, unweighted, of a batch that has all that the term reads there."""
         raise NotImplementedError
@@ -128,6 +132,10 @@ class PixelwiseKLTerm(LogitsTerm):
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     direction: Direction = "teacher_student"
 
+    def whole_logits(self) -> bool:
+        """At another temperature the tail's classes are not alike, and neither is a log of them."""
+        return self.temperature != 1 or self.direction != "teacher_student"
+
 
 class ProbabilityL2Term(LogitsTerm):
     """`losses.probability_l2`: L_p of Xie et al., there with weight 4."""
@@ -144,6 +152,10 @@ class ConsistencyL2Term(LogitsTerm):
 
     name: Literal["consistency_l2"]
     weight: float = Field(gt=0, allow_inf_nan=False)
+
+    def whole_logits(self) -> bool:
+        """It compares logits."""
+        return True
 
 
 TermConfig = Annotated[

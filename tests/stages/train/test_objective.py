@@ -297,6 +297,25 @@ def test_other_classes_than_the_students_are_refused_with_both_counts(name):
         check({"name": name, "teacher": "fpn"}, classes={"fpn": 19})
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"name": "consistency_l2", "weight": 1.0},
+        {"name": "pixelwise_kl", "temperature": 4.0},
+        {"name": "pixelwise_kl", "direction": "student_teacher"},
+    ],
+)
+def test_a_term_that_needs_whole_logits_is_refused_where_only_the_likeliest_are(section):
+    with pytest.raises(ConfigError, match=r"needs the logits of teacher fpn .*codec kl"):
+        check({**section, "teacher": "fpn"}, softmax_only={"fpn"})
+    check({**section, "teacher": "fpn"})
+
+
+@pytest.mark.parametrize("name", ["probability_l2", "pixelwise_kl"])
+def test_a_term_on_the_softmax_does_with_the_likeliest_classes(name):
+    check({"name": name, "teacher": "fpn"}, softmax_only={"fpn"})
+
+
 def test_an_artifact_that_is_not_cached_is_refused_with_the_next_command():
     section = {"name": "cross_entropy", "teacher": "fpn", "threshold": 0.9}
     with pytest.raises(ConfigError) as error:

@@ -1,0 +1,115 @@
+"""Steps into values, prediction undone on the way, in one compiled pass over memory.
+
+Imported only when a frame is decoded: numba takes half a second to import. Compiled code is kept
+beside this file, or else where NUMBA_CACHE_DIR says or in the user's cache folder. It runs without
+the interpreter's lock, so that threads decode side by side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+INT32 = np.int32
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except (RuntimeError, OSError):  # no folder takes compiled code, or the disk is full
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def affine(
+    steps: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Values of plain steps: out = scale[channel] * steps + offset[channel].
+
+    Not fused into one rounding: every reader of the format finds the same bits.
+
+    steps, out: (C, n)
+    scale, offset: (C,)
+    """
+    for channel in range(steps.shape[0]):
+        step, least = scale[channel], offset[channel]
+        for i in range(steps.shape[1]):
+            out[channel, i] = step * np.float32(steps[channel, i]) + least
+
+
+@_compiled
+def _after_median(stored: int, west: int, north: int, north_west: int, mask: int) -> int:
+    """One step, of its stored difference and its neighbours."""
+    low, high = min(west, north), max(west, north)
+    foretold = min(max(west + north - north_west, low), high)
+    return (foretold + ((stored >> 1) ^ -(stored & 1))) & mask
+
+
+@_compiled
+def undo_median(
+    stored: NDArray[Any], table: NDArray[np.float32], mask: int, out: NDArray[np.float32]
+) -> None:
+    """Values of "median" predicted steps.
+
+    stored: (C, h, w) uint8 or uint16
+    table: (C, k), the value of each step of each channel; a step beyond it reads the last
+    mask: 2^8 - 1 or 2^16 - 1
+    out: (C, h, w)
+    """
+    channels, height, width = stored.shape
+    last = table.shape[1] - 1
+    above = np.empty((4, max(width, 1)), np.int32)
+    # A step waits for the one to its left; four channels at a time fill the wait. Past the last
+    # channel the last one is done again, to the same result.
+    for first in range(0, channels, 4):
+        c0, c1 = first, min(first + 1, channels - 1)
+        c2, c3 = min(first + 2, channels - 1), min(first + 3, channels - 1)
+        above[:] = 0
+        for y in range(height):
+            w0, w1, w2, w3 = above[0, 0], above[1, 0], above[2, 0], above[3, 0]
+            v0, v1, v2, v3 = w0, w1, w2, w3  # north-west
+            for x in range(width):
+                n0, n1, n2, n3 = above[0, x], above[1, x], above[2, x], above[3, x]
+                w0 = _after_median(INT32(stored[c0, y, x]), w0, n0, v0, mask)
+                w1 = _after_median(INT32(stored[c1, y, x]), w1, n1, v1, mask)
+                w2 = _after_median(INT32(stored[c2, y, x]), w2, n2, v2, mask)
+                w3 = _after_median(INT32(stored[c3, y, x]), w3, n3, v3, mask)
+                out[c0, y, x] = table[c0, min(w0, last)]
+                out[c1, y, x] = table[c1, min(w1, last)]
+                out[c2, y, x] = table[c2, min(w2, last)]
+                out[c3, y, x] = table[c3, min(w3, last)]
+                v0, v1, v2, v3 = n0, n1, n2, n3
+                above[0, x], above[1, x], above[2, x], above[3, x] = w0, w1, w2, w3
+
+
+@_compiled
+def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
+    """Values of "plane" predicted int16 steps.
+
+    stored: (C, h, w) uint16
+    scale: value of one step
+    out: (C, h, w)
+    """
+    channels, height, width = stored.shape
+    above = np.empty(width, np.int32)
+    for c in range(channels):
+        above[:] = 0
+        for y in range(height):
+            # Along a row W + N - NW is N plus a running sum of differences.
+            drift = INT32(0)
+            for x in range(width):
+                z = INT32(stored[c, y, x])
+                drift = np.int32(np.int16(drift + ((z >> 1) ^ -(z & 1))))
+                step = np.int32(np.int16(above[x] + drift))
+                above[x] = step
+                out[c, y, x] = step * np.float32(scale)

@@ -1,0 +1,159 @@
+"""Logits in steps as coarse as a budget of KL divergence allows.
+
+Two distributions must survive: softmax over classes at each pixel, which pixel-wise terms compare,
+and softmax over positions in each channel, which channel-wise terms compare. With small errors of
+variance v at every logit both divergences are half of sum(weight * v), weights p (1 - p) of the
+first and p of the second. Uniform steps d make errors of variance d^2 / 12. So each channel's step
+follows in closed form from its weights, and the budget is then measured and kept, not hoped for.
+
+Steps are finest at a channel's greatest value and grow below it, where neither softmax has weight:
+    step q of channel c has the value  top[c] - KNEE * expm1(q * step[c] / KNEE).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stillroom.storage_specs.codecs.codec import (
+    Encoded,
+    Usual,
+    check_channels,
+    finite_float32,
+    per_channel,
+)
+from stillroom.storage_specs.codecs.prediction import differences_of
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.fidelity import SPATIAL_TEMPERATURE, pixel_kl, spatial_kl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+KNEE = 4.0
+"""Logits below the channel's greatest at which a step is twice as wide as there."""
+MOST_STEPS = 65535
+ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class KL(Usual):
+    """uint16 steps, "median" predicted, whose mean pixel and spatial KL stay within `budget`.
+
+    budget: nats, for each of `fidelity.pixel_kl` and `fidelity.spatial_kl` of every frame
+    """
+
+    budget: float = 5e-5
+
+    name: ClassVar[str] = "kl"
+    stored: ClassVar[str] = "<u2"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
+        if not (number and 1e-9 <= self.budget <= 1):
+            raise ConfigError(f"codec 'kl': budget = {self.budget!r}; expected 1e-9 to 1 nats")
+
+    def side_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Of each channel its greatest value, its finest step, and the number of its last step."""
+        return {"top": shape[:1], "step": shape[:1], "last": shape[:1]}
+
+    def encode(self, x: NDArray[Any]) -> Encoded:
+        """Quantise within the budget; ArtifactError where 16 bits cannot hold it."""
+        steps, side = self._quantised(finite_float32(x))
+        return Encoded(differences_of(steps, "median"), side)
+
+    def decode(
+        self,
+        values: NDArray[Any],
+        side: Mapping[str, NDArray[np.float32]],
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """The value of each step: top - KNEE * expm1(step * q / KNEE)."""
+        from stillroom.storage_specs.codecs.kernels import undo_median
+
+        made = np.empty(values.shape, np.float32) if out is None else out
+        undo_median(values, _table(side), 0xFFFF, made)
+        return made
+
+    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Half a step at each value, and float32 rounding: the shape of `x`."""
+        floats = finite_float32(x)
+        _, side = self._quantised(floats)
+        top, step = (per_channel(side[name].astype(np.float64), floats) for name in ("top", "step"))
+        depth = top - floats
+        half = (KNEE + depth) * np.expm1(step / (2 * KNEE))
+        rounding = (np.abs(top) + 2 * depth + KNEE) * 2.0**-20
+        return np.asarray(np.nextafter((half + rounding).astype(np.float32), np.float32(np.inf)))
+
+    def _quantised(
+        self, floats: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint16], dict[str, NDArray[np.float32]]]:
+        """Steps below each channel's top, (C, h, w) uint16, and the side arrays."""
+        check_channels(floats, self.name)
+        if floats.size == 0:
+            nothing = np.zeros(len(floats), np.float32)
+            empty = np.zeros(floats.shape, np.uint16)
+            return empty, {"top": nothing, "step": nothing, "last": nothing}
+        top = floats.max(axis=(1, 2))
+        depth = np.log1p((per_channel(top, floats).astype(np.float64) - floats) / KNEE) * KNEE
+        finest = np.maximum(depth.max(axis=(1, 2)) / MOST_STEPS, 1e-30)
+        step = _planned(floats, depth, self.budget)
+        for _ in range(ATTEMPTS):
+            step = np.maximum(step, finest).astype(np.float32)
+            steps = np.minimum(np.rint(depth / per_channel(step, floats)), MOST_STEPS)
+            side = {"top": top, "step": step, "last": steps.max(axis=(1, 2)).astype(np.float32)}
+            kept = _values(steps, side)
+            worst = max(pixel_kl(floats, kept), spatial_kl(floats, kept))
+            if worst <= self.budget:
+                return steps.astype(np.uint16), side
+            step = step * np.sqrt(self.budget / worst) * 0.98
+        raise ArtifactError(
+            f"codec kl cannot keep the budget of {self.budget:g} nats in 16 bits (reached "
+            f"{worst:.2g}; values from {floats.min():g} to {floats.max():g}): raise the budget, "
+            "or use codec half or exact"
+        )
+
+
+def _planned(
+    floats: NDArray[np.float32], depth: NDArray[np.float64], budget: float
+) -> NDArray[np.float64]:
+    """The step of each channel that costs the fewest bits within both budgets: (C,).
+
+    Bits fall with sum(log step); each budget is linear in step^2. At the optimum step^2 is
+    1 / (a * pixel weight + b * spatial weight) for some a, b > 0: their ratio is searched, their
+    size follows from the budget that is reached first.
+    """
+    channels = len(floats)
+    widening = np.exp(2 * depth / KNEE)  # the step there over the step at the top, squared
+    over_classes = _softmax(floats, axis=0)
+    flat = (channels, -1)
+    over_positions = _softmax(floats.reshape(flat) / SPATIAL_TEMPERATURE, axis=1)
+    pixel = (over_classes * (1 - over_classes) * widening).mean(axis=(1, 2)) / 24
+    spatial = (over_positions * widening.reshape(flat)).sum(axis=1)
+    spatial /= 24 * SPATIAL_TEMPERATURE**2 * channels
+    ratio = np.geomspace(1e-6, 1e6, 49)[:, None]
+    squares = 1 / (pixel + ratio * spatial)  # (ratios, C)
+    reached = np.maximum((squares * pixel).sum(axis=1), (squares * spatial).sum(axis=1))
+    squares *= 0.98 * budget / reached[:, None]
+    return np.asarray(np.sqrt(squares[np.log(squares).sum(axis=1).argmax()]))
+
+
+def _softmax(x: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    raised = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+
+
+def _table(side: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Value of every step of every channel: (C, most steps of a channel)."""
+    last = np.clip(np.nan_to_num(side["last"]), 0, MOST_STEPS)[:, None]
+    every = np.arange(int(last.max(initial=0)) + 1, dtype=np.float32)
+    return _values(np.minimum(every, last), side)
+
+
+def _values(steps: NDArray[Any], side: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    steps = np.asarray(steps, np.float32)
+    raised = np.expm1(steps * per_channel(side["step"] / np.float32(KNEE), steps))
+    return np.asarray(per_channel(side["top"], steps) - np.float32(KNEE) * raised)

@@ -1,0 +1,48 @@
+"""The codecs by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from stillroom.storage_specs.codecs.fp8 import FP8
+from stillroom.storage_specs.codecs.kl import KL
+from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
+from stillroom.storage_specs.codecs.steps import Byte, Flow, Unit
+from stillroom.storage_specs.codecs.topk import TopK
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stillroom.storage_specs.codecs.codec import Codec
+
+CODECS: dict[str, type[Raw | Exact | Half | Byte | Unit | Flow | KL | FP8 | TopK]] = {
+    "raw": Raw,
+    "exact": Exact,
+    "half": Half,
+    "byte": Byte,
+    "unit": Unit,
+    "flow": Flow,
+    "kl": KL,
+    "fp8": FP8,
+    "topk": TopK,
+}
+
+
+def codec_from_dict(document: Mapping[str, Any] | str) -> Codec:
+    """The codec of a `to_dict` or of a bare name.
+
+    Raises:
+        ConfigError: an unknown name, option or value.
+    """
+    options = {"name": document} if isinstance(document, str) else dict(document)
+    name = options.pop("name", None)
+    if name not in CODECS:
+        raise ConfigError(f"unknown codec {name!r}; known: {', '.join(CODECS)}")
+    known = [field.name for field in fields(CODECS[name])]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        says = f"known: {', '.join(known)}" if known else "it has no options"
+        raise ConfigError(f"codec {name!r}: unknown option {unknown[0]!r}; {says}")
+    return CODECS[name](**options)

@@ -1,0 +1,18 @@
+"""What a listing tells of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file directly in a folder.
+
+    bytes: its size
+    signature: compares equal as long as nobody has written the file again
+    """
+
+    name: str
+    bytes: int
+    signature: object

@@ -1,0 +1,105 @@
+"""Where a cache's bytes are: the few operations that the contract asks of a disk or a store.
+
+Paths are those of docs/storage_format.md, section 2, from the cache's root, with "/" between.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.local_objects import LocalObjects
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from stillroom.storage_specs.listed import Listed
+
+REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
+
+
+class Objects(Protocol):
+    """Files by their path. Threads may share it; a pickled copy connects anew.
+
+    A read of what is not there raises FileNotFoundError; a disk's other faults come as OSError,
+    a store's as StoreUnavailable. What is being written is seen whole or not at all.
+    """
+
+    @property
+    def remote(self) -> bool:
+        """Whether every operation is a request over a network."""
+
+    def where(self, path: str) -> str:
+        """The path as a person would look for it."""
+
+    def make(self) -> None:
+        """Make the root, if it has to be made (CacheUnwritable where it cannot)."""
+
+    def entries(self) -> list[str] | None:
+        """Names directly at the root; None where something else than a folder stands there."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file."""
+
+    def files(self, folder: str) -> list[Listed]:
+        """The files directly in a folder; none where there is no folder."""
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in a folder, "" for the root."""
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, counted from the end if negative; fewer at the end."""
+
+    def write_whole(self, path: str, content: bytes, *, keep: bool = False) -> bool:
+        """Put a file there in one step; with `keep`, leave one that is there and return False."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a file; False where there was none."""
+
+    def locked(self, path: str, place: int) -> AbstractContextManager[None]:
+        """Keep other writers of this cache from the byte at `place` of a file meanwhile.
+
+        For what goes wrong only where two of them do different things; where there are no locks,
+        in object stores among others, it keeps nobody.
+        """
+
+    def sweep(self) -> int:
+        """Remove what crashed writers left behind; the number of files."""
+
+
+def place_of(place: str | Path) -> Path | str:
+    """A cache's place: a Path for a folder, a string for a URL, without slashes at its end.
+
+    Raises:
+        ConfigError: a URL of another kind, or one without a bucket.
+    """
+    if isinstance(place, Path):
+        return place
+    if "://" not in place:
+        return Path(place)
+    url = place.rstrip("/")
+    inner = url.partition("://")[2].split("/")
+    if not REMOTE.fullmatch(url) or {"", ".", ".."} & set(inner):
+        raise ConfigError(
+            f"{place}: expected a folder, s3://bucket/prefix, gs://bucket/prefix or memory://name"
+        )
+    return url
+
+
+def objects_at(place: str | Path) -> Objects:
+    """What is at a place, a folder or a URL; nothing is opened or connected to yet.
+
+    Raises:
+        ConfigError: a URL of another kind.
+    """
+    found = place_of(place)
+    if isinstance(found, Path):
+        return LocalObjects(found)
+    from stillroom.storage_specs.remote_objects import RemoteObjects
+
+    return RemoteObjects(found)

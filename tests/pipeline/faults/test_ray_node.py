@@ -1,0 +1,155 @@
+"""A Ray worker, a Ray node, the driver and its whole Ray killed: the same bytes in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BY_DRIVER, BY_OWN_RAY = 8, 2
+
+
+def on_ray(test: Any) -> Any:
+    """A process that is killed on purpose leaves pipes open here."""
+    test = pytest.mark.filterwarnings("ignore::ResourceWarning")(test)
+    return pytest.mark.slow(pytest.mark.ray(test))
+
+
+def batches() -> list[int]:
+    """Process numbers of the workers, one a batch."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(line) for line in Path("batches").read_text().split()]
+    return []
+
+
+def files(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+@contextlib.contextmanager
+def cluster(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Two nodes, and their address; a line to the process takes the second one away."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("ray_cluster.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    try:
+        # Ray's daemons write to the same pipe.
+        yield process, next(line.split()[1] for line in lines if line.startswith("address "))
+    finally:
+        process.stdin.close()
+        process.wait(120)
+        process.stdout.close()
+
+
+def start(run: Path, folder: str, environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
+    arguments = ["cache", "build", str(run), "--set", f"cache.path={folder}", *more]
+    with Path("said.txt").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stillroom", *arguments],
+            stdout=said,
+            stderr=said,
+            text=True,
+            env=environment,
+        )
+
+
+@on_ray
+def test_a_killed_worker_and_a_lost_node_do_not_change_a_byte(
+    fault_run: Path,
+    contents: Callable[[Path], dict[str, Any]],
+    forked: Callable[..., Any],
+    marked: dict[str, str],
+    wait_until: Callable[..., bool],
+) -> None:
+    assert forked("cache", "build", fault_run).wait() == 0
+    whole = contents(Path("street.cache"))
+    with cluster({**marked, "PAUSE": "1"}) as (process, address):
+        for lose in ("worker", "node"):
+            Path("batches").unlink(missing_ok=True)
+            building = start(
+                fault_run, f"{lose}.cache", marked, "--address", address, "--set", "cache.workers=2"
+            )
+            # Both workers are at work, one of them on the second node: the head has one CPU.
+            assert wait_until(lambda: len(set(batches())) == 2 or building.poll() is not None)
+            assert building.poll() is None, Path("said.txt").read_text()
+            if lose == "worker":
+                os.kill(batches()[-1], signal.SIGKILL)
+            else:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write("lose\n")
+                process.stdin.flush()
+                assert "lost\n" in iter(process.stdout.readline, "")
+            assert building.wait(300) == 0, Path("said.txt").read_text()
+            assert contents(Path(f"{lose}.cache")) == whole, lose
+            print(lose, len(set(batches())), "workers;", Path("said.txt").read_text())
+
+
+@on_ray
+def test_killed_drivers_leave_a_cluster_on_which_the_build_resumes(
+    fault_run: Path,
+    contents: Callable[[Path], dict[str, Any]],
+    forked: Callable[..., Any],
+    marked: dict[str, str],
+    wait_until: Callable[..., bool],
+) -> None:
+    rng = random.Random(2)
+    build = ["cache", "build", fault_run]
+    assert forked(*build).wait() == 0
+    whole, killed = contents(Path("street.cache")), []
+    folder = Path("killed.cache")
+    with cluster({**marked, "PAUSE": "0.05"}) as (_, address):
+        arguments = [*build, "--set", f"cache.path={folder}", "--address", address]
+        for number in range(BY_DRIVER):
+            child = forked(*arguments)
+            reached = number * len(whole) // BY_DRIVER
+            wait_until(lambda at=reached: files(folder) >= at or not child.running())
+            time.sleep(rng.random() * 0.05)
+            child.kill()
+            assert child.wait() == -9, child.said.read_text()
+            killed.append(len([*(folder / "manifest").glob("*/*/*.parquet")]))
+        child = forked(*arguments)
+        assert child.wait() == 0, child.said.read_text()
+    print(f"{len(killed)} kills, with so many shards committed: {killed}")
+    assert contents(folder) == whole
+
+
+@on_ray
+def test_a_killed_driver_with_a_ray_of_its_own_resumes(
+    fault_run: Path,
+    contents: Callable[[Path], dict[str, Any]],
+    forked: Callable[..., Any],
+    marked: dict[str, str],
+    wait_until: Callable[..., bool],
+) -> None:
+    assert forked("cache", "build", fault_run).wait() == 0
+    whole, folder = contents(Path("street.cache")), Path("killed.cache")
+    for number in range(BY_OWN_RAY):
+        building = start(fault_run, str(folder), {**marked, "PAUSE": "0.2"}, "--runner", "ray")
+        reached = len(whole) * (number + 1) // (BY_OWN_RAY + 1)
+        wait_until(lambda at=reached: files(folder) >= at or building.poll() is not None)
+        building.kill()
+        assert building.wait() == -9, Path("said.txt").read_text()
+    # Its workers may still be writing: the next build neither waits for them nor minds.
+    child = forked("cache", "build", fault_run, "--set", f"cache.path={folder}")
+    assert child.wait() == 0, child.said.read_text()
+    assert contents(folder) == whole

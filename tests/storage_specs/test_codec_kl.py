@@ -1,0 +1,151 @@
+"""Codec kl: its two divergences stay within the budget, its values within the bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from stillroom.storage_specs.codecs import KL
+from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.fidelity import pixel_kl, spatial_kl
+
+
+def round_trip(codec: KL, x: np.ndarray) -> np.ndarray:
+    encoded = codec.encode(x)
+    assert encoded.values.shape == x.shape
+    assert encoded.values.dtype == np.dtype(codec.stored)
+    assert {k: v.shape for k, v in encoded.side.items()} == codec.side_shapes(x.shape)
+    return codec.decode(encoded.values, encoded.side)
+
+
+def teacher_like(classes: int, confidence: float) -> np.ndarray:
+    """Smooth logits with edges, (classes, 40, 56)."""
+    rng = np.random.default_rng(3)
+    coarse = rng.normal(0, confidence, (classes, 5, 7))
+    return np.kron(coarse, np.ones((8, 8))).astype(np.float32) + rng.normal(
+        0, 0.3, (classes, 40, 56)
+    ).astype(np.float32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    x=arrays(
+        np.float32,
+        array_shapes(min_dims=3, max_dims=3, max_side=5),
+        elements=st.floats(-80, 80, width=32),
+    ),
+    budget=st.sampled_from([1e-6, 5e-5, 2e-4, 1e-2]),
+)
+def test_budget_and_bound_hold_for_any_logits(x: np.ndarray, budget: float) -> None:
+    codec = KL(budget)
+    kept = round_trip(codec, x)
+    assert (np.abs(kept.astype(np.float64) - x) <= codec.bound(x)).all()
+    assert pixel_kl(x, kept) <= budget * 1.01 + 1e-12
+    assert spatial_kl(x, kept) <= budget * 1.01 + 1e-12
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    x=arrays(
+        np.float32,
+        array_shapes(min_dims=3, max_dims=3, max_side=4),
+        elements=st.floats(float(np.float32(-1e38)), float(np.float32(1e38)), width=32),
+    )
+)
+def test_extremes_are_kept_within_the_bound_or_refused(x: np.ndarray) -> None:
+    codec = KL()
+    try:
+        encoded = codec.encode(x)
+    except ArtifactError:
+        event("refused")
+        return
+    kept = codec.decode(encoded.values, encoded.side)
+    assert (np.abs(kept.astype(np.float64) - x) <= codec.bound(x)).all()
+    assert max(pixel_kl(x, kept), spatial_kl(x, kept)) <= codec.budget * 1.01
+
+
+def test_what_sixteen_bits_cannot_hold_is_refused() -> None:
+    # Three classes that stay close to each other far below their channels' greatest values.
+    x = np.linspace(-3000, 0, 64).reshape(1, 8, 8) + np.random.default_rng(0).normal(size=(3, 8, 8))
+    x = x.astype(np.float32)
+    with pytest.raises(ArtifactError, match=r"cannot keep the budget of 1e-09 nats in 16 bits"):
+        KL(1e-9).encode(x)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 4.0, 12.0])
+@pytest.mark.parametrize("classes", [2, 11, 60])
+def test_the_budget_is_used_and_not_only_kept(classes: int, confidence: float) -> None:
+    x = teacher_like(classes, confidence)
+    kept = round_trip(KL(1e-4), x)
+    assert 0.5e-4 < max(pixel_kl(x, kept), spatial_kl(x, kept)) <= 1e-4
+
+
+def test_a_larger_budget_takes_coarser_steps() -> None:
+    x = teacher_like(7, 5.0)
+    fine, coarse = (KL(budget).encode(x).side["step"] for budget in (1e-5, 1e-3))
+    assert (coarse > 3 * fine).all()
+
+
+def test_an_absent_class_costs_little_and_is_still_whole() -> None:
+    x = teacher_like(4, 5.0)
+    x[2] -= 40
+    step = KL().encode(x).side["step"]
+    assert step[2] > 1.5 * step[[0, 1, 3]].max()
+    assert np.abs(round_trip(KL(), x)[2] - x[2]).max() < 1
+
+
+def test_constant_and_equal_channels_are_kept() -> None:
+    x = np.zeros((3, 4, 5), np.float32)
+    x[1] = -7.25
+    np.testing.assert_array_equal(round_trip(KL(), x), x)
+
+
+def test_the_same_logits_make_the_same_bytes() -> None:
+    x = teacher_like(5, 4.0)
+    first, second = KL().encode(x), KL().encode(x.copy())
+    np.testing.assert_array_equal(first.values, second.values)
+    for name in first.side:
+        np.testing.assert_array_equal(first.side[name], second.side[name])
+
+
+@pytest.mark.parametrize("last", [np.inf, np.nan, -3.0, 1e9])
+def test_damaged_side_arrays_never_read_past_the_table(last: float) -> None:
+    encoded = KL().encode(teacher_like(3, 4.0))
+    side = {**encoded.side, "last": np.full(3, last, np.float32)}
+    with np.errstate(all="ignore"):
+        assert KL().decode(encoded.values, side).shape == encoded.values.shape
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    x = np.zeros((3, 2, 2), np.float32)
+    x[1, 0, 1] = value
+    with pytest.raises(ArtifactError, match="1 of 12 values are not finite, first in channel 1"):
+        KL().encode(x)
+
+
+def test_only_maps_with_channels_are_taken() -> None:
+    with pytest.raises(ArtifactError, match=r"\(channel, row, column\), got shape \(4, 5\)"):
+        KL().encode(np.zeros((4, 5), np.float32))
+
+
+def test_divergences_are_those_of_their_formulas() -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(0, 3, (2, 4, 3, 5))
+    pixel = spatial = 0.0
+    for i in range(3):
+        for j in range(5):
+            p, q = (np.exp(z[:, i, j]) / np.exp(z[:, i, j]).sum() for z in (x, y))
+            pixel += (p * np.log(p / q)).sum() / 15
+    for c in range(4):
+        p, q = (np.exp(z[c] / 4) / np.exp(z[c] / 4).sum() for z in (x, y))
+        spatial += (p * np.log(p / q)).sum() / 4
+    assert pixel_kl(x, y) == pytest.approx(pixel, rel=1e-12)
+    assert spatial_kl(x, y) == pytest.approx(spatial, rel=1e-12)
+    assert pixel_kl(x, x) == spatial_kl(x, x) == 0
+    # A constant added to a pixel is seen by channels alone, one added to a channel by pixels alone.
+    assert pixel_kl(x, x + rng.normal(size=(1, 3, 5))) < 1e-12
+    assert spatial_kl(x, x + rng.normal(size=(4, 1, 1))) < 1e-12
