@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from stillroom.cli_cache_tools import TOOLS
 from stillroom.cli_options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
 
 
@@ -120,3 +121,7 @@ def preview(
 
     for path in draw_preview(cache_folder(cache_path, overrides), source, frames, out):
         click.echo(path)
+
+
+for tool in TOOLS:
+    cache.add_command(tool)

@@ -1,0 +1,50 @@
+"""Tools of the group `cache`: measures of a cache, and new caches out of old ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stillroom.cli_options import JSON, RUN_FILE, SET, example, print_shown
+
+
+@click.command(
+    epilog=example("stillroom cache fidelity examples/camvid.toml --codecs --plot mirrored.png")
+)
+@RUN_FILE
+@SET
+@click.option(
+    "--frames", type=click.IntRange(min=1), default=16, show_default=True, help="Of each source."
+)
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--codecs", is_flag=True, help="Try every other codec on the same live outputs.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw mirrored frames as a PNG.")
+@JSON
+def fidelity(
+    run_file: Path,
+    overrides: tuple[str, ...],
+    frames: int,
+    source: str | None,
+    codecs: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the teachers again on a few frames: what did storing cost, and what does warping cost?
+
+    The second is what students meet: their targets are cached and then warped with the frame. It is
+    compared with the teacher live on the warped frame.
+    """
+    from stillroom.pipeline import progress, show_measures
+    from stillroom.pipeline.fidelity import measure_fidelity
+    from stillroom.pipeline.run_file import load_run
+
+    run = load_run(run_file, overrides)
+    with progress.CountBar("fidelity", run.cache.path, "frames") as bar:
+        found = measure_fidelity(
+            run, frames=frames, source=source, codecs=codecs, plot=plot, on_frame=bar.advance
+        )
+    print_shown(show_measures.fidelity(found), as_json)
+
+
+TOOLS = (fidelity,)

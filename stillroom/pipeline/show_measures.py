@@ -1,0 +1,72 @@
+"""Reports of what a cache is worth: its fidelity to the teacher, its statistics, its size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stillroom.pipeline.show import Shown, grid
+from stillroom.pipeline.units import size
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.fidelity import SetFidelity
+    from stillroom.stages.evaluate.confusion import Scores
+    from stillroom.stages.evaluate.fidelity import ArtifactFidelity
+
+
+def fidelity(found: list[SetFidelity]) -> Shown:
+    """What the cache says against the teacher live; then what warping costs."""
+    parts: list[Any] = []
+    for one in found:
+        if parts:
+            parts.append("")
+        parts.append(f"{one.teacher} on {one.source}, {one.frames} frames, against it live")
+        if one.device[0] != one.device[1]:
+            parts.append(f"cached on {one.device[0]}, live on {one.device[1]}")
+        table = grid("artifact", "codec", "max", "mean", "bound", "of bound", "differ", "a frame")
+        table.columns[1].justify = "left"
+        logits = grid("logits", "KL", "spatial KL", "same class")
+        for artifact in (*one.artifacts, *one.others):
+            codec = f"({artifact.codec})" if artifact in one.others else artifact.codec
+            table.add_row(*_errors(artifact, codec))
+            if artifact.kl is not None:
+                logits.add_row(codec, *_divergences(artifact))
+        parts += ["", "absolute error; in brackets: another codec, on the same live outputs", table]
+        parts += [f"{name}: {why}" for name, why in one.refused.items()]
+        if logits.row_count:
+            parts += ["", "nats a cell, nats a channel (T = 4), share of the cells", logits]
+        if one.views:
+            views = grid(
+                "view", "KL", "same class", "mIoU live", "cached", "accuracy live", "cached"
+            )
+            for view in one.views:
+                scores = (*_scores(view.live, view.said, "miou"),
+                          *_scores(view.live, view.said, "pixel_accuracy"))  # fmt: skip
+                views.add_row(view.view, f"{view.kl:.4f}", f"{view.agreement:.4f}", *scores)
+            parts += ["", "cached and warped, against the teacher live on the warped frame", views]
+        parts += ["", *one.recommendation]
+        if one.picture is not None:
+            parts.append(f"picture: {one.picture}")
+    return Shown(parts, {"sets": [one.document() for one in found]})
+
+
+def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
+    return [
+        one.artifact,
+        codec,
+        f"{one.max_error:.3g}",
+        f"{one.mean_error:.3g}",
+        f"{one.bound:.3g}",
+        f"{one.of_bound:.3f}" if one.bound else "-",
+        f"{one.differing:.1%}",
+        size(one.bytes),
+    ]
+
+
+def _divergences(one: ArtifactFidelity) -> list[str]:
+    return [f"{one.kl:.2e}", f"{one.spatial_kl:.2e}", f"{one.agreement:.4f}"]
+
+
+def _scores(live: Scores | None, said: Scores | None, name: str) -> tuple[str, str]:
+    if live is None or said is None:
+        return "-", "-"
+    return f"{getattr(live, name):.4f}", f"{getattr(said, name):.4f}"
