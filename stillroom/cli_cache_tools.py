@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stillroom.cli_options import JSON, RUN_FILE, SET, example, print_shown
+from stillroom.cli_options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
 
 
 @click.command(
@@ -47,4 +47,49 @@ def fidelity(
     print_shown(show_measures.fidelity(found), as_json)
 
 
-TOOLS = (fidelity,)
+@click.command(
+    epilog=example(
+        "stillroom cache stats runs/camvid.cache --features features/penultimate --out stats.npz"
+    )
+)
+@CACHE
+@SET
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--features", metavar="LAYER", help="Also means and variances of features/<layer>.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE",
+    help="Where those of the features go: .npz or .safetensors.",
+)  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw charts as a PNG.")
+@RAY
+@JSON
+def stats(
+    cache_path: Path,
+    overrides: tuple[str, ...],
+    source: str | None,
+    features: str | None,
+    out: Path | None,
+    plot: Path | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Count classes, confidence, and what each threshold would keep, and how right that is."""
+    from stillroom.pipeline import progress, show_measures
+    from stillroom.pipeline.cache_stats import measure_stats
+    from stillroom.pipeline.inspect_cache import cache_folder
+
+    folder = cache_folder(cache_path, overrides)
+    with progress.CountBar("stats", folder, "shards") as bar:
+        found = measure_stats(
+            folder,
+            source=source,
+            features=features,
+            out=out,
+            plot=plot,
+            ray_address=ray_address,
+            on_shard=bar.advance,
+        )
+    print_shown(show_measures.stats(found), as_json)
+
+
+TOOLS = (fidelity, stats)

@@ -8,6 +8,7 @@ from stillroom.pipeline.show import Shown, grid
 from stillroom.pipeline.units import size
 
 if TYPE_CHECKING:
+    from stillroom.pipeline.cache_stats import SetStats, StatsReport
     from stillroom.pipeline.fidelity import SetFidelity
     from stillroom.stages.evaluate.confusion import Scores
     from stillroom.stages.evaluate.fidelity import ArtifactFidelity
@@ -70,3 +71,50 @@ def _scores(live: Scores | None, said: Scores | None, name: str) -> tuple[str, s
     if live is None or said is None:
         return "-", "-"
     return f"{getattr(live, name):.4f}", f"{getattr(said, name):.4f}"
+
+
+def stats(found: StatsReport) -> Shown:
+    """Classes, confidence and thresholds of every teacher's set."""
+    parts: list[Any] = []
+    for one in found.sets:
+        if parts:
+            parts.append("")
+        document = one.document()
+        head = f"{one.teacher} on {one.source}, {one.stats.frames} frames"
+        if one.missing_shards:
+            head += f"; {one.missing_shards} shards are missing"
+        parts += [head, _class_table(one, document), ""]
+        if not one.stats.pixels:
+            parts.append("neither logits nor confidence are cached: no threshold can be judged")
+            continue
+        table = grid("threshold", "kept", "right among the kept")
+        for step in document["thresholds"]:
+            right = "-" if step["accuracy"] is None else f"{step['accuracy']:.2%}"
+            table.add_row(f"{step['threshold']:.2f}", f"{step['kept']:.2%}", right)
+        parts.append(table)
+    if found.features is not None:
+        parts.append(f"features: {found.features}")
+    if found.picture is not None:
+        parts.append(f"picture: {found.picture}")
+    files = {"features": found.features, "picture": found.picture}
+    return Shown(
+        parts,
+        {
+            "sets": [one.document() for one in found.sets],
+            **{name: None if path is None else str(path) for name, path in files.items()},
+        },
+    )
+
+
+def _class_table(one: SetStats, document: dict[str, Any]) -> Any:
+    """The share of the pixels that each class has, in labels and in the teacher's words."""
+    columns = ("labels", "pseudo_label", "argmax_of_logits")
+    held = [name for name in columns if document[name]]
+    table = grid("class", *(name.replace("_", " ") for name in held))
+    totals = {name: sum(document[name].values()) for name in held}
+    for name in (*one.classes, "none"):
+        counts = [document[column].get(name, 0) for column in held]
+        if any(counts) or len(one.classes) <= 40:
+            shares = zip(counts, held, strict=True)
+            table.add_row(name, *(f"{count / totals[column]:.2%}" for count, column in shares))
+    return table
