@@ -92,4 +92,19 @@ def stats(
     print_shown(show_measures.stats(found), as_json)
 
 
-TOOLS = (fidelity, stats)
+@click.command(epilog=example("stillroom cache size examples/camvid.toml"))
+@RUN_FILE
+@SET
+@JSON
+def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Frames, shards and bytes of each tier, measured on a few frames; writes nothing."""
+    from stillroom.pipeline import progress, show_measures
+    from stillroom.pipeline.cache_size import plan_size
+    from stillroom.pipeline.run_file import load_run
+
+    with progress.CountBar("size", run_file, "sets") as bar:
+        found = plan_size(load_run(run_file, overrides), bar.advance)
+    print_shown(show_measures.sizes(found), as_json)
+
+
+TOOLS = (fidelity, stats, size)

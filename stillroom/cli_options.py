@@ -38,5 +38,7 @@ def print_shown(shown: Any, as_json: bool) -> None:
         from rich.console import Console
 
         console = Console(highlight=False, soft_wrap=True, markup=False)
+        if not console.is_terminal:  # a file has no edge at which a table would have to be cut
+            console.width = max(console.width, 160)
         for part in shown.parts:
             console.print(part)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.show import Shown, grid
+from stillroom.pipeline.show import Shown, array_name, grid
 from stillroom.pipeline.units import size
 
 if TYPE_CHECKING:
+    from stillroom.pipeline.cache_size import SizePlan
     from stillroom.pipeline.cache_stats import SetStats, StatsReport
     from stillroom.pipeline.fidelity import SetFidelity
     from stillroom.stages.evaluate.confusion import Scores
@@ -23,15 +24,20 @@ def fidelity(found: list[SetFidelity]) -> Shown:
         parts.append(f"{one.teacher} on {one.source}, {one.frames} frames, against it live")
         if one.device[0] != one.device[1]:
             parts.append(f"cached on {one.device[0]}, live on {one.device[1]}")
-        table = grid("artifact", "codec", "max", "mean", "bound", "of bound", "differ", "a frame")
+        table = grid("artifact", "codec", "max", "mean", "bound", "of bound", "a frame")
         table.columns[1].justify = "left"
+        equal: list[str] = []
         logits = grid("logits", "KL", "spatial KL", "same class")
         for artifact in (*one.artifacts, *one.others):
             codec = f"({artifact.codec})" if artifact in one.others else artifact.codec
             table.add_row(*_errors(artifact, codec))
+            if not artifact.bound and artifact.differing:
+                share = f"{artifact.differing:.2g} of the pixels differ"
+                equal.append(f"{artifact.artifact}: {share}")
             if artifact.kl is not None:
                 logits.add_row(codec, *_divergences(artifact))
         parts += ["", "absolute error; in brackets: another codec, on the same live outputs", table]
+        parts += equal
         parts += [f"{name}: {why}" for name, why in one.refused.items()]
         if logits.row_count:
             parts += ["", "nats a cell, nats a channel (T = 4), share of the cells", logits]
@@ -54,11 +60,10 @@ def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
     return [
         one.artifact,
         codec,
-        f"{one.max_error:.3g}",
-        f"{one.mean_error:.3g}",
-        f"{one.bound:.3g}",
+        f"{one.max_error:.2g}" if one.bound else "-",
+        f"{one.mean_error:.2g}" if one.bound else "-",
+        f"{one.bound:.2g}",
         f"{one.of_bound:.3f}" if one.bound else "-",
-        f"{one.differing:.1%}",
         size(one.bytes),
     ]
 
@@ -118,3 +123,24 @@ def _class_table(one: SetStats, document: dict[str, Any]) -> Any:
             shares = zip(counts, held, strict=True)
             table.add_row(name, *(f"{count / totals[column]:.2%}" for count, column in shares))
     return table
+
+
+def sizes(found: SizePlan) -> Shown:
+    """What each tier would take, array by array."""
+    plan = grid("set", "frames", *(f"{tier} shards" for tier in found.tiers))
+    for one in found.sets:
+        plan.add_row(f"{one.source}/{one.set_name}", f"{one.frames}",
+                     *(f"{one.shards[tier]}" for tier in found.tiers))  # fmt: skip
+    table = grid("array", *found.tiers)
+    for one in found.sets:
+        for artifact in one.artifacts:
+            used = (size(one.bytes[tier][artifact]) for tier in found.tiers)
+            table.add_row(array_name(one.source, one.set_name, artifact), *used)
+    totals = {tier: found.total(tier) for tier in found.tiers}
+    table.add_row("in all", *(size(total) for total in totals.values()))
+    table.add_row("a frame", *(size(total / max(1, found.frames)) for total in totals.values()))
+    said = f"measured on {found.sample_frames} frames of each source; nothing written."
+    parts: list[Any] = [plan, "", table, "", f"{said} free disk: {size(found.free_bytes)}"]
+    if found.overridden:
+        parts.append(f"cache.codecs holds in every tier: {', '.join(found.overridden)}")
+    return Shown(parts, found.document())

@@ -165,11 +165,12 @@ def _draw_thresholds(axes: Axes, stats: CacheStats, colours: Any) -> None:
         axes.plot(THRESHOLDS, values, color=colours[name], marker="o", markersize=4, linewidth=1.6)
         for step in (0, len(THRESHOLDS) // 2 - 1, len(THRESHOLDS) - 1):
             if np.isfinite(values[step]):
+                # Beside each other's curve, not on it.
                 highest = all(not one[step] > values[step] for one in curves.values())
                 axes.annotate(
                     f"{values[step]:.1%}", (THRESHOLDS[step], values[step]),
-                    (0, 7 if highest else -14), textcoords="offset points", ha="center", color=FAINT,
-                    fontproperties=font(SMALL - 1),
+                    (0, 7 if highest else -14), textcoords="offset points", ha="center",
+                    color=FAINT, fontproperties=font(SMALL - 1),
                 )  # fmt: skip
     axes.set_xlim(THRESHOLDS[0] - 0.03, THRESHOLDS[-1] + 0.03)
     low = min(float(np.nanmin(values)) for values in curves.values())
