@@ -107,4 +107,47 @@ def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     print_shown(show_measures.sizes(found), as_json)
 
 
-TOOLS = (fidelity, stats, size)
+@click.command(
+    epilog=example("stillroom cache transcode runs/camvid.cache small.cache --preset compact")
+)
+@click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
+@click.option("--preset", help="fast, compact or exact; left out, all keeps the storage it has.")
+@click.option(
+    "--codec", "codecs", multiple=True, metavar="ARTIFACT=CODEC",
+    help="Store one artifact otherwise, e.g. --codec logits=half.",
+)  # fmt: skip
+@click.option("--shard-frames", type=click.IntRange(min=1), help="Frames in a shard.")
+@RAY
+@JSON
+def transcode(
+    cache_path: Path,
+    out: Path,
+    preset: str | None,
+    codecs: tuple[str, ...],
+    shard_frames: int | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Write the same frames in another tier, other codecs or other shards. Resumes.
+
+    The cache that is read stays as it is; no teacher runs.
+    """
+    from stillroom.pipeline import progress, show_changes
+    from stillroom.pipeline.run_file import settings_of
+    from stillroom.pipeline.transcode import transcode_cache
+
+    with progress.CountBar("transcode", cache_path, "shards") as bar:
+        found = transcode_cache(
+            cache_path,
+            out,
+            preset=preset,
+            codecs=settings_of(codecs, "--codec"),
+            shard_frames=shard_frames,
+            ray_address=ray_address,
+            on_shard=bar.advance,
+        )
+    print_shown(show_changes.transcoded(out, found), as_json)
+
+
+TOOLS = (fidelity, stats, size, transcode)

@@ -154,7 +154,7 @@ class _Job:
 
     def __post_init__(self) -> None:
         self.cached = self.cache.artifact_set(self.source, self.teacher_name)
-        self.cached.require(self.targets.identity(self.source, self.teacher_name))
+        self.cached.require(self.targets.readable(self.source, self.teacher_name))
         usable = self.cached.usable()
         if (self.source, FRAMES) in self.cache.sets():
             self.kept = self.cache.artifact_set(self.source, FRAMES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.durable_files import remove
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
@@ -173,6 +174,11 @@ class ArtifactSet:
             FrameError: the frame is bad; the message is its reason.
             CacheCorrupt: a checksum fails; names the array and the frame.
         """
+        stored = self.encoded(artifact, index)
+        return self.arrays[artifact].codec.decode(stored.values, stored.side)
+
+    def encoded(self, artifact: str, index: int) -> Encoded:
+        """One frame's array as it is stored, not decoded; raises as `read` does."""
         spec = self.arrays.get(artifact)
         if spec is None:
             known = ", ".join(self.arrays)
@@ -192,7 +198,7 @@ class ArtifactSet:
             reader.stored.attributes["role"]: reader.small_frame(shard, position, len(usable))
             for reader in sides
         }
-        return spec.codec.decode(values.frame(shard, position), side)
+        return Encoded(values.frame(shard, position), side)
 
     def rows(self) -> pa.Table:
         """The rows of all committed shards, by index."""

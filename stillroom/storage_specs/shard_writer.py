@@ -9,6 +9,7 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.durable_files import remove, unwritable, write_whole
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
 from stillroom.storage_specs.layout import part_path
@@ -57,8 +58,8 @@ class ShardWriter:
                 self._stored.append(stored)
                 self._values[stored.path] = np.full(shape, stored.fill, stored.dtype)
 
-    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Encode one frame's arrays, keyed by artifact.
+    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any] | Encoded]) -> None:
+        """Encode one frame's arrays, keyed by artifact; one that is encoded already is kept so.
 
         Raises:
             ArtifactError: an array is missing, foreign, of another shape or dtype, or its values
@@ -73,8 +74,7 @@ class ShardWriter:
         encoded: dict[str, NDArray[Any]] = {}
         for artifact, spec in specs.items():
             try:
-                check_values(spec, arrays[artifact])
-                result = spec.codec.encode(arrays[artifact])
+                result = self._encode(spec, arrays[artifact])
             except ArtifactError as error:
                 raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
             values, *sides = self.definition.stored(spec)
@@ -84,6 +84,19 @@ class ShardWriter:
         for path, array in encoded.items():
             self._values[path][row.index - self.start] = array
         self._rows[row.index] = row
+
+    def _encode(self, spec: ArraySpec, array: NDArray[Any] | Encoded) -> Encoded:
+        if not isinstance(array, Encoded):
+            check_values(spec, array)
+            return spec.codec.encode(array)
+        values, *sides = self.definition.stored(spec)
+        given: dict[str, NDArray[Any] | None] = {values.path: array.values}
+        given |= {side.path: array.side.get(side.attributes["role"]) for side in sides}
+        for stored in (values, *sides):
+            one = given[stored.path]
+            if one is None or (one.shape, one.dtype) != (stored.shape, np.dtype(stored.dtype)):
+                raise ArtifactError(f"{stored.path}: expected {stored.dtype} {stored.shape}")
+        return array
 
     def bad(self, row: FrameRow) -> None:
         """Record a frame that cannot be used, with its reason; its arrays hold fill values."""
