@@ -150,4 +150,22 @@ def transcode(
     print_shown(show_changes.transcoded(out, found), as_json)
 
 
-TOOLS = (fidelity, stats, size, transcode)
+@click.command(epilog=example("stillroom cache copy runs/camvid.cache /mnt/big/camvid.cache"))
+@click.argument("cache_path", type=click.Path(path_type=Path), metavar="CACHE")
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT")
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--set", "set_name", help='Only this set, "frames" or a teacher; else all.')
+@JSON
+def copy(
+    cache_path: Path, out: Path, source: str | None, set_name: str | None, as_json: bool
+) -> None:
+    """Copy a cache, every object checked against its checksum on the way. Resumes."""
+    from stillroom.pipeline import progress, show_changes
+    from stillroom.pipeline.copy_cache import copy_cache
+
+    with progress.CountBar("copy", cache_path, "shards") as bar:
+        found = copy_cache(cache_path, out, source=source, set_name=set_name, on_shard=bar.advance)
+    print_shown(show_changes.copied(out, found), as_json)
+
+
+TOOLS = (fidelity, stats, size, transcode, copy)

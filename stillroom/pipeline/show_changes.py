@@ -11,6 +11,7 @@ from stillroom.pipeline.units import size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stillroom.pipeline.copy_cache import SetCopied
     from stillroom.pipeline.transcode import SetTranscoded
 
 
@@ -36,4 +37,14 @@ def transcoded(out: Path, found: list[SetTranscoded]) -> Shown:
     if any(one.waiting for one in found):
         parts.append("shards wait for frames that the source has not cached: build, run it again")
     parts.append(f"written: {out}")
+    return Shown(parts, {"cache": str(out), "sets": [asdict(one) for one in found]})
+
+
+def copied(out: Path, found: list[SetCopied]) -> Shown:
+    """What was copied, set by set."""
+    table = grid("set", "shards", "already", "missing", "bytes")
+    for one in found:
+        counts = (f"{one.shards}", f"{one.already}", f"{one.missing}", size(one.bytes))
+        table.add_row(f"{one.source}/{one.set_name}", *counts)
+    parts: list[Any] = [table, f"copied, every object checked by its sha256: {out}"]
     return Shown(parts, {"cache": str(out), "sets": [asdict(one) for one in found]})

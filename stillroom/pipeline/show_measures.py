@@ -10,7 +10,7 @@ from stillroom.pipeline.units import size
 if TYPE_CHECKING:
     from stillroom.pipeline.cache_size import SizePlan
     from stillroom.pipeline.cache_stats import SetStats, StatsReport
-    from stillroom.pipeline.fidelity import SetFidelity
+    from stillroom.pipeline.fidelity_of_set import SetFidelity
     from stillroom.stages.evaluate.confusion import Scores
     from stillroom.stages.evaluate.fidelity import ArtifactFidelity
 
