@@ -115,6 +115,7 @@ class FidelityJob:
         self._rows = {row["index"]: row for row in rows}
 
     def build(self) -> Teacher:
+        """The teacher, which several sources may share."""
         from stillroom.stages.models.teacher import build_teacher
 
         return build_teacher(self.targets.teachers[self.teacher_name])

@@ -8,7 +8,9 @@ it is not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,10 +35,11 @@ if TYPE_CHECKING:
 
     Live = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
+IGNORE = 255
 SCALES = (0.5, 0.75, 1.25, 1.5, 2.0)
 FLIP = "flip"
 NOTHING = "as it is"
-COSTLY = 0.01  # of mIoU: below it, few frames cannot tell a cost from chance
+COSTLY = 0.01  # of mIoU, and two standard errors: what is recommended must be no chance
 DIFFERENT = 0.05  # of the positions: what a view may change where no label says who is right
 
 
@@ -136,6 +139,8 @@ class ViewFidelity:
         kl: nats a cell, of the teacher live against its cached word warped; mean.
         agreement: share of the cells with the same best class.
         live, said: scores of both against the warped label; None where there is no label.
+        gain, gain_error: by how much more of a labelled frame's pixels the live word is right; mean
+            over frames, and its standard error.
     """
 
     view: str
@@ -144,6 +149,13 @@ class ViewFidelity:
     agreement: float
     live: Scores | None
     said: Scores | None
+    gain: float = 0.0
+    gain_error: float = math.inf
+
+    @property
+    def told(self) -> bool:
+        """Whether the frames tell which word is the better one: two standard errors."""
+        return abs(self.gain) > 2 * self.gain_error
 
     @property
     def cost(self) -> float | None:
@@ -162,6 +174,8 @@ class ViewFidelity:
             "kl": self.kl,
             "agreement": self.agreement,
             **scores,
+            "gain": None if self.live is None else self.gain,
+            "gain_error": self.gain_error if math.isfinite(self.gain_error) else None,
         }
 
 
@@ -173,6 +187,7 @@ class ViewTally:
         self._frames = self._cells = self._agree = 0
         self._kl = 0.0
         self._live, self._said = ConfusionMatrix(classes), ConfusionMatrix(classes)
+        self._gains: list[float] = []
 
     def add(self, seen: Seen) -> None:
         """One frame more."""
@@ -180,14 +195,21 @@ class ViewTally:
         self._cells += int(seen.mask.sum())
         self._kl += float(seen.kl[seen.mask].sum())
         self._agree += int((seen.live.argmax(0) == seen.said.argmax(0))[seen.mask].sum())
-        if seen.label is not None:
-            self._live.update(seen.classes(seen.live), seen.label)
-            self._said.update(seen.classes(seen.said), seen.label)
+        if seen.label is None:
+            return
+        live, said = seen.classes(seen.live), seen.classes(seen.said)
+        self._live.update(live, seen.label)
+        self._said.update(said, seen.label)
+        counted = int((seen.label != IGNORE).sum())
+        if counted:
+            right = int((live == seen.label).sum()) - int((said == seen.label).sum())
+            self._gains.append(right / counted)
 
     def result(self, classes: Sequence[str] | None = None) -> ViewFidelity:
         """The figures of all frames so far."""
         labelled = bool(self._live.counts.any())
         cells = max(1, self._cells)
+        many = len(self._gains) > 1
         return ViewFidelity(
             view=self.view,
             frames=self._frames,
@@ -195,6 +217,8 @@ class ViewTally:
             agreement=self._agree / cells,
             live=self._live.scores(classes) if labelled else None,
             said=self._said.scores(classes) if labelled else None,
+            gain=fmean(self._gains) if self._gains else 0.0,
+            gain_error=stdev(self._gains) / math.sqrt(len(self._gains)) if many else math.inf,
         )
 
 
@@ -222,6 +246,9 @@ def _on_flips(one: ViewFidelity) -> str:
             return f"{differs}, more than {DIFFERENT:.0%}, and no label says who is right: {todo}"
         return f"{differs}: train.view.flip = true costs little"
     scores = f"mIoU live {one.live.miou:.4f}, mirrored {one.said.miou:.4f}"
+    if abs(one.cost) > COSTLY and not one.told:
+        few = f"{one.frames} frame{'s' * (one.frames > 1)} cannot tell who is right"
+        return f"{differs}, and {few} ({scores}): ask for more --frames"
     if one.cost > COSTLY:
         return f"{differs} and is the better one ({scores}): {todo}"
     if one.cost < -COSTLY:
@@ -234,7 +261,7 @@ def _on_scales(scales: dict[float, ViewFidelity]) -> str:
         bad = [scale for scale, one in scales.items() if _differing(one) > DIFFERENT]
         what = f"differs from its live word in more than {DIFFERENT:.0%} of the cells"
     else:
-        bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY]
+        bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.told]
         what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live word"
     if not bad:
         return f"scale: nowhere from {min(scales):g} to {max(scales):g} the warped word {what}"

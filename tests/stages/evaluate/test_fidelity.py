@@ -144,7 +144,9 @@ def test_views_of_tiny_and_odd_canvases_can_be_looked_through() -> None:
             assert seen.classes(seen.live).shape == (view.out_height, view.out_width)
 
 
-def scored(view: str, live: float | None, said: float, agreement: float = 0.9) -> ViewFidelity:
+def scored(
+    view: str, live: float | None, said: float, agreement: float = 0.9, error: float = 0.001
+) -> ViewFidelity:
     if live is None:
         return ViewFidelity(view, 4, 0.1, agreement, None, None)
     from stillroom.stages.evaluate.confusion import Scores
@@ -152,7 +154,7 @@ def scored(view: str, live: float | None, said: float, agreement: float = 0.9) -
     def scores(miou: float) -> Scores:
         return Scores(("a",), miou, miou, miou, (miou,), (miou,), (9,))
 
-    return ViewFidelity(view, 4, 0.1, agreement, scores(live), scores(said))
+    return ViewFidelity(view, 4, 0.1, agreement, scores(live), scores(said), live - said, error)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,7 @@ def scored(view: str, live: float | None, said: float, agreement: float = 0.9) -
         (scored(FLIP, 0.7, 0.68), "train.view.flip = false"),
         (scored(FLIP, 0.7, 0.695), "costs nothing"),
         (scored(FLIP, 0.68, 0.7), "mirrored word is the better one"),
+        (scored(FLIP, 0.7, 0.68, error=0.02), "4 frames cannot tell"),
         (scored(FLIP, None, 0, 0.9), "no label says who is right"),
         (scored(FLIP, None, 0, 0.99), "costs little"),
     ],
@@ -173,6 +176,7 @@ def test_what_is_recommended_about_flips(found: ViewFidelity, words: str) -> Non
 def test_what_is_recommended_about_scales() -> None:
     views = [scored("scale 0.5", 0.7, 0.6), scored("scale 0.75", 0.7, 0.7),
              scored("scale 1.5", 0.7, 0.7), scored("scale 2", 0.7, 0.6)]  # fmt: skip
+    assert "nowhere" in recommend([scored("scale 0.5", 0.7, 0.6, error=0.1)])[0]
     (line,) = recommend(views)
     assert "at 0.5, 2 the warped word" in line
     assert "train.view.scale = [0.75, 1.5]" in line
