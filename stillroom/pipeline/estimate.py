@@ -60,7 +60,7 @@ class BuildEstimate:
         return sum(sum(estimate.bytes.values()) for estimate in self.sets)
 
 
-class _Sample:
+class Sample:
     """A few frames of a source, spread evenly over it."""
 
     def __init__(self, source: Source) -> None:
@@ -74,12 +74,15 @@ class _Sample:
         return len(self._indices)
 
     def load(self, index: int) -> Frame:
+        """As the source's."""
         return self._source.load(self._indices[index])
 
     def position(self, index: int) -> tuple[str | None, int | None]:
+        """As the source's."""
         return self._source.position(self._indices[index])
 
     def identity(self) -> dict[str, object]:
+        """Of a sample; no cache that lasts is made from one."""
         return {"kind": "sample", "of": self._source.identity()}
 
 
@@ -92,7 +95,7 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
     targets = open_targets(run)
     plans = plan_build(targets)
     samples = replace(
-        targets, sources={name: _Sample(source) for name, source in targets.sources.items()}
+        targets, sources={name: Sample(source) for name, source in targets.sources.items()}
     )
     estimates = []
     with (
@@ -110,7 +113,7 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
                 built = (plan.set_name, build_teacher(targets.teachers[plan.set_name]))
             teacher = built[1] if built and built[0] == plan.set_name else None
             estimates.append(_estimate_set(samples, cache, plan, teacher))
-    return BuildEstimate(tuple(estimates), _free_bytes(run.cache.path))
+    return BuildEstimate(tuple(estimates), free_bytes(run.cache.path))
 
 
 def _estimate_set(
@@ -139,7 +142,7 @@ def _estimate_set(
     return SetEstimate(plan, sizes, report.wall_seconds * scale)
 
 
-def _free_bytes(path: Path | str) -> int | None:
+def free_bytes(path: Path | str) -> int | None:
     """Free space where the cache is to be; the folder itself need not exist yet."""
     if not isinstance(path, Path):
         return None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.presets import Preset
     from stillroom.storage_specs.store import ArtifactSet, Cache
 
+TRANSCODED = "transcoded_from"  # in the identity of a set that was encoded twice, with loss
 FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
 
@@ -87,6 +88,13 @@ class Targets:
             if "pseudo_label" in self.run.cache.artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
+
+    def readable(self, source: str, set_name: str) -> dict[str, Any]:
+        """The identity that a reader demands: as it is stored now, by whatever way it came there.
+
+        A builder demands `identity`: into a set that was encoded twice it must add nothing.
+        """
+        return {**self.identity(source, set_name), TRANSCODED: ANY}
 
     def define(
         self, cache: Cache, source: str, set_name: str, teacher: Teacher | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.config import as_document
 from stillroom.pipeline.curves import draw_curves
-from stillroom.pipeline.targets import FRAMES, open_targets
+from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
@@ -122,7 +122,10 @@ def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[s
     found = [cache.artifact_set(source, set_name) for set_name in set_names]
     for one in found:
         if one.name == FRAMES or one.name in targets.teachers:
-            one.require(targets.identity(source, one.name))
+            one.require(targets.readable(source, one.name))
+        if TRANSCODED in one.identity:
+            codecs = ", ".join(one.identity[TRANSCODED]["codecs"])
+            LOG.warning("%s/%s was encoded twice, with loss: %s", source, one.name, codecs)
     for one in found[1:]:
         _demand_one_source(cache, found[0], one)
     if source in targets.absent:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.codecs import Encoded
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec, StoredArray
@@ -198,10 +199,9 @@ class ArtifactSet:
         place = self._place(index)
         return {artifact: self._reader(artifact).read(*place) for artifact in artifacts}
 
-    def read_stored(self, artifact: str, index: int) -> NDArray[Any]:
-        """One frame's array as it is stored, undone by `codec.decode`; raises what `read` does."""
-        shard, position, _ = self._place(index)
-        return self._reader(artifact).values.frame(shard, position)
+    def encoded(self, artifact: str, index: int) -> Encoded:
+        """One frame's array as it is stored, not decoded; raises what `read` does."""
+        return self._reader(artifact).encoded(*self._place(index))
 
     def _reader(self, artifact: str) -> ArtifactReader:
         reader = self._readers.get(artifact)

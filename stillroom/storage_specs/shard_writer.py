@@ -9,6 +9,7 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
 from stillroom.storage_specs.fidelity import measured, worst
@@ -69,8 +70,8 @@ class ShardWriter:
                 self._stored.append(stored)
                 self._values[stored.path] = np.full(shape, stored.fill, stored.dtype)
 
-    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Encode one frame's arrays, keyed by artifact.
+    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any] | Encoded]) -> None:
+        """Encode one frame's arrays, keyed by artifact; one that is encoded already is kept so.
 
         Raises:
             ArtifactError: an array is missing, foreign, of another shape or dtype, or its values
@@ -86,12 +87,9 @@ class ShardWriter:
         found: Fidelity = {}
         for artifact, spec in specs.items():
             try:
-                check_values(spec, arrays[artifact])
-                result = spec.codec.encode(arrays[artifact])
+                result = self._encode(spec, arrays[artifact])
                 if row.index in self._measured:
-                    found[artifact] = measured(
-                        spec.codec, arrays[artifact], result, logits=artifact == "logits"
-                    )
+                    found |= _measured(spec, arrays[artifact], result)
             except ArtifactError as error:
                 raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
             values, *sides = self.definition.stored(spec)
@@ -102,6 +100,19 @@ class ShardWriter:
             self._values[path][row.index - self.start] = array
         self._fidelity = worst(self._fidelity, found)
         self._rows[row.index] = row
+
+    def _encode(self, spec: ArraySpec, array: NDArray[Any] | Encoded) -> Encoded:
+        if not isinstance(array, Encoded):
+            check_values(spec, array)
+            return spec.codec.encode(array)
+        values, *sides = self.definition.stored(spec)
+        given: dict[str, NDArray[Any] | None] = {values.path: array.values}
+        given |= {side.path: array.side.get(side.attributes["role"]) for side in sides}
+        for stored in (values, *sides):
+            one = given[stored.path]
+            if one is None or (one.shape, one.dtype) != (stored.shape, np.dtype(stored.dtype)):
+                raise ArtifactError(f"{stored.path}: expected {stored.dtype} {stored.shape}")
+        return array
 
     def bad(self, row: FrameRow) -> None:
         """Record a frame that cannot be used, with its reason; its arrays hold fill values."""
@@ -214,6 +225,14 @@ class ShardWriter:
     @property
     def _part_path(self) -> str:
         return part_path(self.definition.source, self.definition.name, self.shard)
+
+
+def _measured(spec: ArraySpec, given: NDArray[Any] | Encoded, encoded: Encoded) -> Fidelity:
+    """What is lost of an array; nothing is known of one that came encoded, or is not lossy."""
+    if isinstance(given, Encoded) or spec.codec.name == "raw":
+        return {}
+    found = measured(spec.codec, given, encoded, logits=spec.kind.name == "logits")
+    return {spec.artifact: found}
 
 
 def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
