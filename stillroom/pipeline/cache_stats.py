@@ -15,6 +15,7 @@ import numpy as np
 from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.objects import absolute
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def measure_stats(
         ConfigError: no such source or layer, or a file of another kind.
     """
     _check_files(features, out, plot)
-    cache = Cache.open(folder if ray_address is None else folder.absolute())
+    cache = Cache.open(folder if ray_address is None else absolute(folder))
     pairs = [pair for pair in cache.sets() if pair[1] != FRAMES and source in (None, pair[0])]
     if not pairs:
         known = ", ".join(sorted({name for name, _ in cache.sets()})) or "nothing"
@@ -281,4 +282,4 @@ def _draw(plot: Path, folder: Path | str, sets: Sequence[SetStats]) -> None:
     from stillroom.stages.evaluate.stats_chart import StatsRow, stats_chart
 
     rows = [StatsRow(f"{one.teacher} on {one.source}", one.classes, one.stats) for one in sets]
-    stats_chart(plot, rows, title=f"Statistics of {folder.name}")
+    stats_chart(plot, rows, title=f"Statistics of {str(folder).rpartition('/')[2]}")

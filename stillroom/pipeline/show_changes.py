@@ -9,13 +9,11 @@ from stillroom.pipeline.show import Shown, grid
 from stillroom.pipeline.units import size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stillroom.pipeline.copy_cache import SetCopied
     from stillroom.pipeline.transcode import SetTranscoded
 
 
-def transcoded(out: Path, found: list[SetTranscoded]) -> Shown:
+def transcoded(out: str, found: list[SetTranscoded]) -> Shown:
     """What was written, set by set."""
     table = grid("set", "shards", "already", "waiting", "before", "after", "fingerprint")
     for one in found:
@@ -40,7 +38,7 @@ def transcoded(out: Path, found: list[SetTranscoded]) -> Shown:
     return Shown(parts, {"cache": str(out), "sets": [asdict(one) for one in found]})
 
 
-def copied(out: Path, found: list[SetCopied]) -> Shown:
+def copied(out: str, found: list[SetCopied]) -> Shown:
     """What was copied, set by set."""
     table = grid("set", "shards", "already", "missing", "bytes")
     for one in found:

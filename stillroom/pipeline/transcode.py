@@ -18,6 +18,7 @@ import numpy as np
 from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import TRANSCODED
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.objects import absolute
 from stillroom.storage_specs.presets import Storage, load_preset
 from stillroom.storage_specs.store import ArraySpec, Cache
 
@@ -74,8 +75,8 @@ def transcode_cache(
     if preset is None and not codecs and shard_frames is None:
         raise ConfigError("nothing to change: name a --preset, a --codec or --shard-frames")
     if ray_address is not None:
-        folder, out = folder.absolute(), out.absolute()
-    if out.resolve() == folder.resolve():
+        folder, out = absolute(folder), absolute(out)
+    if absolute(out) == absolute(folder):
         raise ConfigError(f"{out}: this is the cache that is read; name another folder")
     change = _Change(preset, dict(codecs or {}), shard_frames)
     origin = Cache.open(folder)

@@ -140,11 +140,17 @@ class Catalogue:
 
     def _rows(self, known: _Known) -> pa.Table:
         saved = sorted(known.entries.keys() - known.own.keys())
+        if not known.own and sum(map(self._frames_of, saved)) == known.saved.num_rows:
+            return known.saved  # as most often; a filter would copy it
         shard_of = pc.divide(known.saved["index"], self._definition.shard_frames)
         true = known.saved.filter(pc.is_in(shard_of, value_set=pa.array(saved, pa.int64())))
         if not known.own:
             return true
         return pa.concat_tables([true, *known.own.values()]).sort_by("index").combine_chunks()
+
+    def _frames_of(self, shard: int) -> int:
+        start = shard * self._definition.shard_frames
+        return min(self._definition.shard_frames, self._definition.count - start)
 
     def _listed(self) -> dict[int, str]:
         folder = part_folder(self._definition.source, self._definition.name)

@@ -34,8 +34,8 @@ def copy_shard(source: ArtifactSet, target: ArtifactSet, shard: int) -> int:
         content = _read(source.cache, place)
         if entry_of(content) != part.objects[stored.path]:
             raise CacheCorrupt(
-                f"{source.cache.objects.where(place)}: its bytes are not those that were committed; "
-                "run `stillroom cache verify`"
+                f"{source.cache.objects.where(place)}: its bytes are not those that were "
+                "committed; run `stillroom cache verify`"
             )
         target.cache.objects.write_whole(place, content)
         copied += len(content)

@@ -93,7 +93,8 @@ def place_of(place: str | Path) -> Path | str:
 
 def absolute(place: Path | str) -> Path | str:
     """The place as seen from any working folder, symbolic links resolved."""
-    return place.resolve() if isinstance(place, Path) else place
+    found = place_of(place)
+    return found.resolve() if isinstance(found, Path) else found
 
 
 def objects_at(place: str | Path) -> Objects:
