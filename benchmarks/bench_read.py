@@ -57,13 +57,15 @@ def make_truth(root: Path, frames: int) -> None:
         np.save(Place(root, root, artifact).truth_path, np.concatenate(arrays))
 
 
-def make_cache(root: Path, preset_name: str) -> None:
-    """A cache of both artifacts, as `stillroom cache build` stores them."""
+def make_cache(root: Path, name: str) -> None:
+    """A cache of both artifacts: of a preset, or "byte": uint8 steps, which Zarr's users decode."""
     from stillroom.storage_specs.manifest import FrameRow
     from stillroom.storage_specs.presets import load_preset
     from stillroom.storage_specs.store import ArraySpec, Cache
 
-    preset = load_preset(preset_name)
+    byte = {"codec": "byte", "compressor": "blosc"}
+    overrides = dict.fromkeys(("logits", "features"), byte) if name == "byte" else None
+    preset = load_preset("fast" if name == "byte" else name, overrides)
     arrays = {artifact: Place(root, root, artifact).truth for artifact in ARTIFACTS}
     specs = [
         ArraySpec(name, x.shape[1:], storage.codec, storage.compressor, {"stride": 4})
@@ -71,7 +73,7 @@ def make_cache(root: Path, preset_name: str) -> None:
         for storage in [preset.storage(name)]
     ]
     count = len(arrays["logits"])
-    cache = Cache.create(root / f"{preset_name}.cache")
+    cache = Cache.create(root / f"{name}.cache")
     made = cache.define(SOURCE, SET, {"benchmark": "read"}, count, preset.shard_frames, specs)
     for shard in set(range(made.shards)) - made.committed():
         writer = made.writer(shard)
@@ -274,8 +276,8 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     if not Place(root, root, ARTIFACTS[-1]).truth_path.exists():
         make_truth(root, options.frames)
-    for preset in ("fast", "exact"):
-        make_cache(root, preset)
+    for name in ("byte", "fast", "exact"):
+        make_cache(root, name)
     wanted = options.peers.split(",")
     unknown = [w for w in wanted if w != "all" and not any(n.startswith(w) for n in PEERS)]
     if unknown:

@@ -25,7 +25,7 @@ TCACHE_GROUP = 32  # values a scale, its default
 class Place:
     """Where one artifact's frames are kept for the benchmark.
 
-    root: folder of the whole benchmark, with the caches fast.cache and exact.cache
+    root: folder of the whole benchmark, with the caches byte, fast and exact
     folder: the peer's own, where it writes
     """
 
@@ -45,8 +45,8 @@ class Place:
 
     @property
     def array_path(self) -> Path:
-        """The artifact's Zarr array in the cache of the preset "fast"."""
-        return self.root / "fast.cache" / SOURCE / SET / self.artifact
+        """The artifact's Zarr array in the cache of uint8 steps."""
+        return self.root / "byte.cache" / SOURCE / SET / self.artifact
 
 
 @dataclass(frozen=True)
@@ -70,29 +70,29 @@ class Peer:
         return importlib.util.find_spec(self.needs) is not None
 
 
-def _cache_files(preset: str) -> Callable[[Place], list[Path]]:
+def _cache_files(name: str) -> Callable[[Place], list[Path]]:
     def paths(place: Place) -> list[Path]:
-        values = place.root / f"{preset}.cache" / SOURCE / SET / place.artifact
+        values = place.root / f"{name}.cache" / SOURCE / SET / place.artifact
         return [values, *values.parent.glob(f"{values.name}_*")]
 
     return paths
 
 
-def _stillroom_set(place: Place, preset: str) -> Any:
+def _stillroom_set(place: Place, name: str) -> Any:
     from stillroom.storage_specs.store import Cache
 
-    return Cache.open(place.root / f"{preset}.cache").artifact_set(SOURCE, SET)
+    return Cache.open(place.root / f"{name}.cache").artifact_set(SOURCE, SET)
 
 
 def open_stillroom(place: Place) -> Callable[[int], Any]:
-    read = _stillroom_set(place, "fast").read
+    read = _stillroom_set(place, "byte").read
     return lambda i: read(place.artifact, i)
 
 
 def open_stillroom_out(place: Place) -> Callable[[int], Any]:
     import threading
 
-    made = _stillroom_set(place, "fast")
+    made = _stillroom_set(place, "byte")
     buffers = threading.local()
 
     def read(i: int) -> Any:
@@ -103,13 +103,18 @@ def open_stillroom_out(place: Place) -> Callable[[int], Any]:
     return read
 
 
+def open_stillroom_fast(place: Place) -> Callable[[int], Any]:
+    read = _stillroom_set(place, "fast").read
+    return lambda i: read(place.artifact, i)
+
+
 def open_stillroom_exact(place: Place) -> Callable[[int], Any]:
     read = _stillroom_set(place, "exact").read
     return lambda i: read(place.artifact, i)
 
 
 def open_stillroom_stored(place: Place) -> Callable[[int], Any]:
-    made = _stillroom_set(place, "fast")
+    made = _stillroom_set(place, "byte")
     if hasattr(made, "encoded"):
         return lambda i: made.encoded(place.artifact, i).values
     values, frames = made._readers[place.artifact][0], made.shard_frames  # before there was a name
@@ -282,20 +287,21 @@ def open_raw_float32(place: Place) -> Callable[[int], Any]:
     return lambda i: np.array(raw[i])
 
 
-FAST, EXACT = _cache_files("fast"), _cache_files("exact")
+BYTE, FAST, EXACT = (_cache_files(name) for name in ("byte", "fast", "exact"))
 
 PEERS: dict[str, Peer] = {
-    "stillroom, stored": Peer("stored", "stillroom", open_stillroom_stored, on_disk=FAST),
-    "zarr[i], stored": Peer("stored", "zarr", open_zarr, on_disk=FAST),
-    "zarrs pipeline, stored": Peer("stored", "zarrs", open_zarrs, on_disk=FAST),
-    "tensorstore, stored": Peer("stored", "tensorstore", open_tensorstore, on_disk=FAST),
+    "stillroom, stored": Peer("stored", "stillroom", open_stillroom_stored, on_disk=BYTE),
+    "zarr[i], stored": Peer("stored", "zarr", open_zarr, on_disk=BYTE),
+    "zarrs pipeline, stored": Peer("stored", "zarrs", open_zarrs, on_disk=BYTE),
+    "tensorstore, stored": Peer("stored", "tensorstore", open_tensorstore, on_disk=BYTE),
     "memmap uint8 (limit)": Peer("stored", "numpy", open_raw_uint8, write_raw_uint8),
-    "stillroom": Peer("decoded", "stillroom", open_stillroom, on_disk=FAST),
-    "stillroom, out=": Peer("decoded", "stillroom", open_stillroom_out, on_disk=FAST),
-    "zarr[i] + affine": Peer("decoded", "zarr", _decoded(open_zarr), on_disk=FAST),
-    "zarrs pipeline + affine": Peer("decoded", "zarrs", _decoded(open_zarrs), on_disk=FAST),
+    "stillroom": Peer("decoded", "stillroom", open_stillroom, on_disk=BYTE),
+    "stillroom, out=": Peer("decoded", "stillroom", open_stillroom_out, on_disk=BYTE),
+    "stillroom, preset fast": Peer("decoded", "stillroom", open_stillroom_fast, on_disk=FAST),
+    "zarr[i] + affine": Peer("decoded", "zarr", _decoded(open_zarr), on_disk=BYTE),
+    "zarrs pipeline + affine": Peer("decoded", "zarrs", _decoded(open_zarrs), on_disk=BYTE),
     "tensorstore + affine": Peer(
-        "decoded", "tensorstore", _decoded(open_tensorstore), on_disk=FAST
+        "decoded", "tensorstore", _decoded(open_tensorstore), on_disk=BYTE
     ),
     "tcache int8": Peer("decoded", "tensorcache", open_tcache, write_tcache),
     "torch.save float16": Peer("decoded", "torch", open_torch, _torch_writer("float16")),
