@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stillroom.cli_cache_tools import TOOLS
 from stillroom.cli_options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
+
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Print frames, bytes and minutes; write nothing."
+)
+RUNNER = click.option(
+    "--runner",
+    type=click.Choice(["inline", "ray"]),
+    default="inline",
+    show_default=True,
+    help="In this process, or by Ray actors; both write the same bytes.",
+)
+ADDRESS = click.option(
+    "--address", metavar="HOST:PORT", help="An existing Ray cluster; implies --runner ray."
+)
 
 
 @click.group()
@@ -19,27 +34,25 @@ def cache() -> None:
 @cache.command(epilog=example("stillroom cache build examples/camvid.toml --dry-run"))
 @RUN_FILE
 @SET
-@click.option("--dry-run", is_flag=True, help="Print frames, bytes and minutes; write nothing.")
-@click.option(
-    "--runner",
-    type=click.Choice(["inline", "ray"]),
-    default="inline",
-    show_default=True,
-    help="In this process, or by Ray actors; both write the same bytes.",
-)
-@click.option(
-    "--address", metavar="HOST:PORT", help="An existing Ray cluster; implies --runner ray."
-)
+@DRY_RUN
+@RUNNER
+@ADDRESS
 @JSON
-def build(
+def build(**options: Any) -> None:
+    """Run the teachers over all frames that are not cached yet. Running it again resumes."""
+    _build(**options, extend=False)
+
+
+def _build(
     run_file: Path,
     overrides: tuple[str, ...],
     dry_run: bool,
     runner: str,
     address: str | None,
     as_json: bool,
+    *,
+    extend: bool,
 ) -> None:
-    """Run the teachers over all frames that are not cached yet. Running it again resumes."""
     from stillroom.pipeline import progress, show
     from stillroom.pipeline.run_file import load_run
 
@@ -47,7 +60,7 @@ def build(
     if dry_run:
         from stillroom.pipeline.estimate import estimate_build
 
-        print_shown(show.estimate(estimate_build(run)), as_json)
+        print_shown(show.estimate(estimate_build(run, extend=extend)), as_json)
         return
     from stillroom.pipeline.build import build as build_cache
 
@@ -56,10 +69,31 @@ def build(
             run,
             runner="ray" if address else runner,
             address=address,
+            extend=extend,
             on_plan=bars.plan,
             on_event=bars.event,
         )
     print_shown(show.build_report(run.cache.path, report), as_json)
+
+
+@cache.command(
+    epilog=example(
+        """stillroom cache extend run.toml --set 'cache.artifacts=["logits", "features/stage3"]'"""
+    )
+)
+@RUN_FILE
+@SET
+@DRY_RUN
+@RUNNER
+@ADDRESS
+@JSON
+def extend(**options: Any) -> None:
+    """Add to a cache the artifacts, teachers and sources of a run file that it lacks. Resumes.
+
+    Artifacts of a teacher that is cached already go into a set of their own beside it, which every
+    other command sees as part of that teacher; nothing is computed or written twice.
+    """
+    _build(**options, extend=True)
 
 
 @cache.command(epilog=example("stillroom cache info runs/camvid.cache --bad"))

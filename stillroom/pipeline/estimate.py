@@ -21,6 +21,7 @@ from stillroom.stages.cache.cache_shard import (
 )
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.torch_state import threads
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -86,14 +87,16 @@ class Sample:
         return {"kind": "sample", "of": self._source.identity()}
 
 
-def estimate_build(run: RunConfig) -> BuildEstimate:
+def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.
+
+    extend: as for `plan_build`
 
     Raises:
         CacheMismatch: the cache on disk was built from something else.
     """
     targets = open_targets(run)
-    plans = plan_build(targets)
+    plans = plan_build(targets, extend=extend)
     samples = replace(
         targets, sources={name: Sample(source) for name, source in targets.sources.items()}
     )
@@ -108,10 +111,11 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
             if (
                 plan.set_name != FRAMES
                 and plan.missing
-                and (not built or built[0] != plan.set_name)
+                and (not built or built[0] != teacher_of(plan.set_name))
             ):
-                built = (plan.set_name, build_teacher(targets.teachers[plan.set_name]))
-            teacher = built[1] if built and built[0] == plan.set_name else None
+                name = teacher_of(plan.set_name)
+                built = (name, build_teacher(targets.teachers[name]))
+            teacher = built[1] if built and built[0] == teacher_of(plan.set_name) else None
             estimates.append(_estimate_set(samples, cache, plan, teacher))
     return BuildEstimate(tuple(estimates), free_bytes(run.cache.path))
 
@@ -124,8 +128,8 @@ def _estimate_set(
     settings = samples.run.cache
     produce: Produce = frames_and_labels
     if teacher is not None:
-        produce = TeacherArtifacts(teacher, settings.artifacts, settings.threshold)
-    target = samples.define(cache, plan.source, plan.set_name, teacher)
+        produce = TeacherArtifacts(teacher, plan.artifacts, settings.threshold)
+    target = samples.define(cache, plan.source, plan.set_name, teacher, plan.artifacts)
     report = cache_shard(
         ShardJob(
             work=ShardWork(plan.source, plan.set_name, 0),

@@ -53,9 +53,11 @@ def measure_fidelity(
     if plot is not None:
         make_place(plot)
     cache = Cache.open(run.cache.path)
-    jobs = [
-        FidelityJob(targets, cache, *pair, frames, codecs) for pair in pairs
-    ]  # all are checked first
+    jobs = [  # all sets are opened and checked before any teacher is built
+        FidelityJob(targets, cache, of, set_name, held, frames, codecs)
+        for of, name in pairs
+        for set_name, held in targets.holdings(cache, of, name).items()
+    ]
     total, done, reports = sum(len(job.chosen) for job in jobs), 0, []
     built: tuple[str, Teacher] | None = None
     with threads(run.cache.threads):
@@ -70,6 +72,6 @@ def measure_fidelity(
                 on_frame(done, total)
             path = plot
             if plot is not None and len(jobs) > 1:
-                path = plot.with_stem(f"{plot.stem}-{job.source}-{job.teacher_name}")
+                path = plot.with_stem(f"{plot.stem}-{job.source}-{job.set_name}")
             reports.append(job.report(path))
     return reports

@@ -17,6 +17,7 @@ from stillroom.storage_specs.errors import (
     CacheIncomplete,
     CacheMismatch,
 )
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import ArraySpec, Cache
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ SHEET_ROWS = 6
 
 @dataclass(frozen=True)
 class SetFidelity:
-    """One teacher on one source.
+    """One set of a teacher on one source.
 
     artifacts: as they are cached
     others: by artifact, the same values in every other codec that could store them
@@ -74,12 +75,16 @@ class SetFidelity:
 
 @dataclass
 class FidelityJob:
-    """One teacher on one source, summed up frame by frame."""
+    """One set of a teacher on one source, summed up frame by frame.
+
+    held: the artifacts of the set, as the run lists them
+    """
 
     targets: Targets
     cache: Cache
     source: str
-    teacher_name: str
+    set_name: str
+    held: tuple[str, ...]
     frames: int
     codecs: bool
     chosen: list[int] = field(init=False)
@@ -95,8 +100,8 @@ class FidelityJob:
     _mirrored: list[MirroredRow] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cached = self.cache.artifact_set(self.source, self.teacher_name)
-        self.cached.require(self.targets.readable(self.source, self.teacher_name))
+        self.cached = self.cache.artifact_set(self.source, self.set_name)
+        self.cached.require(self.targets.readable(self.source, self.set_name, self.held))
         usable = self.cached.usable()
         if (self.source, FRAMES) in self.cache.sets():
             self.kept = self.cache.artifact_set(self.source, FRAMES)
@@ -107,12 +112,17 @@ class FidelityJob:
             )
         if not len(usable):
             raise CacheIncomplete(
-                f"{self.source}/{self.teacher_name}: no frame is committed; run `cache build`"
+                f"{self.source}/{self.set_name}: no frame is committed; run `cache build`"
             )
         places = np.linspace(0, len(usable) - 1, min(self.frames, len(usable))).round()
         self.chosen = usable[places.astype(int)].tolist()
         rows = self.cached.rows().to_pylist()
         self._rows = {row["index"]: row for row in rows}
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher whose set this is."""
+        return teacher_of(self.set_name)
 
     def build(self) -> Teacher:
         """The teacher, which several sources may share."""
@@ -200,12 +210,12 @@ class FidelityJob:
         views = tuple(tally.result(names) for tally in self._views.values())
         picture = None
         if plot is not None and self._mirrored:
-            title = f"{self.teacher_name} on {self.source}, mirrored"
+            title = f"{self.set_name} on {self.source}, mirrored"
             picture = equivariance_sheet(plot, self._mirrored, names, title=title)
         cached_on = self.cached.identity.get("teacher", {}).get("device", "unknown")
         return SetFidelity(
             source=self.source,
-            teacher=self.teacher_name,
+            teacher=self.set_name,
             frames=len(self.chosen),
             artifacts=tuple(tally.result() for tally in self._tallies.values()),
             others=tuple(
