@@ -16,11 +16,12 @@ MAX_OPEN = 128  # of the 1024 that a process may usually have
 class OpenFile:
     """One descriptor, closed with the last reference to it: never under a thread that reads."""
 
-    __slots__ = ("descriptor",)
+    __slots__ = ("descriptor", "place")
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.place = _place(os.fstat(self.descriptor))
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # Bound here: at the interpreter's end the module's names may be gone first.
@@ -51,13 +52,15 @@ class OpenFiles:
             CacheError: it cannot be opened.
         """
         file = self._kept.pop(path, None)
-        if file is None:
-            try:
+        try:
+            # Another file may be at this path by now: repaired, built again, or seen from another
+            # working folder.
+            if file is None or file.place != _place(os.stat(path)):
                 file = OpenFile(path)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CacheError(f"{path}: cannot be read: {error.strerror}") from error
         self._kept[path] = file  # last in the dict: the first is the one unused for longest
         while len(self._kept) > self.limit:
             self._kept.pop(next(self._oldest(), ""), None)
@@ -72,6 +75,10 @@ class OpenFiles:
             yield next(iter(self._kept))
         except (StopIteration, RuntimeError):  # emptied, or changed by another thread just now
             return
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 OPEN_FILES = OpenFiles(MAX_OPEN)

@@ -335,6 +335,22 @@ def test_a_child_reads_with_a_set_that_its_parent_has_used(full_set: Any, method
     assert totals(full_set.set) == expected  # the child closed nothing of ours
 
 
+def test_the_same_relative_path_in_another_folder_is_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = OpenFiles(limit=4)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        monkeypatch.chdir(tmp_path / name)
+        assert os.pread(files.get("file").descriptor, 9, 0).decode() == name
+    Path("file").rename("moved")
+    with pytest.raises(FileNotFoundError):
+        files.get("file")
+    Path("file").write_text("third")
+    assert os.pread(files.get("file").descriptor, 9, 0) == b"third"
+
+
 def test_a_frame_decodes_where_compiled_code_cannot_be_kept(full_set: Any, tmp_path: Path) -> None:
     code = (
         "import sys, numba.core.caching as c\n"
@@ -356,7 +372,7 @@ def test_a_frame_decodes_where_compiled_code_cannot_be_kept(full_set: Any, tmp_p
 
 def test_numba_waits_for_the_first_frame() -> None:
     code = (
-        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.dequantise\n"
+        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.codecs\n"
         "print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -62,7 +62,8 @@ class KL(Usual):
 
     def encode(self, x: NDArray[Any]) -> Encoded:
         """Quantise within the budget; ArtifactError where 16 bits cannot hold it."""
-        steps, side = self._quantised(finite_float32(x))
+        # Sums depend on the order of memory in their last bits, and so would the steps.
+        steps, side = self._quantised(np.ascontiguousarray(finite_float32(x)))
         return Encoded(differences_of(steps, "median"), side)
 
     def decode(
