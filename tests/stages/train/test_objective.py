@@ -305,8 +305,8 @@ def test_an_artifact_that_is_not_cached_is_refused_with_the_next_command():
         "fpn/confidence",
         "coco",
         "fpn/logits, fpn/pseudo_label",
-        "cache.path another",
-        "`stillroom cache build`",
+        "add 'confidence' to cache.artifacts",
+        "`stillroom cache extend`",
     ):
         assert part in str(error.value)
 
