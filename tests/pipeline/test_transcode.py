@@ -112,6 +112,15 @@ def test_it_resumes_and_waits_for_frames_that_are_not_cached(run_file: Path) -> 
     assert sound(OUT)
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_writes_what_threads_write(run_file: Path, artifact_bytes: Bytes) -> None:
+    build(load_run(run_file))
+    transcode_cache(STREET, OUT, Change("compact"))
+    transcode_cache(STREET, Path("ray.cache"), Change("compact"), ray_address="local")
+    assert artifact_bytes(OUT) == artifact_bytes(Path("ray.cache"))
+
+
 def test_what_cannot_be_is_refused(run_file: Path) -> None:
     build(load_run(run_file))
     for options, words in (
