@@ -36,14 +36,13 @@ def fidelity(
     compared with the teacher live on the warped frame.
     """
     from stillroom.pipeline import progress, show_measures
-    from stillroom.pipeline.fidelity import measure_fidelity
+    from stillroom.pipeline.fidelity import FidelityRequest, measure_fidelity
     from stillroom.pipeline.run_file import load_run
 
     run = load_run(run_file, overrides)
+    request = FidelityRequest(frames, source, codecs, plot)
     with progress.CountBar("fidelity", run.cache.path, "frames") as bar:
-        found = measure_fidelity(
-            run, frames=frames, source=source, codecs=codecs, plot=plot, on_frame=bar.advance
-        )
+        found = measure_fidelity(run, request, bar.advance)
     print_shown(show_measures.fidelity(found), as_json)
 
 
@@ -75,20 +74,13 @@ def stats(
 ) -> None:
     """Count classes, confidence, and what each threshold would keep, and how right that is."""
     from stillroom.pipeline import progress, show_measures
-    from stillroom.pipeline.cache_stats import measure_stats
+    from stillroom.pipeline.cache_stats import StatsRequest, measure_stats
     from stillroom.pipeline.inspect_cache import cache_folder
 
     folder = cache_folder(cache_path, overrides)
     with progress.CountBar("stats", folder, "shards") as bar:
-        found = measure_stats(
-            folder,
-            source=source,
-            features=features,
-            out=out,
-            plot=plot,
-            ray_address=ray_address,
-            on_shard=bar.advance,
-        )
+        request = StatsRequest(source, features, out, plot)
+        found = measure_stats(folder, request, ray_address=ray_address, on_shard=bar.advance)
     print_shown(show_measures.stats(found), as_json)
 
 
@@ -135,17 +127,12 @@ def transcode(
     """
     from stillroom.pipeline import progress, show_changes
     from stillroom.pipeline.run_file import settings_of
-    from stillroom.pipeline.transcode import transcode_cache
+    from stillroom.pipeline.transcode import Change, transcode_cache
 
+    change = Change(preset, settings_of(codecs, "--codec"), shard_frames)
     with progress.CountBar("transcode", cache_path, "shards") as bar:
         found = transcode_cache(
-            cache_path,
-            out,
-            preset=preset,
-            codecs=settings_of(codecs, "--codec"),
-            shard_frames=shard_frames,
-            ray_address=ray_address,
-            on_shard=bar.advance,
+            cache_path, out, change, ray_address=ray_address, on_shard=bar.advance
         )
     print_shown(show_changes.transcoded(out, found), as_json)
 

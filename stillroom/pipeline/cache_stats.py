@@ -65,25 +65,37 @@ class StatsReport:
     picture: Path | None = None
 
 
+@dataclass(frozen=True)
+class StatsRequest:
+    """What is to be counted.
+
+    source: only this one; all of them if left out
+    features: "features/<layer>", whose moments by class go into `out`, .npz or .safetensors
+    plot: PNG of charts
+    """
+
+    source: str | None = None
+    features: str | None = None
+    out: Path | None = None
+    plot: Path | None = None
+
+
 def measure_stats(
     folder: Path | str,
+    request: StatsRequest,
     *,
-    source: str | None = None,
-    features: str | None = None,
-    out: Path | None = None,
-    plot: Path | None = None,
     ray_address: str | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> StatsReport:
     """Count what every teacher's set of a cache holds, over the committed and usable frames.
 
-    features: "features/<layer>", whose moments by class go into `out`, .npz or .safetensors
     ray_address: work on a Ray cluster whose machines see `folder`
 
     Raises:
         CacheIncomplete: there is no teacher's set, or nothing of it is committed.
         ConfigError: no such source or layer, or a file of another kind.
     """
+    source, features, out, plot = request.source, request.features, request.out, request.plot
     _check_files(features, out, plot)
     cache = Cache.open(folder if ray_address is None else absolute(folder))
     pairs = [pair for pair in cache.sets() if pair[1] != FRAMES and source in (None, pair[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.fidelity_of_set import FidelityJob
@@ -18,20 +19,30 @@ if TYPE_CHECKING:
     from stillroom.stages.models.teacher import Teacher
 
 
+@dataclass(frozen=True)
+class FidelityRequest:
+    """What is to be compared.
+
+    frames: of each source, spread evenly over those that are usable
+    source: only this one; all of them if left out
+    codecs: try every other codec on the same live outputs too
+    plot: PNG of mirrored frames; with several sets their names are added
+    """
+
+    frames: int = 16
+    source: str | None = None
+    codecs: bool = False
+    plot: Path | None = None
+
+
 def measure_fidelity(
     run: RunConfig,
-    *,
-    frames: int = 16,
-    source: str | None = None,
-    codecs: bool = False,
-    plot: Path | None = None,
+    request: FidelityRequest,
     on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SetFidelity]:
     """Compare every cached teacher of a run, or those of one source, with the teacher live.
 
-    frames: of each source, spread evenly over those that are usable
-    codecs: try every other codec on the same live outputs too
-    plot: PNG of mirrored frames; with several sets their names are added
+    on_frame: told (frames done, frames in all)
 
     Raises:
         CacheMismatch: the cache was built from something else, another teacher, say.
@@ -41,6 +52,7 @@ def measure_fidelity(
     from stillroom.stages.evaluate.page import make_place
     from stillroom.stages.torch_state import threads
 
+    source, plot = request.source, request.plot
     targets = open_targets(run, must_exist=False)
     pairs = [pair for pair in targets.names() if pair[1] != FRAMES and source in (None, pair[0])]
     if not pairs:
@@ -54,7 +66,7 @@ def measure_fidelity(
         make_place(plot)
     cache = Cache.open(run.cache.path)
     jobs = [  # all sets are opened and checked before any teacher is built
-        FidelityJob(targets, cache, of, set_name, held, frames, codecs)
+        FidelityJob(targets, cache, of, set_name, held, request.frames, request.codecs)
         for of, name in pairs
         for set_name, held in targets.holdings(cache, of, name).items()
     ]

@@ -63,8 +63,11 @@ def _on_ray(
     """Plain Ray tasks: ray.util.dask imports dask.dataframe, and with it pandas, at its top."""
     from stillroom.pipeline.ray_connection import connected
 
+    def one(target: ArtifactSet, shard: int) -> Result:  # Ray takes functions, not callables
+        return work(target, shard)
+
     with connected(1, address) as ray:
-        task = ray.remote(num_cpus=1, max_retries=3)(work)
+        task = ray.remote(num_cpus=1, max_retries=3)(one)
         waiting: dict[Any, int] = {
             task.remote(target, shard): place for place, (target, shard) in enumerate(claims)
         }

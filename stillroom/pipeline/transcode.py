@@ -10,7 +10,7 @@ build, which would mix two kinds of bytes, refuses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from stillroom.storage_specs.presets import Storage, load_preset
 from stillroom.storage_specs.store import ArraySpec, Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from stillroom.storage_specs.manifest import FrameRow
@@ -50,21 +50,57 @@ class SetTranscoded:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Change:
+    """What is to be otherwise.
+
+    preset: "fast", "compact" or "exact"; left out, everything keeps the storage that it has
+    codecs: changes by artifact, as cache.codecs in a run file
+    shard_frames: of every set; left out, the preset's, or as it was
+    """
+
+    preset: str | None = None
+    codecs: dict[str, Any] = field(default_factory=dict)
+    shard_frames: int | None = None
+
+    def plan(self, of: ArtifactSet) -> _Plan:
+        """One set, before and after."""
+        presets = load_preset(self.preset or "fast", self.codecs, self.shard_frames)
+        specs = {}
+        for name, spec in of.arrays.items():
+            wanted = presets.storage(name)
+            if self.preset is None:  # only what is named changes
+                given = self.codecs.get(name, self.codecs.get(name.partition("/")[0], {}))
+                named = {"codec"} if isinstance(given, str) else set(given)
+                wanted = Storage(
+                    wanted.codec if "codec" in named else spec.codec,
+                    wanted.compressor if "compressor" in named else spec.compressor,
+                )
+            specs[name] = ArraySpec(
+                name, spec.shape, wanted.codec, wanted.compressor, spec.attributes
+            )
+        kept = presets.shard_frames if self.preset is not None else of.shard_frames
+        return _Plan(of, specs, self.shard_frames or kept)
+
+    def check(self, plans: list[_Plan]) -> None:
+        """Refuse a change of what no set holds."""
+        held = {name for plan in plans for name in plan.specs}
+        for name in self.codecs:
+            if not any(name in (one, one.partition("/")[0]) for one in held):
+                raise ConfigError(f"--codec {name}: the cache holds {', '.join(sorted(held))}")
+
+
 def transcode_cache(
     folder: Path | str,
     out: Path | str,
+    change: Change,
     *,
-    preset: str | None = None,
-    codecs: Mapping[str, Any] | None = None,
-    shard_frames: int | None = None,
     ray_address: str | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SetTranscoded]:
     """Write the frames of a cache into another one; running it again does what is missing.
 
-    preset: "fast", "compact" or "exact"; left out, everything keeps the storage that it has
-    codecs: changes by artifact, as cache.codecs in a run file
-    shard_frames: of every set; left out, the preset's, or as it was
+    ray_address: of a cluster whose machines see both caches
 
     Raises:
         CacheIncomplete: there is no cache at `folder`.
@@ -72,13 +108,12 @@ def transcode_cache(
         CacheCorrupt: a checksum fails in the source.
         ConfigError: an unknown preset, codec or artifact, or `out` is the source itself.
     """
-    if preset is None and not codecs and shard_frames is None:
+    if change == Change():
         raise ConfigError("nothing to change: name a --preset, a --codec or --shard-frames")
     if ray_address is not None:
         folder, out = absolute(folder), absolute(out)
     if absolute(out) == absolute(folder):
         raise ConfigError(f"{out}: this is the cache that is read; name another folder")
-    change = _Change(preset, dict(codecs or {}), shard_frames)
     origin = Cache.open(folder)
     plans = [change.plan(origin.artifact_set(*pair)) for pair in origin.sets()]
     change.check(plans)
@@ -109,40 +144,6 @@ def transcode_cache(
         )
         for (plan, target), there, able in zip(pairs, before, ready, strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What the user asked for."""
-
-    preset: str | None
-    codecs: dict[str, Any]
-    shard_frames: int | None
-
-    def plan(self, of: ArtifactSet) -> _Plan:
-        presets = load_preset(self.preset or "fast", self.codecs, self.shard_frames)
-        specs = {}
-        for name, spec in of.arrays.items():
-            wanted = presets.storage(name)
-            if self.preset is None:  # only what is named changes
-                given = self.codecs.get(name, self.codecs.get(name.partition("/")[0], {}))
-                named = {"codec"} if isinstance(given, str) else set(given)
-                wanted = Storage(
-                    wanted.codec if "codec" in named else spec.codec,
-                    wanted.compressor if "compressor" in named else spec.compressor,
-                )
-            specs[name] = ArraySpec(
-                name, spec.shape, wanted.codec, wanted.compressor, spec.attributes
-            )
-        kept = presets.shard_frames if self.preset is not None else of.shard_frames
-        return _Plan(of, specs, self.shard_frames or kept)
-
-    def check(self, plans: list[_Plan]) -> None:
-        """Refuse a change of what no set holds."""
-        held = {name for plan in plans for name in plan.specs}
-        for name in self.codecs:
-            if not any(name in (one, one.partition("/")[0]) for one in held):
-                raise ConfigError(f"--codec {name}: the cache holds {', '.join(sorted(held))}")
 
 
 @dataclass(frozen=True, eq=False)

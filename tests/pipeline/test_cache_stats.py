@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from stillroom.cli import main
 from stillroom.pipeline.build import build
-from stillroom.pipeline.cache_stats import measure_stats
+from stillroom.pipeline.cache_stats import StatsRequest, measure_stats
 from stillroom.pipeline.run_file import load_run
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
@@ -27,7 +27,7 @@ def test_features_of_a_cache_are_float64_numpys(run_file: Path) -> None:
     build(load_run(run_file))
     folder = Path("street.cache")
     for name in ("f.npz", "f.safetensors"):
-        measure_stats(folder, features=LAYER, out=Path(name))
+        measure_stats(folder, StatsRequest(features=LAYER, out=Path(name)))
     cache = Cache.open(folder)
     said, kept = cache.artifact_set("street", "tiny"), cache.artifact_set("street", "frames")
     vectors = np.stack([said.read(LAYER, i) for i in range(10)]).astype(np.float64)
@@ -59,7 +59,7 @@ def test_features_of_a_cache_are_float64_numpys(run_file: Path) -> None:
 def test_kept_pixels_are_those_that_have_a_pseudo_label(run_file: Path) -> None:
     run = load_run(run_file, ["cache.threshold=0.5", 'cache.preset="exact"'])
     build(run)
-    found = measure_stats(run.cache.path, source="street").sets[0]
+    found = measure_stats(run.cache.path, StatsRequest("street")).sets[0]
     assert found.stats.kept[0] == found.stats.pseudo_labels[:255].sum()
 
 
@@ -68,7 +68,7 @@ def test_statistics_do_not_depend_on_sharding(run_file: Path) -> None:
     for frames in (1, 4, 64):
         run = load_run(run_file, [f"cache.shard_frames={frames}", f'cache.path="{frames}.cache"'])
         build(run)
-        found.append(measure_stats(run.cache.path).sets[0].document())
+        found.append(measure_stats(run.cache.path, StatsRequest()).sets[0].document())
         found[-1].pop("fingerprint")
     assert found[0] == found[1] == found[2]
 
@@ -77,8 +77,8 @@ def test_statistics_do_not_depend_on_sharding(run_file: Path) -> None:
 @pytest.mark.ray
 def test_ray_counts_what_threads_count(run_file: Path) -> None:
     build(load_run(run_file))
-    here = measure_stats(Path("street.cache"))
-    there = measure_stats(Path("street.cache"), ray_address="local")
+    here = measure_stats(Path("street.cache"), StatsRequest())
+    there = measure_stats(Path("street.cache"), StatsRequest(), ray_address="local")
     assert [one.document() for one in here.sets] == [one.document() for one in there.sets]
 
 
@@ -95,7 +95,7 @@ def test_the_command_prints_tables_or_json_and_draws(run_file: Path) -> None:
 
 def test_what_cannot_be_counted_is_said(run_file: Path) -> None:
     with pytest.raises(CacheIncomplete):
-        measure_stats(Path("street.cache"))
+        measure_stats(Path("street.cache"), StatsRequest())
     build(load_run(run_file))
     folder = Path("street.cache")
     for options, words in (
@@ -105,6 +105,6 @@ def test_what_cannot_be_counted_is_said(run_file: Path) -> None:
         ({"features": LAYER, "out": Path("f.pkl")}, r"\.npz or \.safetensors"),
     ):
         with pytest.raises(ConfigError, match=words):
-            measure_stats(folder, **options)
+            measure_stats(folder, StatsRequest(**options))
     with pytest.raises(CacheIncomplete, match="more, street"):
-        measure_stats(folder, source="nowhere")
+        measure_stats(folder, StatsRequest("nowhere"))

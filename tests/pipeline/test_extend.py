@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from stillroom.cli import main
 from stillroom.pipeline.build import build
-from stillroom.pipeline.fidelity import measure_fidelity
+from stillroom.pipeline.fidelity import FidelityRequest, measure_fidelity
 from stillroom.pipeline.plan import plan_build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import open_targets
@@ -64,7 +64,7 @@ def test_an_extension_holds_just_what_was_missing_and_training_reads_it(
     trained = train_run(run)
     again = train_run(load_run(run_file, ['cache.path="whole.cache"', 'train.path="other"']))
     assert trained.losses == again.losses
-    found = measure_fidelity(run, frames=1, source="street")
+    found = measure_fidelity(run, FidelityRequest(1, "street"))
     assert [one.teacher for one in found] == ["tiny", more.name]
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from stillroom.cli import main
 from stillroom.pipeline.build import build
-from stillroom.pipeline.fidelity import measure_fidelity
+from stillroom.pipeline.fidelity import FidelityRequest, measure_fidelity
 from stillroom.pipeline.run_file import load_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 
@@ -24,7 +24,7 @@ def test_the_cache_is_within_its_bounds_and_exact_loses_nothing(run_file: Path) 
     build(run)
     told: list[tuple[int, int]] = []
     street, more = measure_fidelity(
-        run, frames=3, codecs=True, on_frame=lambda *each: told.append(each)
+        run, FidelityRequest(3, codecs=True), lambda *each: told.append(each)
     )
     assert (street.source, more.source) == ("street", "more")
     assert told == [(done, 6) for done in range(1, 7)]
@@ -47,7 +47,7 @@ def test_the_cache_is_within_its_bounds_and_exact_loses_nothing(run_file: Path) 
 def test_frames_come_from_the_source_where_the_cache_keeps_none(run_file: Path) -> None:
     run = load_run(run_file, ["cache.frames=false", "cache.path=bare.cache"])
     build(run)
-    street, _ = measure_fidelity(run, frames=2)
+    street, _ = measure_fidelity(run, FidelityRequest(2))
     assert street.frames == 2
     assert street.views[0].live is None
 
@@ -56,16 +56,17 @@ def test_a_cache_of_another_teacher_is_refused(run_file: Path) -> None:
     build(load_run(run_file))
     other = load_run(run_file, ["teachers.tiny.options={seed=3}"])
     with pytest.raises(CacheMismatch, match="teacher"):
-        measure_fidelity(other)
+        measure_fidelity(other, FidelityRequest())
 
 
 def test_what_cannot_be_compared_is_said(run_file: Path) -> None:
     with pytest.raises(CacheIncomplete):
-        measure_fidelity(load_run(run_file))
+        measure_fidelity(load_run(run_file), FidelityRequest())
     with pytest.raises(ConfigError, match="street, more"):
-        measure_fidelity(load_run(run_file), source="nowhere")
+        measure_fidelity(load_run(run_file), FidelityRequest(source="nowhere"))
+    bare = ["teachers={}", "terms=[{name='cross_entropy'}]"]
     with pytest.raises(ConfigError, match="no teacher"):
-        measure_fidelity(load_run(run_file, ["teachers={}", "terms=[{name='cross_entropy'}]"]))
+        measure_fidelity(load_run(run_file, bare), FidelityRequest())
 
 
 def test_the_command_prints_tables_or_json_and_draws(run_file: Path) -> None:

@@ -15,7 +15,7 @@ from stillroom.cli import main
 from stillroom.pipeline.build import build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import train_run
-from stillroom.pipeline.transcode import transcode_cache
+from stillroom.pipeline.transcode import Change, transcode_cache
 from stillroom.pipeline.verify import verify_cache
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.store import Cache
@@ -45,7 +45,7 @@ def test_without_loss_it_is_what_a_build_makes(
     build(load_run(run_file, [f'cache.preset="{before}"', *([codecs] if before == "fast" else [])]))
     mine = artifact_bytes(STREET)
     same_codecs = {"logits": "byte", "features": "byte"}
-    transcode_cache(STREET, OUT, preset=after, codecs=same_codecs, shard_frames=4)
+    transcode_cache(STREET, OUT, Change(preset=after, codecs=same_codecs, shard_frames=4))
     built = load_run(run_file, [f'cache.preset="{after}"', codecs, 'cache.path="built.cache"'])
     build(built)
     assert artifact_bytes(OUT) == artifact_bytes(built.cache.path)
@@ -58,7 +58,7 @@ def test_without_loss_it_is_what_a_build_makes(
 def test_other_shards_hold_the_same_frames_rows_and_bad_frames(run_file: Path) -> None:
     options = ['teachers.tiny.target="tiny_networks:sometimes_nan"', "cache.max_bad_fraction=1"]
     build(load_run(run_file, options))
-    transcode_cache(STREET, OUT, shard_frames=3)
+    transcode_cache(STREET, OUT, Change(shard_frames=3))
     old, new = (Cache.open(path).artifact_set("street", "tiny") for path in (STREET, OUT))
     assert (old.shards, new.shards) == (3, 4)
     columns = ["index", "frame_id", "status", "reason", "crc32c", "bytes", "confidence"]
@@ -74,7 +74,7 @@ def test_a_lossy_step_is_part_of_the_identity_and_readers_know(
 ) -> None:
     build(load_run(run_file))
     old = Cache.open(STREET).artifact_set("street", "tiny")
-    (_, _, *tiny) = transcode_cache(STREET, OUT, codecs={"logits": "half"})
+    (_, _, *tiny) = transcode_cache(STREET, OUT, Change(codecs={"logits": "half"}))
     assert all("gains nothing" in one.notes[0] for one in tiny if one.notes)
     new = Cache.open(OUT).artifact_set("street", "tiny")
     assert new.identity["transcoded_from"] == {
@@ -96,7 +96,7 @@ def test_a_lossy_step_is_part_of_the_identity_and_readers_know(
     )
     with pytest.raises(CacheMismatch, match="teacher"):
         train_run(other)
-    transcode_cache(OUT, Path("third.cache"), codecs={"logits": "byte"})
+    transcode_cache(OUT, Path("third.cache"), Change(codecs={"logits": "byte"}))
     third = Cache.open("third.cache").artifact_set("street", "tiny").identity["transcoded_from"]
     assert third["before"] == new.identity["transcoded_from"]
 
@@ -105,14 +105,23 @@ def test_it_resumes_and_waits_for_frames_that_are_not_cached(run_file: Path) -> 
     build(load_run(run_file))
     target = Cache.open(STREET).artifact_set("street", "tiny")
     target.discard(2)
-    found = transcode_cache(STREET, OUT, preset="compact", shard_frames=5)
+    found = transcode_cache(STREET, OUT, Change(preset="compact", shard_frames=5))
     (tiny,) = (one for one in found if (one.source, one.set_name) == ("street", "tiny"))
     assert (tiny.shards, tiny.already, tiny.waiting) == (1, 0, 1)
     build(load_run(run_file))
-    found = transcode_cache(STREET, OUT, preset="compact", shard_frames=5)
+    found = transcode_cache(STREET, OUT, Change(preset="compact", shard_frames=5))
     assert [(one.shards, one.waiting) for one in found if one.shards] == [(1, 0)]
     assert sum(one.already for one in found) > 0
     assert sound(OUT)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_writes_what_threads_write(run_file: Path, artifact_bytes: Bytes) -> None:
+    build(load_run(run_file))
+    transcode_cache(STREET, OUT, Change("compact"))
+    transcode_cache(STREET, Path("ray.cache"), Change("compact"), ray_address="local")
+    assert artifact_bytes(OUT) == artifact_bytes(Path("ray.cache"))
 
 
 def test_what_cannot_be_is_refused(run_file: Path) -> None:
@@ -125,13 +134,13 @@ def test_what_cannot_be_is_refused(run_file: Path) -> None:
         ({"preset": "tiny"}, "unknown preset"),
     ):
         with pytest.raises(ConfigError, match=words):
-            transcode_cache(STREET, OUT, **options)
+            transcode_cache(STREET, OUT, Change(**options))
     with pytest.raises(ConfigError, match="name another folder"):
-        transcode_cache(STREET, STREET, preset="exact")
+        transcode_cache(STREET, STREET, Change(preset="exact"))
     assert not OUT.exists()
-    transcode_cache(STREET, OUT, preset="exact")
+    transcode_cache(STREET, OUT, Change(preset="exact"))
     with pytest.raises(CacheMismatch):
-        transcode_cache(STREET, OUT, preset="compact")
+        transcode_cache(STREET, OUT, Change(preset="compact"))
 
 
 def test_the_command_says_what_changed(run_file: Path) -> None:
