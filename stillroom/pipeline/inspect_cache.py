@@ -143,7 +143,7 @@ def _draw(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> N
     chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
     about = {row["index"]: row for row in kept.rows().to_pylist()}
 
-    holders = {artifact: one for one in (kept, *said) for artifact in one.arrays}
+    holders = {artifact: one for one in (*said[::-1], kept) for artifact in one.arrays}
     specs = {artifact: one.arrays[artifact] for artifact, one in holders.items()}
 
     def read(artifact: str, index: int) -> Any:

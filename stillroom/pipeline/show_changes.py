@@ -1,4 +1,4 @@
-"""Reports of what was made out of a cache: another tier, a copy, more of the same."""
+"""Reports of what was made out of a cache: another tier, a copy."""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ class Targets:
             if held or one.name == name:
                 found[one.name] = held
                 wanted = tuple(artifact for artifact in wanted if artifact not in held)
-        if name not in found:
-            return {name: wanted, **found}
+        if name not in found:  # withdrawn by a repair, or never there
+            return {**({name: wanted} if wanted else {}), **found}
         if wanted:
             # As the run file says it, "auto" included: the same name in every worker.
             identity = self.identity(source, name, artifacts=wanted)

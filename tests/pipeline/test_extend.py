@@ -121,6 +121,19 @@ def test_a_killed_extension_goes_on(run_file: Path) -> None:
     assert build(run, extend=True).shards == 1
 
 
+def test_a_teachers_own_set_is_made_again_beside_its_extension(run_file: Path) -> None:
+    build(load_run(run_file, [FEW]))
+    run = load_run(run_file)
+    build(run, extend=True)
+    group = STREET / "street/tiny/zarr.json"
+    before = Cache.open(STREET).artifact_set("street", "tiny").fingerprint
+    group.write_bytes(b"?" + group.read_bytes())
+    assert sum(len(verdict.repaired) for verdict in verify_cache(STREET, repair=True)) > 0
+    assert build(run).frames == 10
+    assert Cache.open(STREET).artifact_set("street", "tiny").fingerprint == before
+    assert not any(verdict.faults or verdict.missing for verdict in verify_cache(STREET))
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_extends_to_the_same_bytes(

@@ -83,7 +83,7 @@ class CacheDataset:
         self.teachers = dict(teachers)
         self._holders = {
             f"{teacher_of(name)}/{artifact}": one
-            for name, one in self.teachers.items()
+            for name, one in reversed(self.teachers.items())  # the first that has it counts
             for artifact in one.arrays
             if f"{teacher_of(name)}/{artifact}" in needs
         }
