@@ -356,7 +356,7 @@ def test_a_frame_decodes_where_compiled_code_cannot_be_kept(full_set: Any, tmp_p
 
 def test_numba_waits_for_the_first_frame() -> None:
     code = (
-        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.dequantise\n"
+        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.codecs\n"
         "print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
