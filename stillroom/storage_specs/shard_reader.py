@@ -70,6 +70,7 @@ class ArrayReader:
         self.shard_frames = shard_frames
         self._dtype = np.dtype(stored.dtype)
         self._chunks = stored.chunks
+        self._compressed = stored.compressor["name"] != "none"
         self._folder, self._rest = f"{root / stored.path}/c.", ".0" * len(stored.shape)
         self._indices: dict[int, memoryview] = {}
 
@@ -129,9 +130,12 @@ class ArrayReader:
             offset, length = index[place], index[place + 1]
             if offset == MISSING:
                 raise self._corrupt(shard, position, "its chunk was never written")
-            chunk = scratch("chunk", length)
-            got = os.preadv(file.descriptor, [chunk.data], offset)
-            decompress(self.stored.compressor, _checked(chunk[:got]), tile)
+            if self._compressed:
+                chunk = scratch("chunk", length)
+                got = os.preadv(file.descriptor, [chunk.data], offset)
+                decompress(self.stored.compressor, _checked(chunk[:got]), tile)
+            else:
+                _read_into(tile, file.descriptor, offset, length)
 
         fill(self.stored, window, out, fill_chunk)
 
@@ -248,15 +252,29 @@ def _is_plain(out: NDArray[Any]) -> bool:
     return out.flags.c_contiguous and out.flags.writeable
 
 
+def _read_into(tile: NDArray[Any], descriptor: int, offset: int, length: int) -> None:
+    """Read a chunk that is not compressed where it is wanted; ValueError if it is damaged."""
+    payload, crc = tile.reshape(-1).view(np.uint8), bytearray(CRC_BYTES)
+    if length != payload.size + CRC_BYTES:
+        raise ValueError(f"{length} bytes, expected {payload.size + CRC_BYTES}")
+    if os.preadv(descriptor, [payload.data, crc], offset) != length:
+        raise ValueError("cut short")
+    _compare(payload, crc)
+
+
 def _checked(content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The content without the crc32c that ends it; ValueError where they do not agree."""
     if len(content) < CRC_BYTES:
         raise ValueError("cut short")
     # An array is a view that google_crc32c takes; a memoryview it does not.
     payload = np.frombuffer(content, np.uint8)[:-CRC_BYTES]
-    if google_crc32c.value(payload) != int.from_bytes(bytes(content[-CRC_BYTES:]), "little"):
-        raise ValueError("checksum does not match")
+    _compare(payload, bytes(content[-CRC_BYTES:]))
     return payload
+
+
+def _compare(payload: NDArray[np.uint8], crc: bytes | bytearray) -> None:
+    if google_crc32c.value(payload) != int.from_bytes(crc, "little"):
+        raise ValueError("checksum does not match")
 
 
 def remember(kept: dict[int, Any], shard: int, value: Any) -> None:
