@@ -115,8 +115,8 @@ def open_stillroom_exact(place: Place) -> Callable[[int], Any]:
 
 def open_stillroom_stored(place: Place) -> Callable[[int], Any]:
     made = _stillroom_set(place, "byte")
-    if hasattr(made, "read_stored"):
-        return lambda i: made.read_stored(place.artifact, i)
+    if hasattr(made, "encoded"):
+        return lambda i: made.encoded(place.artifact, i).values
     values, frames = made._readers[place.artifact][0], made.shard_frames  # before there was a name
     return lambda i: values.frame(*divmod(i, frames))
 

@@ -38,12 +38,14 @@ def build(
     *,
     runner: str = "inline",
     address: str | None = None,
+    extend: bool = False,
     on_plan: Callable[[list[SetPlan]], None] = lambda _: None,
     on_event: Callable[[BuildEvent], None] = lambda _: None,
 ) -> BuildReport:
     """Compute and commit every shard that is missing; running it again resumes.
 
     runner: "inline" here, or "ray", locally or on the cluster at `address`; the bytes are the same
+    extend: as for `plan_build`
 
     Raises:
         CacheMismatch: the cache was built from something else.
@@ -52,7 +54,7 @@ def build(
         CacheUnwritable: no space, no permission; what was committed stays.
     """
     started = time.perf_counter()
-    plans = plan_build(open_targets(run))
+    plans = plan_build(open_targets(run), extend=extend)
     on_plan(plans)
     report = _report_so_far(run, plans)
     plan_of = {(plan.source, plan.set_name): plan for plan in plans}

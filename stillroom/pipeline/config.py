@@ -23,7 +23,7 @@ from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.layout import FRAMES, check_names
+from stillroom.storage_specs.layout import FRAMES, check_names, teacher_of
 from stillroom.storage_specs.objects import place_of
 from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 
@@ -42,6 +42,8 @@ def _source_name(name: str) -> str:
 def _teacher_name(name: str) -> str:
     if name == FRAMES:
         raise ConfigError(f"teacher name {name!r} is reserved; choose another")
+    if teacher_of(name) != name:
+        raise ConfigError(f"teacher name {name!r}: what follows a '.' is the cache's to choose")
     try:
         check_names("source", name)
     except ConfigError as error:

@@ -21,6 +21,7 @@ from stillroom.stages.cache.cache_shard import (
 )
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.torch_state import threads
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class BuildEstimate:
         return sum(sum(estimate.bytes.values()) for estimate in self.sets)
 
 
-class _Sample:
+class Sample:
     """A few frames of a source, spread evenly over it."""
 
     def __init__(self, source: Source) -> None:
@@ -74,25 +75,30 @@ class _Sample:
         return len(self._indices)
 
     def load(self, index: int) -> Frame:
+        """As the source's."""
         return self._source.load(self._indices[index])
 
     def position(self, index: int) -> tuple[str | None, int | None]:
+        """As the source's."""
         return self._source.position(self._indices[index])
 
     def identity(self) -> dict[str, object]:
+        """Of a sample; no cache that lasts is made from one."""
         return {"kind": "sample", "of": self._source.identity()}
 
 
-def estimate_build(run: RunConfig) -> BuildEstimate:
+def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.
+
+    extend: as for `plan_build`
 
     Raises:
         CacheMismatch: the cache on disk was built from something else.
     """
     targets = open_targets(run)
-    plans = plan_build(targets)
+    plans = plan_build(targets, extend=extend)
     samples = replace(
-        targets, sources={name: _Sample(source) for name, source in targets.sources.items()}
+        targets, sources={name: Sample(source) for name, source in targets.sources.items()}
     )
     estimates = []
     with (
@@ -105,12 +111,13 @@ def estimate_build(run: RunConfig) -> BuildEstimate:
             if (
                 plan.set_name != FRAMES
                 and plan.missing
-                and (not built or built[0] != plan.set_name)
+                and (not built or built[0] != teacher_of(plan.set_name))
             ):
-                built = (plan.set_name, build_teacher(targets.teachers[plan.set_name]))
-            teacher = built[1] if built and built[0] == plan.set_name else None
+                name = teacher_of(plan.set_name)
+                built = (name, build_teacher(targets.teachers[name]))
+            teacher = built[1] if built and built[0] == teacher_of(plan.set_name) else None
             estimates.append(_estimate_set(samples, cache, plan, teacher))
-    return BuildEstimate(tuple(estimates), _free_bytes(run.cache.path))
+    return BuildEstimate(tuple(estimates), free_bytes(run.cache.path))
 
 
 def _estimate_set(
@@ -121,8 +128,8 @@ def _estimate_set(
     settings = samples.run.cache
     produce: Produce = frames_and_labels
     if teacher is not None:
-        produce = TeacherArtifacts(teacher, settings.artifacts, settings.threshold)
-    target = samples.define(cache, plan.source, plan.set_name, teacher)
+        produce = TeacherArtifacts(teacher, plan.artifacts, settings.threshold)
+    target = samples.define(cache, plan.source, plan.set_name, teacher, plan.artifacts)
     report = cache_shard(
         ShardJob(
             work=ShardWork(plan.source, plan.set_name, 0),
@@ -139,7 +146,7 @@ def _estimate_set(
     return SetEstimate(plan, sizes, report.wall_seconds * scale)
 
 
-def _free_bytes(path: Path | str) -> int | None:
+def free_bytes(path: Path | str) -> int | None:
     """Free space where the cache is to be; the folder itself need not exist yet."""
     if not isinstance(path, Path):
         return None

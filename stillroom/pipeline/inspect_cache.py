@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.objects import place_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.store import ArtifactSet
 
 
@@ -27,6 +30,7 @@ class SetInfo:
     arrays: name -> (shape, codec)
     bytes: encoded bytes by array
     bad: reason by frame_id
+    fidelity: worst error and divergences by array, as measured on a few frames of every shard
     """
 
     source: str
@@ -40,6 +44,7 @@ class SetInfo:
     bytes: dict[str, int]
     bad: dict[str, str]
     mean_confidence: float | None
+    fidelity: Fidelity
 
     def document(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -93,6 +98,7 @@ def _describe(target: ArtifactSet) -> SetInfo:
         bytes=target.sizes(),
         bad=bad,
         mean_confidence=float(np.mean(confidences)) if confidences else None,
+        fidelity=target.fidelity(),
     )
 
 
@@ -104,7 +110,8 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
         ConfigError: there is no such source in the cache.
     """
     cache = Cache.open(folder)
-    pairs = [(name, teacher) for name, teacher in cache.sets() if teacher != FRAMES]
+    sets = [(name, teacher_of(of)) for name, of in cache.sets() if of != FRAMES]
+    pairs = list(dict.fromkeys(sets))  # a teacher's extension sets are drawn with its own
     known = sorted({name for name, _ in cache.sets()})
     if source is not None and source not in known:
         raise ConfigError(f"no source {source!r} in {folder}; it holds {', '.join(known)}")
@@ -124,38 +131,42 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
 def _draw(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
     from stillroom.stages.evaluate.contact_sheet import CacheRow, contact_sheet
 
-    said = cache.artifact_set(source, teacher)
+    said = cache.teacher_sets(source, teacher)
     if (source, FRAMES) not in cache.sets():
         raise CacheIncomplete(
             f"{source}: the cache keeps no frames to draw; build with cache.frames = true"
         )
     kept = cache.artifact_set(source, FRAMES)
-    usable = np.intersect1d(said.usable(), kept.usable())
+    usable = reduce(np.intersect1d, [one.usable() for one in (kept, *said)])
     if not len(usable):
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; run `cache build`")
     chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
     about = {row["index"]: row for row in kept.rows().to_pylist()}
 
-    def read(target: ArtifactSet, artifact: str, index: int) -> Any:
-        return target.read(artifact, index) if artifact in target.arrays else None
+    holders = {artifact: one for one in (kept, *said) for artifact in one.arrays}
+    specs = {artifact: one.arrays[artifact] for artifact, one in holders.items()}
 
-    grids = [said.arrays[name] for name in ("logits", "confidence") if name in said.arrays]
+    def read(artifact: str, index: int) -> Any:
+        return holders[artifact].read(artifact, index) if artifact in holders else None
+
+    grids = [specs[name] for name in ("logits", "confidence") if name in specs]
     rows = [
         CacheRow(
             frame_id=about[index]["frame_id"],
             image=kept.read("frames", index),
-            label=read(kept, "labels", index),
-            logits=read(said, "logits", index),
-            confidence=read(said, "confidence", index),
-            pseudo_label=read(said, "pseudo_label", index),
+            label=read("labels", index),
+            logits=read("logits", index),
+            confidence=read("confidence", index),
+            pseudo_label=read("pseudo_label", index),
             stride=grids[0].attributes["stride"] if grids else 1,
             valid=(about[index]["valid_height"], about[index]["valid_width"]),
         )
         for index in chosen.tolist()
     ]
-    named = [list(spec.attributes["classes"]) for spec in said.arrays.values()
+    named = [list(spec.attributes["classes"]) for one in said for spec in one.arrays.values()
              if "classes" in spec.attributes]  # fmt: skip
-    threshold = said.identity.get("pseudo_label", {}).get("threshold")
+    of = holders.get("pseudo_label", said[0])
+    threshold = of.identity.get("pseudo_label", {}).get("threshold")
     contact_sheet(
         path,
         rows,

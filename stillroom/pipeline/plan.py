@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.stages.cache.cache_shard import ShardWork
-from stillroom.storage_specs.errors import CacheIncomplete
+from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetPlan:
-    """One artifact set: how much of it there is to be, and which shards are missing."""
+    """One artifact set: how much of it there is to be, and which shards are missing.
+
+    artifacts: that it holds or is to hold
+    """
 
     source: str
     set_name: str
     frames: int
     shard_frames: int
     missing: tuple[int, ...]
+    artifacts: tuple[str, ...] = ()
 
     @property
     def shards(self) -> int:
@@ -41,31 +46,49 @@ class SetPlan:
         return [ShardWork(self.source, self.set_name, shard) for shard in self.missing]
 
 
-def plan_build(targets: Targets) -> list[SetPlan]:
+def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
     """Wanted shards minus committed shards, set by set. Reads the cache, writes nothing.
 
     What every set is made from is settled first: a file that is missing is found before anything
     is cached.
 
+    extend: put artifacts that a teacher's set lacks into an extension set beside it
+
     Raises:
-        CacheMismatch: a set on disk was built from something else than this run.
+        CacheMismatch: a set on disk was built from something else than this run, or lacks some of
+            its artifacts and is not to be extended.
         WeightsError: a teacher's weights are not there.
     """
     try:
         cache = Cache.open(targets.run.cache.path)
     except CacheIncomplete:
         cache = None
-    identities = {pair: targets.identity(*pair) for pair in targets.names()}
+    wanted_sets = [
+        (source, set_name, artifacts)
+        for source, name in targets.names()
+        for set_name, artifacts in targets.holdings(cache, source, name).items()
+    ]
+    identities = [targets.identity(of, name, artifacts=held) for of, name, held in wanted_sets]
     known = () if cache is None else cache.sets()
     plans = []
-    for (source, set_name), identity in identities.items():
+    for (source, set_name, artifacts), identity in zip(wanted_sets, identities, strict=True):
         frames, shard_frames = len(targets.sources[source]), targets.preset.shard_frames
         committed: frozenset[int] = frozenset()
         if cache is not None and (source, set_name) in known:
             target = cache.artifact_set(source, set_name)
             target.require(identity)
             committed = target.committed()
+        elif cache is not None and set_name != teacher_of(set_name) and not extend:
+            raise CacheMismatch(_lacking(cache, source, teacher_of(set_name), artifacts))
         wanted = range(-(-frames // shard_frames))
         missing = tuple(shard for shard in wanted if shard not in committed)
-        plans.append(SetPlan(source, set_name, frames, shard_frames, missing))
+        plans.append(SetPlan(source, set_name, frames, shard_frames, missing, artifacts))
     return plans
+
+
+def _lacking(cache: Cache, source: str, teacher: str, artifacts: tuple[str, ...]) -> str:
+    return (
+        f"{cache.path}: {teacher!r} on {source!r} was built without artifacts that this run lists: "
+        f"{', '.join(artifacts)}\n  run `stillroom cache extend` to add them beside it, or make "
+        "the run agree with the cache"
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.pipeline.config import with_absolute_paths
 from stillroom.pipeline.ray_worker import RayWorker
 from stillroom.storage_specs.errors import StillroomError
+from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
     from stillroom.pipeline.config import RunConfig
@@ -129,7 +130,7 @@ class Crew:
 
 def _use_gpus(run: RunConfig, works: list[ShardWork]) -> bool:
     """Whether a teacher that has work to do may run on a GPU; frames are written without one."""
-    names = {work.set_name for work in works}
+    names = {teacher_of(work.set_name) for work in works}
     return any(run.teachers[name].device != "cpu" for name in names if name in run.teachers)
 
 

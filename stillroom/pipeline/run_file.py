@@ -58,10 +58,7 @@ def _override(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: expected KEY=VALUE, as in --set train.seed=1")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _toml_value(text)
     *parents, last = key.split(".")
     node: Any = document
     for parent in parents:
@@ -75,6 +72,28 @@ def _override(document: dict[str, Any], override: str) -> None:
         node[last] = value
     else:
         raise ConfigError(f"--set {override!r}: {'.'.join(parents)} is a value, not a section")
+
+
+def settings_of(given: Sequence[str], option: str) -> dict[str, Any]:
+    """NAME=VALUE of an option that may be given several times; values are read as by --set.
+
+    Raises:
+        ConfigError: one is not NAME=VALUE.
+    """
+    found = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} {each!r}: expected NAME=VALUE")
+        found[name] = _toml_value(text)
+    return found
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _step(node: Any, part: str, override: str) -> Any:

@@ -120,13 +120,18 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> Shown:
             size(sum(entry.bytes.values())),
             entry.fingerprint[:12],
         )
-    arrays = grid("array", "shape", "codec", "bytes", "a frame")
+    arrays = grid(
+        "array", "shape", "codec", "bytes", "a frame", "largest error", "KL pixel", "spatial"
+    )
     for entry in sets:
         for name, (shape, codec) in entry.arrays.items():
             used = entry.bytes.get(name, 0)
             frame = size(used / entry.committed_frames) if entry.committed_frames else "-"
             place = array_name(entry.source, entry.set_name, name)
-            arrays.add_row(place, shape, codec, size(used), frame)
+            lost = entry.fidelity.get(name, {})
+            errors = (lost.get(key) for key in ("largest_error", "pixel_kl", "spatial_kl"))
+            shown = ("" if error is None else f"{error:.2g}" for error in errors)
+            arrays.add_row(place, shape, codec, size(used), frame, *shown)
     parts += ["", arrays]
     if bad:
         rows = grid("bad frame", "reason")

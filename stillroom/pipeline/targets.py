@@ -16,6 +16,7 @@ from stillroom.stages.sources.images import ImagesConfig
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
+from stillroom.storage_specs.layout import extension_name, teacher_of
 from stillroom.storage_specs.presets import load_preset
 from stillroom.storage_specs.store import ArraySpec
 from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.presets import Preset
     from stillroom.storage_specs.store import ArtifactSet, Cache
 
+TRANSCODED = "transcoded_from"  # in the identity of a set that was encoded twice, with loss
 FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
 
@@ -58,13 +60,19 @@ class Targets:
         return ("frames", "labels") if labelled else ("frames",)
 
     def identity(
-        self, source: str, set_name: str, teacher: Teacher | None = None
+        self,
+        source: str,
+        set_name: str,
+        teacher: Teacher | None = None,
+        artifacts: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
         """Everything the bytes of a set depend on, as JSON; its sha256 is the fingerprint.
 
+        artifacts: those of the set; all of the run's if left out
         teacher: where it has been built, its own word on the device is taken; else the run file's,
             and "auto" there agrees with whatever the cache says
         """
+        artifacts = self.artifacts(source, set_name) if artifacts is None else artifacts
         height, width = self.run.cache.canvas
         opened = self.sources.get(source)
         identity: dict[str, Any] = {
@@ -76,40 +84,81 @@ class Targets:
             "canvas": {"height": height, "width": width},
             "shard_frames": self.preset.shard_frames,
             "artifacts": {
-                artifact: self.preset.storage(artifact).to_dict()
-                for artifact in self.artifacts(source, set_name)
+                artifact: self.preset.storage(artifact).to_dict() for artifact in artifacts
             },
         }
         if set_name != FRAMES:
-            config = self.teachers[set_name]
+            config = self.teachers[teacher_of(set_name)]
             identity["teacher"] = (
                 describe_teacher(config) if teacher is None else teacher.identity()
             )
-            if "pseudo_label" in self.run.cache.artifacts:
+            if "pseudo_label" in artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
 
+    def holdings(self, cache: Cache | None, source: str, name: str) -> dict[str, tuple[str, ...]]:
+        """The run's artifacts of a teacher, or of the frames, by the set that is to have them.
+
+        First the teacher's own set, then its extension sets that are there, then, for artifacts
+        that none of these has, the extension set to be.
+        """
+        wanted = self.artifacts(source, name)
+        if cache is None or name == FRAMES:
+            return {name: wanted}
+        found: dict[str, tuple[str, ...]] = {}
+        for one in cache.teacher_sets(source, name):
+            held = tuple(artifact for artifact in wanted if artifact in one.arrays)
+            if held or one.name == name:
+                found[one.name] = held
+                wanted = tuple(artifact for artifact in wanted if artifact not in held)
+        if name not in found:
+            return {name: wanted, **found}
+        if wanted:
+            # As the run file says it, "auto" included: the same name in every worker.
+            identity = self.identity(source, name, artifacts=wanted)
+            found[extension_name(name, identity)] = wanted
+        return found
+
+    def readable(
+        self, source: str, set_name: str, artifacts: tuple[str, ...] | None = None
+    ) -> dict[str, Any]:
+        """The identity that a reader demands: as it is stored now, by whatever way it came there.
+
+        A builder demands `identity`: into a set that was encoded twice it must add nothing.
+        """
+        return {**self.identity(source, set_name, artifacts=artifacts), TRANSCODED: ANY}
+
     def define(
-        self, cache: Cache, source: str, set_name: str, teacher: Teacher | None
+        self,
+        cache: Cache,
+        source: str,
+        set_name: str,
+        teacher: Teacher | None,
+        artifacts: tuple[str, ...] | None = None,
     ) -> ArtifactSet:
         """The set on disk, made if it is not there yet.
+
+        artifacts: as for `identity`
 
         Raises:
             CacheMismatch: it is there, and was built from something else.
         """
+        artifacts = self.artifacts(source, set_name) if artifacts is None else artifacts
         return cache.define(
             source,
             set_name,
-            self.identity(source, set_name, teacher),
+            self.identity(source, set_name, teacher, artifacts),
             count=len(self.sources[source]),
             shard_frames=self.preset.shard_frames,
-            arrays=self._arrays(source, set_name, teacher),
+            arrays=self._arrays(source, teacher, artifacts),
         )
 
-    def _arrays(self, source: str, set_name: str, teacher: Teacher | None) -> list[ArraySpec]:
+    def _arrays(
+        self, source: str, teacher: Teacher | None, artifacts: tuple[str, ...]
+    ) -> list[ArraySpec]:
         shapes = self._frame_shapes(source) if teacher is None else self._teacher_shapes(teacher)
         arrays = []
-        for artifact in self.artifacts(source, set_name):
+        for artifact in artifacts:
             shape, stride = shapes[artifact]
             storage = self.preset.storage(artifact)
             attributes: dict[str, Any] = {"stride": stride}

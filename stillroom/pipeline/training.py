@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.config import as_document
 from stillroom.pipeline.curves import draw_curves
-from stillroom.pipeline.targets import FRAMES, open_targets
+from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
@@ -17,6 +17,7 @@ from stillroom.stages.train.loop import train
 from stillroom.stages.train.objective import Objective
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences, fingerprint
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -119,10 +120,14 @@ def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:
 
 def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[str]) -> None:
     """Compare a source's sets with the run, and with one another where the run cannot know."""
-    found = [cache.artifact_set(source, set_name) for set_name in set_names]
-    for one in found:
-        if one.name == FRAMES or one.name in targets.teachers:
-            one.require(targets.identity(source, one.name))
+    found = []
+    for one, artifacts in _sets_read(targets, cache, source, set_names):
+        found.append(one)
+        if artifacts is not None:
+            one.require(targets.readable(source, one.name, artifacts))
+        if TRANSCODED in one.identity:
+            codecs = ", ".join(one.identity[TRANSCODED]["codecs"])
+            LOG.warning("%s/%s was encoded twice, with loss: %s", source, one.name, codecs)
     for one in found[1:]:
         _demand_one_source(cache, found[0], one)
     if source in targets.absent:
@@ -131,6 +136,23 @@ def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[s
             source,
             cache.path,
         )
+
+
+def _sets_read(
+    targets: Targets, cache: Cache, source: str, names: list[str]
+) -> list[tuple[ArtifactSet, tuple[str, ...] | None]]:
+    """The sets of frames and teachers, and what the run says they hold; None of a stranger's."""
+    found: list[tuple[ArtifactSet, tuple[str, ...] | None]] = []
+    there = cache.sets()
+    for name in names:
+        if name != FRAMES and name not in targets.teachers:
+            found.append((cache.artifact_set(source, name), None))
+            continue
+        for set_name, artifacts in targets.holdings(cache, source, name).items():
+            # An extension set that is not there is missed by whoever needs what it would hold.
+            if set_name == name or (source, set_name) in there:
+                found.append((cache.artifact_set(source, set_name), artifacts))
+    return found
 
 
 def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) -> None:
@@ -177,7 +199,8 @@ def _check_objective(
     softmax_only: set[str] = set()
     for stream, dataset in streams.items():
         available[stream] = {"labels"} if dataset.labelled else set()
-        for teacher, said in dataset.teachers.items():
+        for set_name, said in dataset.teachers.items():
+            teacher = teacher_of(set_name)
             _demand_same_classes(teacher, said, classes)
             available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
             if "logits" in said.arrays:

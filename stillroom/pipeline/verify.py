@@ -1,15 +1,16 @@
-"""`cache verify`: every committed shard checked against its manifest, on dask; and its repair."""
+"""`cache verify`: every committed shard checked against its manifest; and its repair."""
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.over_shards import claims_of, over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
 from stillroom.storage_specs.fingerprint import fingerprint
 from stillroom.storage_specs.layout import set_folder
+from stillroom.storage_specs.objects import absolute
 from stillroom.storage_specs.repair import damaged_cache, repair_root, repair_set, withdraw_set
 from stillroom.storage_specs.store import Cache, Fault
 from stillroom.storage_specs.verify import verify_pixels
@@ -45,12 +46,14 @@ def verify_cache(
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     *,
     repair: bool = False,
+    ray_address: str | None = None,
 ) -> list[SetVerdict]:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
     on_shard: told (shards done, shards in all), from several threads
     repair: withdraw every damaged shard and set, so that the next build makes them again, and write
         again what follows from a definition; nothing else is touched
+    ray_address: check the shards as tasks of a Ray cluster, whose machines must see `path`
 
     Raises:
         CacheIncomplete: there is no cache at `path`.
@@ -59,7 +62,8 @@ def verify_cache(
     """
     root: Fault | None = None
     try:
-        cache = Cache.open(path)
+        # The tasks of a Ray cluster have another working folder.
+        cache = Cache.open(path if ray_address is None else absolute(path))
     except CacheError as error:
         if isinstance(error, CacheIncomplete) or (known := damaged_cache(path)) is None:
             raise
@@ -75,7 +79,9 @@ def verify_cache(
             found[pair].append(Fault(*pair, None, folder, None, "metadata", str(error)))
     for target in targets.values():
         found[target.source, target.name] += target.verify_definition()
-    for fault in _shard_faults(list(targets.values()), on_shard) + _pixel_faults(targets):
+    for fault in _shard_faults(list(targets.values()), on_shard, ray_address) + _pixel_faults(
+        targets
+    ):
         found[fault.source, fault.set_name].append(fault)
     # Before the repair: what it withdraws is not "missing" in the words of this report.
     verdicts = [_verdict(pair, targets.get(pair), found[pair]) for pair in pairs]
@@ -86,22 +92,16 @@ def verify_cache(
     return [replace(each, repaired=tuple(_repair(cache, each, targets))) for each in verdicts]
 
 
-def _shard_faults(targets: list[ArtifactSet], on_shard: Callable[[int, int], None]) -> list[Fault]:
-    from dask.base import compute
-    from dask.delayed import delayed
-
-    claims = [(target, shard) for target in targets for shard in range(target.shards)]
-    done = itertools.count(1)
-
-    def check(target: ArtifactSet, shard: int) -> list[Fault]:
-        try:
-            return target.verify_shard(shard)
-        finally:
-            on_shard(next(done), len(claims))
-
-    tasks = [delayed(check, pure=False)(target, shard) for target, shard in claims]
-    results: tuple[list[Fault], ...] = compute(*tasks, scheduler="threads")  # type: ignore[no-untyped-call]
+def _shard_faults(
+    targets: list[ArtifactSet], on_shard: Callable[[int, int], None], ray_address: str | None
+) -> list[Fault]:
+    claims = claims_of(targets)
+    results = over_shards(_faults_of, claims, on_shard, ray_address=ray_address)
     return [fault for faults in results for fault in faults]
+
+
+def _faults_of(target: ArtifactSet, shard: int) -> list[Fault]:
+    return target.verify_shard(shard)
 
 
 def _pixel_faults(targets: dict[tuple[str, str], ArtifactSet]) -> list[Fault]:

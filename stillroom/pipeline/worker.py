@@ -11,6 +11,7 @@ from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.torch_state import use_threads
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -102,12 +103,13 @@ class ShardWorker:
         with self._building:
             produce: Produce = frames_and_labels
             teacher = None
+            name = teacher_of(work.set_name)
+            artifacts = self._targets.holdings(self._cache, work.source, name)[work.set_name]
             if work.set_name != FRAMES:
-                teacher = self._teacher_named(work.set_name)
-                cache = self._run.cache
-                produce = TeacherArtifacts(teacher, cache.artifacts, cache.threshold)
+                teacher = self._teacher_named(name)
+                produce = TeacherArtifacts(teacher, artifacts, self._run.cache.threshold)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
-                self._sets[key] = self._targets.define(self._cache, *key, teacher)
+                self._sets[key] = self._targets.define(self._cache, *key, teacher, artifacts)
             return produce, self._sets[key]
 
     def _teacher_named(self, name: str) -> Teacher:

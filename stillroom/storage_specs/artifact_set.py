@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.codecs import Encoded
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
@@ -208,10 +210,9 @@ class ArtifactSet:
         place = self._place(index)
         return {artifact: self._reader(artifact).read(*place) for artifact in artifacts}
 
-    def read_stored(self, artifact: str, index: int) -> NDArray[Any]:
-        """One frame's array as it is stored, undone by `codec.decode`; raises what `read` does."""
-        shard, position, _ = self._place(index)
-        return self._reader(artifact).values.frame(shard, position)
+    def encoded(self, artifact: str, index: int) -> Encoded:
+        """One frame's array as it is stored, not decoded; raises what `read` does."""
+        return self._reader(artifact).encoded(*self._place(index))
 
     def _reader(self, artifact: str) -> ArtifactReader:
         reader = self._readers.get(artifact)
@@ -246,6 +247,10 @@ class ArtifactSet:
     def sizes(self) -> dict[str, int]:
         """Committed bytes of each artifact, its side arrays included."""
         return self._catalogue.sizes()
+
+    def fidelity(self) -> Fidelity:
+        """The worst that was measured on a few frames of every committed shard, by artifact."""
+        return self._catalogue.fidelity()
 
     def save_catalogue(self) -> bool:
         """Write what is committed into one file where that spares later readers many; else False.

@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stillroom.storage_specs.errors import CacheError
+from stillroom.storage_specs.fidelity import worst
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, catalogue_path, part_folder
 from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, check_seal, sealed, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.layout import Definition
     from stillroom.storage_specs.manifest import ShardPart
     from stillroom.storage_specs.objects import Objects
@@ -40,10 +42,12 @@ class Entry:
 
     signature: of its part's file, as text
     bytes: of its objects, by artifact
+    fidelity: as its part has it
     """
 
     signature: str
     bytes: dict[str, int]
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,13 @@ class Catalogue:
                 sizes[artifact] += size
         return sizes
 
+    def fidelity(self) -> Fidelity:
+        """The worst that was measured in any committed shard."""
+        found: Fidelity = {}
+        for entry in self._looked_up().entries.values():
+            found = worst(found, entry.fidelity)
+        return found
+
     def save(self) -> bool:
         """Write the catalogue where it would save a later reader work; whether it was written.
 
@@ -122,18 +133,24 @@ class Catalogue:
         unknown = sorted(listed.keys() - entries.keys())
         for shard, part in zip(unknown, self._read_parts(unknown), strict=True):
             if part is not None:
-                entries[shard] = Entry(listed[shard], self._bytes_of(part))
+                entries[shard] = Entry(listed[shard], self._bytes_of(part), part.fidelity)
                 own[shard] = table_of(part.rows)
         self._known = _Known(entries, before.saved, own)
         return self._known
 
     def _rows(self, known: _Known) -> pa.Table:
         saved = sorted(known.entries.keys() - known.own.keys())
+        if not known.own and sum(map(self._frames_of, saved)) == known.saved.num_rows:
+            return known.saved  # as most often; a filter would copy it
         shard_of = pc.divide(known.saved["index"], self._definition.shard_frames)
         true = known.saved.filter(pc.is_in(shard_of, value_set=pa.array(saved, pa.int64())))
         if not known.own:
             return true
         return pa.concat_tables([true, *known.own.values()]).sort_by("index").combine_chunks()
+
+    def _frames_of(self, shard: int) -> int:
+        start = shard * self._definition.shard_frames
+        return min(self._definition.shard_frames, self._definition.count - start)
 
     def _listed(self) -> dict[int, str]:
         folder = part_folder(self._definition.source, self._definition.name)
@@ -153,8 +170,7 @@ class Catalogue:
             table = pq.read_table(pa.BufferReader(content))
             about = json.loads(table.schema.metadata[KEY.encode()])
             if about["fingerprint"] == self._definition.fingerprint:
-                parts = about["parts"].items()
-                entries = {int(k): Entry(signature, sizes) for k, (signature, sizes) in parts}
+                entries = {int(shard): Entry(*entry) for shard, entry in about["parts"].items()}
                 return _Known(entries, table.cast(SCHEMA), {})
         return None
 
@@ -164,7 +180,7 @@ class Catalogue:
             "source": self._definition.source,
             "set": self._definition.name,
             "fingerprint": self._definition.fingerprint,
-            "parts": {str(k): [entry.signature, entry.bytes] for k, entry in entries.items()},
+            "parts": {str(shard): list(vars(entry).values()) for shard, entry in entries.items()},
             "part_crc32c": OPEN_SEAL.decode(),
         }
         return sealed(rows, about)

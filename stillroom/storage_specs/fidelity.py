@@ -1,4 +1,8 @@
-"""How far stored logits are from the teacher's own, as losses see it: two KL divergences."""
+"""How far what is stored is from what the teacher said, as losses see it.
+
+Of logits that is two KL divergences; a shard's manifest keeps them and the largest error, as
+measured on a few of its frames when they were written.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.storage_specs.errors import ArtifactError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from stillroom.storage_specs.codecs.codec import Codec, Encoded
+
+Fidelity = dict[str, dict[str, float]]
+"""By artifact and by "largest_error", "pixel_kl" and "spatial_kl"."""
 
 SPATIAL_TEMPERATURE = 4.0
 """That of channel-wise distillation (Shu et al., ICCV 2021, sec. 4.1)."""
@@ -32,6 +43,42 @@ def spatial_kl(
     """
     flat = [_wide(x).reshape(len(x), -1) / temperature for x in (true, kept)]
     return _mean_kl(_log_softmax(flat[0], axis=1), _log_softmax(flat[1], axis=1), axis=1)
+
+
+def measured(
+    codec: Codec, true: NDArray[Any], encoded: Encoded, *, logits: bool
+) -> dict[str, float]:
+    """Largest error of one frame's array, and the divergences of logits.
+
+    true: (C, h, w), or whatever the artifact has
+    returns: "largest_error" unless the codec keeps something else than the values; "pixel_kl" and
+        "spatial_kl", in nats, of logits
+    raises: ArtifactError where the codec breaks its own bound
+    """
+    kept = codec.decode(encoded.values, encoded.side)
+    found = {}
+    if codec.whole_logits:
+        error = np.abs(kept.astype(np.float64) - true)
+        if (error > codec.bound(true)).any():
+            raise ArtifactError(
+                f"codec {codec.name} errs by {error.max():g}, more than the bound that it states"
+            )
+        found["largest_error"] = float(error.max(initial=0))
+    if logits:
+        found["pixel_kl"] = pixel_kl(true, kept)
+    if logits and codec.whole_logits:
+        found["spatial_kl"] = spatial_kl(true, kept)
+    return found
+
+
+def worst(first: Fidelity, second: Fidelity) -> Fidelity:
+    """The greater of each number, by artifact."""
+    names = first.keys() | second.keys()
+    both = {name: (first.get(name, {}), second.get(name, {})) for name in sorted(names)}
+    return {
+        name: {key: max(a.get(key, 0.0), b.get(key, 0.0)) for key in sorted(a.keys() | b.keys())}
+        for name, (a, b) in both.items()
+    }
 
 
 def _mean_kl(p: NDArray[np.float64], q: NDArray[np.float64], axis: int) -> float:

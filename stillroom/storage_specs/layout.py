@@ -30,6 +30,8 @@ RESERVED = ("frames", "labels", "manifest")
 STAGING = "manifest/.staging"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+EXTENSION = re.compile(r"\.[0-9a-f]{8}")
+"""What follows a teacher's name in that of a set which holds more of its artifacts."""
 
 
 @dataclass(frozen=True)
@@ -248,12 +250,25 @@ def check_names(source: str, name: str) -> None:
         ("source", source, RESERVED),
         ("set", name, tuple(word for word in RESERVED if word != FRAMES)),
     ):
+        whole = value
+        if what == "set" and (place := EXTENSION.search(value)) and teacher_of(value) != FRAMES:
+            value = value[: place.start()] if place.end() == len(value) else value
         if not NAME.fullmatch(value):
             raise ConfigError(
-                f"{what} name {value!r}: use a-z, 0-9, '_' and '-', a letter or digit first"
+                f"{what} name {whole!r}: use a-z, 0-9, '_' and '-', a letter or digit first"
             )
         if value in reserved:
-            raise ConfigError(f"{what} name {value!r} is reserved; choose another")
+            raise ConfigError(f"{what} name {whole!r} is reserved; choose another")
+
+
+def teacher_of(set_name: str) -> str:
+    """The teacher whose set this is: its own, or an extension `<teacher>.<8 hex digits>`."""
+    return set_name.partition(".")[0]
+
+
+def extension_name(teacher: str, identity: Mapping[str, Any]) -> str:
+    """The name of a set that holds more artifacts of a teacher; it follows from its identity."""
+    return f"{teacher}.{fingerprint(identity)[:8]}"
 
 
 def set_folder(source: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
@@ -17,6 +17,8 @@ from stillroom.storage_specs.layout import FORMAT_VERSION, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from stillroom.storage_specs.fidelity import Fidelity
 
 SCHEMA = pa.schema(
     [
@@ -82,6 +84,7 @@ class ShardPart:
     fingerprint: of the set's definition
     objects: by the path of their array
     rows: one a frame, in order of index, `start` to `stop` - 1
+    fidelity: the worst of what was measured on a few frames, by artifact
     """
 
     source: str
@@ -92,6 +95,7 @@ class ShardPart:
     fingerprint: str
     objects: dict[str, ObjectEntry]
     rows: tuple[FrameRow, ...]
+    fidelity: Fidelity = field(default_factory=dict)
 
 
 def entry_of(content: bytes) -> ObjectEntry:
@@ -110,6 +114,7 @@ def encode_part(part: ShardPart) -> bytes:
         "stop": part.stop,
         "fingerprint": part.fingerprint,
         "objects": {path: asdict(entry) for path, entry in part.objects.items()},
+        "fidelity": part.fidelity,
         "part_crc32c": OPEN_SEAL.decode(),
     }
     try:
@@ -159,6 +164,7 @@ def decode_part(content: bytes, path: str) -> ShardPart:
             fingerprint=about["fingerprint"],
             objects={name: ObjectEntry(**entry) for name, entry in about["objects"].items()},
             rows=tuple(FrameRow(**row) for row in table.to_pylist()),
+            fidelity=about.get("fidelity", {}),  # parts of the first release have none
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CacheCorrupt(_not_a_part(path, str(error))) from error

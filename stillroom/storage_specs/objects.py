@@ -91,6 +91,12 @@ def place_of(place: str | Path) -> Path | str:
     return url
 
 
+def absolute(place: Path | str) -> Path | str:
+    """The place as seen from any working folder, symbolic links resolved."""
+    found = place_of(place)
+    return found.resolve() if isinstance(found, Path) else found
+
+
 def objects_at(place: str | Path) -> Objects:
     """What is at a place, a folder or a URL; nothing is opened or connected to yet.
 

@@ -179,20 +179,16 @@ class RemoteArrayReader:
 
     def _copy_of(self, shard: int) -> CopyReader | None:
         """A reader of the shard's local copy, fetched if need be; None where there can be none."""
-        copies, now = self._copies, time.monotonic()
-        if copies is None:
+        copies, entry, now = self._copies, self._entry(shard), time.monotonic()
+        if copies is None or entry is None:
             return None
-        found = self._local.get(shard)
-        if found is not None and now - found[1] < USED_EVERY_SECONDS:
-            return found[0]
-        entry = self._entry(shard)
-        if entry is None or not copies.hold(entry, lambda: self._read(shard, None, 0)):
+        reader, used = self._local.get(shard, (None, 0.0))
+        if reader is None or reader.path != copies.path(entry):  # none yet, or of an older commit
+            reader = CopyReader(copies.path(entry), self.stored, self.shard_frames)
+        elif now - used < USED_EVERY_SECONDS:
+            return reader
+        if not copies.hold(entry, lambda: self._read(shard, None, 0)):
             self._local.pop(shard, None)
             return None
-        reader = (
-            CopyReader(copies.path(entry), self.stored, self.shard_frames)
-            if found is None
-            else found[0]
-        )
         remember(self._local, shard, (reader, now))
         return reader

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 
 from stillroom.storage_specs.buffers import lend, scratch
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.compressors import decompress
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
 from stillroom.storage_specs.open_files import OPEN_FILES
@@ -227,6 +228,10 @@ class ArtifactReader:
         out = lend(seen.shape(axes, self._shape), self._dtype)
         values = self.values.frame(shard, position, out if self._kept_as_it_is else None, seen)
         return self._codec.decode(values, side, out)
+
+    def encoded(self, shard: int, position: int, frames: int) -> Encoded:
+        """The stored values of a shard's frame, an array of its own, and what the codec needs."""
+        return Encoded(self.values.frame(shard, position), self.side(shard, position, frames))
 
     def side(self, shard: int, position: int, frames: int) -> dict[str, NDArray[np.float32]]:
         """What the codec needs besides; small, so that all of a shard's are read at once."""

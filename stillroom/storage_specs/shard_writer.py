@@ -9,8 +9,10 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
+from stillroom.storage_specs.fidelity import measured, worst
 from stillroom.storage_specs.layout import part_path, set_folder
 from stillroom.storage_specs.manifest import (
     FrameRow,
@@ -27,9 +29,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.stored_array import StoredArray
+
+
+MEASURED = 4
+"""Frames of a shard on which the fidelity of what is stored is measured."""
 
 
 class ShardWriter:
@@ -54,6 +61,8 @@ class ShardWriter:
         self.stop = min(self.start + definition.shard_frames, definition.count)
         self._still_defined = still_defined
         self._rows: dict[int, FrameRow] = {}
+        self._measured = range(self.start, self.stop, -(-(self.stop - self.start) // MEASURED))
+        self._fidelity: Fidelity = {}
         self._stored: list[StoredArray] = []
         self._values: dict[str, NDArray[Any]] = {}
         for spec in definition.arrays:
@@ -62,8 +71,8 @@ class ShardWriter:
                 self._stored.append(stored)
                 self._values[stored.path] = np.full(shape, stored.fill, stored.dtype)
 
-    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Encode one frame's arrays, keyed by artifact.
+    def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any] | Encoded]) -> None:
+        """Encode one frame's arrays, keyed by artifact; one that is encoded already is kept so.
 
         Raises:
             ArtifactError: an array is missing, foreign, of another shape or dtype, or its values
@@ -76,10 +85,12 @@ class ShardWriter:
                 f"frame {row.frame_id}: expected arrays {sorted(specs)}, got {sorted(arrays)}"
             )
         encoded: dict[str, NDArray[Any]] = {}
+        found: Fidelity = {}
         for artifact, spec in specs.items():
             try:
-                check_values(spec, arrays[artifact])
-                result = spec.codec.encode(arrays[artifact])
+                result = self._encode(spec, arrays[artifact])
+                if row.index in self._measured:
+                    found |= _measured(spec, arrays[artifact], result)
             except ArtifactError as error:
                 raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
             values, *sides = self.definition.stored(spec)
@@ -88,7 +99,21 @@ class ShardWriter:
                 encoded[side.path] = result.side[side.attributes["role"]]
         for path, array in encoded.items():
             self._values[path][row.index - self.start] = array
+        self._fidelity = worst(self._fidelity, found)
         self._rows[row.index] = row
+
+    def _encode(self, spec: ArraySpec, array: NDArray[Any] | Encoded) -> Encoded:
+        if not isinstance(array, Encoded):
+            check_values(spec, array)
+            return spec.codec.encode(array)
+        values, *sides = self.definition.stored(spec)
+        given: dict[str, NDArray[Any] | None] = {values.path: array.values}
+        given |= {side.path: array.side.get(side.attributes["role"]) for side in sides}
+        for stored in (values, *sides):
+            one = given[stored.path]
+            if one is None or (one.shape, one.dtype) != (stored.shape, np.dtype(stored.dtype)):
+                raise ArtifactError(f"{stored.path}: expected {stored.dtype} {stored.shape}")
+        return array
 
     def bad(self, row: FrameRow) -> None:
         """Record a frame that cannot be used, with its reason; its arrays hold fill values."""
@@ -156,6 +181,7 @@ class ShardWriter:
             stop=self.stop,
             fingerprint=definition.fingerprint,
             objects=objects,
+            fidelity=self._fidelity,
             rows=tuple(
                 replace(row, bytes=int(size)) for row, size in zip(rows, sizes, strict=True)
             ),
@@ -200,6 +226,14 @@ class ShardWriter:
     @property
     def _part_path(self) -> str:
         return part_path(self.definition.source, self.definition.name, self.shard)
+
+
+def _measured(spec: ArraySpec, given: NDArray[Any] | Encoded, encoded: Encoded) -> Fidelity:
+    """What is lost of an array; nothing is known of one that came encoded, or is not lossy."""
+    if isinstance(given, Encoded) or spec.codec.name == "raw":
+        return {}
+    found = measured(spec.codec, given, encoded, logits=spec.kind.name == "logits")
+    return {spec.artifact: found}
 
 
 def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:

@@ -30,6 +30,7 @@ from stillroom.storage_specs.layout import (
     group_json,
     part_folder,
     set_folder,
+    teacher_of,
 )
 from stillroom.storage_specs.objects import objects_at, place_of
 from stillroom.storage_specs.shard_writer import ShardWriter
@@ -145,6 +146,14 @@ class Cache:
                 f"{self.path}: no set {set_name!r} on {source!r} (there are: {known}); {BUILD}"
             )
         return ArtifactSet(self, found)
+
+    def teacher_sets(self, source: str, teacher: str) -> list[ArtifactSet]:
+        """The sets of what a teacher says of a source: its own first, then its extensions.
+
+        Each artifact is in one of them; none of them where nothing is cached.
+        """
+        names = [name for of, name in self.sets() if of == source and teacher_of(name) == teacher]
+        return [self.artifact_set(source, name) for name in names]
 
     def sets(self) -> list[tuple[str, str]]:
         """(source, set) of every set, sorted, a source's frames first.

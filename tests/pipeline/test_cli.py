@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stillroom.cli import main
+from stillroom.cli_cache import cache
 
 
 def stillroom(*arguments: str | Path) -> Result:
@@ -22,7 +23,7 @@ def stillroom(*arguments: str | Path) -> Result:
     [
         (),
         ("cache",),
-        *(("cache", verb) for verb in ("build", "info", "verify", "preview")),
+        *(("cache", verb) for verb in cache.commands),
         ("train",),
         ("eval",),
         ("demo",),

@@ -131,6 +131,19 @@ def test_a_damaged_or_short_copy_is_read_past_and_replaced(
         assert {name: (folder / name).read_bytes() for name in copies_in(folder)} == whole
 
 
+def test_a_copy_of_an_older_commit_is_not_read_for_the_present_one(made: Any, folder: Path) -> None:
+    said, other = opened(made), type(made)(opened(made))
+    said.read("confidence", 8)
+    other.set.discard(2)
+    writer = other.set.writer(2)
+    for index in (8, 9):
+        writer.put(other.row(index), other.arrays(index + 100))
+    writer.commit()
+    assert said.committed() == {0, 1, 2}
+    expected = np.rint(other.arrays(108)["confidence"] * 255) / 255
+    assert np.allclose(said.read("confidence", 8), expected, atol=1e-6)
+
+
 def test_copies_that_vanish_between_two_reads_are_fetched_again(
     made: Any, full_set: Any, folder: Path
 ) -> None:

@@ -104,7 +104,7 @@ def test_what_is_read_is_what_zarr_reads(drawn: Any) -> None:
             out = np.full(spec.shape, 7, spec.kind.dtype)
             assert made.read(spec.artifact, i, out=out) is out
             for got, wanted in [
-                (made.read_stored(spec.artifact, i), stored),
+                (made.encoded(spec.artifact, i).values, stored),
                 (made.read(spec.artifact, i), expected),
                 (made.read_frame(i, [spec.artifact])[spec.artifact], expected),
                 (out, expected),
@@ -271,7 +271,7 @@ def test_a_withdrawn_shard_is_read_anew_when_it_is_there_again(full_set: Any) ->
     path.unlink()
     full_set.commit(0)
     np.testing.assert_array_equal(
-        made.read_stored("logits", 0),
+        made.encoded("logits", 0).values,
         zarr.open_array(path.parent, mode="r")[0],
     )
 

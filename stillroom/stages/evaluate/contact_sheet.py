@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stillroom.stages.evaluate.heat import heat
 from stillroom.stages.evaluate.palette import BLACK, WHITE, Colour, colourise, palette
 from stillroom.stages.evaluate.sheet import ColourBar, Entry, Sheet, Tile, draw_sheet
 from stillroom.stages.evaluate.tiles import (
@@ -89,7 +89,7 @@ def contact_sheet(
     legend_title, legend = _legend(rows, maps, classes)
     bar = None
     if "confidence" in present:
-        bar = ColourBar(present.index("confidence"), _heat(), threshold, "threshold")
+        bar = ColourBar(present.index("confidence"), heat(), threshold, "threshold")
     return draw_sheet(
         Sheet(
             title=title,
@@ -175,7 +175,7 @@ def _confidence_tile(row: CacheRow) -> Tile:
     height, width = row.valid or full.shape
     steps = (full.clip(0, 1) * 255).round().astype(np.uint8)
     mean = float(full[:height, :width].mean())
-    return Tile(show_padding(_heat()[steps], row.valid), f"mean {mean:.3f}")
+    return Tile(show_padding(heat()[steps], row.valid), f"mean {mean:.3f}")
 
 
 def _other_colours(
@@ -191,12 +191,3 @@ def _other_colours(
     if any(row.valid not in (None, row.image.shape[:2]) for row in rows):
         entries.append((PADDING, "padding"))
     return [Entry(colour, name) for colour, name in entries]
-
-
-@lru_cache(maxsize=1)
-def _heat() -> NDArray[np.uint8]:
-    """Colours of 0..1 in 256 steps, (256, 3): dark is unsure, bright is sure."""
-    from matplotlib import colormaps
-
-    table = colormaps["inferno"](np.arange(256))[:, :3]
-    return np.asarray((table * 255).round(), np.uint8)

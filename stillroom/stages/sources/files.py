@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,18 +102,18 @@ class FileSource:
                 holds ids outside the class list.
         """
         listed = self.frames[index]
-        image = read_image(listed.image)
+        image = read_image(Path(listed.image))
         if self.ids is None:
             return Frame(listed.frame_id, image)
         if listed.label is None:
-            raise FrameError(f"{listed.image.name}: it has no label file")
-        raw = read_label(listed.label)
+            raise FrameError(f"{Path(listed.image).name}: it has no label file")
+        raw = read_label(Path(listed.label))
         if raw.shape != image.shape[:2]:
             raise FrameError(
-                f"{listed.label.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
+                f"{Path(listed.label).name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
                 f"{image.shape[0]}x{image.shape[1]} (height x width)"
             )
-        return Frame(listed.frame_id, image, self.ids.convert(listed.label.name, raw))
+        return Frame(listed.frame_id, image, self.ids.convert(Path(listed.label).name, raw))
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Clip and time, where the layout has them."""

@@ -24,6 +24,7 @@ from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,7 +55,7 @@ class CacheDataset:
     Frames that are bad in any of the sets are left out; `skipped` has them, with the reason.
 
     name: the stream's
-    teachers: artifact set of each teacher that `needs` names
+    teachers: artifact sets, by their names, of each teacher that `needs` names
     needs: artifact keys, as "fpn/logits"
     indices: frames of the source to choose from; all of them if left out
     out_stride: the student's stride, which fields and the mask are brought to
@@ -82,6 +83,12 @@ class CacheDataset:
         self.name = name
         self.frames = frames
         self.teachers = dict(teachers)
+        self._holders = {
+            f"{teacher_of(name)}/{artifact}": one
+            for name, one in self.teachers.items()
+            for artifact in one.arrays
+            if f"{teacher_of(name)}/{artifact}" in needs
+        }
         self.needs = needs
         self.view = view or ViewConfig()
         self.jitter = jitter or PhotometricConfig()
@@ -150,8 +157,8 @@ class CacheDataset:
 
     def _artifact(self, key: str, index: int, view: View) -> Tensor:
         """One artifact, decoded, then moved by its kind."""
-        teacher, _, artifact = key.partition("/")
-        artifact_set = self.teachers[teacher]
+        _, _, artifact = key.partition("/")
+        artifact_set = self._holders[key]
         values, part = self._seen(artifact_set, artifact, index, view)
         geometry = artifact_of(artifact).geometry
         if geometry == "label":
@@ -178,8 +185,7 @@ class CacheDataset:
         return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
 
     def _sets_read(self) -> dict[str, ArtifactSet]:
-        names = sorted({key.partition("/")[0] for key in self.needs})
-        return {name: self.teachers[name] for name in names}
+        return {one.name: one for _, one in sorted(self._holders.items())}
 
     def _demand_arrays(self) -> None:
         wanted = ["frames", "labels"] if self.labelled else ["frames"]
@@ -191,14 +197,11 @@ class CacheDataset:
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
                 )
         for key in sorted(self.needs):
-            teacher, _, artifact = key.partition("/")
-            held = self.teachers[teacher].arrays if teacher in self.teachers else {}
-            if artifact not in held:
+            if key not in self._holders:
                 raise ConfigError(
                     f"stream {self.name!r} needs {key!r}; the cache holds for source "
-                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts, "
-                    "give cache.path another folder (a cache is tied to its list of artifacts), "
-                    "and run `stillroom cache build`"
+                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts "
+                    "and run `stillroom cache extend`"
                 )
 
 
@@ -216,7 +219,12 @@ def open_dataset(
     return CacheDataset(
         name,
         frames,
-        {teacher: cache.artifact_set(source, teacher) for teacher in teachers},
+        {
+            one.name: one
+            for teacher in teachers
+            # A teacher of which nothing is there is named by the error of its own set.
+            for one in cache.teacher_sets(source, teacher) or [cache.artifact_set(source, teacher)]
+        },
         needs=needs,
         view=settings.view,
         jitter=settings.jitter,
@@ -263,7 +271,11 @@ def _bad_rows(sets: Iterable[ArtifactSet]) -> dict[int, str]:
 
 
 def _listing(teachers: Mapping[str, ArtifactSet]) -> str:
-    held = [f"{name}/{artifact}" for name, one in teachers.items() for artifact in one.arrays]
+    held = [
+        f"{teacher_of(name)}/{artifact}"
+        for name, one in teachers.items()
+        for artifact in one.arrays
+    ]
     return ", ".join(held) or "no artifacts of the teachers it needs"
 
 

@@ -140,8 +140,7 @@ class Objective:
                 faults += [
                     f"term {label} reads {key} on stream {stream}, whose cache holds "
                     f"{', '.join(sorted(held)) or 'nothing'}; add {key.partition('/')[2]!r} to "
-                    "cache.artifacts, give cache.path another folder (a cache is tied to its list "
-                    "of artifacts), and run `stillroom cache build`"
+                    "cache.artifacts and run `stillroom cache extend`"
                     for key in sorted(reads - set(held))
                 ]
             if not working:

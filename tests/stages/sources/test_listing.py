@@ -24,7 +24,9 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def names(folder: Path, *, recursive: bool = True) -> list[str]:
-    return [file.relative for file in find_images(folder, recursive=recursive)]
+    """Paths of the images below a folder, in the order of a source's frames."""
+    found = [file.relative for file in find_images(folder, recursive=recursive)]
+    return sorted(found, key=natural_key)
 
 
 def test_numbers_in_names_sort_as_numbers(tmp_path: Path) -> None:
@@ -105,8 +107,8 @@ def test_a_name_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_the_digest_depends_on_names_and_sizes_but_not_on_order_or_place() -> None:
-    first = ListedFrame("a", Path("x/a.png"), 10, Path("x/a_label.png"), 5)
-    second = ListedFrame("b", Path("x/b.png"), 20, Path("x/b_label.png"), 6)
+    first = ListedFrame("a", "x/a.png", 10, "x/a_label.png", 5)
+    second = ListedFrame("b", "x/b.png", 20, "x/b_label.png", 6)
     digest = listing_sha256([first, second])
     assert listing_sha256([second, first]) == digest
     assert listing_sha256([replace(first, image=Path("elsewhere/a.png")), second]) == digest

@@ -1,0 +1,37 @@
+"""What a codec and a compressor would make of one frame's array; nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stillroom.storage_specs.array_objects import shard_object
+from stillroom.storage_specs.layout import Definition
+from stillroom.storage_specs.shard_reader import index_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.layout import ArraySpec
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A frame's array after a round trip, and its encoded bytes, side arrays included."""
+
+    decoded: NDArray[Any]
+    bytes: int
+
+
+def try_codec(spec: ArraySpec, values: NDArray[Any]) -> Trial:
+    """Encode, compress and decode one frame's array as a set of this spec would.
+
+    Raises:
+        ArtifactError: the array does not fit the codec.
+    """
+    encoded = spec.codec.encode(values)
+    stored, *sides = Definition("trial", "trial", {}, 1, 1, (spec,)).stored(spec)
+    arrays = [(stored, encoded.values)]
+    arrays += [(side, encoded.side[side.attributes["role"]]) for side in sides]
+    size = sum(len(shard_object(of, 1, 1, 0, array[None])) - index_bytes(1) for of, array in arrays)
+    return Trial(spec.codec.decode(encoded.values, encoded.side), size)
