@@ -95,7 +95,16 @@ def serve(connection: Any, name: str, place: Place, checkout: str | None) -> Non
             task, *arguments = connection.recv()
         except EOFError:
             return
-        connection.send(largest_error(read, place) if task == "check" else rate(read, *arguments))
+        try:
+            answer = largest_error(read, place) if task == "check" else rate(read, *arguments)
+        except Exception as error:  # such as a reader that two threads may not share
+            answer = error_line(error)
+        connection.send(answer)
+
+
+def error_line(error: Exception) -> str:
+    """What went wrong, short enough for a table."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:60]
 
 
 def largest_error(read: Any, place: Place) -> float:
@@ -113,15 +122,19 @@ def rate(read: Any, frames: int, seconds: float, threads: int, seed: int) -> tup
     """Frames a second of `threads` threads that read at random for so long; CPU seconds a frame."""
     counts = [0] * threads
     took = [0.0] * threads
+    faults: list[Exception] = []
 
     def work(thread: int) -> None:
         order = np.random.default_rng([seed, thread]).integers(0, frames, 65536).tolist()
         began = now = time.perf_counter()
-        while now - began < seconds:
-            for _ in range(4):
-                read(order[counts[thread] % len(order)])
-                counts[thread] += 1
-            now = time.perf_counter()
+        try:
+            while now - began < seconds:
+                for _ in range(4):
+                    read(order[counts[thread] % len(order)])
+                    counts[thread] += 1
+                now = time.perf_counter()
+        except Exception as error:  # raised again below, by the thread that is asked
+            faults.append(error)
         took[thread] = now - began
 
     cpu = time.process_time()
@@ -133,6 +146,8 @@ def rate(read: Any, frames: int, seconds: float, threads: int, seed: int) -> tup
             worker.start()
         for worker in workers:
             worker.join()
+    if faults:
+        raise faults[0]
     speed = sum(count / elapsed for count, elapsed in zip(counts, took, strict=True))
     return speed, (time.process_time() - cpu) / sum(counts)
 
@@ -166,6 +181,13 @@ class Reader:
         for pipe in self.pipes[:processes]:
             pipe.send(task)
         return [self.answer(pipe) for pipe in self.pipes[:processes]]
+
+    def largest_error(self) -> float:
+        """Of all frames; RuntimeError if they cannot be read."""
+        error: float | str = self.ask(1, "check")[0]
+        if isinstance(error, str):
+            raise RuntimeError(error)  # noqa: TRY004 - the other process's fault, told as text
+        return error
 
     def close(self) -> None:
         """End both."""
@@ -201,30 +223,46 @@ def measure(place: Place, chosen: dict[str, tuple[str, str | None]], options: An
                 continue
             prepare(peer, mine)
             readers[label] = Reader(name, mine, checkout)
-            row["max_error"] = readers[label].ask(1, "check")[0]
+            row["max_error"] = readers[label].largest_error()
             row["bytes_per_frame"] = bytes_on_disk(peer.on_disk(mine)) / len(place.truth)
         except Exception as error:  # a peer that fails is a line of the table
-            row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-            readers.pop(label, None)
-    timings: dict[tuple[str, str], list[float]] = {}
-    frames = len(place.truth)
-    for turn in range(-1, options.rounds):  # the first warms, and does not count
-        for mode, (processes, threads) in MODES.items():
-            for label, reader in readers.items():
-                seconds = options.seconds if turn >= 0 else 0.05
-                rates = reader.ask(processes, "rate", frames, seconds, threads, turn + 1)
-                if turn >= 0:
-                    timings.setdefault((label, mode), []).append(sum(each[0] for each in rates))
-                if turn >= 0 and mode == "1 process":
-                    timings.setdefault((label, "CPU us"), []).append(rates[0][1] * 1e6)
+            row["error"] = error_line(error)
+            if label in readers:
+                readers.pop(label).close()
+    timings = rounds_of(readers, options, len(place.truth))
     for reader in readers.values():
         reader.close()
     for row in rows:
         for mode in (*MODES, "CPU us"):
-            if (row["peer"], mode) in timings:
-                row[mode] = statistics.median(timings[row["peer"], mode])
-                row[f"{mode}, all"] = timings[row["peer"], mode]
+            measured = timings.get((row["peer"], mode))
+            if isinstance(measured, str):
+                row[mode] = measured
+            elif measured:
+                row[mode] = statistics.median(measured)
+                row[f"{mode}, all"] = measured
     return rows
+
+
+def rounds_of(
+    readers: dict[str, Reader], options: Any, frames: int
+) -> dict[tuple[str, str], list[float] | str]:
+    """Frames a second of each round by reader and mode, or why there are none; and CPU times."""
+    timings: dict[tuple[str, str], Any] = {}
+    for turn in range(-1, options.rounds):  # the first warms, and does not count
+        for mode, (processes, threads) in MODES.items():
+            for label, reader in readers.items():
+                if isinstance(timings.get((label, mode)), str):
+                    continue
+                seconds = options.seconds if turn >= 0 else 0.05
+                answers = reader.ask(processes, "rate", frames, seconds, threads, turn + 1)
+                wrong = [answer for answer in answers if isinstance(answer, str)]
+                if wrong:
+                    timings[label, mode] = wrong[0]
+                elif turn >= 0:
+                    timings.setdefault((label, mode), []).append(sum(each[0] for each in answers))
+                    if mode == "1 process":
+                        timings.setdefault((label, "CPU us"), []).append(answers[0][1] * 1e6)
+    return timings
 
 
 def markdown(artifact: str, shape: tuple[int, ...], rows: list[dict[str, Any]]) -> str:
@@ -242,8 +280,9 @@ def markdown(artifact: str, shape: tuple[int, ...], rows: list[dict[str, Any]]) 
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if "1 process" not in row:
-            lines.append(f"| {row['peer']} | {row['yields']} | {row['error']} | | | | | | | |")
+        if not isinstance(row.get("1 process"), float):
+            why = row.get("error") or row.get("1 process")
+            lines.append(f"| {row['peer']} | {row['yields']} | {why} | | | | | | | |")
             continue
         decoded = row["yields"] == "decoded"
         error = f"{row['max_error']:.2g}" if decoded else ""
@@ -253,7 +292,7 @@ def markdown(artifact: str, shape: tuple[int, ...], rows: list[dict[str, Any]]) 
             wall = row["1 process"] / other["1 process"]
             ratio = f"{wall:.1f}, {other['CPU us'] / row['CPU us']:.1f}"
         speed = f"{row['1 process'] * megabytes:,.0f}" if decoded else ""
-        rates = [f"{row[mode]:,.0f}" for mode in MODES]
+        rates = [x if isinstance(x := row[mode], str) else f"{x:,.0f}" for mode in MODES]
         lines.append(
             f"| {row['peer']} | {row['yields']} | {row['bytes_per_frame']:,.0f} | {error} | "
             f"{rates[0]} | {speed} | {rates[1]} | {rates[2]} | {row['CPU us']:,.0f} | {ratio} |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,7 @@ from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_pres
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+TileSide = Annotated[int, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
 OF_A_TEACHER = ("logits", "pseudo_label", "confidence", "features/<layer>")
 
 
@@ -88,6 +89,8 @@ class CacheConfig(Settings):
         "confidence"
     frames: keep frames and labels too, so that training needs nothing but the cache
     preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
+    tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or "auto":
+        tiles where a frame's artifact is larger than 4 MiB, so that a crop reads a part of it
     threshold: pseudo-labels below this class probability become 255
     batch: frames a teacher sees at once
     threads: torch threads of a worker on a CPU
@@ -104,6 +107,7 @@ class CacheConfig(Settings):
     preset: str = "fast"
     codecs: dict[str, Any] = Field(default_factory=dict)
     shard_frames: int | None = Field(default=None, gt=0, le=MAX_SHARD_FRAMES)
+    tile: Literal["auto", "none"] | tuple[TileSide, TileSide] = "auto"
     threshold: float = Field(default=0.7, ge=0, le=1)
     batch: int = Field(default=4, gt=0)
     threads: int = Field(default=2, gt=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name, teacher_of
 from stillroom.storage_specs.presets import load_preset
 from stillroom.storage_specs.store import ArraySpec
+from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,8 +165,19 @@ class Targets:
             classes = self.sources[source].classes if teacher is None else teacher.classes
             if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
                 attributes["classes"] = list(classes)
-            arrays.append(ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes))
+            spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
+            arrays.append(replace(spec, tile=self._tile(spec)))
         return arrays
+
+    def _tile(self, spec: ArraySpec) -> tuple[int, int] | None:
+        """The tiles that a frame of an artifact is cut into, or None."""
+        wanted, axes = self.run.cache.tile, spec.kind.axes
+        if wanted == "none" or not spec.codec.cell_by_cell:
+            return None
+        if wanted != "auto":
+            return fitted_tile(wanted, spec.shape, axes)
+        shape = spec.codec.stored_shape(spec.shape)
+        return automatic_tile(shape, axes, np.dtype(spec.codec.stored).itemsize)
 
     def _frame_shapes(self, source: str) -> dict[str, tuple[tuple[int, ...], int]]:
         height, width = self.run.cache.canvas

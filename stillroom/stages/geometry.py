@@ -82,6 +82,36 @@ class View:
             raise ConfigError(f"a view needs finite corners and sizes above 0, got {self}")
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where an array that is a window of a larger grid lies in it: cells.
+
+    height, width: of the whole grid
+    rows, columns: that the array holds
+    """
+
+    height: int
+    width: int
+    rows: slice
+    columns: slice
+
+
+def part_seen(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
+    """Tell the cells of a grid that a view touches: given these, `apply_*` need no others.
+
+    size: (height, width) of the grid in cells
+    stride, out_stride: as for `apply_field`; 1, 1 for images, labels and flow
+    """
+    spans = []
+    for points, cells in (
+        (_rows(view, out_stride), size[0]),
+        (_columns(view, out_stride), size[1]),
+    ):
+        positions, first = _window(points / stride - 0.5, cells)
+        spans.append(slice(first, min(first + int(positions.max()) + 2, cells)))
+    return Part(*size, *spans)
+
+
 def identity_view(canvas: tuple[int, int]) -> View:
     """Return the view that changes nothing: the whole canvas at its own size."""
     height, width = canvas
@@ -122,31 +152,35 @@ def sample_view(
     )
 
 
-def apply_image(view: View, image: Tensor) -> Tensor:
+def apply_image(view: View, image: Tensor, part: Part | None = None) -> Tensor:
     """Look at an image through a view: bilinear, zeros outside the canvas.
 
     image: (C, H, W) uint8 or floating
+    part: where it lies, if it is only what `part_seen` asks for
     returns: (C, out_height, out_width) float32, never sharing memory with `image`
     """
     _demand(image.ndim == 3, "an image is (C, H, W)", image)
     rows, columns = _rows(view, 1), _columns(view, 1)
-    seen = _bilinear(image, rows - 0.5, columns - 0.5)
-    seen[:, torch.from_numpy(~_inside(rows, image.shape[1]))] = 0
-    seen[:, :, torch.from_numpy(~_inside(columns, image.shape[2]))] = 0
+    part = part or _all_of(image)
+    seen = _bilinear(image, rows - 0.5, columns - 0.5, part)
+    seen[:, torch.from_numpy(~_inside(rows, part.height))] = 0
+    seen[:, :, torch.from_numpy(~_inside(columns, part.width))] = 0
     return seen
 
 
-def apply_label(view: View, label: Tensor) -> Tensor:
+def apply_label(view: View, label: Tensor, part: Part | None = None) -> Tensor:
     """Look at a label map through a view: the pixel under the sampled point, 255 outside.
 
     label: (H, W) uint8
+    part: where it lies, if it is only what `part_seen` asks for
     returns: (out_height, out_width) uint8, never sharing memory with `label`
     """
     _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
-    height, width = label.shape
+    part = part or _all_of(label)
+    height, width = part.height, part.width
     rows, columns = _rows(view, 1), _columns(view, 1)
-    row_index = np.floor(rows).clip(0, height - 1).astype(np.int64)
-    column_index = np.floor(columns).clip(0, width - 1).astype(np.int64)
+    row_index = np.floor(rows).clip(0, height - 1).astype(np.int64) - part.rows.start
+    column_index = np.floor(columns).clip(0, width - 1).astype(np.int64) - part.columns.start
     seen = _take(_take(label, 0, row_index), 1, column_index).clone(
         memory_format=torch.contiguous_format
     )
@@ -155,11 +189,14 @@ def apply_label(view: View, label: Tensor) -> Tensor:
     return seen
 
 
-def apply_field(view: View, field: Tensor, stride: int, out_stride: int) -> Tensor:
+def apply_field(
+    view: View, field: Tensor, stride: int, out_stride: int, part: Part | None = None
+) -> Tensor:
     """Look at a field (logits, features, confidence) through a view: bilinear, edges repeated.
 
     field: (C, h, w), cell i over canvas pixels [i * stride, (i + 1) * stride)
     stride, out_stride: canvas pixels a cell of the field, output pixels a cell of the result
+    part: where it lies, if it is only what `part_seen` asks for
     returns: (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
         sharing memory with `field`; points outside the canvas repeat its edge: see `view_mask`
     """
@@ -169,19 +206,20 @@ def apply_field(view: View, field: Tensor, stride: int, out_stride: int) -> Tens
     )
     rows = _rows(view, out_stride) / stride - 0.5
     columns = _columns(view, out_stride) / stride - 0.5
-    return _bilinear(field, rows, columns)
+    return _bilinear(field, rows, columns, part or _all_of(field))
 
 
-def apply_vector(view: View, flow: Tensor) -> Tensor:
+def apply_vector(view: View, flow: Tensor, part: Part | None = None) -> Tensor:
     """Look at optical flow through a view: bilinear, and its vectors become output pixels.
 
     u is multiplied by out_width / width and negated on a flip, v by out_height / height.
 
     flow: (2, H, W) floating, u (to the right) and v (down) in canvas pixels
+    part: where it lies, if it is only what `part_seen` asks for
     returns: (2, out_height, out_width) float32, u and v in output pixels; edges repeated outside
     """
     _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
-    seen = apply_field(view, flow, 1, 1)
+    seen = apply_field(view, flow, 1, 1, part)
     seen[0] *= (-1 if view.flip else 1) * (view.out_width / view.width)
     seen[1] *= view.out_height / view.height
     return seen
@@ -257,10 +295,16 @@ def _inside(points: Floats, size: int) -> npt.NDArray[np.bool_]:
     return (points >= 0) & (points < size)
 
 
-def _bilinear(grid: Tensor, rows: Floats, columns: Floats) -> Tensor:
+def _all_of(grid: Tensor) -> Part:
+    height, width = grid.shape[-2:]
+    return Part(height, width, slice(0, height), slice(0, width))
+
+
+def _bilinear(grid: Tensor, rows: Floats, columns: Floats, part: Part) -> Tensor:
     """Sample (C, h, w) at fractional cell indices, clamped to its edges, as float32."""
-    rows, top = _window(rows, grid.shape[1])
-    columns, left = _window(columns, grid.shape[2])
+    rows, top = _window(rows, part.height)
+    columns, left = _window(columns, part.width)
+    top, left = top - part.rows.start, left - part.columns.start
     grid = grid[:, top : top + int(rows.max()) + 2, left : left + int(columns.max()) + 2]
     seen = _lerp(_lerp(grid.to(torch.float32), 1, rows), 2, columns)
     if seen.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zarr.abc.codec import BytesBytesCodec
     from zarr.core.buffer import Buffer
 
-    from stillroom.storage_specs.layout import StoredArray
+    from stillroom.storage_specs.stored_array import StoredArray
 
 
 def array_json(stored: StoredArray, count: int, shard_frames: int) -> bytes:
@@ -79,8 +79,8 @@ def _in_memory(
     array = zarr.create_array(
         MemoryStore(kept),
         shape=(count, *stored.shape),
-        chunks=(1, *stored.shape),
-        shards=(shard_frames, *stored.shape),
+        chunks=(1, *stored.chunk_shape),
+        shards=(shard_frames, *stored.shard_shape),
         dtype=np.dtype(stored.dtype),
         fill_value=stored.fill,
         compressors=_zarr_codecs(stored),

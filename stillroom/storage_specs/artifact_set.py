@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.codecs import Encoded
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.fingerprint import Difference
-    from stillroom.storage_specs.layout import ArraySpec, StoredArray
+    from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
     from stillroom.storage_specs.remote_reader import RemoteArrayReader
     from stillroom.storage_specs.store import Cache
+    from stillroom.storage_specs.stored_array import StoredArray
     from stillroom.storage_specs.verify import Fault
 
 REQUESTS = 8  # to an object store at a time
@@ -193,6 +194,16 @@ class ArtifactSet:
             CacheCorrupt: a checksum fails; names the array and the frame.
         """
         return self._reader(artifact).read(*self._place(index), out)
+
+    def read_window(self, artifact: str, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """Some cells of one frame's decoded array: `read(...)` cut to these rows and columns.
+
+        Of an artifact in tiles only those that hold such cells are read and checked.
+
+        Raises:
+            ConfigError: there are no such cells; or what `read` raises.
+        """
+        return self._reader(artifact).window(*self._place(index), rows, columns)
 
     def read_frame(self, index: int, artifacts: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Several decoded arrays of one frame, looked up once; raises what `read` does."""

@@ -11,13 +11,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from stillroom.storage_specs.artifacts import AXIS_LENGTHS, Artifact, artifact_of
 from stillroom.storage_specs.codecs import Codec, codec_from_dict
 from stillroom.storage_specs.compressors import compressor_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint, plain
+from stillroom.storage_specs.stored_array import StoredArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +40,7 @@ class ArraySpec:
 
     artifact: "logits", "features/penultimate", ...
     attributes: JSON kept with the array, such as {"stride": 4, "classes": [...]}
+    tile: rows and columns of the tiles that a frame is cut into; None: it is one chunk
     """
 
     artifact: str
@@ -48,6 +48,7 @@ class ArraySpec:
     codec: Codec
     compressor: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     attributes: dict[str, Any] = field(default_factory=dict)
+    tile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         kind = artifact_of(self.artifact)
@@ -72,6 +73,21 @@ class ArraySpec:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "compressor", compressor_from_dict(self.compressor))
         object.__setattr__(self, "attributes", plain(self.attributes, self.artifact))
+        if self.tile is not None:
+            object.__setattr__(self, "tile", self._checked_tile(*self.tile))
+
+    def _checked_tile(self, rows: int, columns: int) -> tuple[int, int]:
+        height, width = (self.shape[self.kind.axes.index(axis)] for axis in "yx")
+        if not (1 <= rows <= height and 1 <= columns <= width and rows * columns < height * width):
+            raise ConfigError(
+                f"{self.artifact}: tile {rows}x{columns}; expected a part of {height}x{width} cells"
+            )
+        if not self.codec.cell_by_cell:
+            raise ConfigError(
+                f"{self.artifact}: codec {self.codec.name!r} cannot be cut into tiles: it needs "
+                "a cell's neighbours, or the whole frame; leave out tile, or use codec byte"
+            )
+        return int(rows), int(columns)
 
     @property
     def kind(self) -> Artifact:
@@ -86,6 +102,8 @@ class ArraySpec:
             "codec": self.codec.to_dict(),
             "compressor": self.compressor,
             "attributes": self.attributes,
+            # only where it is set: fingerprints of caches without tiles stay what they were
+            **({} if self.tile is None else {"tile": list(self.tile)}),
         }
 
     @classmethod
@@ -97,35 +115,8 @@ class ArraySpec:
             codec_from_dict(document["codec"]),
             document["compressor"],
             document["attributes"],
+            tuple(document["tile"]) if "tile" in document else None,
         )
-
-
-@dataclass(frozen=True)
-class StoredArray:
-    """One Zarr array of a set: an artifact's values, or a side array of its codec.
-
-    path: from the cache's root, such as "camvid/fpn/logits_scale"
-    shape: of one frame; the array's first axis is the frame's index
-    dtype: as NumPy writes it, little-endian
-    """
-
-    path: str
-    artifact: str
-    shape: tuple[int, ...]
-    dtype: str
-    fill: int
-    compressor: dict[str, Any]
-    axes: tuple[str, ...]
-    attributes: dict[str, Any]
-
-    def object_path(self, shard: int) -> str:
-        """Path of a shard's object from the cache's root."""
-        return f"{self.path}/c.{shard}" + ".0" * len(self.shape)
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame, not compressed."""
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -176,6 +167,7 @@ class Definition:
             compressor=spec.compressor,
             axes=spec.kind.axes,
             attributes={**about, "role": "values", **spec.attributes},
+            tile=spec.tile,
         )
         sides = [
             StoredArray(

@@ -8,6 +8,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from stillroom.storage_specs.buffers import lend
 from stillroom.storage_specs.errors import CacheCorrupt, CacheError
 from stillroom.storage_specs.local_copies import LocalCopies
 from stillroom.storage_specs.shard_reader import (
@@ -18,6 +21,7 @@ from stillroom.storage_specs.shard_reader import (
     parse_index,
     remember,
 )
+from stillroom.storage_specs.tiles import fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.layout import StoredArray
     from stillroom.storage_specs.manifest import ObjectEntry
     from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.tiles import Window
 
 USED_EVERY_SECONDS = 30.0  # how often a copy that is being read is marked as used
 VERIFY = "run `stillroom cache verify`"
@@ -68,7 +73,13 @@ class RemoteArrayReader:
         self._local: dict[int, tuple[CopyReader, float]] = {}  # and when it was marked as used
         self._index_of: dict[int, NDArray[Any]] = {}
 
-    def frame(self, shard: int, position: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def frame(
+        self,
+        shard: int,
+        position: int,
+        out: NDArray[Any] | None = None,
+        window: Window | None = None,
+    ) -> NDArray[Any]:
         """As `ArrayReader.frame`.
 
         Raises:
@@ -77,24 +88,24 @@ class RemoteArrayReader:
         local = self._copy_of(shard)
         if local is not None and self._copies is not None:
             try:
-                return local.frame(shard, position, out)
+                return local.frame(shard, position, out, window)
             except CacheError:  # evicted meanwhile, or damaged: the store has the truth
                 self._local.pop(shard, None)
                 self._copies.discard(local.path)
         known = shard in self._index_of
         try:
-            return self._ranged(shard, position, out)
+            return self._ranged(shard, position, out, window)
         except CacheCorrupt:
             if not known:
                 raise
         # The object may have been replaced since its index was read.
         self._index_of.pop(shard, None)
-        return self._ranged(shard, position, out)
+        return self._ranged(shard, position, out, window)
 
     def whole(self, shard: int, frames: int) -> list[NDArray[Any]]:
         """As `ArrayReader.whole`: the object comes by one request."""
         content = self._read(shard, None, 0)
-        index = self._parsed(shard, content[-index_bytes(self.shard_frames) :])
+        index = self._parsed(shard, content[-index_bytes(self.shard_frames) :])  # never in tiles
         made = []
         for position in range(frames):
             offset, length = self._place(index, shard, position)
@@ -106,14 +117,27 @@ class RemoteArrayReader:
         self._index_of.pop(shard, None)
         self._local.pop(shard, None)
 
-    def _ranged(self, shard: int, position: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _ranged(
+        self, shard: int, position: int, out: NDArray[Any] | None, window: Window | None
+    ) -> NDArray[Any]:
         index = self._index_of.get(shard)
         if index is None:
-            length = index_bytes(self.shard_frames)
+            length = index_bytes(self.shard_frames * self.stored.chunks)
             index = self._parsed(shard, self._read(shard, -length, length))
             remember(self._index_of, shard, index)
-        offset, length = self._place(index, shard, position)
-        return self._decoded(shard, position, self._read(shard, offset, length), out)
+        if out is None:
+            shape = self.stored.shape
+            out = lend(
+                window.shape(self.stored.axes, shape) if window else shape,
+                np.dtype(self.stored.dtype),
+            )
+
+        def fill_chunk(number: int, tile: NDArray[Any]) -> None:
+            offset, length = self._place(index, shard, position, number)
+            self._decoded(shard, position, self._read(shard, offset, length), tile)
+
+        fill(self.stored, window, out, fill_chunk)
+        return out
 
     def _read(self, shard: int, start: int | None, length: int) -> bytes:
         path = self.stored.object_path(shard)
@@ -126,12 +150,14 @@ class RemoteArrayReader:
 
     def _parsed(self, shard: int, tail: bytes) -> NDArray[Any]:
         try:
-            return parse_index(tail, self.shard_frames)
+            return parse_index(tail, self.shard_frames * self.stored.chunks)
         except ValueError as error:
             raise self._damaged(shard, None, f"its index: {error}") from error
 
-    def _place(self, index: NDArray[Any], shard: int, position: int) -> tuple[int, int]:
-        offset, length = (int(number) for number in index[position])
+    def _place(
+        self, index: NDArray[Any], shard: int, position: int, chunk: int = 0
+    ) -> tuple[int, int]:
+        offset, length = (int(each) for each in index[position * self.stored.chunks + chunk])
         if offset == MISSING:
             raise self._damaged(shard, position, "its chunk was never written")
         return offset, length

@@ -17,6 +17,7 @@ from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.compressors import decompress
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
 from stillroom.storage_specs.open_files import OPEN_FILES
+from stillroom.storage_specs.tiles import fill, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
+    from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.open_files import OpenFile
     from stillroom.storage_specs.remote_reader import RemoteArrayReader
+    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.tiles import Window
 
 CRC_BYTES = 4
 MISSING = 2**64 - 1
@@ -34,24 +37,24 @@ CACHED_SHARDS = 4096
 VERIFY = "run `stillroom cache verify`"
 
 
-def index_bytes(shard_frames: int) -> int:
-    """Length of the index at the end of a shard object: offset and length a frame, and a crc32c."""
-    return 16 * shard_frames + CRC_BYTES
+def index_bytes(chunks: int) -> int:
+    """Length of the index at the end of a shard object: offset and length a chunk, and a crc32c."""
+    return 16 * chunks + CRC_BYTES
 
 
-def parse_index(tail: bytes, shard_frames: int) -> NDArray[np.uint64]:
-    """Offset and length of each frame's chunk, (shard_frames, 2); ValueError if it is damaged."""
-    if len(tail) != index_bytes(shard_frames):
-        raise ValueError(f"cut short: the index takes {index_bytes(shard_frames)} bytes")
-    return _checked(tail).view("<u8").reshape(shard_frames, 2)
+def parse_index(tail: bytes, chunks: int) -> NDArray[np.uint64]:
+    """Offset and length of each chunk, (chunks, 2), by frame; ValueError if it is damaged."""
+    if len(tail) != index_bytes(chunks):
+        raise ValueError(f"cut short: the index takes {index_bytes(chunks)} bytes")
+    return _checked(tail).view("<u8").reshape(chunks, 2)
 
 
 def decode_chunk(
     stored: StoredArray, chunk: bytes, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """One frame's stored values from the bytes of its chunk; ValueError if they are damaged."""
+    """Stored values of a chunk from its bytes; ValueError if they are damaged."""
     if out is None:
-        out = np.empty(stored.shape, stored.dtype)
+        out = np.empty(stored.chunk_shape, stored.dtype)
     decompress(stored.compressor, _checked(chunk), out)
     return out
 
@@ -67,28 +70,38 @@ class ArrayReader:
         self.stored = stored
         self.shard_frames = shard_frames
         self._dtype = np.dtype(stored.dtype)
+        self._chunks = stored.chunks
+        self._compressed = stored.compressor["name"] != "none"
         self._folder, self._rest = f"{root / stored.path}/c.", ".0" * len(stored.shape)
         self._indices: dict[int, memoryview] = {}
 
-    def frame(self, shard: int, position: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def frame(
+        self,
+        shard: int,
+        position: int,
+        out: NDArray[Any] | None = None,
+        window: Window | None = None,
+    ) -> NDArray[Any]:
         """Stored values of the shard's frame at `position`.
 
         out: C-contiguous, of the stored shape and dtype: filled and returned; undefined after an
             error. Without it the result is a new array
+        window: cells to read instead of all; only chunks that it touches are
 
         Raises:
             CacheCorrupt: the object is missing, cut short, or fails a checksum.
             CacheError: it cannot be opened.
         """
         if out is None:
-            out = lend(self.stored.shape, self._dtype)
+            shape = self.stored.shape
+            out = lend(window.shape(self.stored.axes, shape) if window else shape, self._dtype)
         try:
-            self._fill(shard, position, out)
+            self._fill(shard, position, out, window)
         except (ValueError, CacheCorrupt):
             # The object may have been repaired since it was opened and its index read.
             self.forget(shard)
             try:
-                self._fill(shard, position, out)
+                self._fill(shard, position, out, window)
             except ValueError as error:
                 self.forget(shard)
                 raise self._corrupt(shard, position, str(error)) from error
@@ -103,7 +116,7 @@ class ArrayReader:
         self._indices.pop(shard, None)
         OPEN_FILES.forget(self._path(shard))
 
-    def _fill(self, shard: int, position: int, out: NDArray[Any]) -> None:
+    def _fill(self, shard: int, position: int, out: NDArray[Any], window: Window | None) -> None:
         try:
             file = OPEN_FILES.get(self._path(shard))
         except FileNotFoundError as error:
@@ -111,18 +124,28 @@ class ArrayReader:
         index = self._indices.get(shard)
         if index is None:
             index = self._read_index(file, shard)
-        offset, length = index[2 * position], index[2 * position + 1]
-        if offset == MISSING:
-            raise self._corrupt(shard, position, "its chunk was never written")
-        chunk = scratch("chunk", length)
-        got = os.preadv(file.descriptor, [chunk.data], offset)
-        decompress(self.stored.compressor, _checked(chunk[:got]), out)
+        first = position * self._chunks
+
+        def fill_chunk(number: int, tile: NDArray[Any]) -> None:
+            place = 2 * (first + number)
+            offset, length = index[place], index[place + 1]
+            if offset == MISSING:
+                raise self._corrupt(shard, position, "its chunk was never written")
+            if self._compressed:
+                chunk = scratch("chunk", length)
+                got = os.preadv(file.descriptor, [chunk.data], offset)
+                decompress(self.stored.compressor, _checked(chunk[:got]), tile)
+            else:
+                _read_into(tile, file.descriptor, offset, length)
+
+        fill(self.stored, window, out, fill_chunk)
 
     def _read_index(self, file: OpenFile, shard: int) -> memoryview:
-        length = index_bytes(self.shard_frames)
+        chunks = self.shard_frames * self._chunks
+        length = index_bytes(chunks)
         start = max(0, os.fstat(file.descriptor).st_size - length)
         try:
-            index = parse_index(os.pread(file.descriptor, length, start), self.shard_frames)
+            index = parse_index(os.pread(file.descriptor, length, start), chunks)
         except ValueError as error:
             raise self._corrupt(shard, None, f"its index: {error}") from error
         # Indexing a memoryview gives Python's integers in a third of the time that an array takes.
@@ -156,6 +179,7 @@ class ArtifactReader:
         self.values = reader_of(stored)
         self._codec = spec.codec
         self._shape = spec.shape
+        self._axes = spec.kind.axes
         self._dtype = np.dtype(spec.kind.dtype)
         self._kept_as_it_is = self._dtype == np.dtype(stored.dtype)
         self._side_readers = {side.attributes["role"]: reader_of(side) for side in sides}
@@ -187,6 +211,24 @@ class ArtifactReader:
             values = self.values.frame(shard, position, self._borrowed())
         return self._codec.decode(values, side, out)
 
+    def window(
+        self, shard: int, position: int, frames: int, rows: slice, columns: slice
+    ) -> NDArray[Any]:
+        """The decoded array of some rows and columns of a shard's frame; else as `read`.
+
+        Raises:
+            ConfigError: there are no such cells.
+        """
+        axes = self._axes
+        seen = window_of(rows, columns, axes, self._shape)
+        if not self._codec.cell_by_cell:  # its chunk is the frame, and so is what it decodes
+            whole = self.read(shard, position, frames)
+            return np.ascontiguousarray(whole[seen.of(axes)])
+        side = self.side(shard, position, frames)
+        out = lend(seen.shape(axes, self._shape), self._dtype)
+        values = self.values.frame(shard, position, out if self._kept_as_it_is else None, seen)
+        return self._codec.decode(values, side, out)
+
     def encoded(self, shard: int, position: int, frames: int) -> Encoded:
         """The stored values of a shard's frame, an array of its own, and what the codec needs."""
         return Encoded(self.values.frame(shard, position), self.side(shard, position, frames))
@@ -215,15 +257,29 @@ def _is_plain(out: NDArray[Any]) -> bool:
     return out.flags.c_contiguous and out.flags.writeable
 
 
+def _read_into(tile: NDArray[Any], descriptor: int, offset: int, length: int) -> None:
+    """Read a chunk that is not compressed where it is wanted; ValueError if it is damaged."""
+    payload, crc = tile.reshape(-1).view(np.uint8), bytearray(CRC_BYTES)
+    if length != payload.size + CRC_BYTES:
+        raise ValueError(f"{length} bytes, expected {payload.size + CRC_BYTES}")
+    if os.preadv(descriptor, [payload.data, crc], offset) != length:
+        raise ValueError("cut short")
+    _compare(payload, crc)
+
+
 def _checked(content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The content without the crc32c that ends it; ValueError where they do not agree."""
     if len(content) < CRC_BYTES:
         raise ValueError("cut short")
     # An array is a view that google_crc32c takes; a memoryview it does not.
     payload = np.frombuffer(content, np.uint8)[:-CRC_BYTES]
-    if google_crc32c.value(payload) != int.from_bytes(bytes(content[-CRC_BYTES:]), "little"):
-        raise ValueError("checksum does not match")
+    _compare(payload, bytes(content[-CRC_BYTES:]))
     return payload
+
+
+def _compare(payload: NDArray[np.uint8], crc: bytes | bytearray) -> None:
+    if google_crc32c.value(payload) != int.from_bytes(crc, "little"):
+        raise ValueError("checksum does not match")
 
 
 def remember(kept: dict[int, Any], shard: int, value: Any) -> None:

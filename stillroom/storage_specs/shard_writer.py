@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fidelity import Fidelity
-    from stillroom.storage_specs.layout import ArraySpec, Definition, StoredArray
+    from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.stored_array import StoredArray
 
 
 MEASURED = 4
@@ -165,10 +166,10 @@ class ShardWriter:
                 self.shard,
                 self._values[stored.path],
             )
-            index = parse_index(
-                content[-index_bytes(definition.shard_frames) :], definition.shard_frames
-            )
-            sizes += index[: len(sizes), 1].astype(np.int64)
+            chunks = definition.shard_frames * stored.chunks
+            index = parse_index(content[-index_bytes(chunks) :], chunks)
+            lengths = index[: len(sizes) * stored.chunks, 1].astype(np.int64)
+            sizes += lengths.reshape(len(sizes), -1).sum(axis=1)
             self.objects.write_whole(stored.object_path(self.shard), content)
             objects[stored.path] = entry_of(content)
         rows = (self._rows[i] for i in range(self.start, self.stop))

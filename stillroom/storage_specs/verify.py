@@ -19,6 +19,7 @@ from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import entry_of
 from stillroom.storage_specs.shard_reader import MISSING, decode_chunk, index_bytes, parse_index
 from stillroom.storage_specs.shard_writer import check_values
+from stillroom.storage_specs.tiles import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.layout import ArraySpec, StoredArray
+    from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ShardPart
     from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.stored_array import StoredArray
 
 Kind = Literal[
     "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows"
@@ -216,26 +218,36 @@ class _ShardCheck:
                 )
 
     def _chunks(self, spec: ArraySpec, stored: StoredArray, content: bytes) -> Iterator[Fault]:
-        frames = self.of.shard_frames
+        chunks = self.of.shard_frames * stored.chunks
         try:
-            index = parse_index(content[-index_bytes(frames) :], frames)
+            index = parse_index(content[-index_bytes(chunks) :], chunks)
         except ValueError as error:
             yield self._fault(stored, "index", f"its index: {error}")
             return
+        index = index.reshape(self.of.shard_frames, stored.chunks, 2)
         for position, row in enumerate(self.part.rows):
-            offset, length = (int(number) for number in index[position])
-            if offset == MISSING:
+            if (index[position, :, 0] == MISSING).any():
                 yield self._fault(stored, "chunk", "its chunk is missing", row.index)
                 continue
-            self.sizes[position] += length
+            self.sizes[position] += int(index[position, :, 1].sum())
+            values = np.empty(stored.shape, stored.dtype)
             try:
-                values = decode_chunk(stored, content[offset : offset + length])
+                self._fill(stored, content, index[position], values)
             except ValueError as error:
                 yield self._fault(stored, "chunk", str(error), row.index)
                 continue
             wrong = _wrong_values(spec, stored, values) if row.status == "ok" else None
             if wrong is not None:
                 yield self._fault(stored, "values", wrong, row.index)
+
+    def _fill(
+        self, stored: StoredArray, content: bytes, index: NDArray[np.uint64], out: NDArray[Any]
+    ) -> None:
+        def fill_chunk(number: int, tile: NDArray[Any]) -> None:
+            offset, length = (int(each) for each in index[number])
+            decode_chunk(stored, content[offset : offset + length], tile)
+
+        fill(stored, None, out, fill_chunk)
 
     def _fault(
         self, stored: StoredArray, kind: Kind, message: str, index: int | None = None

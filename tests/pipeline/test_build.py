@@ -27,6 +27,7 @@ from stillroom.storage_specs.durable_files import host
 from stillroom.storage_specs.errors import (
     CacheMismatch,
     CacheUnwritable,
+    ConfigError,
     TooManyBadFrames,
 )
 from stillroom.storage_specs.layout import STAGING
@@ -79,6 +80,25 @@ def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
         expected = np.where(best >= 0.24, label, 255)
         assert (said.read("pseudo_label", index) == expected).mean() > 0.999
         assert 0 < (expected != 255).mean() < 1  # the threshold has something to decide
+
+
+def test_a_build_in_tiles_says_the_same_and_small_frames_are_not_cut_by_themselves(
+    run_file: Path,
+) -> None:
+    changes = ["cache.preset=exact", "cache.path=cut.cache", "cache.tile=[8,16]"]
+    build(load_run(run_file, changes))
+    build(load_run(run_file, ["cache.preset=exact"]))
+    for name in ("frames", "tiny"):
+        cut = Cache.open("cut.cache").artifact_set("street", name)
+        whole = Cache.open("street.cache").artifact_set("street", name)
+        assert {spec.tile for spec in whole.arrays.values()} == {None}
+        for artifact, spec in cut.arrays.items():
+            # logits, features and confidence have 8 x 12 cells: one such tile
+            small = artifact in ("logits", "features/penultimate", "confidence")
+            assert spec.tile == (None if small else (8, 16))
+            np.testing.assert_array_equal(cut.read(artifact, 4), whole.read(artifact, 4))
+    with pytest.raises(ConfigError, match=r"cache\.tile"):
+        load_run(run_file, ["cache.tile=[4,16]"])
 
 
 def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stillroom.stages.geometry import (
+    Part,
     View,
     ViewConfig,
     apply_field,
@@ -19,6 +20,7 @@ from stillroom.stages.geometry import (
     apply_label,
     apply_vector,
     identity_view,
+    part_seen,
     sample_view,
     upsample_logits,
     view_mask,
@@ -462,3 +464,28 @@ def test_upsampling_half_precision_is_done_in_float32():
 def test_logits_that_do_not_cover_the_pixels_are_refused(size):
     with pytest.raises(ArtifactError, match=r"logits at stride 4 for .* got \(1, 3, 12, 16\)"):
         upsample_logits(torch.zeros(1, 3, 12, 16), 4, size)
+
+
+@settings(max_examples=80, deadline=None)
+@given(views(), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]))
+def test_the_cells_that_a_view_touches_are_all_that_it_needs(view, stride, out_stride):
+    rng = torch.Generator().manual_seed(0)
+    field = torch.rand((3, CANVAS[0] // stride, CANVAS[1] // stride), generator=rng)
+    part = part_seen(view, tuple(field.shape[1:]), stride, out_stride)
+    cut = field[:, part.rows, part.columns].clone()
+    whole = apply_field(view, field, stride, out_stride)
+    assert torch.equal(apply_field(view, cut, stride, out_stride, part), whole)
+    image = torch.randint(0, 256, (3, *CANVAS), dtype=torch.uint8, generator=rng)
+    part = part_seen(view, CANVAS, 1, 1)
+    at = (part.rows, part.columns)
+    seen = apply_image(view, image[(slice(None), *at)].clone(), part)
+    assert torch.equal(seen, apply_image(view, image))
+    assert torch.equal(apply_label(view, image[0][at].clone(), part), apply_label(view, image[0]))
+    flow = torch.rand((2, *CANVAS), generator=rng)
+    seen = apply_vector(view, flow[(slice(None), *at)].clone(), part)
+    assert torch.equal(seen, apply_vector(view, flow))
+
+
+def test_a_small_crop_touches_a_small_part():
+    part = part_seen(View(8, 16, 8, 12, 8, 12), CANVAS, 4, 4)
+    assert part == Part(*CANVAS, slice(2, 5), slice(4, 8))

@@ -276,6 +276,25 @@ def test_a_withdrawn_shard_is_read_anew_when_it_is_there_again(full_set: Any) ->
     )
 
 
+@pytest.mark.parametrize("cut", [0, 3, 60])
+def test_a_frame_that_is_not_compressed_is_checked_where_it_was_read(
+    tmp_path: Path, cut: int
+) -> None:
+    spec = ArraySpec("logits", (2, 5, 6), codec_from_dict("byte"), {"name": "none"})
+    made = built(tmp_path / "c", spec, 2, 2, (), 1)
+    expected = made.read("logits", 1)
+    path = made.cache.path / "a/b/logits/c.0.0.0.0"
+    content = bytearray(path.read_bytes())
+    content[cut] ^= 4  # first byte, another, and first of the crc
+    path.write_bytes(content)
+    with pytest.raises(CacheCorrupt, match=r"frame 0 .*checksum does not match"):
+        made.read("logits", 0)
+    np.testing.assert_array_equal(made.read("logits", 1), expected)
+    os.truncate(path, 64 + 40)
+    with pytest.raises(CacheCorrupt, match=r"damaged"):
+        made.read("logits", 1)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 40])
 def test_an_object_cut_short_under_an_open_file_is_named(full_set: Any, keep: int) -> None:
     made: ArtifactSet = full_set.set

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 
 from stillroom.stages.geometry import (
+    Part,
     View,
     ViewConfig,
     apply_field,
     apply_image,
     apply_label,
     apply_vector,
+    part_seen,
     sample_view,
     view_mask,
 )
@@ -137,13 +139,14 @@ class CacheDataset:
         frame_id, valid = self.frame_ids[index], self._valid[index]
         origin = (self.seed, self.name, epoch, frame_id)
         view = sample_view(self.view, self.canvas, generator(*origin, "view"), valid)
-        image = apply_image(view, _tensor(self.frames.read("frames", index)).permute(2, 0, 1))
+        pixels, part = self._seen(self.frames, "frames", index, view)
+        image = apply_image(view, pixels.permute(2, 0, 1), part)
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
             image = jitter(self.jitter, image, shown, generator(*origin, "jitter"))
         label = None
         if self.labelled:
-            label = apply_label(view, _tensor(self.frames.read("labels", index))).long()
+            label = apply_label(view, *self._seen(self.frames, "labels", index, view)).long()
         return Sample(
             frame_id=frame_id,
             image=image,
@@ -156,17 +159,30 @@ class CacheDataset:
         """One artifact, decoded, then moved by its kind."""
         _, _, artifact = key.partition("/")
         artifact_set = self._holders[key]
-        values = _tensor(artifact_set.read(artifact, index))
+        values, part = self._seen(artifact_set, artifact, index, view)
         geometry = artifact_of(artifact).geometry
         if geometry == "label":
-            return apply_label(view, values).long()
+            return apply_label(view, values, part).long()
         if geometry == "vector":
-            return apply_vector(view, values)
+            return apply_vector(view, values, part)
         if geometry == "image":
-            return apply_image(view, values.permute(2, 0, 1))
+            return apply_image(view, values.permute(2, 0, 1), part)
         values = values[None] if values.ndim == 2 else values  # confidence: (h, w) -> (1, h, w)
         stride = int(artifact_set.arrays[artifact].attributes["stride"])
-        return apply_field(view, values, stride, self.out_stride)
+        return apply_field(view, values, stride, self.out_stride, part)
+
+    def _seen(
+        self, artifact_set: ArtifactSet, artifact: str, index: int, view: View
+    ) -> tuple[Tensor, Part | None]:
+        """What a view needs of an artifact, and where that lies; None: it is all there is."""
+        spec = artifact_set.arrays[artifact]
+        if spec.tile is None:
+            return _tensor(artifact_set.read(artifact, index)), None
+        height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
+        field = spec.kind.geometry == "field"
+        strides = (int(spec.attributes["stride"]), self.out_stride) if field else (1, 1)
+        part = part_seen(view, (height, width), *strides)
+        return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
 
     def _sets_read(self) -> dict[str, ArtifactSet]:
         return {one.name: one for _, one in sorted(self._holders.items())}

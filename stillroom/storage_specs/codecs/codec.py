@@ -32,10 +32,16 @@ class Codec(Protocol):
 
     whole_logits: what is decoded of logits are those logits, up to the bound; if False only their
         softmax is kept, and losses that look at the logits themselves cannot use them
+    cell_by_cell: the stored values of some rows and columns decode, with the frame's side arrays,
+        to the decoded values of these; a frame of other codecs cannot be cut into tiles
     """
 
     name: ClassVar[str]
     whole_logits: ClassVar[bool]
+
+    @property
+    def cell_by_cell(self) -> bool:
+        """See above."""
 
     @property
     def stored(self) -> str:
@@ -74,6 +80,11 @@ class Usual:
 
     name: ClassVar[str]
     whole_logits: ClassVar[bool] = True
+
+    @property
+    def cell_by_cell(self) -> bool:
+        """Whether nothing is predicted from neighbours."""
+        return getattr(self, "predict", None) is None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """That of the array."""

@@ -56,6 +56,11 @@ class KL(Usual):
         if not (number and 1e-9 <= self.budget <= 1):
             raise ConfigError(f"codec 'kl': budget = {self.budget!r}; expected 1e-9 to 1 nats")
 
+    @property
+    def cell_by_cell(self) -> bool:
+        """No: steps are predicted from their neighbours."""
+        return False
+
     def side_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Of each channel its greatest value, its finest step, and the number of its last step."""
         return {"top": shape[:1], "step": shape[:1], "last": shape[:1]}

@@ -6,6 +6,8 @@ make_student (seed) -> Student of stride 4 with batch normalisation, dropout and
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from stillroom.stages.models.student import PythonStudentConfig, Student, build_
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.tiles import fitted_tile
 
 CANVAS, CLASSES, STRIDE = (24, 32), 4, 4
 
@@ -103,6 +106,7 @@ def make_cache():
         valid=None,
         shards=None,
         identity="v1",
+        tile=None,
     ) -> Cache:
         cache = Cache.create(path)
         raw, exact, unit = (codec_from_dict({"name": name}) for name in ("raw", "exact", "unit"))
@@ -117,6 +121,10 @@ def make_cache():
             ],
         }
         for name, arrays in sets.items():
+            if tile is not None:
+                axes = [one.kind.axes for one in arrays]
+                tiles = [fitted_tile(tile, a.shape, b) for a, b in zip(arrays, axes, strict=True)]
+                arrays = [replace(a, tile=b) for a, b in zip(arrays, tiles, strict=True)]
             made = cache.define(source, name, {"of": identity}, count, 4, arrays)
             for shard in range(made.shards) if shards is None else shards:
                 writer = made.writer(shard)

@@ -156,3 +156,29 @@ def test_every_and_complement_share_a_source(tmp_path, make_cache):
     assert (len(some), len(others)) == (3, 7)
     assert others.sample(0, 0).label is None
     assert set(some.fingerprints) == {"camvid/frames", "camvid/fpn"}
+
+
+@pytest.mark.parametrize("tile", [(8, 8), (5, 100)])
+def test_samples_from_tiles_are_those_from_whole_frames(tmp_path, make_cache, tile):
+    whole = dataset(make_cache(tmp_path / "whole"))
+    cut = dataset(make_cache(tmp_path / "cut", tile=tile))
+    assert cut.frames.arrays["frames"].tile is not None
+    for epoch in range(3):
+        for place in range(len(whole)):
+            same(cut.sample(epoch, place), whole.sample(epoch, place))
+
+
+def test_a_crop_reads_no_more_of_a_tiled_frame_than_it_shows(tmp_path, make_cache, monkeypatch):
+    cut = dataset(make_cache(tmp_path / "cut", tile=(8, 8)), view=ViewConfig(crop=(8, 8)))
+    areas = []
+    read_window = type(cut.frames).read_window
+
+    def watched(self, artifact, index, rows, columns):
+        if artifact == "frames":
+            areas.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return read_window(self, artifact, index, rows, columns)
+
+    monkeypatch.setattr(type(cut.frames), "read_window", watched)
+    cut.sample(0, 0)
+    (area,) = areas
+    assert area <= 9 * 9
