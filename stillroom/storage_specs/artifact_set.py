@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from stillroom.storage_specs.cautious_reads import (
+    METADATA_BYTES,
+    PART_BYTES,
+    json_of,
+    read_whole,
+)
 from stillroom.storage_specs.durable_files import remove
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
@@ -61,6 +66,9 @@ class ArtifactSet:
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
         self._seen: dict[int, tuple[int, int]] = {}  # (mtime, size) of the part then
+        self._paths = {
+            stored.path for spec in definition.arrays for stored in definition.stored(spec)
+        }
         self._readers = {
             spec.artifact: [
                 ArrayReader(cache.path, stored, definition.shard_frames)
@@ -127,7 +135,8 @@ class ArtifactSet:
         """
         path = part_path(self.source, self.name, shard)
         try:
-            part = decode_part((self.cache.path / path).read_bytes(), path)
+            content = read_whole(self.cache.path / path, PART_BYTES)
+            part = decode_part(content, path, len(self.shard_range(shard)))
         except FileNotFoundError as error:
             span = self.shard_range(shard)
             raise CacheIncomplete(
@@ -149,6 +158,11 @@ class ArtifactSet:
             raise CacheCorrupt(
                 f"{self.cache.path}/{path}: its rows are not frames {span[0]} to {span[-1]}; "
                 "re-run `stillroom cache build`"
+            )
+        if strangers := sorted(part.objects.keys() - self._paths):
+            raise CacheCorrupt(
+                f"{self.cache.path}/{path}: it names an object of {strangers[0]!r:.60}, which is "
+                "no array of this set; re-run `stillroom cache build`"
             )
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part
@@ -232,7 +246,7 @@ class ArtifactSet:
     def _still_defined(self) -> bool:
         path = self.cache.path / set_folder(self.source, self.name) / "zarr.json"
         try:
-            document = json.loads(path.read_bytes())
+            document = json_of(read_whole(path, METADATA_BYTES))
             return bool(document["attributes"][KEY]["fingerprint"] == self.fingerprint)
         except (OSError, ValueError, KeyError, TypeError):
             return False

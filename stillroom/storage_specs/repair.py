@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.array_objects import array_json
+from stillroom.storage_specs.cautious_reads import first_link
 from stillroom.storage_specs.durable_files import remove, write_whole
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import (
@@ -61,9 +62,10 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     Its objects stay until the next build, which puts the same or others in their place.
     """
     check_names(source, set_name)
+    inner = ("frames", "labels") if set_name == FRAMES else ("*",)
+    links = _remove_links(cache, source, set_name, inner)
     parts = sorted((cache.path / part_folder(source, set_name)).glob("*.parquet"))
     # The arrays' may be damaged too, and without the group nobody can say what they should be.
-    inner = ("frames", "labels") if set_name == FRAMES else ("*",)
     folder = cache.path / set_folder(source, set_name)
     arrays = sorted(path for name in inner for path in folder.glob(f"{name}/**/zarr.json"))
     places = [path.relative_to(cache.path).as_posix() for path in (*parts, *arrays)]
@@ -73,7 +75,24 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
         write_whole(cache.path, group, group_json({}))
     else:
         remove(cache.path, group)
-    return [*done, f"withdrew {group}"]
+    return [*links, *done, f"withdrew {group}"]
+
+
+def _remove_links(cache: Cache, source: str, set_name: str, inner: tuple[str, ...]) -> list[str]:
+    """Remove links in the place of a set's folders, so that nothing is removed behind them."""
+    done = []
+    places = (set_folder(source, set_name), part_folder(source, set_name))
+    while link := first_link(cache.path, places):
+        remove(cache.path, link)
+        done.append(f"removed the link {link}")
+    folder = cache.path / set_folder(source, set_name)
+    for pattern in (form for name in inner for form in (name, f"{name}/**/*")):
+        for path in sorted(folder.glob(pattern)):
+            if path.is_symlink():
+                link = path.relative_to(cache.path).as_posix()
+                remove(cache.path, link)
+                done.append(f"removed the link {link}")
+    return done
 
 
 def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:

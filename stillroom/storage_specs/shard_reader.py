@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
+from stillroom.storage_specs.cautious_reads import open_regular
 from stillroom.storage_specs.compressors import decompress
 from stillroom.storage_specs.errors import CacheCorrupt, CacheError
 
@@ -69,7 +70,7 @@ class ArrayReader:
         """
         path = self.root / self.stored.object_path(shard)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = open_regular(path)
         except FileNotFoundError as error:
             raise self._corrupt(shard, None, "its object is missing") from error
         except OSError as error:
@@ -101,9 +102,11 @@ class ArrayReader:
 
     def _read_index(self, descriptor: int, shard: int) -> NDArray[np.uint64]:
         length = index_bytes(self.shard_frames)
-        start = max(0, os.fstat(descriptor).st_size - length)
+        size = os.fstat(descriptor).st_size
         try:
-            index = parse_index(os.pread(descriptor, length, start), self.shard_frames)
+            tail = os.pread(descriptor, length, max(0, size - length))
+            index = parse_index(tail, self.shard_frames)
+            check_inside(index, size)
         except ValueError as error:
             raise self._corrupt(shard, None, f"its index: {error}") from error
         _remember(self._indices, shard, index)
@@ -114,6 +117,14 @@ class ArrayReader:
         if position is not None:
             where = f"frame {shard * self.shard_frames + position} ({where})"
         return CacheCorrupt(f"{self.stored.path}: {where} is damaged: {why}; {VERIFY}")
+
+
+def check_inside(index: NDArray[np.uint64], size: int) -> None:
+    """Refuse an index that points beyond its object (ValueError)."""
+    offsets, lengths = index[index[:, 0] != MISSING].T
+    # Not by their sum, which may wrap around.
+    if (offsets > size).any() or (lengths > size - np.minimum(offsets, size)).any():
+        raise ValueError("it points beyond the object's end")
 
 
 def _checked(content: bytes) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.cautious_reads import PART_BYTES, read_whole
 from stillroom.storage_specs.durable_files import remove, unwritable, write_whole
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
 from stillroom.storage_specs.file_locks import locked
@@ -160,7 +161,8 @@ class ShardWriter:
     def _committed(self) -> ShardPart | None:
         """The part on disk if all that it names is whole; else what is left of it is withdrawn."""
         try:
-            part = decode_part((self.root / self._part_path).read_bytes(), self._part_path)
+            content = read_whole(self.root / self._part_path, PART_BYTES)
+            part = decode_part(content, self._part_path, self.stop - self.start)
         except FileNotFoundError:
             return None
         except CacheCorrupt:
@@ -224,8 +226,10 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
 def object_is_whole(path: Path, part: ShardPart, array: str) -> bool:
     """Whether an object on disk has the size and sha256 that its part recorded."""
     entry = part.objects.get(array)
+    if entry is None:
+        return False
     try:
-        content = path.read_bytes()
+        content = read_whole(path, entry.bytes)
     except OSError:
         return False
     return entry == entry_of(content)

@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 import stillroom
 from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
+from stillroom.storage_specs.cautious_reads import (
+    LINK,
+    METADATA_BYTES,
+    first_link,
+    json_of,
+    read_whole,
+)
 from stillroom.storage_specs.durable_files import make_folder, sweep, unwritable, write_whole
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
 BUILD = "run `stillroom cache build`"
+BAD_DOCUMENT = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 DEFINING = 2**62
 """The byte that is locked to define the frames of a source; shards lock that of their number."""
 
@@ -63,7 +71,7 @@ class Cache:
         """
         root = _local(path)
         if root.exists() and not (root / "zarr.json").exists():
-            _refuse_foreign(root)
+            _refuse_foreign(root, unless_made=True)
         try:
             make_folder(root)
         except OSError as error:
@@ -86,15 +94,11 @@ class Cache:
         about = _own_attributes(root, "")
         if about is None:
             if root.is_dir() and any(root.iterdir()):
-                _refuse_foreign(root)
+                _refuse_foreign(root, unless_made=True)
             raise CacheIncomplete(f"{root}: there is no cache here; {BUILD}")
         version = about.get("format_version")
         if version != FORMAT_VERSION:
-            raise CacheMismatch(
-                f"{root}: cache format version {version}, this stillroom reads {FORMAT_VERSION}; "
-                f"use the stillroom that built it ({about.get('created_by', 'unknown')}), "
-                "or build into another folder"
-            )
+            raise CacheMismatch(_other_version(root, version, about.get("created_by")))
         return cls(root)
 
     def define(
@@ -116,6 +120,7 @@ class Cache:
         wanted = Definition(source, set_name, identity, count, shard_frames, tuple(arrays))
         found = self._definition(source, set_name)
         if found is None:
+            self._refuse_links(wanted)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
         if found.fingerprint != wanted.fingerprint:
@@ -179,13 +184,23 @@ class Cache:
             found = Definition.from_document(about)
             claimed = about["fingerprint"]
             whole = json.loads(json.dumps(found.document())) == about
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except BAD_DOCUMENT as error:
             raise CacheCorrupt(_damaged(self.path / folder, str(error))) from error
         if claimed != found.fingerprint:
             raise CacheCorrupt(_damaged(self.path / folder, "its fingerprint does not match it"))
         if not whole or (found.source, found.name) != (source, set_name):
             raise CacheCorrupt(_damaged(self.path / folder, "it is not that of this set"))
+        self._refuse_links(found)
         return found
+
+    def _refuse_links(self, definition: Definition) -> None:
+        """Nothing of a set may lie outside its cache, to be read or written there."""
+        link = first_link(self.path, definition.folders())
+        if link is not None:
+            raise CacheCorrupt(
+                f"{self.path}/{link}: {LINK}, so that nothing of it lies elsewhere; put the folder "
+                "itself there, or link to the whole cache"
+            )
 
     def _place(self, wanted: Definition) -> None:
         """Put the set's group there unless somebody else just did."""
@@ -246,7 +261,7 @@ def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
     """Our attributes of a group, {} if it has none; None if there is no group."""
     path = root / folder / "zarr.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = json_of(read_whole(path, METADATA_BYTES))
         if document["node_type"] != "group":
             return {}
         own = document["attributes"].get(KEY)
@@ -264,16 +279,33 @@ def _own_attributes(root: Path, folder: str) -> dict[str, Any] | None:
     return own if isinstance(own, dict) else {}
 
 
-def _refuse_foreign(root: Path) -> None:
+def _refuse_foreign(root: Path, *, unless_made: bool = False) -> None:
+    """CacheMismatch where a folder holds other things.
+
+    unless_made: another builder may have made it a cache while we looked
+    """
     strangers = (
         [] if not root.is_dir() else [p.name for p in root.iterdir() if p.name != "manifest"]
     )
+    if unless_made and (root / "zarr.json").exists():
+        return
     if strangers or not root.is_dir():
         raise CacheMismatch(
             f"{root} holds something that is not a stillroom cache"
             + (f" ({sorted(strangers)[0]})" if strangers else "")
             + "; point cache.path at an empty or new folder"
         )
+
+
+def _other_version(root: Path, version: Any, maker: Any) -> str:
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        todo = "bring it over with `stillroom cache transcode`, use the stillroom that built it"
+    else:
+        todo = "install the stillroom that built it, or a later one"
+    return (
+        f"{root}: cache format version {version!r:.20}, this stillroom reads {FORMAT_VERSION}; "
+        f"it was built by {maker!r:.60}: {todo}, or build into another folder"
+    )
 
 
 def _damaged(folder: Path, why: str) -> str:
