@@ -157,9 +157,7 @@ def write(target: ArtifactSet, shard: int, value: float) -> None:
 
 
 @pytest.mark.parametrize("other", [1.0, 2.0])  # the same values, and those of another attempt
-def test_writers_of_one_shard_at_once_leave_one_of_them_whole(
-    tmp_path: Path, other: float
-) -> None:
+def test_writers_of_one_shard_at_once_leave_one_of_them_whole(tmp_path: Path, other: float) -> None:
     arrays = [ArraySpec("logits", (8, 64, 64), Half())]
     target = Cache.create(tmp_path / "c").define("camvid", "fpn", {}, 60, 2, arrays)
     for shard in range(target.shards):

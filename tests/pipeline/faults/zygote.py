@@ -18,10 +18,6 @@ from typing import Any
 
 def import_everything() -> None:
     """What a build imports, without calling it: a fork copies no threads."""
-    import pyarrow.parquet
-    import ray
-    import zarr.codecs
-    import zarr.storage
 
     import stillroom.cli
     import stillroom.pipeline.build
