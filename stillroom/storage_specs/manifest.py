@@ -157,7 +157,8 @@ def decode_part(content: bytes, path: str, frames: int | None = None) -> ShardPa
                 name: ObjectEntry(_typed(entry["bytes"], int), _typed(entry["sha256"], str))
                 for name, entry in _typed(about["objects"], dict).items()
             },
-            rows=tuple(FrameRow(**row) for row in file.read().to_pylist()),
+            # Not by Arrow's threads: a process that ends soon after would abort in them.
+            rows=tuple(FrameRow(**row) for row in file.read(use_threads=False).to_pylist()),
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CacheCorrupt(_not_a_part(path, str(error))) from error
