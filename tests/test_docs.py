@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import stillroom
 from stillroom.cli import main
 from stillroom.pipeline.config import RunConfig
 from stillroom.pipeline.run_file import load_run
+from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -26,6 +30,22 @@ def test_every_key_of_a_run_file_is_documented() -> None:
     for section, definition in schema["$defs"].items():
         for key in definition.get("properties", {}):
             assert re.search(rf"\b{key}\b", code), f"{section}.{key} is not in docs/run_file.md"
+
+
+def test_every_error_is_named_in_the_page_on_operations() -> None:
+    for module in pkgutil.walk_packages(stillroom.__path__, "stillroom."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    named = set(
+        re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs/operations.md").read_text(), re.MULTILINE)
+    )
+    errors, found = [StillroomError], set()
+    for error in errors:
+        inner = error.__subclasses__()
+        errors += inner
+        found |= {each.__name__ for each in inner}
+    assert found <= named, found - named
+    assert named <= found, named - found
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -149,8 +149,9 @@ class _Queue:
             if not actor.running:  # else its shards' results say what became of it
                 self._crew.replace(actor)
             return
+        in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
         for work, frames in progress.items():
-            if frames > actor.counted.get(work, 0):
+            if work in in_hand and frames > actor.counted.get(work, 0):
                 self._listen(BuildEvent(work, frames=frames - actor.counted.get(work, 0)))
                 actor.counted[work] = frames
         # A worker that had nothing to do for long gets its full time once it is fed.

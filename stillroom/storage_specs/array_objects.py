@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.storage_specs.cautious_reads import json_of
 from stillroom.storage_specs.layout import KEY
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def metadata_differences(
     """
     expected = json.loads(array_json(stored, count, shard_frames))
     try:
-        actual = json.loads(found)
+        actual = json_of(found)
     except ValueError:
         return ["JSON"]
     decisive = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from stillroom.storage_specs.catalogue import Catalogue
+from stillroom.storage_specs.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -70,6 +70,9 @@ class ArtifactSet:
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
         self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
         self._catalogue = Catalogue(definition, cache.objects, self._parts)
+        self._paths = {
+            stored.path for spec in definition.arrays for stored in definition.stored(spec)
+        }
         self._readers = {
             spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
@@ -142,7 +145,8 @@ class ArtifactSet:
         """
         path = part_path(self.source, self.name, shard)
         try:
-            part = decode_part(self.cache.objects.read(path), path)
+            content = self.cache.objects.read(path, PART_BYTES)
+            part = decode_part(content, path, len(self.shard_range(shard)))
         except FileNotFoundError as error:
             span = self.shard_range(shard)
             raise CacheIncomplete(
@@ -164,6 +168,11 @@ class ArtifactSet:
             raise CacheCorrupt(
                 f"{self.cache.objects.where(path)}: its rows are not frames {span[0]} to "
                 f"{span[-1]}; re-run `stillroom cache build`"
+            )
+        if strangers := sorted(part.objects.keys() - self._paths):
+            raise CacheCorrupt(
+                f"{self.cache.objects.where(path)}: it names an object of {strangers[0]!r:.60}, "
+                "which is no array of this set; re-run `stillroom cache build`"
             )
         self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
@@ -272,7 +281,7 @@ class ArtifactSet:
     def _still_defined(self) -> bool:
         path = f"{set_folder(self.source, self.name)}/zarr.json"
         try:
-            document = json.loads(self.cache.objects.read(path))
+            document = json_of(self.cache.objects.read(path, METADATA_BYTES))
             return bool(document["attributes"][KEY]["fingerprint"] == self.fingerprint)
         except (OSError, ValueError, KeyError, TypeError):
             return False

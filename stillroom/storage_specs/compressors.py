@@ -73,6 +73,9 @@ def decompress(compressor: Mapping[str, Any], chunk: NDArray[np.uint8], out: NDA
     """
     # Zero-dimensional and typed arrays alike are plain bytes to a decompressor.
     target = out.reshape(-1).view(np.uint8)
+    claimed = _claimed_bytes(compressor["name"], chunk)
+    if claimed != target.size:
+        raise ValueError(f"it holds {claimed} bytes, expected {target.size}")
     try:
         if compressor["name"] == "none":
             target[:] = chunk
@@ -82,6 +85,26 @@ def decompress(compressor: Mapping[str, Any], chunk: NDArray[np.uint8], out: NDA
             numcodecs.blosc.decompress(chunk, target)
     except (RuntimeError, TypeError) as error:
         raise ValueError(str(error)) from error
+
+
+def _claimed_bytes(name: str, chunk: NDArray[np.uint8]) -> int | None:
+    """Bytes that a chunk says it unpacks to; None where it does not say.
+
+    Neither library minds one that fills only the beginning of what it is given.
+    """
+    head = chunk[:18].tobytes()
+    if name == "none":
+        return chunk.size
+    if name == "blosc":
+        return int.from_bytes(head[4:8], "little")
+    if len(head) < 6:
+        return None
+    # RFC 8878, section 3.1.1.1: descriptor, window if there are several segments, dictionary, size
+    single = head[4] >> 5 & 1
+    start = 6 - single + (0, 1, 2, 4)[head[4] & 3]
+    width = (single, 2, 4, 8)[head[4] >> 6]
+    size = int.from_bytes(head[start : start + width], "little")
+    return size + 256 * (width == 2) if width else None
 
 
 def _check(option: str, value: Any, allowed: range | tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from stillroom.storage_specs.layout import STAGING
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 ABANDONED_AFTER_SECONDS = 3600
+ATTEMPTS = 3
 
 
 def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) -> bool:
@@ -29,21 +30,17 @@ def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) ->
         CacheUnwritable: no space, no permission, or another fault of the disk; nothing is left.
     """
     target = root / path
-    staging = root / STAGING
-    temporary = staging / f"{host()}.{os.getpid()}.{secrets.token_hex(8)}"
     try:
-        make_folder(staging)
-        make_folder(target.parent)
-        try:
-            _write_synced(temporary, content)
-            placed = _place(temporary, target, keep)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_folder(target.parent)
+        for attempt in range(ATTEMPTS):
+            try:
+                return _write_once(root, target, content, keep)
+            except FileNotFoundError:
+                # A machine whose clock is an hour ahead took ours for an abandoned one.
+                if attempt == ATTEMPTS - 1:
+                    raise
     except OSError as error:
         raise unwritable(error, target, len(content)) from error
-    return placed
+    raise AssertionError("unreachable")
 
 
 def remove(root: Path, path: str) -> bool:
@@ -72,7 +69,8 @@ def make_folder(folder: Path) -> None:
 def sweep(root: Path) -> int:
     """Remove temporary files that no living writer owns; their number.
 
-    One is abandoned when its process on this machine has ended, or after an hour.
+    One of this machine is abandoned when its process has ended, whatever the clock says; one of
+    another machine after an hour. Where clocks disagree, its writer notices and writes it again.
     """
     swept = 0
     with suppress(FileNotFoundError, PermissionError):
@@ -113,6 +111,22 @@ def host() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
+def _write_once(root: Path, target: Path, content: bytes, keep: bool) -> bool:
+    process = os.getpid()
+    name = f"{host()}.{process}-{_started(process) or ''}.{secrets.token_hex(8)}"
+    temporary = root / STAGING / name
+    make_folder(temporary.parent)
+    make_folder(target.parent)
+    try:
+        _write_synced(temporary, content)
+        placed = _place(temporary, target, keep)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+    _sync_folder(target.parent)
+    return placed
+
+
 def _write_synced(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)
@@ -150,19 +164,29 @@ def _sync_folder(folder: Path) -> None:
 
 def _abandoned(temporary: Path) -> bool:
     owner, _, rest = temporary.name.partition(".")
-    process = rest.partition(".")[0]
-    if owner == host() and process.isdigit() and not _alive(int(process)):
-        return True
+    process, _, started = rest.partition(".")[0].partition("-")
+    if owner == host() and process.isdigit():
+        now = _started(int(process))
+        # A number is used again: in a container that was restarted, every time.
+        return now is None or bool(started and now and started != now)
     with suppress(OSError):
         return time.time() - temporary.stat().st_mtime > ABANDONED_AFTER_SECONDS
     return False
 
 
-def _alive(process: int) -> bool:
+def _started(process: int) -> str | None:
+    """When a process of this machine was started, in ticks since its boot; None if it has ended.
+
+    Empty where it lives but that cannot be known.
+    """
+    with suppress(OSError):
+        said = Path(f"/proc/{process}/stat").read_text(encoding="utf8", errors="replace")
+        state, *fields = said.rpartition(")")[2].split()
+        return None if state == "Z" else fields[18]
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    return ""

@@ -33,6 +33,12 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 EXTENSION = re.compile(r"\.[0-9a-f]{8}")
 """What follows a teacher's name in that of a set which holds more of its artifacts."""
 
+# A reader believes no more than this of a cache that somebody else may have written.
+MAX_SHARDS = 1_000_000
+MAX_SHARD_FRAMES = 65_536
+MAX_FRAME_BYTES = 2**31 - 1  # of one stored array, and Blosc's limit
+MAX_SHARD_BYTES = 2**36
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -137,10 +143,13 @@ class Definition:
     def __post_init__(self) -> None:
         check_names(self.source, self.name)
         for option, value in (("count", self.count), ("shard_frames", self.shard_frames)):
-            if value < 1:
+            if type(value) is not int or value < 1:
                 raise ConfigError(f"{self.source}/{self.name}: {option} = {value}; at least 1")
+        if not isinstance(self.identity, dict):
+            raise ConfigError(f"{self.source}/{self.name}: its identity is no object")
         if not self.arrays:
             raise ConfigError(f"{self.source}/{self.name}: a set needs at least one array")
+        self._check_sizes()
         paths = [stored.path for spec in self.arrays for stored in self.stored(spec)]
         twice = sorted({path for path in paths if paths.count(path) > 1})
         if twice:
@@ -153,6 +162,22 @@ class Definition:
                     "frames and labels, and only they, make up the set 'frames'"
                 )
         object.__setattr__(self, "identity", plain(self.identity))
+
+    def _check_sizes(self) -> None:
+        """Refuse what no reader may be asked to hold (ConfigError)."""
+        limits = [
+            ("shards", -(-self.count // self.shard_frames), MAX_SHARDS),
+            ("frames a shard", self.shard_frames, MAX_SHARD_FRAMES),
+        ]
+        for spec in self.arrays:
+            for stored in self.stored(spec):
+                each = stored.frame_bytes
+                limits.append((f"bytes a frame of {spec.artifact}", each, MAX_FRAME_BYTES))
+                whole = each * min(self.shard_frames, self.count)
+                limits.append((f"bytes a shard of {spec.artifact}", whole, MAX_SHARD_BYTES))
+        for what, value, limit in limits:
+            if value > limit:
+                raise ConfigError(f"{self.source}/{self.name}: {value:,} {what}; at most {limit:,}")
 
     def stored(self, spec: ArraySpec) -> tuple[StoredArray, ...]:
         """The Zarr arrays of one artifact: its values first, then the codec's side arrays."""
@@ -193,6 +218,11 @@ class Definition:
             if above != folder and above not in paths:
                 paths.append(above)
         return paths
+
+    def folders(self) -> list[str]:
+        """Paths of every folder that files of the set lie in."""
+        arrays = [stored.path for spec in self.arrays for stored in self.stored(spec)]
+        return [set_folder(self.source, self.name), part_folder(self.source, self.name), *arrays]
 
     def layout(self) -> dict[str, Any]:
         """What the cache itself adds to the identity."""

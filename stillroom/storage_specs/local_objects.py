@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs import durable_files
+from stillroom.storage_specs.cautious_reads import first_link, read_whole
 from stillroom.storage_specs.file_locks import locked
 from stillroom.storage_specs.listed import Listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -63,8 +65,8 @@ class LocalObjects:
             return [path.name for path in (self.root / folder).iterdir() if path.is_dir()]
         return []
 
-    def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        return read_whole(self.root / path, limit)
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         with (self.root / path).open("rb") as file:
@@ -80,6 +82,9 @@ class LocalObjects:
 
     def locked(self, path: str, place: int) -> AbstractContextManager[None]:
         return locked(self.root / path, place)
+
+    def first_link(self, places: Iterable[str]) -> str | None:
+        return first_link(self.root, places)
 
     def sweep(self) -> int:
         return durable_files.sweep(self.root)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stillroom.storage_specs.cautious_reads import PART_BYTES, json_of
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
-from stillroom.storage_specs.layout import FORMAT_VERSION, KEY
+from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, MAX_SHARD_FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stillroom.storage_specs.fidelity import Fidelity
+
+Kind = TypeVar("Kind")
 
 SCHEMA = pa.schema(
     [
@@ -143,31 +146,63 @@ def sealed(table: pa.Table, about: dict[str, Any]) -> bytes:
     return content[:place] + seal + content[place + len(seal) :]
 
 
-def decode_part(content: bytes, path: str) -> ShardPart:
+def decode_part(content: bytes, path: str, frames: int | None = None) -> ShardPart:
     """The part in a file's bytes.
 
     path: named in errors
+    frames: how many rows it has to have, if that is known
 
     Raises:
         CacheCorrupt: a byte differs from what was committed, or this is no manifest part.
     """
     check_seal(content, path)
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        about = json.loads(table.schema.metadata[KEY.encode()])
+        file = pq.ParquetFile(pa.BufferReader(content))
+        _check_claims(file, frames)
+        about = json_of(file.schema_arrow.metadata[KEY.encode()])
+        words = {name: _typed(about[name], str) for name in ("source", "set", "fingerprint")}
+        numbers = {name: _typed(about[name], int) for name in ("shard", "start", "stop")}
         return ShardPart(
-            source=about["source"],
-            set_name=about["set"],
-            shard=about["shard"],
-            start=about["start"],
-            stop=about["stop"],
-            fingerprint=about["fingerprint"],
-            objects={name: ObjectEntry(**entry) for name, entry in about["objects"].items()},
-            rows=tuple(FrameRow(**row) for row in table.to_pylist()),
-            fidelity=about.get("fidelity", {}),  # parts of the first release have none
+            source=words["source"],
+            set_name=words["set"],
+            **numbers,
+            fingerprint=words["fingerprint"],
+            objects={
+                name: ObjectEntry(_typed(entry["bytes"], int), _typed(entry["sha256"], str))
+                for name, entry in _typed(about["objects"], dict).items()
+            },
+            # Not by Arrow's threads: a process that ends soon after would abort in them.
+            rows=tuple(FrameRow(**row) for row in file.read(use_threads=False).to_pylist()),
+            fidelity=_fidelity(about.get("fidelity", {})),  # parts of the first release have none
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CacheCorrupt(_not_a_part(path, str(error))) from error
+
+
+def _check_claims(file: pq.ParquetFile, frames: int | None) -> None:
+    """Hold what the footer claims against what can be, before anything is unpacked (ValueError)."""
+    if not file.schema_arrow.equals(SCHEMA):
+        raise ValueError("its columns are not those of a manifest part")
+    about = file.metadata
+    if frames is not None and about.num_rows != frames:
+        raise ValueError(f"{about.num_rows} rows, its shard has {frames} frames")
+    groups = [about.row_group(number).total_byte_size for number in range(about.num_row_groups)]
+    if len(groups) > MAX_SHARD_FRAMES or sum(groups) > PART_BYTES:
+        raise ValueError(f"it claims {sum(groups):,} bytes in {len(groups)} groups of rows")
+
+
+def _typed(value: Any, kind: type[Kind]) -> Kind:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _fidelity(found: Any) -> Fidelity:
+    """What a part says was measured; TypeError where that is something else."""
+    return {
+        artifact: {key: float(_typed(number, float)) for key, number in _typed(each, dict).items()}
+        for artifact, each in _typed(found, dict).items()
+    }
 
 
 def table_of(rows: Iterable[FrameRow]) -> pa.Table:

@@ -13,6 +13,7 @@ from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.local_objects import LocalObjects
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from stillroom.storage_specs.listed import Listed
@@ -49,8 +50,8 @@ class Objects(Protocol):
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in a folder, "" for the root."""
 
-    def read(self, path: str) -> bytes:
-        """The whole file."""
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        """The whole file; OSError where it has more bytes than `limit`."""
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`, counted from the end if negative; fewer at the end."""
@@ -67,6 +68,9 @@ class Objects(Protocol):
         For what goes wrong only where two of them do different things; where there are no locks,
         in object stores among others, it keeps nobody.
         """
+
+    def first_link(self, places: Iterable[str]) -> str | None:
+        """The first of these paths, or of the folders above them, that is a symbolic link."""
 
     def sweep(self) -> int:
         """Remove what crashed writers left behind; the number of files."""

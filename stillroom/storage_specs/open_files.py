@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from stillroom.storage_specs.cautious_reads import open_regular
 from stillroom.storage_specs.errors import CacheError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path)
         self.place = _place(os.fstat(self.descriptor))
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from stillroom.storage_specs.errors import StoreUnavailable
 from stillroom.storage_specs.store_client import StoreClient, demand_obstore, usable_here
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from stillroom.storage_specs.forked_client import ForkedClient
@@ -60,8 +62,14 @@ class RemoteObjects:
     def folders(self, folder: str) -> list[str]:
         return self._client().list(folder)[1]
 
-    def read(self, path: str) -> bytes:
-        return self._client().get(path)
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        content = self._client().get(path)
+        if limit is not None and len(content) > limit:
+            why = (
+                f"it has {len(content):,} bytes, which is more than the {limit:,} that it can have"
+            )
+            raise OSError(errno.EINVAL, why, self.where(path))
+        return content
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         return self._client().get(path, start, length)
@@ -75,6 +83,10 @@ class RemoteObjects:
     def locked(self, path: str, place: int) -> AbstractContextManager[None]:
         del path, place
         return nullcontext()
+
+    def first_link(self, places: Iterable[str]) -> str | None:
+        del places
+        return None
 
     def sweep(self) -> int:
         return 0  # there is no staging: what was not put whole was never there

@@ -62,11 +62,12 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     """
     check_names(source, set_name)
     folder = part_folder(source, set_name)
+    above = set_folder(source, set_name)
+    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.objects.folders(above))
+    links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
     names = sorted(file.name for file in cache.objects.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
     # The arrays' may be damaged too, and without the group nobody can say what they should be.
-    above = set_folder(source, set_name)
-    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.objects.folders(above))
     places += [place for name in inner for place in _metadata_in(cache.objects, f"{above}/{name}")]
     done = [f"withdrew {place}" for place in places if cache.objects.remove(place)]
     group = f"{set_folder(source, set_name)}/zarr.json"
@@ -74,7 +75,27 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
         cache.objects.write_whole(group, group_json({}))
     else:
         cache.objects.remove(group)
-    return [*done, f"withdrew {group}"]
+    return [*links, *done, f"withdrew {group}"]
+
+
+def _remove_links(cache: Cache, folders: list[str]) -> list[str]:
+    """Remove links in the place of a set's folders, so that nothing is removed behind them."""
+    done = []
+    while link := cache.objects.first_link(_with_inner(cache.objects, folders)):
+        cache.objects.remove(link)
+        done.append(f"removed the link {link}")
+    return done
+
+
+def _with_inner(objects: Objects, folders: list[str]) -> list[str]:
+    """Folders, and those in them that are reached without a link; links come last."""
+    found = []
+    for folder in folders:
+        found.append(folder)
+        if objects.first_link([folder]) is None:
+            inner = [f"{folder}/{name}" for name in sorted(objects.folders(folder))]
+            found += _with_inner(objects, inner)
+    return found
 
 
 def _metadata_in(objects: Objects, folder: str) -> list[str]:

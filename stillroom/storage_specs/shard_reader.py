@@ -143,9 +143,11 @@ class ArrayReader:
     def _read_index(self, file: OpenFile, shard: int) -> memoryview:
         chunks = self.shard_frames * self._chunks
         length = index_bytes(chunks)
-        start = max(0, os.fstat(file.descriptor).st_size - length)
+        size = os.fstat(file.descriptor).st_size
         try:
-            index = parse_index(os.pread(file.descriptor, length, start), chunks)
+            tail = os.pread(file.descriptor, length, max(0, size - length))
+            index = parse_index(tail, chunks)
+            check_inside(index, size)
         except ValueError as error:
             raise self._corrupt(shard, None, f"its index: {error}") from error
         # Indexing a memoryview gives Python's integers in a third of the time that an array takes.
@@ -251,6 +253,14 @@ class ArtifactReader:
     def _borrowed(self) -> NDArray[Any]:
         stored = self.values.stored
         return scratch("values", stored.frame_bytes).view(stored.dtype).reshape(stored.shape)
+
+
+def check_inside(index: NDArray[np.uint64], size: int) -> None:
+    """Refuse an index that points beyond its object (ValueError)."""
+    offsets, lengths = index[index[:, 0] != MISSING].T
+    # Not by their sum, which may wrap around.
+    if (offsets > size).any() or (lengths > size - np.minimum(offsets, size)).any():
+        raise ValueError("it points beyond the object's end")
 
 
 def _is_plain(out: NDArray[Any]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.cautious_reads import PART_BYTES
 from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
@@ -190,7 +191,8 @@ class ShardWriter:
     def _committed(self) -> ShardPart | None:
         """The part on disk if all that it names is whole; else what is left of it is withdrawn."""
         try:
-            part = decode_part(self.objects.read(self._part_path), self._part_path)
+            content = self.objects.read(self._part_path, PART_BYTES)
+            part = decode_part(content, self._part_path, self.stop - self.start)
         except FileNotFoundError:
             return None
         except CacheCorrupt:
@@ -258,8 +260,11 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
 
 def object_is_whole(objects: Objects, stored: StoredArray, part: ShardPart) -> bool:
     """Whether a part's object of an array has the size and sha256 that the part recorded."""
+    entry = part.objects.get(stored.path)
+    if entry is None:
+        return False
     try:
-        content = objects.read(stored.object_path(part.shard))
+        content = objects.read(stored.object_path(part.shard), entry.bytes)
     except OSError:
         return False
-    return part.objects.get(stored.path) == entry_of(content)
+    return entry == entry_of(content)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import stillroom
 from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
+from stillroom.storage_specs.cautious_reads import LINK, METADATA_BYTES, json_of
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
 BUILD = "run `stillroom cache build`"
+BAD_DOCUMENT = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 DEFINING = 2**62
 """The byte that is locked to define the frames of a source; shards lock that of their number."""
 
@@ -74,7 +76,7 @@ class Cache:
         """
         cache = cls(path)
         if not cache.objects.exists("zarr.json"):
-            _refuse_foreign(cache)
+            _refuse_foreign(cache, unless_made=True)
         cache.objects.make()
         # Whoever writes first wins: two versions of stillroom may start at once.
         cache.objects.write_whole("zarr.json", root_json(), keep=True)
@@ -94,15 +96,11 @@ class Cache:
         about = _own_attributes(cache, "")
         if about is None:
             if cache.objects.entries():
-                _refuse_foreign(cache)
+                _refuse_foreign(cache, unless_made=True)
             raise CacheIncomplete(f"{cache.path}: there is no cache here; {BUILD}")
         version = about.get("format_version")
         if version != FORMAT_VERSION:
-            raise CacheMismatch(
-                f"{cache.path}: cache format version {version}, this stillroom reads "
-                f"{FORMAT_VERSION}; use the stillroom that built it "
-                f"({about.get('created_by', 'unknown')}), or build into another folder"
-            )
+            raise CacheMismatch(_other_version(cache, version, about.get("created_by")))
         return cache
 
     def define(
@@ -124,6 +122,7 @@ class Cache:
         wanted = Definition(source, set_name, identity, count, shard_frames, tuple(arrays))
         found = self._definition(source, set_name)
         if found is None:
+            self._refuse_links(wanted)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
         if found.fingerprint != wanted.fingerprint:
@@ -204,13 +203,23 @@ class Cache:
             found = Definition.from_document(about)
             claimed = about["fingerprint"]
             whole = json.loads(json.dumps(found.document())) == about
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except BAD_DOCUMENT as error:
             raise CacheCorrupt(_damaged(self, folder, str(error))) from error
         if claimed != found.fingerprint:
             raise CacheCorrupt(_damaged(self, folder, "its fingerprint does not match it"))
         if not whole or (found.source, found.name) != (source, set_name):
             raise CacheCorrupt(_damaged(self, folder, "it is not that of this set"))
+        self._refuse_links(found)
         return found
+
+    def _refuse_links(self, definition: Definition) -> None:
+        """Nothing of a set may lie outside its cache, to be read or written there."""
+        link = self.objects.first_link(definition.folders())
+        if link is not None:
+            raise CacheCorrupt(
+                f"{self.objects.where(link)}: {LINK}, so that nothing of it lies elsewhere; "
+                "put the folder itself there, or link to the whole cache"
+            )
 
     def _place(self, wanted: Definition) -> None:
         """Put the set's group there unless somebody else just did."""
@@ -265,7 +274,7 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
     """Our attributes of a group, {} if it has none; None if there is no group."""
     path = f"{folder}/zarr.json" if folder else "zarr.json"
     try:
-        document = json.loads(cache.objects.read(path))
+        document = json_of(cache.objects.read(path, METADATA_BYTES))
         if document["node_type"] != "group":
             return {}
         own = document["attributes"].get(KEY)
@@ -284,15 +293,32 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
     return own if isinstance(own, dict) else {}
 
 
-def _refuse_foreign(cache: Cache) -> None:
+def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
+    """CacheMismatch where a folder holds other things.
+
+    unless_made: another builder may have made it a cache while we looked
+    """
     entries = cache.objects.entries()
     strangers = sorted(name for name in entries or () if name != "manifest")
+    if unless_made and cache.objects.exists("zarr.json"):
+        return
     if strangers or entries is None:
         raise CacheMismatch(
             f"{cache.path} holds something that is not a stillroom cache"
             + (f" ({strangers[0]})" if strangers else "")
             + "; point cache.path at an empty or new folder"
         )
+
+
+def _other_version(cache: Cache, version: Any, maker: Any) -> str:
+    if isinstance(version, int) and version < FORMAT_VERSION:
+        todo = "bring it over with `stillroom cache transcode`, use the stillroom that built it"
+    else:
+        todo = "install the stillroom that built it, or a later one"
+    return (
+        f"{cache.path}: cache format version {version!r:.20}, this stillroom reads "
+        f"{FORMAT_VERSION}; it was built by {maker!r:.60}: {todo}, or build into another folder"
+    )
 
 
 def _damaged(cache: Cache, folder: str, why: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stillroom.storage_specs.array_objects import metadata_differences
+from stillroom.storage_specs.cautious_reads import METADATA_BYTES, json_of
 from stillroom.storage_specs.errors import (
     ArtifactError,
     CacheError,
@@ -17,7 +17,13 @@ from stillroom.storage_specs.errors import (
 )
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import entry_of
-from stillroom.storage_specs.shard_reader import MISSING, decode_chunk, index_bytes, parse_index
+from stillroom.storage_specs.shard_reader import (
+    MISSING,
+    check_inside,
+    decode_chunk,
+    index_bytes,
+    parse_index,
+)
 from stillroom.storage_specs.shard_writer import check_values
 from stillroom.storage_specs.tiles import fill
 
@@ -100,7 +106,7 @@ def verify_definition(of: ArtifactSet) -> list[Fault]:
             if begun and not of.cache.objects.exists(path):
                 continue
             try:
-                found = of.cache.objects.read(path)
+                found = of.cache.objects.read(path, METADATA_BYTES)
             except OSError as error:
                 wrong = f"zarr.json is missing or cannot be read ({error.strerror})"
             else:
@@ -153,7 +159,7 @@ def _wrong_group(objects: Objects, folder: str, *, inner: bool) -> str | None:
     inner: False for a source's, which may be the set "frames" and is then checked as that
     """
     try:
-        document = json.loads(objects.read(f"{folder}/zarr.json"))
+        document = json_of(objects.read(f"{folder}/zarr.json", METADATA_BYTES))
     except OSError as error:
         return f"zarr.json is missing or cannot be read ({error.strerror})"
     except ValueError:
@@ -187,17 +193,17 @@ class _ShardCheck:
             yield self._fault(stored, "manifest", "the manifest part does not name it")
             return
         try:
-            content = objects.read(inside)
+            content = objects.read(inside, 2 * entry.bytes)  # what is much too long has no end
         except FileNotFoundError:
             yield self._fault(stored, "missing", f"{path} is missing")
             return
         except OSError as error:
             yield self._fault(stored, "missing", f"{path} cannot be read: {error.strerror}")
             return
-        changed = entry != entry_of(content)
         if len(content) != entry.bytes:
             wrong = f"{path} has {len(content)} bytes, committed were {entry.bytes}"
             yield self._fault(stored, "size", wrong)
+        changed = entry != entry_of(content)
         found = list(self._chunks(spec, stored, content))
         yield from found
         if changed and not found and len(content) == entry.bytes:
@@ -221,6 +227,7 @@ class _ShardCheck:
         chunks = self.of.shard_frames * stored.chunks
         try:
             index = parse_index(content[-index_bytes(chunks) :], chunks)
+            check_inside(index, len(content))
         except ValueError as error:
             yield self._fault(stored, "index", f"its index: {error}")
             return

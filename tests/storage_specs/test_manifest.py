@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import google_crc32c
 import pyarrow as pa
@@ -83,3 +86,20 @@ def test_a_row_that_does_not_fit_the_columns_is_refused() -> None:
     for row in (replace(ROWS[0], crc32c=-1), replace(ROWS[0], frame_id="\ud800")):
         with pytest.raises(ArtifactError, match="manifest row cannot be written"):
             encode_part(replace(PART, rows=(row,)))
+
+
+def test_a_part_is_read_without_a_thread() -> None:
+    """Arrow's threads abort a process that ends while they start: `cache info` did so at times."""
+    golden = Path(__file__).parent.parent / "data/cache_v1.zarr/manifest/garden/fpn/00000.parquet"
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from stillroom.storage_specs.manifest import decode_part\n"
+        "before = os.listdir('/proc/self/task')\n"
+        "decode_part(Path(sys.argv[1]).read_bytes(), 'part')\n"
+        "print(os.listdir('/proc/self/task') == before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(golden)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"

@@ -136,7 +136,7 @@ def test_rows_that_do_not_fit_their_objects_are_found(full_set: Any) -> None:
     path.write_bytes(encode_part(replace(part, rows=rows[:3])))
     (fault,) = full_set.set.verify_shard(0)
     assert fault.kind == "manifest"
-    assert "rows are not frames 0 to 3" in fault.message
+    assert "3 rows, its shard has 4 frames" in fault.message
     path.write_bytes(encode_part(replace(part, objects={})))
     assert {fault.kind for fault in full_set.set.verify_shard(0)} == {"manifest"}
 

@@ -52,6 +52,10 @@ def files(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
+def reached(folder: Path, moment: int, ended: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: files(folder) >= moment or ended()
+
+
 def unchanged(before: dict[str, tuple[int, int]], folder: Path) -> bool:
     now = commits(folder)
     return all(now.get(path) == stamp for path, stamp in before.items())
@@ -98,7 +102,7 @@ def test_builds_killed_at_random_moments_resume_to_the_same_bytes(
         for moment in sorted(rng.randrange(len(whole) - 1) for _ in range(KILLS_A_ROUND)):
             before = commits(folder)
             child = forked(*arguments, PAUSE="0.01")
-            wait_until(lambda at=moment: files(folder) >= at or not child.running())
+            wait_until(reached(folder, moment, lambda child=child: not child.running()))
             # Some in planning, some within a write, some between two.
             time.sleep(rng.random() * (0.1 if moment < 8 else 0.01))
             child.kill()
@@ -140,8 +144,8 @@ def test_the_command_line_killed_at_random_moments_resumes_to_the_same_bytes(
         if number % 4 == 0:
             time.sleep(rng.random() * 2)  # mostly while it imports
         else:
-            reached = len(whole) * number // BY_COMMAND_LINE
-            wait_until(lambda at=reached: files(folder) >= at or child.poll() is not None)
+            moment = len(whole) * number // BY_COMMAND_LINE
+            wait_until(reached(folder, moment, lambda child=child: child.poll() is not None))
             time.sleep(rng.random() * 0.01)
         child.kill()
         assert child.wait() == -9

@@ -37,6 +37,10 @@ def files(folder: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
+def reached(folder: Path, moment: int, ended: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: files(folder) >= moment or ended()
+
+
 @contextlib.contextmanager
 def cluster(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Two nodes, and their address; a line to the process takes the second one away."""
@@ -89,7 +93,9 @@ def test_a_killed_worker_and_a_lost_node_do_not_change_a_byte(
                 fault_run, f"{lose}.cache", marked, "--address", address, "--set", "cache.workers=2"
             )
             # Both workers are at work, one of them on the second node: the head has one CPU.
-            assert wait_until(lambda: len(set(batches())) == 2 or building.poll() is not None)
+            assert wait_until(
+                lambda building=building: len(set(batches())) == 2 or building.poll() is not None
+            )
             assert building.poll() is None, Path("said.txt").read_text()
             if lose == "worker":
                 os.kill(batches()[-1], signal.SIGKILL)
@@ -121,8 +127,8 @@ def test_killed_drivers_leave_a_cluster_on_which_the_build_resumes(
         arguments = [*build, "--set", f"cache.path={folder}", "--address", address]
         for number in range(BY_DRIVER):
             child = forked(*arguments)
-            reached = number * len(whole) // BY_DRIVER
-            wait_until(lambda at=reached: files(folder) >= at or not child.running())
+            moment = number * len(whole) // BY_DRIVER
+            wait_until(reached(folder, moment, lambda child=child: not child.running()))
             time.sleep(rng.random() * 0.05)
             child.kill()
             assert child.wait() == -9, child.said.read_text()
@@ -145,8 +151,8 @@ def test_a_killed_driver_with_a_ray_of_its_own_resumes(
     whole, folder = contents(Path("street.cache")), Path("killed.cache")
     for number in range(BY_OWN_RAY):
         building = start(fault_run, str(folder), {**marked, "PAUSE": "0.2"}, "--runner", "ray")
-        reached = len(whole) * (number + 1) // (BY_OWN_RAY + 1)
-        wait_until(lambda at=reached: files(folder) >= at or building.poll() is not None)
+        moment = len(whole) * (number + 1) // (BY_OWN_RAY + 1)
+        wait_until(reached(folder, moment, lambda building=building: building.poll() is not None))
         building.kill()
         assert building.wait() == -9, Path("said.txt").read_text()
     # Its workers may still be writing: the next build neither waits for them nor minds.

@@ -17,7 +17,7 @@ from stillroom.pipeline.build import build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.verify import verify_cache
 from stillroom.storage_specs.codecs import Half, Raw
-from stillroom.storage_specs.errors import CacheMismatch
+from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import ArraySpec, Cache
 
@@ -146,6 +146,27 @@ def test_of_many_definitions_at_once_one_wins_and_the_others_name_the_field(
         assert all("seed" in str(each) for each in gave if each is not won[0])
         assert cache.artifact_set("camvid", name).identity == won[0].identity
         assert faults(cache.path) == []
+
+
+@pytest.mark.parametrize("door", [Cache.create, Cache.open])
+def test_a_folder_that_becomes_a_cache_meanwhile_is_not_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: Callable[[Path], Cache]
+) -> None:
+    folder, listed = tmp_path / "c", Path.iterdir
+    (folder / "manifest").mkdir(parents=True)
+
+    def iterdir(self: Path) -> Any:
+        if self == folder:  # another builder comes in between
+            monkeypatch.undo()
+            arrays = [ArraySpec("logits", (1, 2, 2), Half())]
+            Cache.create(folder).define("camvid", "fpn", {}, 4, 2, arrays)
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    try:
+        assert door(folder).sets() == [("camvid", "fpn")]
+    except CacheIncomplete:
+        assert door is Cache.open  # as it was when the door was knocked at
 
 
 def write(target: ArtifactSet, shard: int, value: float) -> None:

@@ -1,0 +1,110 @@
+"""A clock that jumps, and machines whose clocks disagree: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stillroom.pipeline.build import build
+from stillroom.pipeline.run_file import load_run
+from stillroom.storage_specs import durable_files
+from stillroom.storage_specs.durable_files import host, sweep, write_whole
+from stillroom.storage_specs.errors import CacheUnwritable
+from stillroom.storage_specs.layout import STAGING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY = 86_400.0
+
+
+def jump(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    now = time.time
+    patch.setattr(time, "time", lambda: now() + seconds)
+
+
+@pytest.mark.parametrize("seconds", [-400 * DAY, 400 * DAY])
+def test_a_build_on_a_clock_that_jumps_is_like_any_other(
+    fault_run: Path,
+    contents: Callable[[Path], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+) -> None:
+    build(load_run(fault_run))
+    run = load_run(fault_run, ["cache.path=jumped.cache"])
+    events = []
+
+    def listen(event: object) -> None:
+        if not events:
+            jump(monkeypatch, seconds)  # in the middle
+        events.append(event)
+
+    build(run, on_event=listen)
+    whole = contents(Path("street.cache"))
+    assert contents(Path("jumped.cache")) == whole
+    for path in Path("jumped.cache").rglob("*"):
+        os.utime(path, (time.time() + seconds, time.time() + seconds))
+    assert build(run).shards == 0
+    assert contents(Path("jumped.cache")) == whole
+
+
+@pytest.mark.parametrize("seconds", [-400 * DAY, 0, 400 * DAY])
+def test_a_living_writers_file_is_kept_and_a_dead_ones_swept_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    process = os.getpid()
+    staging = tmp_path / STAGING
+    staging.mkdir(parents=True)
+    started = durable_files._started(process)
+    names = {
+        "mine": f"{host()}.{process}-{started}.00",
+        "of an older stillroom": f"{host()}.{process}.00",
+        "of an earlier process of my number": f"{host()}.{process}-1.00",
+    }
+    for name in names.values():
+        (staging / name).touch()
+    jump(monkeypatch, seconds)
+    assert sweep(tmp_path) == 1
+    assert not (staging / names["of an earlier process of my number"]).exists()
+
+
+def test_a_writer_on_another_machine_whose_file_is_swept_writes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, swept = durable_files._place, []
+
+    def sweep_first(temporary: Path, target: Path, keep: bool) -> bool:
+        """As if somebody with a clock far ahead came in between, for whom we are elsewhere."""
+        if len(swept) < 2:
+            with monkeypatch.context() as there:
+                there.setattr(durable_files, "host", lambda: "elsewhere")
+                jump(there, 2 * DAY)
+                swept.append(sweep(tmp_path))
+        return place(temporary, target, keep)
+
+    monkeypatch.setattr(durable_files, "_place", sweep_first)
+    for keep in (False, True):
+        swept.clear()
+        assert write_whole(tmp_path, f"a{keep}", b"content", keep=keep)
+        assert swept == [1, 1]
+        assert (tmp_path / f"a{keep}").read_bytes() == b"content"
+    assert list((tmp_path / STAGING).iterdir()) == []
+
+
+def test_a_writer_that_is_swept_every_time_says_so_and_commits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = durable_files._place
+
+    def lose(temporary: Path, target: Path, keep: bool) -> bool:
+        temporary.unlink()
+        return place(temporary, target, keep)
+
+    monkeypatch.setattr(durable_files, "_place", lose)
+    with pytest.raises(CacheUnwritable, match="cannot write: No such file"):
+        write_whole(tmp_path, "a", b"content")
+    assert not (tmp_path / "a").exists()
