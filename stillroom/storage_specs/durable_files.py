@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import socket
 import time
@@ -12,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from stillroom.storage_specs.cautious_reads import LINK, first_link
 from stillroom.storage_specs.errors import CacheUnwritable
 from stillroom.storage_specs.layout import STAGING
 
@@ -19,6 +21,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 ABANDONED_AFTER_SECONDS = 3600
 ATTEMPTS = 3
+TEMPORARY = re.compile(r"[0-9a-f]{12}\.\d+(-\d*)?\..+")  # host, process and its start, random
 
 
 def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) -> bool:
@@ -31,16 +34,13 @@ def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) ->
     """
     target = root / path
     try:
-        for attempt in range(ATTEMPTS):
-            try:
+        for _ in range(ATTEMPTS - 1):
+            # A machine whose clock is an hour ahead may take ours for an abandoned one.
+            with suppress(FileNotFoundError):
                 return _write_once(root, target, content, keep)
-            except FileNotFoundError:
-                # A machine whose clock is an hour ahead took ours for an abandoned one.
-                if attempt == ATTEMPTS - 1:
-                    raise
+        return _write_once(root, target, content, keep)
     except OSError as error:
         raise unwritable(error, target, len(content)) from error
-    raise AssertionError("unreachable")
 
 
 def remove(root: Path, path: str) -> bool:
@@ -71,11 +71,14 @@ def sweep(root: Path) -> int:
 
     One of this machine is abandoned when its process has ended, whatever the clock says; one of
     another machine after an hour. Where clocks disagree, its writer notices and writes it again.
+    What is not named like one is left alone.
     """
     swept = 0
+    if first_link(root, [STAGING]) is not None:
+        return 0  # those files are not ours
     with suppress(FileNotFoundError, PermissionError):
         for temporary in list((root / STAGING).iterdir()):
-            if _abandoned(temporary):
+            if TEMPORARY.fullmatch(temporary.name) and _abandoned(temporary):
                 with suppress(OSError):
                     temporary.unlink()
                     swept += 1
@@ -115,6 +118,8 @@ def _write_once(root: Path, target: Path, content: bytes, keep: bool) -> bool:
     process = os.getpid()
     name = f"{host()}.{process}-{_started(process) or ''}.{secrets.token_hex(8)}"
     temporary = root / STAGING / name
+    if first_link(root, [STAGING]) is not None:
+        raise OSError(errno.ELOOP, LINK)
     make_folder(temporary.parent)
     make_folder(target.parent)
     try:
@@ -165,7 +170,7 @@ def _sync_folder(folder: Path) -> None:
 def _abandoned(temporary: Path) -> bool:
     owner, _, rest = temporary.name.partition(".")
     process, _, started = rest.partition(".")[0].partition("-")
-    if owner == host() and process.isdigit():
+    if owner == host():
         now = _started(int(process))
         # A number is used again: in a container that was restarted, every time.
         return now is None or bool(started and now and started != now)

@@ -141,14 +141,16 @@ def test_only_abandoned_temporary_files_are_swept(tmp_path: Path) -> None:
         "elsewhere": f"0123456789ab.{ended.pid}.00",
         "old": "0123456789ab.1.00",
         "stranger": "note",
+        "old stranger": "thesis.txt",
     }
     for name in names.values():
         (staging / name).write_bytes(b"")
     before = time.time() - 3700
-    os.utime(staging / names["old"], (before, before))
+    for old in ("old", "old stranger"):
+        os.utime(staging / names[old], (before, before))
     assert sweep(tmp_path) == 2
     assert sorted(left_over(tmp_path)) == sorted(
-        names[each] for each in ("mine", "elsewhere", "stranger")
+        names[each] for each in ("mine", "elsewhere", "stranger", "old stranger")
     )
 
 

@@ -26,6 +26,7 @@ from stillroom.pipeline.build import build
 from stillroom.pipeline.inspect_cache import describe_cache
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.verify import verify_cache
+from stillroom.storage_specs.codecs import Raw
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, StillroomError
 from stillroom.storage_specs.fingerprint import fingerprint
 from stillroom.storage_specs.layout import KEY, group_json
@@ -37,7 +38,7 @@ from stillroom.storage_specs.manifest import (
     encode_part,
     entry_of,
 )
-from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.store import ArraySpec, Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,6 +175,24 @@ def test_a_folder_that_leads_outside_is_neither_read_nor_written(
     assert sorted(outside.rglob("*")) == before
     heal(fault_run, contents, whole)
     assert sorted(outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["manifest", "manifest/.staging"])
+def test_nothing_is_swept_or_written_behind_a_link(fault_run: Path, folder: str) -> None:
+    outside = Path("outside")
+    (CACHE / folder).rename(outside)
+    (CACHE / folder).symlink_to(outside.resolve())
+    precious = outside / "0123456789ab.1.00"
+    precious.touch()
+    os.utime(precious, (0, 0))
+    before = sorted(outside.rglob("*"))
+    with pytest.raises(StillroomError, match="symbolic link"):
+        Cache.create(CACHE).define("other", "frames", {}, 1, 1, [frames()])
+    assert sorted(outside.rglob("*")) == before
+
+
+def frames() -> ArraySpec:
+    return ArraySpec("frames", (2, 2, 3), Raw())
 
 
 def test_the_way_to_a_cache_may_be_a_link(fault_run: Path) -> None:

@@ -135,8 +135,11 @@ def test_killed_drivers_leave_a_cluster_on_which_the_build_resumes(
             killed.append(len([*(folder / "manifest").glob("*/*/*.parquet")]))
         child = forked(*arguments)
         assert child.wait() == 0, child.said.read_text()
+        # A build with a Ray of its own does not mind that cluster.
+        own = start(fault_run, "own.cache", marked, "--runner", "ray")
+        assert own.wait(300) == 0, Path("said.txt").read_text()
     print(f"{len(killed)} kills, with so many shards committed: {killed}")
-    assert contents(folder) == whole
+    assert contents(folder) == contents(Path("own.cache")) == whole
 
 
 @on_ray

@@ -166,7 +166,7 @@ def test_a_folder_that_becomes_a_cache_meanwhile_is_not_foreign(
     try:
         assert door(folder).sets() == [("camvid", "fpn")]
     except CacheIncomplete:
-        assert door is Cache.open  # as it was when the door was knocked at
+        assert door == Cache.open  # as it was when the door was knocked at
 
 
 def write(target: ArtifactSet, shard: int, value: float) -> None:
