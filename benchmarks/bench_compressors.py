@@ -55,7 +55,7 @@ def main() -> None:
             made = build(Path(folder) / str(number), compressor, truth)
             array = zarr.open_array(made.cache.path / "camvid" / "fpn" / ARTIFACT, mode="r")
             sizes[name] = made.sizes()[ARTIFACT] / len(truth)
-            readers[name, "stored"] = lambda i, made=made: made.read_stored(ARTIFACT, i)
+            readers[name, "stored"] = lambda i, made=made: made.encoded(ARTIFACT, i).values
             readers[name, "decoded"] = lambda i, made=made: made.read(ARTIFACT, i)
             readers[name, "zarr"] = array.__getitem__
         times: dict[tuple[str, str], list[float]] = {key: [] for key in readers}
