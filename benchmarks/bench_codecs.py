@@ -34,6 +34,7 @@ ZSTD1 = {"name": "zstd", "level": 1}
 ZSTD3 = {"name": "zstd", "level": 3}
 LZ4 = {"name": "blosc", "cname": "lz4"}
 LZ4_BITS = {**LZ4, "shuffle": "bitshuffle"}
+LZ4HC_BITS = {**LZ4_BITS, "cname": "lz4hc"}
 ZSTD1_BITS = {"name": "blosc", "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle"}
 ZSTD3_BITS = {**ZSTD1_BITS, "clevel": 3}
 ZSTD5_BITS = {**ZSTD1_BITS, "clevel": 5}
@@ -47,10 +48,12 @@ LOGITS = [
     ("byte", LZ4, ""),
     ("byte", ZSTD3_BITS, ""),
     ({"name": "byte", "predict": "median"}, ZSTD1, ""),
-    ({"name": "kl", "budget": 5e-5}, LZ4_BITS, "fast"),
-    ({"name": "kl", "budget": 5e-5}, ZSTD3_BITS, ""),
-    ({"name": "kl", "budget": 2e-4}, LZ4_BITS, ""),
-    ({"name": "kl", "budget": 2e-4}, ZSTD5_BITS, "compact"),
+    ({"name": "kl", "budget": 5e-5, "predict": "above"}, LZ4_BITS, ""),
+    ({"name": "kl", "budget": 5e-5, "predict": "above"}, LZ4HC_BITS, "fast"),
+    ({"name": "kl", "budget": 5e-5, "predict": "median"}, LZ4HC_BITS, ""),
+    ({"name": "kl", "budget": 5e-5, "predict": "median"}, ZSTD3_BITS, ""),
+    ({"name": "kl", "budget": 2e-4, "predict": "above"}, LZ4HC_BITS, ""),
+    ({"name": "kl", "budget": 2e-4, "predict": "median"}, ZSTD5_BITS, "compact"),
 ]
 FEATURES = [
     ("exact", {"name": "blosc", "cname": "zstd", "clevel": 1, "shuffle": "shuffle"}, "exact"),

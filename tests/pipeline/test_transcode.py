@@ -79,7 +79,7 @@ def test_a_lossy_step_is_part_of_the_identity_and_readers_know(
     new = Cache.open(OUT).artifact_set("street", "tiny")
     assert new.identity["transcoded_from"] == {
         "fingerprint": old.fingerprint,
-        "codecs": {"logits": {"name": "kl", "budget": 5e-5}},
+        "codecs": {"logits": {"name": "kl", "budget": 5e-5, "predict": "above"}},
     }
     here = 'cache.path="out.cache"'
     half = load_run(run_file, [here, 'cache.codecs={logits="half"}'])

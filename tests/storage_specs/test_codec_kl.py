@@ -12,6 +12,8 @@ from stillroom.storage_specs.codecs import KL
 from stillroom.storage_specs.errors import ArtifactError
 from stillroom.storage_specs.fidelity import pixel_kl, spatial_kl
 
+PREDICTORS = ("above", "median")
+
 
 def round_trip(codec: KL, x: np.ndarray) -> np.ndarray:
     encoded = codec.encode(x)
@@ -38,9 +40,10 @@ def teacher_like(classes: int, confidence: float) -> np.ndarray:
         elements=st.floats(-80, 80, width=32),
     ),
     budget=st.sampled_from([1e-6, 5e-5, 2e-4, 1e-2]),
+    predict=st.sampled_from(PREDICTORS),
 )
-def test_budget_and_bound_hold_for_any_logits(x: np.ndarray, budget: float) -> None:
-    codec = KL(budget)
+def test_budget_and_bound_hold_for_any_logits(x: np.ndarray, budget: float, predict: str) -> None:
+    codec = KL(budget, predict)
     kept = round_trip(codec, x)
     assert (np.abs(kept.astype(np.float64) - x) <= codec.bound(x)).all()
     assert pixel_kl(x, kept) <= budget * 1.01 + 1e-12
@@ -53,10 +56,11 @@ def test_budget_and_bound_hold_for_any_logits(x: np.ndarray, budget: float) -> N
         np.float32,
         array_shapes(min_dims=3, max_dims=3, max_side=4),
         elements=st.floats(float(np.float32(-1e38)), float(np.float32(1e38)), width=32),
-    )
+    ),
+    predict=st.sampled_from(PREDICTORS),
 )
-def test_extremes_are_kept_within_the_bound_or_refused(x: np.ndarray) -> None:
-    codec = KL()
+def test_extremes_are_kept_within_the_bound_or_refused(x: np.ndarray, predict: str) -> None:
+    codec = KL(predict=predict)
     try:
         encoded = codec.encode(x)
     except ArtifactError:
@@ -75,11 +79,14 @@ def test_what_sixteen_bits_cannot_hold_is_refused() -> None:
         KL(1e-9).encode(x)
 
 
+@pytest.mark.parametrize("predict", PREDICTORS)
 @pytest.mark.parametrize("confidence", [0.5, 4.0, 12.0])
 @pytest.mark.parametrize("classes", [2, 11, 60])
-def test_the_budget_is_used_and_not_only_kept(classes: int, confidence: float) -> None:
+def test_the_budget_is_used_and_not_only_kept(
+    classes: int, confidence: float, predict: str
+) -> None:
     x = teacher_like(classes, confidence)
-    kept = round_trip(KL(1e-4), x)
+    kept = round_trip(KL(1e-4, predict), x)
     assert 0.5e-4 < max(pixel_kl(x, kept), spatial_kl(x, kept)) <= 1e-4
 
 
@@ -87,6 +94,14 @@ def test_a_larger_budget_takes_coarser_steps() -> None:
     x = teacher_like(7, 5.0)
     fine, coarse = (KL(budget).encode(x).side["step"] for budget in (1e-5, 1e-3))
     assert (coarse > 3 * fine).all()
+
+
+def test_equal_steps_are_equal_and_others_grow_below_the_top() -> None:
+    x = np.linspace(-30, 10, 8 * 40 * 56).reshape(8, 40, 56).astype(np.float32)
+    for predict, grow in (("above", False), ("median", True)):
+        kept = round_trip(KL(1e-3, predict), x)
+        gaps = np.diff(np.unique(kept[0]))
+        assert (gaps.max() > 1.2 * gaps.min()) == grow
 
 
 def test_an_absent_class_costs_little_and_is_still_whole() -> None:
@@ -97,10 +112,11 @@ def test_an_absent_class_costs_little_and_is_still_whole() -> None:
     assert np.abs(round_trip(KL(), x)[2] - x[2]).max() < 1
 
 
-def test_constant_and_equal_channels_are_kept() -> None:
+@pytest.mark.parametrize("predict", PREDICTORS)
+def test_constant_and_equal_channels_are_kept(predict: str) -> None:
     x = np.zeros((3, 4, 5), np.float32)
     x[1] = -7.25
-    np.testing.assert_array_equal(round_trip(KL(), x), x)
+    np.testing.assert_array_equal(round_trip(KL(predict=predict), x), x)
 
 
 def test_the_same_logits_make_the_same_bytes() -> None:

@@ -226,6 +226,7 @@ def test_a_codec_comes_back_from_its_json(name: str) -> None:
         ("kl:", "unknown"),
         ({"name": "kl", "budget": 0}, "1e-9 to 1"),
         ({"name": "kl", "budget": True}, "1e-9 to 1"),
+        ({"name": "kl", "predict": "plane"}, "known: 'above', 'median'"),
         ({"name": "flow", "predict": "median"}, "known: .plane."),
         ({"name": "topk", "k": 0}, "1 to 99"),
         ({"name": "raw", "k": 1}, "it has no options"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from stillroom.storage_specs.codecs import Byte, Flow
-from stillroom.storage_specs.codecs.kernels import undo_median, undo_plane
+from stillroom.storage_specs.codecs.kernels import undo_above, undo_median, undo_plane
 from stillroom.storage_specs.codecs.prediction import differences_of
 
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=7)
@@ -22,6 +22,15 @@ def test_median_predicted_steps_come_back(steps: np.ndarray) -> None:
     table = np.broadcast_to(np.arange(most + 1, dtype=np.float32), (len(steps), most + 1))
     out = np.full(steps.shape, np.nan, np.float32)
     undo_median(differences_of(steps, "median"), table, most, out)
+    np.testing.assert_array_equal(out, steps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=arrays("u2", SHAPES))
+def test_above_predicted_steps_come_back(steps: np.ndarray) -> None:
+    out = np.full(steps.shape, np.nan, np.float32)
+    top, step = np.zeros(len(steps), np.float32), np.full(len(steps), -1, np.float32)
+    undo_above(differences_of(steps, "above"), top, step, out)
     np.testing.assert_array_equal(out, steps)
 
 

@@ -93,6 +93,33 @@ def undo_median(
 
 
 @_compiled
+def undo_above(
+    stored: NDArray[np.uint16],
+    top: NDArray[np.float32],
+    step: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Values of "above" predicted steps: out = top[channel] - step[channel] * steps.
+
+    A row waits for nothing within itself, so that this runs in vector instructions.
+
+    stored, out: (C, h, w)
+    top, step: (C,)
+    """
+    channels, height, width = stored.shape
+    steps = np.empty(width, np.uint16)
+    for c in range(channels):
+        highest, each = top[c], step[c]
+        steps[:] = 0
+        for y in range(height):
+            for x in range(width):
+                z = stored[c, y, x]
+                steps[x] = np.uint16(steps[x] + np.uint16((z >> 1) ^ np.uint16(-(z & 1))))
+            for x in range(width):
+                out[c, y, x] = highest - each * np.float32(steps[x])
+
+
+@_compiled
 def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
     """Values of "plane" predicted int16 steps.
 

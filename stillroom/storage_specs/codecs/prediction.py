@@ -2,6 +2,7 @@
 
 The prediction of a step at (y, x) from those to its left (W), above (N) and above left (NW):
 
+    "above":  N, which is undone a whole row at a time
     "median": median(W, N, W + N - NW), of LOCO-I (Weinberger et al., IEEE TIP 2000), for maps with
         edges
     "plane":  W + N - NW, for maps that were upsampled bilinearly, such as flow
@@ -20,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Predictor = Literal["median", "plane"]
+Predictor = Literal["above", "median", "plane"]
 
 
 def differences_of(steps: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
@@ -35,7 +36,9 @@ def differences_of(steps: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
     west = np.concatenate([north[:, :, :1], wide[:, :, :-1]], axis=2)
     north_west = np.concatenate([north[:, :, :1], north[:, :, :-1]], axis=2)
     plane = west + north - north_west
-    if predictor == "median":
+    if predictor == "above":
+        foretold = north
+    elif predictor == "median":
         low, high = np.minimum(west, north), np.maximum(west, north)
         foretold = np.clip(plane, low, high)
     else:
