@@ -108,6 +108,11 @@ def open_stillroom_fast(place: Place) -> Callable[[int], Any]:
     return lambda i: read(place.artifact, i)
 
 
+def open_stillroom_fast_stored(place: Place) -> Callable[[int], Any]:
+    made = _stillroom_set(place, "fast")
+    return lambda i: made.encoded(place.artifact, i).values
+
+
 def open_stillroom_exact(place: Place) -> Callable[[int], Any]:
     read = _stillroom_set(place, "exact").read
     return lambda i: read(place.artifact, i)
@@ -142,6 +147,14 @@ def open_zarr(place: Place) -> Callable[[int], Any]:
     import zarr
 
     array = zarr.open_array(place.array_path, mode="r")
+    return lambda i: array[i]
+
+
+def open_zarr_fast(place: Place) -> Callable[[int], Any]:
+    """The stored numbers of preset "fast": of logits, differences that are not undone yet."""
+    import zarr
+
+    array = zarr.open_array(place.root / "fast.cache" / SOURCE / SET / place.artifact, mode="r")
     return lambda i: array[i]
 
 
@@ -295,6 +308,8 @@ PEERS: dict[str, Peer] = {
     "zarrs pipeline, stored": Peer("stored", "zarrs", open_zarrs, on_disk=BYTE),
     "tensorstore, stored": Peer("stored", "tensorstore", open_tensorstore, on_disk=BYTE),
     "memmap uint8 (limit)": Peer("stored", "numpy", open_raw_uint8, write_raw_uint8),
+    "stillroom fast, stored": Peer("stored", "stillroom", open_stillroom_fast_stored, on_disk=FAST),
+    "zarr[i] fast, stored": Peer("stored", "zarr", open_zarr_fast, on_disk=FAST),
     "stillroom": Peer("decoded", "stillroom", open_stillroom, on_disk=BYTE),
     "stillroom, out=": Peer("decoded", "stillroom", open_stillroom_out, on_disk=BYTE),
     "stillroom, preset fast": Peer("decoded", "stillroom", open_stillroom_fast, on_disk=FAST),
