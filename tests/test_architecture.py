@@ -17,7 +17,7 @@ DOORS = {  # a heavy dependency -> where its import may stand
     "dask": ("pipeline/",),
     "click": tuple(CLI),
     "zarr": ("storage_specs/",),
-    "obstore": ("storage_specs/store_client.py",),
+    "obstore": ("storage_specs/files/store_client.py",),
     "torch": ("stages/",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -15,7 +15,7 @@ import numpy as np
 from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
-from stillroom.storage_specs.objects import absolute
+from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.over_shards import over_shards
 from stillroom.storage_specs.copy_shard import copy_shard
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
-from stillroom.storage_specs.objects import absolute
+from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:

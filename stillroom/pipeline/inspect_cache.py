@@ -12,8 +12,8 @@ import numpy as np
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.files.objects import place_of
 from stillroom.storage_specs.layout import teacher_of
-from stillroom.storage_specs.objects import place_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import TRANSCODED
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.objects import absolute
+from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.presets import Storage, load_preset
 from stillroom.storage_specs.store import ArraySpec, Cache
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.over_shards import claims_of, over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
+from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.fingerprint import fingerprint
 from stillroom.storage_specs.layout import set_folder
-from stillroom.storage_specs.objects import absolute
 from stillroom.storage_specs.repair import damaged_cache, repair_root, repair_set, withdraw_set
 from stillroom.storage_specs.store import Cache, Fault
 from stillroom.storage_specs.verify import verify_pixels

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.storage_specs.cautious_reads import json_of
+from stillroom.storage_specs.files.cautious_reads import json_of
 from stillroom.storage_specs.layout import KEY
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from stillroom.storage_specs.catalogue import Catalogue
-from stillroom.storage_specs.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -19,6 +18,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     FrameError,
 )
+from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
 from stillroom.storage_specs.fingerprint import ANY, differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part

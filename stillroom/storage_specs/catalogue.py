@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stillroom.storage_specs.fidelity import Fidelity
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.layout import Definition
     from stillroom.storage_specs.manifest import ShardPart
-    from stillroom.storage_specs.objects import Objects
 
 PART_NAME = re.compile(r"(\d{5,})\.parquet")
 WORTH_SAVING = 128

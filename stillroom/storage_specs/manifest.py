@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stillroom.storage_specs.cautious_reads import PART_BYTES, json_of
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
+from stillroom.storage_specs.files.cautious_reads import PART_BYTES, json_of
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, MAX_SHARD_FRAMES
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from stillroom.storage_specs.buffers import lend
 from stillroom.storage_specs.errors import CacheCorrupt, CacheError
-from stillroom.storage_specs.local_copies import LocalCopies
+from stillroom.storage_specs.files.local_copies import LocalCopies
 from stillroom.storage_specs.shard_reader import (
     MISSING,
     ArrayReader,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.manifest import ObjectEntry
-    from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.stored_array import StoredArray
     from stillroom.storage_specs.tiles import Window
 

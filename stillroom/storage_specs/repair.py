@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.verify import Fault
 
 

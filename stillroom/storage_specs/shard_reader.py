@@ -16,7 +16,7 @@ from stillroom.storage_specs.buffers import lend, scratch
 from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.compressors import decompress
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
-from stillroom.storage_specs.open_files import OPEN_FILES
+from stillroom.storage_specs.files.open_files import OPEN_FILES
 from stillroom.storage_specs.tiles import fill, window_of
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.files.open_files import OpenFile
     from stillroom.storage_specs.layout import ArraySpec, Definition
-    from stillroom.storage_specs.open_files import OpenFile
     from stillroom.storage_specs.remote_reader import RemoteArrayReader
     from stillroom.storage_specs.stored_array import StoredArray
     from stillroom.storage_specs.tiles import Window

@@ -9,11 +9,11 @@ import numpy as np
 
 from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.cautious_reads import PART_BYTES
 from stillroom.storage_specs.codecs import Encoded
-from stillroom.storage_specs.durable_files import unwritable
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
 from stillroom.storage_specs.fidelity import measured, worst
+from stillroom.storage_specs.files.cautious_reads import PART_BYTES
+from stillroom.storage_specs.files.durable_files import unwritable
 from stillroom.storage_specs.layout import part_path, set_folder
 from stillroom.storage_specs.manifest import (
     FrameRow,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fidelity import Fidelity
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.layout import ArraySpec, Definition
-    from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.stored_array import StoredArray
 
 

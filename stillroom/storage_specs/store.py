@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import stillroom
 from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
-from stillroom.storage_specs.cautious_reads import LINK, METADATA_BYTES, json_of
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -20,6 +19,8 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
     ConfigError,
 )
+from stillroom.storage_specs.files.cautious_reads import LINK, METADATA_BYTES, json_of
+from stillroom.storage_specs.files.objects import objects_at, place_of
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import (
     FORMAT_VERSION,
@@ -33,7 +34,6 @@ from stillroom.storage_specs.layout import (
     set_folder,
     teacher_of,
 )
-from stillroom.storage_specs.objects import objects_at, place_of
 from stillroom.storage_specs.shard_writer import ShardWriter
 from stillroom.storage_specs.verify import Fault
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.files.objects import Objects
 
 __all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 

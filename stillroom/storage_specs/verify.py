@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stillroom.storage_specs.array_objects import metadata_differences
-from stillroom.storage_specs.cautious_reads import METADATA_BYTES, json_of
 from stillroom.storage_specs.errors import (
     ArtifactError,
     CacheError,
     CacheIncomplete,
 )
+from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, json_of
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import entry_of
 from stillroom.storage_specs.shard_reader import (
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ShardPart
-    from stillroom.storage_specs.objects import Objects
     from stillroom.storage_specs.stored_array import StoredArray
 
 Kind = Literal[

@@ -23,13 +23,13 @@ from stillroom.pipeline.worker import ShardWorker
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.models.teacher import build_teacher
-from stillroom.storage_specs.durable_files import host
 from stillroom.storage_specs.errors import (
     CacheMismatch,
     CacheUnwritable,
     ConfigError,
     TooManyBadFrames,
 )
+from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.layout import STAGING
 from stillroom.storage_specs.store import Cache
 

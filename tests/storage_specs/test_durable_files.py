@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stillroom.storage_specs.durable_files import host, remove, sweep, write_whole
 from stillroom.storage_specs.errors import CacheUnwritable
+from stillroom.storage_specs.files.durable_files import host, remove, sweep, write_whole
 from stillroom.storage_specs.layout import STAGING
 
 
@@ -80,7 +80,7 @@ def test_a_real_limit_on_file_size_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from stillroom.storage_specs.durable_files import write_whole\n"
+        "from stillroom.storage_specs.files.durable_files import write_whole\n"
         "from stillroom.storage_specs.errors import CacheUnwritable\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n"
@@ -101,7 +101,7 @@ def test_a_folder_without_permission_is_unwritable(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from stillroom.storage_specs.durable_files import host, write_whole\n"
+        "from stillroom.storage_specs.files.durable_files import host, write_whole\n"
         "from stillroom.storage_specs.errors import CacheUnwritable\n"
         "os.chdir(sys.argv[1])\n"
         "host()\n"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.storage_specs import local_copies
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
-from stillroom.storage_specs.local_copies import LocalCopies
+from stillroom.storage_specs.files import local_copies
+from stillroom.storage_specs.files.local_copies import LocalCopies
+from stillroom.storage_specs.files.remote_objects import RemoteObjects
 from stillroom.storage_specs.manifest import ObjectEntry, entry_of
-from stillroom.storage_specs.remote_objects import RemoteObjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,7 +237,7 @@ def test_threads_that_want_one_object_fetch_it_once(tmp_path: Path) -> None:
 PROCESS = """
 import random, sys
 from pathlib import Path
-from stillroom.storage_specs.local_copies import LocalCopies
+from stillroom.storage_specs.files.local_copies import LocalCopies
 from stillroom.storage_specs.manifest import entry_of
 content = {name: bytes([name]) * 1000 for name in range(8)}
 rng = random.Random(int(sys.argv[2]))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.storage_specs import store_client
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheIncomplete,
@@ -25,15 +24,16 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     StoreUnavailable,
 )
-from stillroom.storage_specs.objects import objects_at
-from stillroom.storage_specs.remote_objects import RemoteObjects
+from stillroom.storage_specs.files import store_client
+from stillroom.storage_specs.files.objects import objects_at
+from stillroom.storage_specs.files.remote_objects import RemoteObjects
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stillroom.storage_specs.objects import Objects
+    from stillroom.storage_specs.files.objects import Objects
     from stillroom.storage_specs.store import ArtifactSet
 
     Define = Callable[..., ArtifactSet]

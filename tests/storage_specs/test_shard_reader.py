@@ -24,9 +24,9 @@ from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.buffers import IDLE_BLOCKS, SMALLEST_LENT, lend, scratch
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, ConfigError, FrameError
+from stillroom.storage_specs.files.open_files import OpenFiles
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.open_files import OpenFiles
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import zarr
 
-from stillroom.storage_specs import durable_files
 from stillroom.storage_specs.codecs import Byte, Exact, Flow, Half, Raw
 from stillroom.storage_specs.errors import (
     ArtifactError,
@@ -26,6 +25,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     FrameError,
 )
+from stillroom.storage_specs.files import durable_files
 from stillroom.storage_specs.layout import STAGING, ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, decode_part, encode_part
 from stillroom.storage_specs.store import Cache

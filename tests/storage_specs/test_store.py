@@ -13,7 +13,6 @@ import pytest
 import zarr
 
 from stillroom.storage_specs.codecs import Half, Raw
-from stillroom.storage_specs.durable_files import host
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -22,6 +21,7 @@ from stillroom.storage_specs.errors import (
     CacheUnwritable,
     ConfigError,
 )
+from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.layout import STAGING
 from stillroom.storage_specs.store import ArraySpec, Cache
 

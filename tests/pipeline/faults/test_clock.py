@@ -11,9 +11,9 @@ import pytest
 
 from stillroom.pipeline.build import build
 from stillroom.pipeline.run_file import load_run
-from stillroom.storage_specs import durable_files
-from stillroom.storage_specs.durable_files import host, sweep, write_whole
 from stillroom.storage_specs.errors import CacheUnwritable
+from stillroom.storage_specs.files import durable_files
+from stillroom.storage_specs.files.durable_files import host, sweep, write_whole
 from stillroom.storage_specs.layout import STAGING
 
 if TYPE_CHECKING:

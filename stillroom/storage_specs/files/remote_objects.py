@@ -9,14 +9,14 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.errors import StoreUnavailable
-from stillroom.storage_specs.store_client import StoreClient, demand_obstore, usable_here
+from stillroom.storage_specs.files.store_client import StoreClient, demand_obstore, usable_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
-    from stillroom.storage_specs.forked_client import ForkedClient
-    from stillroom.storage_specs.listed import Listed
+    from stillroom.storage_specs.files.forked_client import ForkedClient
+    from stillroom.storage_specs.files.listed import Listed
 
 
 class RemoteObjects:
@@ -105,6 +105,6 @@ class RemoteObjects:
                 f"{self.url}: lives in the process that made it, and this is a fork of that one; "
                 "use threads, or a folder"
             )
-        from stillroom.storage_specs.forked_client import ForkedClient
+        from stillroom.storage_specs.files.forked_client import ForkedClient
 
         return ForkedClient(self.url)

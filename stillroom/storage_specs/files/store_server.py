@@ -1,6 +1,6 @@
 """Asks a store on behalf of a forked process (`forked_client`), until that one closes the pipe.
 
-Started as `python -m stillroom.storage_specs.store_server URL`.
+Started as `python -m stillroom.storage_specs.files.store_server URL`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import astuple
 from typing import IO, Any
 
 from stillroom.storage_specs.errors import StillroomError
-from stillroom.storage_specs.forked_client import receive, send
-from stillroom.storage_specs.store_client import StoreClient
+from stillroom.storage_specs.files.forked_client import receive, send
+from stillroom.storage_specs.files.store_client import StoreClient
 
 
 def serve(url: str, requests: IO[bytes], answers: IO[bytes]) -> None:

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.durable_files import host
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.manifest import entry_of
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.local_objects import LocalObjects
+from stillroom.storage_specs.files.local_objects import LocalObjects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
-    from stillroom.storage_specs.listed import Listed
+    from stillroom.storage_specs.files.listed import Listed
 
 REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
 
@@ -110,6 +110,6 @@ def objects_at(place: str | Path) -> Objects:
     found = place_of(place)
     if isinstance(found, Path):
         return LocalObjects(found)
-    from stillroom.storage_specs.remote_objects import RemoteObjects
+    from stillroom.storage_specs.files.remote_objects import RemoteObjects
 
     return RemoteObjects(found)

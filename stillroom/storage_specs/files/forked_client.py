@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import stillroom
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, StoreUnavailable
-from stillroom.storage_specs.listed import Listed
+from stillroom.storage_specs.files.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class ForkedClient:
         package = str(Path(stillroom.__file__).parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
-            [sys.executable, "-m", "stillroom.storage_specs.store_server", url],
+            [sys.executable, "-m", "stillroom.storage_specs.files.store_server", url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

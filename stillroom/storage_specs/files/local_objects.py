@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs import durable_files
-from stillroom.storage_specs.cautious_reads import first_link, read_whole
-from stillroom.storage_specs.file_locks import locked
-from stillroom.storage_specs.listed import Listed
+from stillroom.storage_specs.files import durable_files
+from stillroom.storage_specs.files.cautious_reads import first_link, read_whole
+from stillroom.storage_specs.files.file_locks import locked
+from stillroom.storage_specs.files.listed import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

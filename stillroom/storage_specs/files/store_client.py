@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.listed import Listed
-from stillroom.storage_specs.store_errors import explained, is_of_bucket
+from stillroom.storage_specs.files.listed import Listed
+from stillroom.storage_specs.files.store_errors import explained, is_of_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

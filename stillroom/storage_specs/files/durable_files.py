@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from stillroom.storage_specs.cautious_reads import LINK, first_link
 from stillroom.storage_specs.errors import CacheUnwritable
+from stillroom.storage_specs.files.cautious_reads import LINK, first_link
 from stillroom.storage_specs.layout import STAGING
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.cautious_reads import open_regular
 from stillroom.storage_specs.errors import CacheError
+from stillroom.storage_specs.files.cautious_reads import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
