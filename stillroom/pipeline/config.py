@@ -82,6 +82,7 @@ class CacheConfig(Settings):
     """What stage one writes, and where.
 
     path: folder of the cache, or s3://bucket/prefix, gs://bucket/prefix, memory://name
+    reuse: another cache of the same teachers: frames that are there are taken from it
     canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep artifact
         grids whole
     sources: names of the sources to cache; all of them if left out
@@ -100,6 +101,7 @@ class CacheConfig(Settings):
     """
 
     path: Annotated[Path | str, PlainValidator(_place)]
+    reuse: Annotated[Path | str, PlainValidator(_place)] | None = None
     canvas: tuple[int, int]
     sources: tuple[str, ...] | None = None
     artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.targets import FRAMES, open_targets
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
+from stillroom.stages.cache.reuse import Reuse
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.layout import teacher_of
@@ -45,6 +46,7 @@ class ShardWorker:
         self._building = threading.Lock()
         self._teacher: tuple[str, Teacher] | None = None
         self._sets: dict[tuple[str, str], ArtifactSet] = {}
+        self._older: dict[tuple[str, str], ArtifactSet | None] = {}
         self._progress: dict[ShardWork, int] = {}
         self._last_progress = time.monotonic()
 
@@ -110,7 +112,21 @@ class ShardWorker:
                 produce = TeacherArtifacts(teacher, artifacts, self._run.cache.threshold)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
                 self._sets[key] = self._targets.define(self._cache, *key, teacher, artifacts)
+            if teacher is not None:
+                produce = self._reusing(produce, self._sets[key])
             return produce, self._sets[key]
+
+    def _reusing(self, produce: Produce, target: ArtifactSet) -> Produce:
+        """With cache.reuse: the frames that are there come from there."""
+        older = self._run.cache.reuse
+        if older is None:
+            return produce
+        key = (target.source, target.name)
+        if key not in self._older:
+            cache = Cache.open(older)
+            self._older[key] = cache.artifact_set(*key) if key in cache.sets() else None
+        old = self._older[key]
+        return produce if old is None else Reuse(produce, old, target)
 
     def _teacher_named(self, name: str) -> Teacher:
         if self._teacher is None or self._teacher[0] != name:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stillroom.stages.geometry import upsample_logits
+from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def layer_of(artifact: str, layers: tuple[str, ...]) -> str:
 def reason_unusable(arrays: dict[str, NDArray[np.generic]]) -> str | None:
     """Why a teacher's output may not be cached (a NaN or infinity somewhere), or None."""
     for artifact, values in arrays.items():
+        if isinstance(values, Encoded):
+            continue  # a codec has looked at it already
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             bad = int(values.size - np.isfinite(values).sum())
             return f"teacher output {artifact} is not finite in {bad} of {values.size} values"
