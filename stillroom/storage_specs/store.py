@@ -312,7 +312,7 @@ def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
 
 def _other_version(cache: Cache, version: Any, maker: Any) -> str:
     if isinstance(version, int) and version < FORMAT_VERSION:
-        todo = "bring it over with `stillroom cache transcode`, use the stillroom that built it"
+        todo = "use the stillroom that built it"
     else:
         todo = "install the stillroom that built it, or a later one"
     return (

@@ -416,7 +416,7 @@ def test_the_command_line_refuses_in_one_message_within_a_small_memory(fault_run
     ("version", "says"),
     [
         (2, "install the stillroom that built it"),
-        (0, "stillroom cache transcode"),
+        (0, "use the stillroom that built it"),
         (None, "install the stillroom"),
         ("1", "install the stillroom"),
         ([1], "install the stillroom"),
