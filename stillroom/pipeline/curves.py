@@ -34,6 +34,13 @@ def draw_curves(folder: Path) -> None:
         Panel("loss", {"loss": over_steps(losses, [line["loss"] for line in losses])}),
         Panel("terms, unweighted", terms, logarithmic=True),
     ]
+    gradients = [line for line in lines if "gradients" in line]
+    if len(gradients) > 1:
+        own = {
+            name: over_steps(gradients, [line["gradients"].get(name, 0.0) for line in gradients])
+            for name in gradients[0]["gradients"]
+        }
+        panels.append(Panel("gradients of the terms, weighted: 2-norm", own, logarithmic=True))
     if scores:
         miou = over_steps(scores, [line["scores"]["miou"] for line in scores])
         panels.append(Panel("validation mIoU", {"mIoU": miou}))

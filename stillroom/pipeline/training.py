@@ -15,6 +15,7 @@ from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences, fingerprint
 from stillroom.storage_specs.layout import teacher_of
@@ -53,13 +54,12 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
     classes = student_classes(cache, settings)
     use_seed(settings.seed)
     student = build_student(student_config, len(classes))
-    streams = {
-        name: open_dataset(
-            cache, name, settings, objective.needs(is_labelled(cache, name, stream)), student.stride
-        )
-        for name, stream in settings.streams.items()
-    }
+    streams = {}
+    for name, stream in settings.streams.items():
+        needs = objective.needs(is_labelled(cache, name, stream), student.strides)
+        streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     _check_objective(objective, streams, classes)
+    objective.prepare(_sizes(student, streams))
     scored = _validation_source(run, classes)
     result = train(
         TrainJob(
@@ -101,7 +101,7 @@ def check_cache(run: RunConfig, cache: Cache, objective: Objective) -> None:
     targets = open_targets(run, must_exist=False)
     read: dict[str, set[str]] = {}
     for name, stream in settings.streams.items():
-        needs = objective.needs(is_labelled(cache, name, _checked(run, name, stream)))
+        needs = objective.artifacts(is_labelled(cache, name, _checked(run, name, stream)))
         teachers = {key.partition("/")[0] for key in needs}
         read.setdefault(stream.source or name, {FRAMES}).update(teachers)
     for source, set_names in read.items():
@@ -190,6 +190,17 @@ def student_classes(cache: Cache, settings: TrainConfig) -> tuple[str, ...]:
     return next(iter(found.values()))
 
 
+def _sizes(student: Student, streams: Mapping[str, CacheDataset]) -> Sizes:
+    teachers = {
+        f"{teacher_of(set_name)}/{artifact}": spec.shape[0]
+        for dataset in streams.values()
+        for set_name, one in dataset.teachers.items()
+        for artifact, spec in one.arrays.items()
+        if "channel" in spec.kind.axes
+    }
+    return Sizes(student.num_classes, student.channels, student.strides, teachers)
+
+
 def _check_objective(
     objective: Objective, streams: Mapping[str, CacheDataset], classes: tuple[str, ...]
 ) -> None:
@@ -201,7 +212,8 @@ def _check_objective(
         available[stream] = {"labels"} if dataset.labelled else set()
         for set_name, said in dataset.teachers.items():
             teacher = teacher_of(set_name)
-            _demand_same_classes(teacher, said, classes)
+            if not dataset.needs.isdisjoint({f"{teacher}/logits", f"{teacher}/pseudo_label"}):
+                _demand_same_classes(teacher, said, classes)
             available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
             if "logits" in said.arrays:
                 teacher_classes[teacher] = said.arrays["logits"].shape[0]
@@ -210,8 +222,8 @@ def _check_objective(
             if "pseudo_label" in said.identity:
                 thresholds[teacher] = said.identity["pseudo_label"]["threshold"]
     for term in objective.terms:
-        if term.teacher is not None:  # pseudo labels alone do not tell the number of classes
-            teacher_classes.setdefault(term.teacher, len(classes))
+        for teacher in term.teachers:  # without logits the number of classes is not told
+            teacher_classes.setdefault(teacher, len(classes))
     objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
 
 

@@ -111,10 +111,17 @@ def crop(output: DenseOutput, strides: Mapping[str, int], height: int, width: in
     )
 
 
-def measure_strides(
+class Grid(NamedTuple):
+    """What a network's output looks like: channels, and pixels of input to one cell."""
+
+    channels: int
+    stride: int
+
+
+def measure_grids(
     network: DenseNetwork, pad: int, classes: int, device: str = "cpu"
-) -> dict[str, int]:
-    """Pixels of input to one cell of "logits" and of each "features/<layer>", by a dry forward.
+) -> dict[str, Grid]:
+    """The grids of "logits" and of each "features/<layer>", by a dry forward.
 
     The network must be in eval mode; nothing about it changes.
 
@@ -140,7 +147,10 @@ def measure_strides(
         )
     grids = {"logits": output.logits}
     grids |= {f"features/{name}": grid for name, grid in output.features.items()}
-    return {name: _exact_stride(name, grid, height, width) for name, grid in grids.items()}
+    return {
+        name: Grid(grid.shape[1], _exact_stride(name, grid, height, width))
+        for name, grid in grids.items()
+    }
 
 
 def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:

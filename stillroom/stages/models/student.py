@@ -16,7 +16,7 @@ from stillroom.stages.models.dense_network import (
     as_dense_output,
     check_images,
     crop,
-    measure_strides,
+    measure_grids,
 )
 from stillroom.stages.models.python_target import Target, call_target
 from stillroom.stages.models.smp import (
@@ -104,7 +104,8 @@ class Student(nn.Module):
     network: the bare network; its state_dict is what is exported, and what a teacher of the same
         architecture loads
     num_classes: C
-    strides: pixels of an image to one cell, for "logits" and each "features/<layer>"
+    strides, channels: pixels of an image to one cell and channels of a cell, for "logits" and each
+        "features/<layer>"
     stride: of the logits
     encoder_fit: what became of the pretrained encoder weights, if there were any
     idle_parameters: how many are there for their names alone; they are frozen, and an honest count
@@ -129,9 +130,9 @@ class Student(nn.Module):
         self._run = run
         self._classifier_weight = classifier_weight
         network.eval()
-        self.strides = measure_strides(
-            lambda images: run(network, images), normalise.pad, num_classes
-        )
+        grids = measure_grids(lambda images: run(network, images), normalise.pad, num_classes)
+        self.strides = {name: grid.stride for name, grid in grids.items()}
+        self.channels = {name: grid.channels for name, grid in grids.items()}
         network.train()
 
     @property

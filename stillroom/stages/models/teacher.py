@@ -70,7 +70,7 @@ class Teacher:
         device: str,
         description: dict[str, Any],
     ) -> None:
-        from stillroom.stages.models.dense_network import Normalise, measure_strides
+        from stillroom.stages.models.dense_network import Normalise, measure_grids
 
         self._config = config
         self._description = description
@@ -88,7 +88,8 @@ class Teacher:
         ).to(device)
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
-        self.strides = measure_strides(network.forward, config.pad, self.num_classes, device)
+        grids = measure_grids(network.forward, config.pad, self.num_classes, device)
+        self.strides = {name: grid.stride for name, grid in grids.items()}
 
     @property
     def module(self) -> nn.Module | None:

@@ -26,7 +26,9 @@ class Batch:
     artifacts: by key "<teacher>/<artifact>":
         "fpn/logits" (B, C, h, w), "fpn/features/<layer>" (B, A, h, w),
         "fpn/confidence" (B, 1, h, w) in 0..1, all floating;
-        "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident
+        "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident;
+        "fpn/features/<layer>@16" and its like on a grid of 16 pixels to a cell
+    masks: as `mask`, for other grids that artifacts are on, by stride
     frame_ids: B names, for messages
     """
 
@@ -36,6 +38,7 @@ class Batch:
     labels: Tensor | None
     mask: Tensor
     artifacts: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
     frame_ids: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,4 +57,19 @@ class Batch:
             labels=None if self.labels is None else moved(self.labels),
             mask=moved(self.mask),
             artifacts={key: moved(value) for key, value in self.artifacts.items()},
+            masks={stride: moved(value) for stride, value in self.masks.items()},
         )
+
+    def mask_at(self, stride: int, usual: int) -> Tensor:
+        """Return the mask (B, 1, h, w) of a grid; `usual` is the stride of `mask` itself.
+
+        raises: ArtifactError where no artifact is on such a grid
+        """
+        if stride == usual:
+            return self.mask
+        if stride not in self.masks:
+            raise ArtifactError(
+                f"the batch of stream {self.stream!r} has masks at strides "
+                f"{sorted({usual, *self.masks})}, and none at {stride}"
+            )
+        return self.masks[stride]

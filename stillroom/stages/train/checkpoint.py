@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.stages.models.student import Student
+    from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import TrainConfig
 
-FORMAT = 1
+FORMAT = 2  # 2: with the states of terms
 
 
 @dataclass
 class Learner:
     """All that changes from step to step.
 
+    terms: what the objective's terms train or remember
     step: steps done
     window: sums since the last line of metrics; last: the means of that line
     best_score, best_step: of the best validation so far
@@ -42,6 +44,7 @@ class Learner:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Ema | None
+    terms: torch.nn.Module
     step: int = 0
     window: Window = field(default_factory=Window)
     last: dict[str, float] = field(default_factory=dict)
@@ -62,6 +65,7 @@ class Learner:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.student.state_dict(),
+            "terms": self.terms.state_dict(),
             "step": self.step,
             "window": self.window.state(),
             "last": self.last,
@@ -79,6 +83,7 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.student.load_state_dict(state["ema"])
+        self.terms.load_state_dict(state["terms"])
         self.window = Window(**state["window"])
         self.last = dict(state["last"])
         self.step = state["step"]
@@ -86,14 +91,18 @@ class Learner:
         self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
 
 
-def new_learner(student: Student, settings: TrainConfig, device: torch.device) -> Learner:
-    """Set a student up for its first step, on the device."""
+def new_learner(
+    student: Student, objective: Objective, settings: TrainConfig, device: torch.device
+) -> Learner:
+    """Set a student and its objective up for their first step, on the device."""
     student.to(device)
+    objective.states.to(device).train()
     return Learner(
         student=student,
-        optimiser=build_optimiser(student, settings.optimiser),
+        optimiser=build_optimiser(student, settings.optimiser, objective.trained()),
         scaler=torch.amp.GradScaler(device.type, enabled=uses_amp(settings, device)),
         ema=None if settings.ema is None else Ema(student, settings.ema),
+        terms=objective.states,
     )
 
 

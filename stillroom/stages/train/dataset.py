@@ -22,6 +22,7 @@ from stillroom.stages.geometry import (
 )
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
+from stillroom.stages.train.reads import grid_of
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -47,6 +48,7 @@ class Sample:
     label: Tensor | None
     mask: Tensor
     artifacts: dict[str, Tensor]
+    masks: dict[int, Tensor]
 
 
 class CacheDataset:
@@ -56,7 +58,7 @@ class CacheDataset:
 
     name: the stream's
     teachers: artifact sets, by their names, of each teacher that `needs` names
-    needs: artifact keys, as "fpn/logits"
+    needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own
     indices: frames of the source to choose from; all of them if left out
     out_stride: the student's stride, which fields and the mask are brought to
     seed: with the stream's name, the epoch and the frame id, the origin of a sample's randomness
@@ -83,11 +85,13 @@ class CacheDataset:
         self.name = name
         self.frames = frames
         self.teachers = dict(teachers)
+        self._grids = {read: grid_of(read, out_stride) for read in sorted(needs)}
+        wanted = {key for key, _ in self._grids.values()}
         self._holders = {
             f"{teacher_of(name)}/{artifact}": one
             for name, one in reversed(self.teachers.items())  # the first that has it counts
             for artifact in one.arrays
-            if f"{teacher_of(name)}/{artifact}" in needs
+            if f"{teacher_of(name)}/{artifact}" in wanted
         }
         self.needs = needs
         self.view = view or ViewConfig()
@@ -152,14 +156,22 @@ class CacheDataset:
             image=image,
             label=label,
             mask=view_mask(view, self.canvas, valid, self.out_stride),
-            artifacts={key: self._artifact(key, index, view) for key in sorted(self.needs)},
+            artifacts={
+                read: self._artifact(key, out_stride, index, view)
+                for read, (key, out_stride) in self._grids.items()
+            },
+            masks={
+                out_stride: view_mask(view, self.canvas, valid, out_stride)
+                for _, out_stride in self._grids.values()
+                if out_stride != self.out_stride
+            },
         )
 
-    def _artifact(self, key: str, index: int, view: View) -> Tensor:
+    def _artifact(self, key: str, out_stride: int, index: int, view: View) -> Tensor:
         """One artifact, decoded, then moved by its kind."""
         _, _, artifact = key.partition("/")
         artifact_set = self._holders[key]
-        values, part = self._seen(artifact_set, artifact, index, view)
+        values, part = self._seen(artifact_set, artifact, index, view, out_stride)
         geometry = artifact_of(artifact).geometry
         if geometry == "label":
             return apply_label(view, values, part).long()
@@ -169,10 +181,10 @@ class CacheDataset:
             return apply_image(view, values.permute(2, 0, 1), part)
         values = values[None] if values.ndim == 2 else values  # confidence: (h, w) -> (1, h, w)
         stride = int(artifact_set.arrays[artifact].attributes["stride"])
-        return apply_field(view, values, stride, self.out_stride, part)
+        return apply_field(view, values, stride, out_stride, part)
 
     def _seen(
-        self, artifact_set: ArtifactSet, artifact: str, index: int, view: View
+        self, artifact_set: ArtifactSet, artifact: str, index: int, view: View, out_stride: int = 1
     ) -> tuple[Tensor, Part | None]:
         """What a view needs of an artifact, and where that lies; None: it is all there is."""
         spec = artifact_set.arrays[artifact]
@@ -180,7 +192,7 @@ class CacheDataset:
             return _tensor(artifact_set.read(artifact, index)), None
         height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
         field = spec.kind.geometry == "field"
-        strides = (int(spec.attributes["stride"]), self.out_stride) if field else (1, 1)
+        strides = (int(spec.attributes["stride"]), out_stride) if field else (1, 1)
         part = part_seen(view, (height, width), *strides)
         return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
 
@@ -196,7 +208,7 @@ class CacheDataset:
                     f"stream {self.name!r}: source {self.frames.source!r} has no {artifact} in the "
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
                 )
-        for key in sorted(self.needs):
+        for key in sorted({key for key, _ in self._grids.values()}):
             if key not in self._holders:
                 raise ConfigError(
                     f"stream {self.name!r} needs {key!r}; the cache holds for source "

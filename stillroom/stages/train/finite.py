@@ -12,7 +12,7 @@ from stillroom.storage_specs.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from stillroom.stages.train.batch import Batch
 
@@ -40,24 +40,24 @@ def demand_finite(
     )
 
 
-def demand_finite_weights(student: nn.Module, step: int) -> None:
+def demand_finite_weights(parameters: Iterable[Tensor], step: int) -> None:
     """Stop at weights that an update made infinite while its gradient was not (ConfigError).
 
     step: the last one taken, counted from 1
     """
-    norm = torch.nn.utils.get_total_norm([p.detach() for p in student.parameters()])
+    norm = torch.nn.utils.get_total_norm([p.detach() for p in parameters])
     if not math.isfinite(norm.item()):
         raise ConfigError(
             f"training stopped after step {step}: the student's weights are not finite. {ADVICE}"
         )
 
 
-def gradient_norm(student: nn.Module, clip: float | None) -> Tensor:
+def gradient_norm(trained: Iterable[Tensor], clip: float | None) -> Tensor:
     """Return the 2-norm of the whole gradient, () float32, after clipping the gradient to `clip`.
 
     The norm is that before clipping.
     """
-    parameters = [p for p in student.parameters() if p.grad is not None]
+    parameters = [p for p in trained if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)

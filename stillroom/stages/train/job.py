@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import TrainConfig
 
-UNCHANGING = ("train.path", "train.threads", "train.checkpoint_every")  # of the losses
+# What changes no loss.
+UNCHANGING = ("train.path", "train.threads", "train.checkpoint_every", "train.gradients_every")
 
 
 @dataclass(frozen=True)

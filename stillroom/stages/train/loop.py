@@ -29,22 +29,19 @@ from stillroom.stages.train.checkpoint import (
     new_learner,
     save_best,
     save_last,
-    uses_amp,
 )
-from stillroom.stages.train.finite import demand_finite, demand_finite_weights, gradient_norm
+from stillroom.stages.train.finite import demand_finite_weights
 from stillroom.stages.train.interrupt import DeferredInterrupt
 from stillroom.stages.train.job import Progress, TrainJob, TrainResult
 from stillroom.stages.train.metrics import Metrics, Window
-from stillroom.stages.train.optimiser import learning_rate, set_learning_rate
-from stillroom.stages.train.order import stable_seed
+from stillroom.stages.train.optimiser import learning_rate
+from stillroom.stages.train.step import Step, take_step
 from stillroom.stages.train.stream import Loader
+from stillroom.stages.train.watch import ZeroWatch
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from stillroom.stages.models.student import StudentOutput
-    from stillroom.stages.train.batch import Batch
+    from collections.abc import Mapping
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ def train(job: TrainJob) -> TrainResult:
             LOG.warning("stream %s: %d bad rows left out", stream, len(dataset.skipped))
     device = torch.device(job.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        learner = new_learner(job.student, job.settings, device)
+        learner = new_learner(job.student, job.objective, job.settings, device)
         if checkpoint is not None:
             learner.restore(checkpoint)
             LOG.info("run %s: resuming at step %d of %d", folder, learner.step, job.steps)
@@ -94,7 +91,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
         Metrics(settings.path, learner.step) as metrics,
         DeferredInterrupt() as interrupt,
     ):
-        steps = iter(loader)
+        steps, watch = iter(loader), ZeroWatch()
         while learner.step < job.steps:
             began = time.perf_counter()
             try:
@@ -104,18 +101,20 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
                 raise
             learner.wait_seconds += time.perf_counter() - began
             lr = _lr(job, learner.step)
-            loss, terms = _step(job, learner, batches, lr, device)
+            batches = [batch.to(device, non_blocking=True) for batch in batches]
+            step = take_step(job, learner, batches, lr, gradients=_gradients_due(job, learner.step))
             learner.step += 1
-            learner.window.add(loss, terms)
+            learner.window.add(step.loss, step.terms)
+            watch.see(step.terms, learner.step)
             learner.seconds += time.perf_counter() - began
-            _log(job, learner, lr, metrics)
+            _log(job, learner, lr, step, metrics)
             scores = _validate(job, learner, metrics, about)
             if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
                 _save(job, learner, about)
                 metrics.flush()
             try:
                 if job.on_step is not None:
-                    job.on_step(_progress(job, learner, loss, terms, lr, scores))
+                    job.on_step(_progress(job, learner, step, lr, scores))
                 interrupt.raise_if_asked()
             except KeyboardInterrupt:
                 _save(job, learner, about)
@@ -123,64 +122,9 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
                 raise
 
 
-def _step(
-    job: TrainJob, learner: Learner, batches: list[Batch], lr: float, device: torch.device
-) -> tuple[float, dict[str, float]]:
-    """One update of the weights; the loss, and every term by "<stream>/<term>"."""
-    # Dropout and its like then depend on the step, not on what happened before it.
-    torch.manual_seed(stable_seed(job.settings.seed, "step", learner.step))
-    student = learner.student.train()
-    batches = [batch.to(device, non_blocking=True) for batch in batches]
-    images = torch.cat([batch.images for batch in batches])  # (sum of B, 3, H, W)
-    with torch.autocast(device.type, enabled=uses_amp(job.settings, device)):
-        output = student(images)
-    shares, values = [], {}
-    for batch, part in zip(batches, _split(output, batches), strict=True):
-        share, terms = job.objective(part, batch, student.stride)
-        shares.append(share)
-        values.update({f"{batch.stream}/{name}": value for name, value in terms.items()})
-    loss = torch.stack(shares).sum()
-    # One transfer from the device for all of them.
-    found = torch.stack([loss.detach(), *values.values()]).tolist()
-    terms_now = dict(zip(values, found[1:], strict=True))
-    demand_finite("the loss", found[0], learner.step + 1, terms_now, batches)
-    learner.optimiser.zero_grad(set_to_none=True)
-    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    _demand_finite_gradient(job, learner, terms_now, batches)
-    set_learning_rate(learner.optimiser, lr)
-    learner.scaler.step(learner.optimiser)
-    learner.scaler.update()
-    if learner.ema is not None:
-        learner.ema.update(student, learner.step)
-    return found[0], terms_now
-
-
-def _split(output: StudentOutput, batches: list[Batch]) -> Iterator[StudentOutput]:
-    """Cut the student's output along its first axis, a part for each batch."""
-    start = 0
-    for batch in batches:
-        part = slice(start, start + len(batch.images))
-        features = {name: feature[part] for name, feature in output.features.items()}
-        yield dataclasses.replace(output, logits=output.logits[part], features=features)
-        start = part.stop
-
-
-def _demand_finite_gradient(
-    job: TrainJob, learner: Learner, terms: Mapping[str, float], batches: list[Batch]
-) -> None:
-    """Clip the gradient where that is asked for, and stop at one that is not finite.
-
-    With a loss scale, such a gradient only means that the scale is too high: the scaler leaves the
-    step out and halves it. Below 1 that is no explanation any more.
-    """
-    learner.scaler.unscale_(learner.optimiser)
-    norm = gradient_norm(learner.student, job.settings.optimiser.clip)
-    if not learner.scaler.is_enabled() or learner.scaler.get_scale() < 1:
-        demand_finite("the gradient's norm", norm.item(), learner.step + 1, terms, batches)
-
-
 def _save(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> None:
-    demand_finite_weights(learner.student, learner.step)
+    kept = (*learner.student.parameters(), *learner.terms.parameters())
+    demand_finite_weights(kept, learner.step)
     save_last(job.settings.path / run_folder.LAST, learner, about)
 
 
@@ -195,7 +139,14 @@ def _lr(job: TrainJob, step: int) -> float:
     )
 
 
-def _log(job: TrainJob, learner: Learner, lr: float, metrics: Metrics) -> None:
+def _gradients_due(job: TrainJob, step: int) -> bool:
+    every = job.settings.gradients_every
+    return every > 0 and step % every == 0
+
+
+def _log(job: TrainJob, learner: Learner, lr: float, step: Step, metrics: Metrics) -> None:
+    if step.gradients:
+        metrics.gradients(learner.step, job.epoch(learner.step), step.gradients)
     if learner.step % job.settings.log_every and learner.step != job.steps:
         return
     learner.last = learner.window.mean()
@@ -229,14 +180,13 @@ def _validate(
 def _progress(
     job: TrainJob,
     learner: Learner,
-    loss: float,
-    terms: Mapping[str, float],
+    step: Step,
     lr: float,
     scores: Mapping[str, Any] | None,
 ) -> Progress:
     epoch = job.epoch(learner.step)
     times = learner.seconds, learner.wait_seconds
-    return Progress(learner.step, job.steps, epoch, loss, terms, lr, *times, scores)
+    return Progress(learner.step, job.steps, epoch, step.loss, step.terms, lr, *times, scores)
 
 
 def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:

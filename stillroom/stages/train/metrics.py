@@ -65,6 +65,11 @@ class Metrics:
         scalars = {f"terms/{name}": value for name, value in terms.items()}
         self._plot(step, {"train/loss": means["loss"], "train/lr": lr, **scalars})
 
+    def gradients(self, step: int, epoch: float, norms: Mapping[str, float]) -> None:
+        """Write one line of the 2-norms of the terms' own gradients, weighted as in the loss."""
+        self._write({"step": step, "epoch": epoch, "gradients": _finite(dict(norms))})
+        self._plot(step, {f"gradients/{name}": value for name, value in norms.items()})
+
     def scores(self, step: int, epoch: float, scores: Mapping[str, Any]) -> None:
         """Write one line of validation."""
         self._write({"step": step, "epoch": epoch, "scores": _finite(dict(scores))})

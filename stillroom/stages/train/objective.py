@@ -7,7 +7,12 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from stillroom.stages.train.terms import LABELS, CrossEntropyTerm, TermConfig
+from torch import nn
+
+from stillroom.stages.train.reads import LABELS, on_grid
+from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.terms.cross_entropy import LabelTerm
+from stillroom.stages.train.terms.term import LOGITS, Seen, TermState
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,9 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stillroom.stages.models.student import StudentOutput
+    from stillroom.stages.models.student import Student, StudentOutput
     from stillroom.stages.train.batch import Batch
-    from stillroom.stages.train.terms import Term
+    from stillroom.stages.train.terms.term import Sizes, Term
 
 __all__ = ["Objective", "TermConfig"]
 
@@ -28,7 +33,10 @@ class Objective:
     loss = sum over labelled batches of E + lambda * sum over unlabelled batches of E,
     E = sum over terms of weight * value
 
-    `check` finds at start-up every term that would have nothing to read; call it before training.
+    `check` finds at start-up every term that would have nothing to read, and `prepare` makes what
+    terms train or remember: call both before training.
+
+    states: what `prepare` made, by the terms' places; in checkpoints, never in what is exported
 
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, eq. 1 to 3
     (lambda 0.1 to 1 made no difference above 0.1 mIoU there). arXiv:1810.08476
@@ -46,33 +54,90 @@ class Objective:
         self.terms = tuple(terms)
         self.unlabelled_weight = unlabelled_weight
         self.labels = _distinct([term.label for term in self.terms])
+        self.states = nn.ModuleDict()
 
-    def needs(self, labelled: bool) -> frozenset[str]:
+    def artifacts(self, labelled: bool) -> frozenset[str]:
         """Return the artifact keys, as "fpn/logits", that the terms read on such a stream."""
         reads = [term.reads(labelled) for term in self.terms]
         return frozenset[str]().union(*reads) - {LABELS}
 
-    def __call__(
-        self, output: StudentOutput, batch: Batch, stride: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return one batch's share of the loss, and the value of each term that it feeds.
+    def needs(self, labelled: bool, strides: Mapping[str, int]) -> frozenset[str]:
+        """Return the same with the grids they are read on: "fpn/features/stage4@16".
 
-        output: the student's, for `batch.images`; `logits` (B, C, h, w) at `stride`
-        returns: () float32 with gradient, weighted by the terms' weights and lambda; values by
-            term label, () float32, detached and unweighted: what to compare when choosing weights
-        raises: ArtifactError where the batch lacks an artifact, or has it in another shape
+        strides: of the student's grids
+        raises: ConfigError where a term compares on a layer that the student does not have
         """
-        loss: Tensor | None = None
-        values: dict[str, Tensor] = {}
+        found = set()
         for label, term in zip(self.labels, self.terms, strict=True):
-            if not term.reads(batch.labelled):
-                continue
-            value = term.value(output, batch, stride)
-            values[label] = value.detach()
-            loss = term.weight * value if loss is None else loss + term.weight * value
-        if loss is None:
+            if term.grid not in strides:
+                raise ConfigError(
+                    f"term {label} compares on the student's {term.grid}; this student has "
+                    f"{', '.join(strides)}"
+                )
+            stride = strides[term.grid]
+            found |= {
+                on_grid(key, stride, strides[LOGITS]) for key in term.reads(labelled) - {LABELS}
+            }
+        return frozenset(found)
+
+    def prepare(self, sizes: Sizes) -> None:
+        """Make what the terms train or remember, from torch's generator, in the terms' order.
+
+        raises: ConfigError where a term and the networks do not go together
+        """
+        made = {str(place): term.state(sizes) for place, term in enumerate(self.terms)}
+        self.states = nn.ModuleDict({k: state for k, state in made.items() if state is not None})
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of terms that the student's optimiser is to train."""
+        return [parameter for state in self._states() for parameter in state.trained()]
+
+    def after_step(self) -> None:
+        """Let every term's state do what follows a step of the optimiser."""
+        for state in self._states():
+            state.after_step()
+
+    def values(
+        self, output: StudentOutput, batch: Batch, student: Student, progress: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Return the value of each term that the batch feeds, by label: () float32, unweighted.
+
+        output: the student's, for `batch.images`; `logits` (B, C, h, w)
+        progress: share of the training that is done, 0 to 1
+        raises: ArtifactError where the batch lacks an artifact, or has it in another shape;
+            ConfigError where it feeds no term
+        """
+        found = {}
+        for place, (label, term) in enumerate(zip(self.labels, self.terms, strict=True)):
+            if term.reads(batch.labelled):
+                state = self._state(place)
+                found[label] = term.value(Seen(term, output, batch, student, state, progress))
+        if not found:
             raise ConfigError(_idle(batch.stream, self.labels))
-        return (loss if batch.labelled else self.unlabelled_weight * loss), values
+        return found
+
+    def weight(self, label: str, labelled: bool) -> float:
+        """Return the factor of a term's value in the loss, on such a stream."""
+        weight = self.terms[self.labels.index(label)].weight
+        return weight if labelled else self.unlabelled_weight * weight
+
+    def __call__(
+        self, output: StudentOutput, batch: Batch, student: Student, progress: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one batch's share of the loss: the weighted sum of `values`, and these."""
+        values = self.values(output, batch, student, progress)
+        shares = [self.weight(label, batch.labelled) * value for label, value in values.items()]
+        loss = shares[0]
+        for share in shares[1:]:
+            loss = loss + share
+        return loss, values
+
+    def _states(self) -> list[TermState]:
+        return [state for state in self.states.values() if isinstance(state, TermState)]
+
+    def _state(self, place: int) -> TermState | None:
+        state = dict(self.states.named_children()).get(str(place))
+        return state if isinstance(state, TermState) else None
 
     def check(
         self,
@@ -98,10 +163,11 @@ class Objective:
         if not faults:  # needs the teachers' names
             faults = self._reading_faults(available) + self._threshold_faults(teacher_thresholds)
             faults += [
-                f"term {label} needs the logits of teacher {term.teacher} themselves, and its "
+                f"term {label} needs the logits of teacher {teacher} themselves, and its "
                 "cache keeps only their likeliest classes (codec topk): store them with codec kl"
                 for label, term in zip(self.labels, self.terms, strict=True)
-                if term.teacher in softmax_only and term.whole_logits()
+                for teacher in term.teachers
+                if teacher in softmax_only and term.whole_logits()
             ]
         if faults:
             raise ConfigError("\n".join(faults))
@@ -110,22 +176,24 @@ class Objective:
         known = ", ".join(sorted(classes)) or "none"
         faults = []
         for label, term in zip(self.labels, self.terms, strict=True):
-            if term.teacher is None:
+            if not term.teachers:
                 try:
                     term.reads(labelled=False)
                 except ConfigError as error:
                     faults.append(f"{error}; teachers of this run: {known}")
-            elif term.teacher not in classes:
-                near = difflib.get_close_matches(term.teacher, classes, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                faults.append(
-                    f"term {label} names an unknown teacher{hint}; teachers of this run: {known}"
-                )
-            elif classes[term.teacher] != student_classes:
-                faults.append(
-                    f"term {label}: teacher {term.teacher} has {classes[term.teacher]} classes, "
-                    f"the student {student_classes}; they must be the same classes"
-                )
+            for teacher in term.teachers:
+                if teacher not in classes:
+                    near = difflib.get_close_matches(teacher, classes, n=1)
+                    hint = f" (did you mean {near[0]!r}?)" if near else ""
+                    faults.append(
+                        f"term {label} names an unknown teacher{hint}; teachers of this run: "
+                        f"{known}"
+                    )
+                elif classes[teacher] != student_classes and _reads_classes(term):
+                    faults.append(
+                        f"term {label}: teacher {teacher} has {classes[teacher]} classes, the "
+                        f"student {student_classes}; they must be the same classes"
+                    )
         return faults
 
     def _reading_faults(self, available: Mapping[str, Collection[str]]) -> list[str]:
@@ -155,7 +223,7 @@ class Objective:
     def _threshold_faults(self, cached: Mapping[str, float]) -> list[str]:
         faults = []
         for label, term in zip(self.labels, self.terms, strict=True):
-            threshold = term.threshold if isinstance(term, CrossEntropyTerm) else None
+            threshold = term.threshold if isinstance(term, LabelTerm) else None
             held = cached.get(term.teacher or "", 0.0)
             if threshold is not None and threshold < held:
                 faults.append(
@@ -163,6 +231,12 @@ class Objective:
                     "pseudo labels were cached with, and would change nothing"
                 )
         return faults
+
+
+def _reads_classes(term: Term) -> bool:
+    """Whether a term reads what a teacher says about classes: features may be of any teacher."""
+    keys = term.reads(labelled=True) | term.reads(labelled=False)
+    return any(key.partition("/")[2] in ("logits", "pseudo_label") for key in keys)
 
 
 def _idle(stream: str, labels: Sequence[str]) -> str:

@@ -9,18 +9,26 @@ import torch
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
     from stillroom.stages.models.student import Student
     from stillroom.stages.train.settings import OptimiserConfig
 
 FACTOR = "lr_factor"  # of a parameter group
 
 
-def build_optimiser(student: Student, config: OptimiserConfig) -> torch.optim.Optimizer:
+def build_optimiser(
+    student: Student, config: OptimiserConfig, beside: Sequence[torch.nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Build SGD (momentum, no Nesterov) or AdamW over the student's trainable parameters.
 
+    beside: parameters of terms, which train with the same settings as the student's head
     raises: ConfigError where encoder_lr_factor is set and the student has no encoder
     """
     groups = _groups(student, config)
+    groups += [{"params": list(beside), FACTOR: 1.0}] if beside else []
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -43,6 +51,12 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of the learning rate."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group[FACTOR]
+
+
+def trained_parameters(optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Yield every parameter that an optimiser moves."""
+    for group in optimiser.param_groups:
+        yield from group["params"]
 
 
 def _groups(student: Student, config: OptimiserConfig) -> list[dict[str, Any]]:

@@ -80,6 +80,8 @@ class TrainConfig(Settings):
     threads: threads that read and decode ahead
     validation: when to score the student, and on what
     checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
+    gradients_every: steps between two measurements of each term's own gradient, which cost a
+        backward pass a term; 0 measures none
     """
 
     path: Path
@@ -99,6 +101,7 @@ class TrainConfig(Settings):
     validation: ValidationConfig | None = None
     checkpoint_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=20, gt=0)
+    gradients_every: int = Field(default=200, ge=0)
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> TrainConfig:

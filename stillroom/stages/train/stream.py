@@ -135,6 +135,10 @@ def _stack(stream: str, labelled: bool, futures: list[Future[Sample]]) -> Batch:
             key: torch.stack([sample.artifacts[key] for sample in samples])
             for key in samples[0].artifacts
         },
+        masks={
+            stride: torch.stack([sample.masks[stride] for sample in samples])
+            for stride in samples[0].masks
+        },
         frame_ids=[sample.frame_id for sample in samples],
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stillroom.stages.models.dense_network import measure_strides
+from stillroom.stages.models.dense_network import measure_grids
 from stillroom.stages.models.smp import (
     ARCHITECTURES,
     SmpDesign,
@@ -39,6 +39,11 @@ def build(architecture: str, encoder: str = "mobilenet_v2", **options: Any) -> t
     return build_smp(SmpDesign(architecture, encoder, 5, chosen)).eval()
 
 
+def strides_of(network, pad: int) -> dict[str, int]:
+    grids = measure_grids(lambda x: forward_smp(network, x), pad, 5)
+    return {name: grid.stride for name, grid in grids.items()}
+
+
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, encoder: str) -> None:
@@ -57,7 +62,7 @@ def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, en
     assert whole.shape == (1, 5, 128, 160)
     for i, stage in enumerate(stages[1:], start=1):
         assert torch.equal(output.features[f"stage{i}"], stage), "the decoder wrote into its input"
-    strides = measure_strides(lambda x: forward_smp(network, x), multiple, 5)
+    strides = strides_of(network, multiple)
     assert strides["logits"] == strides["features/penultimate"] == STRIDES.get(architecture, 4)
     for name, grid in {"logits": output.logits, **output.features}.items():
         stride = strides[name if name == "logits" else f"features/{name}"]
@@ -66,7 +71,7 @@ def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, en
 
 def test_pspnet_of_depth_3_and_upsampling_8_has_stride_8() -> None:
     network = build("PSPNet", encoder_depth=3, upsampling=8)
-    strides = measure_strides(lambda x: forward_smp(network, x), pad_multiple(network), 5)
+    strides = strides_of(network, pad_multiple(network))
     assert pad_multiple(network) == 8
     assert strides == {
         "logits": 8,
@@ -79,7 +84,7 @@ def test_pspnet_of_depth_3_and_upsampling_8_has_stride_8() -> None:
 
 def test_dilated_deeplab_has_the_stride_it_was_asked_for() -> None:
     network = build("DeepLabV3", "resnet18", encoder_output_stride=16)
-    strides = measure_strides(lambda x: forward_smp(network, x), 16, 5)
+    strides = strides_of(network, 16)
     assert strides["logits"] == 16
 
 
@@ -114,4 +119,4 @@ def test_what_cannot_be_built_is_a_config_error(
 def test_a_pad_that_the_network_does_not_divide_is_a_config_error() -> None:
     network = build("FPN")
     with pytest.raises(ConfigError, match="pad=24"):
-        measure_strides(lambda x: forward_smp(network, x), 24, 5)
+        measure_grids(lambda x: forward_smp(network, x), 24, 5)

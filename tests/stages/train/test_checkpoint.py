@@ -8,7 +8,10 @@ from safetensors import safe_open
 
 from stillroom.stages.train.checkpoint import export, load_checkpoint, new_learner, save_last
 from stillroom.stages.train.ema import Ema
+from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
+from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm
+from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import WeightsError
 
 CPU = torch.device("cpu")
@@ -28,23 +31,39 @@ def settings(tmp_path):
 
 
 def one_step(learner):
-    learner.student(torch.rand(2, 3, 16, 16) * 255).logits.square().mean().backward()
+    output = learner.student(torch.rand(2, 3, 16, 16) * 255)
+    head = learner.terms["0"](output.features["penultimate"])
+    (output.logits.square().mean() + head.square().mean()).backward()
     learner.optimiser.step()
     learner.ema.update(learner.student, learner.step)
     learner.step += 1
     learner.window.add(1.5, {"a/ce": 0.5})
 
 
+def make_objective():
+    """One that trains a head of its own and remembers batch statistics."""
+    term = AuxiliaryCrossEntropyTerm(name="auxiliary_cross_entropy", layer="penultimate")
+    objective = Objective([term])
+    sizes = Sizes(4, {"logits": 4, "features/penultimate": 8}, {"features/penultimate": 4}, {})
+    objective.prepare(sizes)
+    return objective
+
+
 def test_a_restored_learner_is_the_one_that_was_saved(tmp_path, make_student, settings):
-    learner = new_learner(make_student(0), settings, CPU)
+    objective, other_objective = make_objective(), make_objective()
+    learner = new_learner(make_student(0), objective, settings, CPU)
     one_step(learner)
     save_last(tmp_path / "last.pt", learner, {"config": {"lr": 0.5}})
-    other = new_learner(make_student(1), settings, CPU)
+    other = new_learner(make_student(1), other_objective, settings, CPU)
     found = load_checkpoint(tmp_path / "last.pt")
     other.restore(found)
     assert found["config"] == {"lr": 0.5}
     assert (other.step, other.window) == (1, learner.window)
-    pairs = [(learner.student, other.student), (learner.ema.student, other.ema.student)]
+    pairs = [
+        (learner.student, other.student),
+        (learner.ema.student, other.ema.student),
+        (learner.terms, other.terms),
+    ]
     for mine, theirs in pairs:
         for name, value in mine.state_dict().items():
             assert torch.equal(theirs.state_dict()[name], value), name
@@ -57,7 +76,7 @@ def test_a_restored_learner_is_the_one_that_was_saved(tmp_path, make_student, se
 def test_no_checkpoint_is_none_and_a_damaged_one_is_refused(tmp_path, make_student, settings):
     path = tmp_path / "last.pt"
     assert load_checkpoint(path) is None
-    save_last(path, new_learner(make_student(), settings, CPU), {})
+    save_last(path, new_learner(make_student(), make_objective(), settings, CPU), {})
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(damaged)
@@ -66,8 +85,8 @@ def test_no_checkpoint_is_none_and_a_damaged_one_is_refused(tmp_path, make_stude
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
-    torch.save({"format": 2}, tmp_path / "last.pt")
-    with pytest.raises(WeightsError, match="expected format 1, found 2"):
+    torch.save({"format": 1}, tmp_path / "last.pt")
+    with pytest.raises(WeightsError, match="expected format 2, found 1"):
         load_checkpoint(tmp_path / "last.pt")
 
 

@@ -22,6 +22,19 @@ from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 STRIDE, SIZE, CELLS = 4, (16, 22), (4, 6)  # 22 is no multiple of the stride
+
+
+@dataclass
+class Student:
+    stride: int
+    layers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def strides(self):
+        return {"logits": self.stride, **{f"features/{k}": v for k, v in self.layers.items()}}
+
+
+STUDENT = Student(STRIDE)
 TERMS = TypeAdapter(tuple[TermConfig, ...])
 
 
@@ -85,7 +98,7 @@ def full_size(mask):
 
 
 def test_it_is_the_weighted_sum_of_its_terms(output, labelled):
-    loss, values = objective(*XIE)(output, labelled, STRIDE)
+    loss, values = objective(*XIE)(output, labelled, STUDENT)
     teacher, mask = labelled.artifacts["fpn/logits"], labelled.mask
     expected = {
         "cross_entropy/fpn": cross_entropy(
@@ -97,7 +110,6 @@ def test_it_is_the_weighted_sum_of_its_terms(output, labelled):
     assert values.keys() == expected.keys()
     for label, value in expected.items():
         assert values[label].item() == pytest.approx(value.item())
-        assert not values[label].requires_grad
     weights = (1, 4, 0.4)
     total = sum(w * v.item() for w, v in zip(weights, expected.values(), strict=True))
     assert loss.item() == pytest.approx(total)
@@ -106,7 +118,7 @@ def test_it_is_the_weighted_sum_of_its_terms(output, labelled):
 
 
 def test_an_unlabelled_batch_learns_pseudo_labels_with_the_weight_of_its_stream(output, unlabelled):
-    loss, values = objective(*XIE, unlabelled_weight=0.25)(output, unlabelled, STRIDE)
+    loss, values = objective(*XIE, unlabelled_weight=0.25)(output, unlabelled, STUDENT)
     pseudo = cross_entropy(
         upsample_logits(output.logits, STRIDE, SIZE),
         unlabelled.artifacts["fpn/pseudo_label"],
@@ -123,17 +135,17 @@ def test_an_unlabelled_batch_learns_pseudo_labels_with_the_weight_of_its_stream(
 
 def test_labels_are_preferred_to_pseudo_labels_where_there_are_any(output, labelled):
     without = replace(labelled, artifacts={})
-    _, values = objective(XIE[0])(output, without, STRIDE)
+    _, values = objective(XIE[0])(output, without, STUDENT)
     assert values["cross_entropy/fpn"] > 0
 
 
 def test_pseudo_labels_of_padding_do_not_count(output, unlabelled):
-    everywhere = objective(XIE[0])(output, unlabelled, STRIDE)[0]
+    everywhere = objective(XIE[0])(output, unlabelled, STUDENT)[0]
     spoilt = unlabelled.artifacts["fpn/pseudo_label"].clone()
     padding = ~full_size(unlabelled.mask).squeeze(1)
     spoilt[padding] = (spoilt[padding] + 1) % 3
     unlabelled.artifacts["fpn/pseudo_label"] = spoilt
-    assert objective(XIE[0])(output, unlabelled, STRIDE)[0].equal(everywhere)
+    assert objective(XIE[0])(output, unlabelled, STUDENT)[0].equal(everywhere)
 
 
 def test_a_threshold_leaves_out_pseudo_labels_of_less_confidence(output, unlabelled):
@@ -142,7 +154,7 @@ def test_a_threshold_leaves_out_pseudo_labels_of_less_confidence(output, unlabel
     confidence[:, :, :, 3:] = 0.6
     unlabelled.artifacts["fpn/confidence"] = confidence
     section = {"name": "cross_entropy", "teacher": "fpn", "threshold": 0.9}
-    _, values = objective(section)(output, unlabelled, STRIDE)
+    _, values = objective(section)(output, unlabelled, STUDENT)
     trusted = upsample_logits(confidence, STRIDE, SIZE) >= 0.9
     assert 0 < trusted.sum() < trusted.numel()
     expected = cross_entropy(
@@ -160,7 +172,7 @@ def test_options_of_a_term_reach_its_loss(output, labelled):
         "temperature": 4.0,
         "direction": "student_teacher",
     }
-    loss, _ = objective(section)(output, labelled, STRIDE)
+    loss, _ = objective(section)(output, labelled, STUDENT)
     expected = pixelwise_kl(
         output.logits,
         labelled.artifacts["fpn/logits"],
@@ -173,14 +185,14 @@ def test_options_of_a_term_reach_its_loss(output, labelled):
 
 def test_equal_labels_are_numbered_so_that_no_value_is_lost(output, labelled):
     kl = {"name": "pixelwise_kl", "teacher": "fpn"}
-    _, values = objective(kl, {**kl, "temperature": 4.0})(output, labelled, STRIDE)
+    _, values = objective(kl, {**kl, "temperature": 4.0})(output, labelled, STUDENT)
     assert list(values) == ["pixelwise_kl/fpn", "pixelwise_kl/fpn#2"]
 
 
 def test_a_wholly_masked_batch_costs_nothing_and_can_be_differentiated(output, labelled):
     labelled.mask = torch.zeros_like(labelled.mask)
     labelled.labels = torch.full_like(labelled.labels, 255)
-    loss, _ = objective(*XIE)(output, labelled, STRIDE)
+    loss, _ = objective(*XIE)(output, labelled, STUDENT)
     loss.backward()
     assert loss.item() == 0
     assert output.logits.grad.equal(torch.zeros_like(output.logits))
@@ -188,9 +200,9 @@ def test_a_wholly_masked_batch_costs_nothing_and_can_be_differentiated(output, l
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_give_a_float32_loss(output, unlabelled, dtype):
-    exact, _ = objective(*XIE)(Output(output.logits.to(dtype).float()), unlabelled, STRIDE)
+    exact, _ = objective(*XIE)(Output(output.logits.to(dtype).float()), unlabelled, STUDENT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, values = objective(*XIE)(Output(output.logits.to(dtype)), unlabelled, STRIDE)
+        loss, values = objective(*XIE)(Output(output.logits.to(dtype)), unlabelled, STUDENT)
     assert loss.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in values.values())
     assert loss.equal(exact)
@@ -198,7 +210,7 @@ def test_half_precision_logits_give_a_float32_loss(output, unlabelled, dtype):
 
 def test_a_term_without_anything_to_read_on_a_stream_is_left_out_of_its_values(output, unlabelled):
     sections = ({"name": "cross_entropy"}, {"name": "probability_l2", "teacher": "fpn"})
-    _, values = objective(*sections)(output, unlabelled, STRIDE)
+    _, values = objective(*sections)(output, unlabelled, STUDENT)
     assert list(values) == ["probability_l2/fpn"]
 
 
@@ -207,20 +219,20 @@ def test_a_term_without_anything_to_read_on_a_stream_is_left_out_of_its_values(o
 
 def test_it_needs_what_its_terms_read():
     xie = objective(*XIE)
-    assert xie.needs(labelled=True) == {"fpn/logits"}
-    assert xie.needs(labelled=False) == {"fpn/logits", "fpn/pseudo_label"}
-    assert objective({"name": "cross_entropy"}).needs(labelled=True) == frozenset()
+    assert xie.needs(True, STUDENT.strides) == {"fpn/logits"}
+    assert xie.needs(False, STUDENT.strides) == {"fpn/logits", "fpn/pseudo_label"}
+    assert objective({"name": "cross_entropy"}).needs(True, STUDENT.strides) == frozenset()
     strict = objective({"name": "cross_entropy", "teacher": "fpn", "threshold": 0.9})
-    assert strict.needs(labelled=False) == {"fpn/pseudo_label", "fpn/confidence"}
+    assert strict.needs(False, STUDENT.strides) == {"fpn/pseudo_label", "fpn/confidence"}
 
 
 def test_a_step_reads_nothing_that_it_did_not_ask_for(output, labelled, unlabelled):
     sections = (*XIE, {"name": "pixelwise_kl", "teacher": "fpn"})
     for batch in (labelled, unlabelled):
-        asked = objective(*sections).needs(batch.labelled)
+        asked = objective(*sections).needs(batch.labelled, STUDENT.strides)
         held = {key: value for key, value in batch.artifacts.items() if key in asked}
-        full, _ = objective(*sections)(output, batch, STRIDE)
-        least, _ = objective(*sections)(output, replace(batch, artifacts=held), STRIDE)
+        full, _ = objective(*sections)(output, batch, STUDENT)
+        least, _ = objective(*sections)(output, replace(batch, artifacts=held), STUDENT)
         assert least.equal(full)
 
 
@@ -230,7 +242,7 @@ def test_a_step_reads_nothing_that_it_did_not_ask_for(output, labelled, unlabell
 def test_logits_at_another_stride_are_refused_naming_term_stream_and_both_shapes(output, labelled):
     labelled.artifacts["fpn/logits"] = torch.zeros(2, 3, 8, 11)
     with pytest.raises(ArtifactError) as error:
-        objective(XIE[1])(output, labelled, STRIDE)
+        objective(XIE[1])(output, labelled, STUDENT)
     for part in ("probability_l2/fpn", "camvid", "(2, 3, 4, 6)", "(2, 3, 8, 11)"):
         assert part in str(error.value)
 
@@ -238,17 +250,17 @@ def test_logits_at_another_stride_are_refused_naming_term_stream_and_both_shapes
 def test_a_batch_without_the_artifact_is_refused(output, labelled):
     del labelled.artifacts["fpn/logits"]
     with pytest.raises(ArtifactError, match=r"probability_l2/fpn reads 'fpn/logits'.*camvid"):
-        objective(XIE[1])(output, labelled, STRIDE)
+        objective(XIE[1])(output, labelled, STUDENT)
 
 
 def test_a_stride_that_does_not_fit_the_student_is_refused(output, labelled):
     with pytest.raises(ArtifactError, match="logits at stride 8 for 16x22 pixels"):
-        objective(XIE[0])(output, labelled, 8)
+        objective(XIE[0])(output, labelled, Student(8))
 
 
 def test_a_batch_that_feeds_no_term_is_refused_rather_than_skipped(output, unlabelled):
     with pytest.raises(ConfigError, match="stream coco feeds no term"):
-        objective({"name": "cross_entropy"})(output, unlabelled, STRIDE)
+        objective({"name": "cross_entropy"})(output, unlabelled, STUDENT)
 
 
 def test_a_labelled_batch_has_labels(unlabelled):
@@ -283,7 +295,7 @@ def test_a_term_that_needs_a_teacher_and_names_none_is_refused_listing_the_teach
     with pytest.raises(ConfigError, match=r"pixelwise_kl .* names none.*: fpn, psp$"):
         check({"name": "pixelwise_kl"}, classes={"psp": 3, "fpn": 3})
     with pytest.raises(ConfigError, match="names none"):
-        objective({"name": "pixelwise_kl"}).needs(labelled=True)
+        objective({"name": "pixelwise_kl"}).needs(True, STUDENT.strides)
 
 
 def test_an_unknown_teacher_is_refused_with_the_nearest():

@@ -1,0 +1,25 @@
+"""Names of what a step reads: artifact keys, and the grid that a view brings them to.
+
+"fpn/logits" is on the grid of the student's logits; "fpn/features/stage4@16" is on a grid of 16
+pixels to a cell. Label maps are at the image's own pixels, whatever the grid.
+"""
+
+from __future__ import annotations
+
+from stillroom.storage_specs.artifacts import artifact_of
+
+LABELS = "labels"  # what a labelled stream has beside its artifacts
+
+
+def on_grid(key: str, stride: int, usual: int) -> str:
+    """Name an artifact on a grid of `stride`; `usual` is that of the student's logits."""
+    _, _, artifact = key.partition("/")
+    if stride == usual or artifact_of(artifact).geometry != "field":
+        return key
+    return f"{key}@{stride}"
+
+
+def grid_of(read: str, usual: int) -> tuple[str, int]:
+    """Return the artifact's key and the stride of the grid that it is wanted on."""
+    key, _, stride = read.partition("@")
+    return key, int(stride) if stride else usual

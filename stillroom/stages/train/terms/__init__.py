@@ -1,0 +1,25 @@
+"""Every term by its name in a run file: a loss with its weight, and what it reads and keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm, CrossEntropyTerm
+from stillroom.stages.train.terms.logits import (
+    ConsistencyL2Term,
+    PixelwiseKLTerm,
+    ProbabilityL2Term,
+)
+
+TermConfig = Annotated[
+    AuxiliaryCrossEntropyTerm
+    | ConsistencyL2Term
+    | CrossEntropyTerm
+    | PixelwiseKLTerm
+    | ProbabilityL2Term,
+    Field(discriminator="name"),
+]
+
+__all__ = ["TermConfig"]

@@ -1,0 +1,228 @@
+"""What a term is: one loss with its weight, what it reads, and what it keeps beside the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from stillroom.stages.geometry import IGNORE_LABEL
+from stillroom.stages.settings import Settings
+from stillroom.stages.train.reads import on_grid
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from stillroom.stages.models.student import Student, StudentOutput
+    from stillroom.stages.train.batch import Batch
+
+LOGITS = "logits"
+
+
+class TermState(nn.Module):
+    """What a term trains or remembers beside the student: a projector, a queue, a discriminator.
+
+    It is in checkpoints and never in the exported student. All of it that changes is in its
+    `state_dict`, in tensors and plain types, so that a resumed run repeats.
+    """
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters that the student's optimiser trains: all, unless it says less."""
+        return list(self.parameters())
+
+    def after_step(self) -> None:
+        """Do what follows each step of the student's optimiser; nothing, unless it says more."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the networks of a run look like, for terms whose parameters depend on it.
+
+    classes: C of the student
+    student: channels of its "logits" and of each "features/<layer>"
+    strides: pixels of an image to one cell of these
+    teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
+    """
+
+    classes: int
+    student: Mapping[str, int]
+    strides: Mapping[str, int]
+    teachers: Mapping[str, int]
+
+    def channels(self, term: Term, name: str) -> int:
+        """Channels of one of the student's grids.
+
+        raises: ConfigError where it has no such layer, naming those it has
+        """
+        _demand_grid(term, name, self.student)
+        return self.student[name]
+
+    def teacher_channels(self, term: Term, artifact: str) -> int:
+        """Channels of what the term's teacher has in the cache.
+
+        raises: ConfigError where it is not there, with the command that adds it
+        """
+        key = term.key(artifact)
+        if key not in self.teachers:
+            raise ConfigError(
+                f"term {term.label} reads {key}, and the cache holds of its kind "
+                f"{', '.join(sorted(self.teachers)) or 'nothing'}; add {artifact!r} to "
+                "cache.artifacts and run `stillroom cache extend`"
+            )
+        return self.teachers[key]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One batch as one term sees it.
+
+    output: what the student says about the batch
+    student: the network itself, for its strides and its classifier's weights
+    state: what the term's `state` returned
+    progress: share of the training that is done, 0 to 1
+    """
+
+    term: Term
+    output: StudentOutput
+    batch: Batch
+    student: Student
+    state: TermState | None = None
+    progress: float = 0.0
+
+    @property
+    def stride(self) -> int:
+        """Pixels to one cell of the grid that the term compares on."""
+        _demand_grid(self.term, self.term.grid, self.student.strides)
+        return self.student.strides[self.term.grid]
+
+    @property
+    def features(self) -> Tensor:
+        """(B, A, h, w): what the student has on the term's grid: a layer, or its logits."""
+        _, _, layer = self.term.grid.partition("/")
+        if not layer:
+            return self.output.logits
+        _demand_grid(self.term, layer, self.output.features)
+        return self.output.features[layer]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, 1, h, w) bool: the cells of the term's grid that show the frame."""
+        return self.batch.mask_at(self.stride, self.student.strides[LOGITS])
+
+    def artifact(self, artifact: str, teacher: str | None = None) -> Tensor:
+        """Return what the term's teacher says about the batch, on the term's grid.
+
+        raises: ArtifactError where the batch does not have it
+        """
+        key = self.term.key(artifact, teacher)
+        read = on_grid(key, self.stride, self.student.strides[LOGITS])
+        try:
+            return self.batch.artifacts[read]
+        except KeyError:
+            raise ArtifactError(
+                f"term {self.term.label} reads {read!r}, and the batch of stream "
+                f"{self.batch.stream!r} has {sorted(self.batch.artifacts) or 'no artifacts'}"
+            ) from None
+
+    def label_map(self) -> Tensor:
+        """(B, H, W) int64: labels; the teacher's pseudo labels on a stream without; 255: none."""
+        if self.batch.labels is not None and self.batch.labelled:
+            return self.batch.labels
+        return self.artifact("pseudo_label")
+
+    def label_cells(self) -> Tensor:
+        """(B, h, w) int64: the label below the centre of each of the grid's cells.
+
+        255 where there is none, where the cell does not show the frame, and where its centre lies
+        beyond the image.
+        """
+        labels, mask, half = self.label_map(), self.mask[:, 0], self.stride // 2
+        cells = labels[:, half :: self.stride, half :: self.stride]
+        missing = [mask.shape[1] - cells.shape[1], mask.shape[2] - cells.shape[2]]
+        cells = nn.functional.pad(cells, (0, missing[1], 0, missing[0]), value=IGNORE_LABEL)
+        return cells.masked_fill(~mask, IGNORE_LABEL)
+
+
+class Term(Settings):
+    """What all terms have: a name among LOSSES, a weight and perhaps a teacher.
+
+    weight: factor in the objective, above 0; a term that is not wanted is left out
+    teacher: name of a teacher of the run
+    """
+
+    name: str
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    teacher: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What metrics call the term: "cross_entropy", "probability_l2/fpn"."""
+        return "/".join([self.name, *(["+".join(self.teachers)] if self.teachers else [])])
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers it listens to."""
+        return () if self.teacher is None else (self.teacher,)
+
+    @property
+    def grid(self) -> str:
+        """The student's grid that it compares on: "logits", or "features/<layer>"."""
+        return LOGITS
+
+    def key(self, artifact: str, teacher: str | None = None) -> str:
+        """Name an artifact of the term's teacher, as in "fpn/logits".
+
+        teacher: which, of several
+        """
+        teacher = teacher or self.teacher
+        if teacher is None:
+            raise ConfigError(
+                f'term {self.name} compares with a teacher and names none: add teacher = "<name>"'
+            )
+        return f"{teacher}/{artifact}"
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        """Return what the term reads on such a stream: artifact keys, LABELS, or nothing."""
+        raise NotImplementedError
+
+    def whole_logits(self) -> bool:
+        """Whether it looks at the teacher's logits themselves, and not at their softmax alone."""
+        return False
+
+    def state(self, sizes: Sizes) -> TermState | None:
+        """Make what the term trains or remembers; None where that is nothing.
+
+        Parameters are drawn from torch's generator, which follows the run's seed.
+
+        raises: ConfigError where the networks do not go with the term
+        """
+        del sizes
+        return None
+
+    def value(self, seen: Seen) -> Tensor:
+        """Return the loss, unweighted, of a batch that has all that the term reads there."""
+        raise NotImplementedError
+
+
+def _demand_grid(term: Term, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise ConfigError(
+            f"term {term.label} compares on the student's {name}, and this student has "
+            f"{', '.join(known)}"
+        )
+
+
+def random_rows(count: int, most: int, device: torch.device) -> Tensor:
+    """Return `most` of `count` places in random order, all of them in order where they are fewer.
+
+    From torch's generator, which the training loop sets from the seed and the step.
+    """
+    if count <= most:
+        return torch.arange(count, device=device)
+    return torch.randperm(count)[:most].to(device)
