@@ -45,20 +45,28 @@ main.add_command(cache)
 @main.command(epilog=example("stillroom train examples/camvid.toml --set train.seed=1"))
 @RUN_FILE
 @SET
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Take three steps, tell each term's value, gradient, time and memory, and write nothing.",
+)
 @JSON
-def train(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool) -> None:
     """Stage two: train a student from the cache. Running it again resumes.
 
     With no [[terms]] that name a teacher this trains a baseline, or a teacher.
     """
-    from stillroom.pipeline import progress, show
+    from stillroom.pipeline import progress, show_students
     from stillroom.pipeline.run_file import load_run
-    from stillroom.pipeline.training import train_run
+    from stillroom.pipeline.training import check_terms, train_run
 
     run = load_run(run_file, overrides)
+    if check:
+        print_shown(show_students.term_checks(check_terms(run)), as_json)
+        return
     with progress.TrainBar(run.train.path if run.train is not None else "") as bar:
         result = train_run(run, bar.step)
-    print_shown(show.train_result(result), as_json)
+    print_shown(show_students.train_result(result), as_json)
 
 
 @main.command(
@@ -88,7 +96,7 @@ def evaluate(
 
     The frames are those of [evaluate] in the run file.
     """
-    from stillroom.pipeline import progress, show
+    from stillroom.pipeline import progress, show_students
     from stillroom.pipeline.evaluation import evaluate_model
     from stillroom.pipeline.run_file import load_run
 
@@ -102,7 +110,7 @@ def evaluate(
             sheet=sheet,
             on_frames=bar.advance,
         )
-    print_shown(show.evaluation(result), as_json)
+    print_shown(show_students.evaluation(result), as_json)
 
 
 @main.command(epilog=example("stillroom demo --out runs/demo"))
@@ -114,8 +122,8 @@ def evaluate(
 @JSON
 def demo(out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """The whole path on scenes that it makes itself; under ten minutes on a laptop."""
-    from stillroom.pipeline import progress, show
+    from stillroom.pipeline import progress, show_students
     from stillroom.pipeline.demo import run_demo
 
     result = run_demo(out, overrides, progress.Narrator())
-    print_shown(show.demo_result(result), as_json)
+    print_shown(show_students.demo_result(result), as_json)

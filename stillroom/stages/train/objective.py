@@ -107,14 +107,23 @@ class Objective:
         raises: ArtifactError where the batch lacks an artifact, or has it in another shape;
             ConfigError where it feeds no term
         """
-        found = {}
-        for place, (label, term) in enumerate(zip(self.labels, self.terms, strict=True)):
-            if term.reads(batch.labelled):
-                state = self._state(place)
-                found[label] = term.value(Seen(term, output, batch, student, state, progress))
-        if not found:
+        fed = self.fed(batch.labelled)
+        if not fed:
             raise ConfigError(_idle(batch.stream, self.labels))
-        return found
+        return {label: self.value(label, output, batch, student, progress) for label in fed}
+
+    def fed(self, labelled: bool) -> list[str]:
+        """Return the labels of the terms that such a stream feeds."""
+        both = zip(self.labels, self.terms, strict=True)
+        return [label for label, term in both if term.reads(labelled)]
+
+    def value(
+        self, label: str, output: StudentOutput, batch: Batch, student: Student, progress: float
+    ) -> Tensor:
+        """Return the value of one term: () float32, unweighted."""
+        place = self.labels.index(label)
+        term, state = self.terms[place], self._state(place)
+        return term.value(Seen(term, output, batch, student, state, progress))
 
     def weight(self, label: str, labelled: bool) -> float:
         """Return the factor of a term's value in the loss, on such a stream."""

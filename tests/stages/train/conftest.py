@@ -2,6 +2,7 @@
 
 make_cache   (path, **what) -> Cache: a source with frames, labels and one teacher, "fpn"
 make_student (seed) -> Student of stride 4 with batch normalisation, dropout and an encoder
+make_job     (run, terms, seed, **settings) -> TrainJob in tmp_path/run, on a cache of its own
 """
 
 from __future__ import annotations
@@ -11,15 +12,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from stillroom.stages.models.student import PythonStudentConfig, Student, build_student
+from stillroom.stages.train.dataset import is_labelled, open_dataset
+from stillroom.stages.train.job import TrainJob
+from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.settings import TrainConfig
+from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import ArraySpec, Cache
 from stillroom.storage_specs.tiles import fitted_tile
 
-CANVAS, CLASSES, STRIDE = (24, 32), 4, 4
+TERMS = (
+    {"name": "cross_entropy"},
+    {"name": "probability_l2", "teacher": "fpn", "weight": 4.0},
+    {"name": "auxiliary_cross_entropy", "layer": "penultimate"},  # has parameters of its own
+)
+CANVAS, CLASSES, STRIDE, FEATURES = (24, 32), 4, 4, 5
 
 
 class TinyNetwork(nn.Module):
@@ -92,6 +105,10 @@ def logits_of(index: int, stride: int, canvas=CANVAS) -> np.ndarray:
     return 5 * np.moveaxis(np.eye(CLASSES, dtype=np.float32)[cells], -1, 0)
 
 
+def features_of(index: int, cells) -> np.ndarray:
+    return np.random.default_rng(index).normal(size=(FEATURES, *cells)).astype(np.float32)
+
+
 @pytest.fixture
 def make_cache():
     def make(
@@ -107,6 +124,7 @@ def make_cache():
         shards=None,
         identity="v1",
         tile=None,
+        features=False,
     ) -> Cache:
         cache = Cache.create(path)
         raw, exact, unit = (codec_from_dict({"name": name}) for name in ("raw", "exact", "unit"))
@@ -120,6 +138,10 @@ def make_cache():
                 ArraySpec("pseudo_label", canvas, raw, attributes={"stride": 1}),
             ],
         }
+        if features:
+            shape = (FEATURES, *cells)
+            spec = ArraySpec("features/deep", shape, exact, attributes={"stride": stride})
+            sets["fpn"].append(spec)
         for name, arrays in sets.items():
             if tile is not None:
                 axes = [one.kind.axes for one in arrays]
@@ -145,9 +167,58 @@ def make_cache():
                         "logits": logits_of(index, stride, canvas),
                         "confidence": np.full(cells, 0.8, np.float32),
                         "pseudo_label": label_of(index, canvas),
+                        "features/deep": features_of(index, cells),
                     }
                     writer.put(row, {one.artifact: values[one.artifact] for one in arrays})
                 writer.commit()
         return cache
+
+    return make
+
+
+def score(student):
+    """A score that depends on every weight and on the statistics of batch normalisation."""
+    assert not student.training
+    torch.rand(3)  # validation may draw numbers without changing what follows
+    images = torch.linspace(0, 255, 3 * 16 * 16).reshape(1, 3, 16, 16)
+    return {"miou": float(student(images).logits.square().mean()), "absent": ["pole"]}
+
+
+@pytest.fixture
+def make_job(tmp_path, make_cache, make_student):
+    path = tmp_path / "cache"
+    make_cache(path)
+    weights = iter(range(1_000))  # every job's student begins elsewhere, as after a new start
+
+    def make(run, terms=TERMS, seed=None, **options) -> TrainJob:
+        job = {name: options.pop(name) for name in ("on_step", "validate_with") if name in options}
+        document = {"streams": {"camvid": {"batch": 4}}, "steps": 6, "log_every": 2, **options}
+        settings = TrainConfig.model_validate({"path": tmp_path / run, **document})
+        objective = Objective(
+            TypeAdapter(tuple[TermConfig, ...]).validate_python(terms), settings.unlabelled_weight
+        )
+        cache = Cache.open(path)
+        student = make_student(next(weights) if seed is None else seed)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            objective.prepare(Sizes(CLASSES, student.channels, student.strides, {}))
+        return TrainJob(
+            student=student,
+            objective=objective,
+            streams={
+                name: open_dataset(
+                    cache,
+                    name,
+                    settings,
+                    objective.needs(is_labelled(cache, name, stream), student.strides),
+                    4,
+                )
+                for name, stream in settings.streams.items()
+            },
+            settings=settings,
+            config={"train": settings.model_dump(mode="json"), "terms": list(terms)},
+            validate=job.get("validate_with", score if settings.validation else None),
+            on_step=job.get("on_step"),
+        )
 
     return make

@@ -7,22 +7,15 @@ import signal
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 
-from stillroom.stages.train.dataset import is_labelled, open_dataset
+from stillroom.stages.train.dataset import open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
-from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.stream import Loader
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, ConfigError
-from stillroom.storage_specs.store import Cache
 
-TERMS = (
-    {"name": "cross_entropy"},
-    {"name": "probability_l2", "teacher": "fpn", "weight": 4.0},
-)
 EVERYTHING = {  # all that a resumed run could get wrong
     "steps": 9,
     "ema": 0.9,
@@ -43,53 +36,9 @@ EVERYTHING = {  # all that a resumed run could get wrong
     "unlabelled_weight": 0.5,
     "log_every": 2,
     "checkpoint_every": 3,
+    "gradients_every": 4,
     "validation": {"source": "camvid", "every": 4},
 }
-
-
-@pytest.fixture
-def make_job(tmp_path, make_cache, make_student):
-    path = tmp_path / "cache"
-    make_cache(path)
-    weights = iter(range(1_000))  # every job's student begins elsewhere, as after a new start
-
-    def make(run, terms=TERMS, seed=None, **options) -> TrainJob:
-        job = {name: options.pop(name) for name in ("on_step", "validate_with") if name in options}
-        document = {"streams": {"camvid": {"batch": 4}}, "steps": 6, "log_every": 2, **options}
-        settings = TrainConfig.model_validate({"path": tmp_path / run, **document})
-        objective = Objective(
-            TypeAdapter(tuple[TermConfig, ...]).validate_python(terms), settings.unlabelled_weight
-        )
-        cache = Cache.open(path)
-        student = make_student(next(weights) if seed is None else seed)
-        return TrainJob(
-            student=student,
-            objective=objective,
-            streams={
-                name: open_dataset(
-                    cache,
-                    name,
-                    settings,
-                    objective.needs(is_labelled(cache, name, stream), student.strides),
-                    4,
-                )
-                for name, stream in settings.streams.items()
-            },
-            settings=settings,
-            config={"train": settings.model_dump(mode="json"), "terms": list(terms)},
-            validate=job.get("validate_with", score if settings.validation else None),
-            on_step=job.get("on_step"),
-        )
-
-    return make
-
-
-def score(student):
-    """A score that depends on every weight and on the statistics of batch normalisation."""
-    assert not student.training
-    torch.rand(3)  # validation may draw numbers without changing what follows
-    images = torch.linspace(0, 255, 3 * 16 * 16).reshape(1, 3, 16, 16)
-    return {"miou": float(student(images).logits.square().mean()), "absent": ["pole"]}
 
 
 def stop_at(step, how=KeyboardInterrupt):
@@ -185,7 +134,7 @@ def test_the_lines_of_metrics_hold_means_of_every_term(make_job):
     assert [p.step for p in steps] == list(range(1, 10))
     found = [line for line in lines(job) if "loss" in line]
     assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
-    names = {"camvid/cross_entropy", "camvid/probability_l2/fpn", "rest/probability_l2/fpn"}
+    names = {f"camvid/{label}" for label in job.objective.labels} | {"rest/probability_l2/fpn"}
     for line, start in zip(found, (0, 2, 4, 6, 8), strict=True):
         window = steps[start : line["step"]]
         assert set(line["terms"]) == names
@@ -406,7 +355,7 @@ def test_a_job_that_does_not_fit_together_is_refused(make_job):
     with pytest.raises(ConfigError, match="same order"):
         TrainJob(**{**parts, "streams": {"other": job.streams["camvid"]}})
     with pytest.raises(ConfigError, match="come together"):
-        TrainJob(**{**parts, "validate": score})
+        TrainJob(**{**parts, "validate": dict})
     job.streams["camvid"].out_stride = 8
     with pytest.raises(ConfigError, match="out_stride=4"):
         TrainJob(**parts)
@@ -428,7 +377,7 @@ def test_an_exported_smp_student_is_a_teacher(make_job):
     design = {"kind": "smp", "architecture": "FPN", "encoder": "mobilenet_v2"}
     torch.manual_seed(0)
     student = build_student(SmpStudentConfig(**design), 4)
-    job = make_job("run")
+    job = make_job("run", ({"name": "cross_entropy"},))
     parts = {name: getattr(job, name) for name in job.__dataclass_fields__}
     job.streams["camvid"].out_stride = student.stride
     settings = job.settings.model_copy(update={"steps": 1})
@@ -440,3 +389,63 @@ def test_an_exported_smp_student_is_a_teacher(make_job):
     with torch.no_grad():
         wanted = student.eval()(frames.permute(0, 3, 1, 2).float()).logits
     torch.testing.assert_close(teacher(frames).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+# what is told of each term
+
+
+def test_the_gradients_of_terms_are_measured_now_and_then_and_change_nothing(make_job):
+    quiet = make_job("quiet", seed=0, steps=5, gradients_every=0)
+    measured = make_job("measured", seed=0, steps=5, gradients_every=2)
+    train(quiet)
+    train(measured)
+    assert_same_state(measured.student.state_dict(), quiet.student.state_dict())
+    found = [line for line in lines(measured) if "gradients" in line]
+    assert [line["step"] for line in found] == [1, 3, 5]  # the first step is a multiple of all
+    names = ["camvid/" + term for term in measured.objective.labels]
+    assert all(list(line["gradients"]) == names for line in found)
+    assert all(norm > 0 for line in found for norm in line["gradients"].values())
+    assert not any("gradients" in line for line in lines(quiet))
+
+
+def test_a_term_that_is_silent_for_long_is_told_once_by_its_name(make_job, caplog, monkeypatch):
+    monkeypatch.setattr("stillroom.stages.train.watch.PATIENCE", 3)
+    job = make_job("run", steps=8)
+    judge = job.objective.values
+
+    def silenced(*seen):
+        values = judge(*seen)
+        return {k: 0 * v if k.startswith("prob") else v for k, v in values.items()}
+
+    job.objective.values = silenced
+    with caplog.at_level(logging.WARNING):
+        train(job)
+    told = [record.message for record in caplog.records if "has been 0" in record.message]
+    assert len(told) == 1
+    assert "term camvid/probability_l2/fpn has been 0 in each of the last 3 steps" in told[0]
+
+
+def test_a_student_is_compared_on_the_grid_of_the_layer_that_a_term_names(make_cache, tmp_path):
+    """Features of stride 4 are brought to a grid of 8, as the view does it to the frame."""
+    cache = make_cache(tmp_path / "features", features=True)
+    settings = TrainConfig.model_validate(
+        {
+            "path": tmp_path / "run",
+            "streams": {"camvid": {"batch": 2}},
+            "steps": 1,
+            "view": {"crop": [16, 24], "flip": True, "scale": [0.7, 1.4]},
+        }
+    )
+    needs = frozenset({"fpn/features/deep@8", "fpn/logits"})
+    dataset = open_dataset(cache, "camvid", settings, needs, 4)
+    sample = dataset.sample(0, 3)
+    assert sample.artifacts["fpn/features/deep@8"].shape == (5, 2, 3)
+    assert sample.artifacts["fpn/logits"].shape == (4, 4, 6)
+    assert {stride: mask.shape for stride, mask in sample.masks.items()} == {8: (1, 2, 3)}
+    coarse = open_dataset(cache, "camvid", settings, frozenset({"fpn/features/deep"}), 8)
+    assert torch.equal(
+        coarse.sample(0, 3).artifacts["fpn/features/deep"], sample.artifacts["fpn/features/deep@8"]
+    )
+    assert torch.equal(coarse.sample(0, 3).mask, sample.masks[8])
+    (stacked,) = next(iter(Loader({"camvid": dataset}, {"camvid": 2}, seed=0, steps=1)))
+    assert stacked.masks[8].shape == (2, 1, 2, 3)

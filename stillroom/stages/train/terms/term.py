@@ -107,7 +107,7 @@ class Seen:
         _, _, layer = self.term.grid.partition("/")
         if not layer:
             return self.output.logits
-        _demand_grid(self.term, layer, self.output.features)
+        _demand_grid(self.term, self.term.grid, self.student.strides)
         return self.output.features[layer]
 
     @property

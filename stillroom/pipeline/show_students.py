@@ -1,0 +1,132 @@
+"""Reports of students: what training came to, what each term does, how a student scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from stillroom.pipeline.show import Shown, grid
+from stillroom.pipeline.units import duration, size
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.demo import DemoResult
+    from stillroom.pipeline.evaluation import Evaluation
+    from stillroom.stages.train.check import TermCheck
+    from stillroom.stages.train.job import TrainResult
+
+
+def train_result(result: TrainResult) -> Shown:
+    """What a run came to."""
+    head = "this run was finished before" if result.already_finished else "trained"
+    waiting = result.wait_seconds / result.seconds if result.seconds else 0.0
+    parts: list[Any] = [
+        f"{head}: {result.steps} steps in {duration(result.seconds)}, "
+        f"{waiting:.1%} of it waiting for data",
+        "last losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()),
+    ]
+    if result.best_score is not None:
+        parts.append(f"best validation mIoU {result.best_score:.4f} at step {result.best_step}")
+    skipped = {name: count for name, count in result.skipped.items() if count}
+    if skipped:
+        listing = ", ".join(f"{count} of {name}" for name, count in skipped.items())
+        parts.append(f"bad frames left out: {listing} (stillroom cache info RUN.toml --bad)")
+    parts.append(f"model: {result.paths['model']}")
+    document = {
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "wait_seconds": result.wait_seconds,
+        "losses": dict(result.losses),
+        "best_score": result.best_score,
+        "best_step": result.best_step,
+        "skipped": dict(result.skipped),
+        "paths": {name: str(path) for name, path in result.paths.items()},
+        "already_finished": result.already_finished,
+    }
+    return Shown(parts, document)
+
+
+def term_checks(found: list[TermCheck]) -> Shown:
+    """Every term of a run in its first steps."""
+    table = grid("stream", "term", "weight", "value", "gradient", "time", "memory")
+    table.columns[1].justify = "left"
+    for one in found:
+        table.add_row(
+            one.stream,
+            one.label,
+            f"{one.weight:g}",
+            _first_to_last(one.values),
+            _first_to_last(one.gradients),
+            f"{one.seconds * 1e3:.1f} ms",
+            size(one.peak_bytes),
+        )
+    explained = (
+        "value: unweighted, first step to last; gradient: 2-norm of the weighted term's, by the "
+        "student's parameters; time and memory: of the term alone, forward and back"
+    )
+    return Shown([table, explained], {"terms": [asdict(one) for one in found]})
+
+
+def _first_to_last(values: list[float]) -> str:
+    return f"{values[0]:.3g} > {values[-1]:.3g}" if len(values) > 1 else f"{values[0]:.3g}"
+
+
+def evaluation(found: Evaluation) -> Shown:
+    """Scores of a model, class by class, and what it costs."""
+    scores, cost = found.result.scores, found.cost
+    table = grid("class", "IoU", "accuracy")
+    for name, iou, accuracy in zip(scores.classes, scores.iou, scores.accuracy, strict=True):
+        said = ("-", "-") if iou is None or accuracy is None else (f"{iou:.4f}", f"{accuracy:.4f}")
+        table.add_row(name, *said)
+    parts: list[Any] = [
+        f"{found.model} on {found.source}, {found.result.frames} frames",
+        table,
+        f"mIoU {scores.miou:.4f}   pixel accuracy {scores.pixel_accuracy:.4f}   "
+        f"mean accuracy {scores.mean_accuracy:.4f}",
+    ]
+    if scores.absent:
+        parts.append(f"no pixel in the labels, left out of the means: {', '.join(scores.absent)}")
+    if found.result.skipped:
+        parts.append(f"{len(found.result.skipped)} frames could not be used:")
+        parts += [f"  {frame.frame_id}: {frame.reason}" for frame in found.result.skipped[:10]]
+    parts.append(
+        f"{cost.parameters / 1e6:.2f} M parameters   {cost.flops / 1e9:.2f} GFLOPs at "
+        f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
+        f"(median {cost.speed.median_ms:.0f} ms, p95 {cost.speed.p95_ms:.0f} ms) "
+        f"on {cost.speed.device}"
+    )
+    if found.sheet is not None:
+        parts.append(f"predictions: {found.sheet}")
+    return Shown(parts, found.document())
+
+
+def demo_result(result: DemoResult) -> Shown:
+    """Baseline against distilled student, and where to look."""
+    table = grid("network", "test mIoU", "pixel accuracy", "parameters", "frames/s")
+    for name, found in result.evaluations.items():
+        table.add_row(
+            name,
+            f"{found.result.scores.miou:.4f}",
+            f"{found.result.scores.pixel_accuracy:.4f}",
+            f"{found.cost.parameters / 1e6:.2f} M",
+            f"{found.cost.speed.frames_per_second:.0f}",
+        )
+    miou = {name: found.result.scores.miou for name, found in result.evaluations.items()}
+    gain = miou["distilled"] - miou["baseline"]
+    parts: list[Any] = [
+        table,
+        f"baseline {miou['baseline']:.4f} -> distilled {miou['distilled']:.4f} "
+        f"({100 * gain:+.1f} points of mIoU, the same network, no cost when it runs)",
+        "",
+        "pictures:",
+        *(f"  {path}" for path in result.pictures),
+        "run files, to change and run again:",
+        *(f"  {path}" for path in result.run_files),
+    ]
+    document = {
+        "miou": miou,
+        "gain": gain,
+        "evaluations": {name: found.document() for name, found in result.evaluations.items()},
+        "pictures": [str(path) for path in result.pictures],
+        "run_files": [str(path) for path in result.run_files],
+    }
+    return Shown(parts, document)

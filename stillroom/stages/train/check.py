@@ -1,0 +1,111 @@
+"""Looking at every term of a run before it is trained: value, gradient, time, memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.checkpoint import new_learner
+from stillroom.stages.train.live_memory import LiveMemory
+from stillroom.stages.train.step import forward, take_step, term_gradient_norm
+from stillroom.stages.train.stream import Loader
+
+if TYPE_CHECKING:
+    from stillroom.stages.models.student import StudentOutput
+    from stillroom.stages.train.batch import Batch
+    from stillroom.stages.train.checkpoint import Learner
+    from stillroom.stages.train.job import TrainJob
+
+
+@dataclass
+class TermCheck:
+    """One term on one stream, over the steps of a check.
+
+    values: unweighted, one a step
+    gradients: 2-norm of the weighted term's gradient by the student's parameters, one a step
+    seconds: of the term alone, forward and back to the student's output; the least of the steps
+    peak_bytes: of the tensors that this makes, at one time; the most of the steps
+    """
+
+    stream: str
+    label: str
+    weight: float
+    values: list[float] = field(default_factory=list)
+    gradients: list[float] = field(default_factory=list)
+    seconds: float = math.inf
+    peak_bytes: int = 0
+
+
+def check(job: TrainJob, steps: int = 3) -> list[TermCheck]:
+    """Take `steps` steps from the beginning and measure every term in each; writes nothing.
+
+    The job's student is changed. Values of later steps tell whether a term moves at all.
+    """
+    device = torch.device(job.device)
+    found: dict[tuple[str, str], TermCheck] = {}
+    batches_of = {name: stream.batch for name, stream in job.settings.streams.items()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        learner = new_learner(job.student, job.objective, job.settings, device)
+        loader = Loader(job.streams, batches_of, seed=job.settings.seed, steps=steps)
+        with loader:
+            for loaded in loader:
+                batches = [batch.to(device) for batch in loaded]
+                for batch, output in zip(batches, forward(job, learner, batches), strict=True):
+                    _measure(job, learner, batch, output, found)
+                take_step(job, learner, batches, job.settings.optimiser.lr)
+                learner.step += 1
+    return list(found.values())
+
+
+def _measure(
+    job: TrainJob,
+    learner: Learner,
+    batch: Batch,
+    output: StudentOutput,
+    found: dict[tuple[str, str], TermCheck],
+) -> None:
+    """Measure every term that one batch feeds."""
+    progress = learner.step / job.steps
+    alone = _cut_off(output)
+    for label in job.objective.fed(batch.labelled):
+        weight = job.objective.weight(label, batch.labelled)
+        one = found.setdefault((batch.stream, label), TermCheck(batch.stream, label, weight))
+
+        def value(shown: StudentOutput, label: str = label) -> torch.Tensor:
+            return job.objective.value(label, shown, batch, learner.student, progress)
+
+        whole = value(output)
+        one.values.append(whole.item())
+        one.gradients.append(term_gradient_norm(weight * whole, learner).item())
+        with LiveMemory() as memory:
+            _back(value(alone))
+        one.peak_bytes = max(one.peak_bytes, memory.peak)
+        _synchronise(output.logits.device)
+        began = time.perf_counter()
+        _back(value(alone))
+        _synchronise(output.logits.device)
+        one.seconds = min(one.seconds, time.perf_counter() - began)
+
+
+def _cut_off(output: StudentOutput) -> StudentOutput:
+    """The same output as if it were given, so that going back ends there."""
+
+    def leaf(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().requires_grad_()
+
+    features = {name: leaf(feature) for name, feature in output.features.items()}
+    return replace(output, logits=leaf(output.logits), features=features)
+
+
+def _back(value: torch.Tensor) -> None:
+    if value.requires_grad:
+        value.backward()  # type: ignore[no-untyped-call]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

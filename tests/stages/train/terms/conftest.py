@@ -1,0 +1,89 @@
+"""Fixtures for terms: a batch with a teacher, and what a student says about it.
+
+make_seen (term, **changes) -> Seen of a labelled batch; changes replace the batch's entries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from stillroom.stages.models.student import StudentOutput
+from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.terms.term import Seen, Sizes
+
+CLASSES, SIZE = 3, (16, 22)  # 22 is no multiple of a stride
+STRIDES = {"logits": 4, "features/penultimate": 4, "features/stage4": 8}
+CHANNELS = {"logits": CLASSES, "features/penultimate": 6, "features/stage4": 7}
+TEACHER = {"fpn/logits": CLASSES, "fpn/features/penultimate": 5, "fpn/features/deep": 9}
+
+
+@dataclass
+class Network:
+    """The part of a student that terms look at."""
+
+    classifier_weight: torch.Tensor
+    strides: dict[str, int]
+
+
+@pytest.fixture
+def sizes() -> Sizes:
+    return Sizes(CLASSES, CHANNELS, STRIDES, TEACHER)
+
+
+def cells(stride):
+    return -(-SIZE[0] // stride), -(-SIZE[1] // stride)
+
+
+@pytest.fixture
+def make_seen(sizes):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def grids(channels, stride):
+        return normal(2, channels, *cells(stride))
+
+    labels = torch.randint(0, CLASSES, (2, *SIZE), generator=generator)
+    labels[:, :, :3] = 255
+    mask, coarse = torch.ones(2, 1, *cells(4)).bool(), torch.ones(2, 1, *cells(8)).bool()
+    mask[1, :, :, 4:] = False
+    coarse[1, :, :, 2:] = False
+    output = StudentOutput(
+        grids(CLASSES, 4).requires_grad_(),
+        {
+            "penultimate": grids(6, 4).requires_grad_(),
+            "stage4": grids(7, 8).requires_grad_(),
+        },
+    )
+    batch = Batch(
+        stream="camvid",
+        labelled=True,
+        images=255 * torch.rand(2, 3, *SIZE, generator=generator),
+        labels=labels,
+        mask=mask,
+        artifacts={
+            "fpn/logits": 3 * grids(CLASSES, 4),
+            "fpn/confidence": torch.rand(2, 1, *cells(4), generator=generator),
+            "fpn/pseudo_label": torch.randint(0, CLASSES, (2, *SIZE), generator=generator),
+            "fpn/features/penultimate": grids(5, 4),
+            "fpn/features/deep": grids(9, 4),
+            "fpn/features/penultimate@8": grids(5, 8),
+            "fpn/features/deep@8": grids(9, 8),
+            "fpn/logits@8": grids(CLASSES, 8),
+            "psp/logits": 3 * grids(CLASSES, 4),
+        },
+        masks={8: coarse},
+        frame_ids=["a", "b"],
+    )
+    network = Network(normal(CLASSES, 6), STRIDES)
+
+    def make(term, progress=0.0, **changes) -> Seen:
+        torch.manual_seed(0)
+        state = term.state(sizes)
+        return Seen(term, output, replace(batch, **changes), network, state, progress)
+
+    return make

@@ -1,0 +1,201 @@
+"""What terms are given: grids, masks, labels, channels; and the cross-entropy of inner layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.train.losses import cross_entropy, pixelwise_kl, probability_l2
+from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm
+from stillroom.stages.train.terms.features import FeatureTerm
+from stillroom.stages.train.terms.term import random_rows
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+TERMS = TypeAdapter(tuple[TermConfig, ...])
+FINE = FeatureTerm(name="fine", teacher="fpn")
+COARSE = FeatureTerm(name="coarse", teacher="fpn", layer="stage4", teacher_layer="deep")
+
+
+def make(**section):
+    return TERMS.validate_python([section])[0]
+
+
+@pytest.mark.parametrize("term", [FINE, COARSE])
+def test_a_feature_term_sees_both_networks_on_the_grid_of_the_students_layer(term, make_seen):
+    seen = make_seen(term)
+    theirs = seen.artifact(term.artifact)
+    assert seen.features is seen.output.features[term.layer]
+    assert theirs.shape[2:] == seen.features.shape[2:] == seen.mask.shape[2:]
+    assert seen.stride == {"penultimate": 4, "stage4": 8}[term.layer]
+
+
+def test_labels_of_cells_are_those_below_their_centres(make_seen):
+    for term in (FINE, COARSE):
+        seen = make_seen(term)
+        found, stride = seen.label_cells(), seen.stride
+        assert found.shape == seen.mask[:, 0].shape
+        for b in range(2):
+            for y in range(found.shape[1]):
+                for x in range(found.shape[2]):
+                    row, column = y * stride + stride // 2, x * stride + stride // 2
+                    inside = row < 16 and column < 22 and bool(seen.mask[b, 0, y, x])
+                    expected = int(seen.batch.labels[b, row, column]) if inside else 255
+                    assert found[b, y, x] == expected
+        assert (found != 255).any()
+
+
+def test_cells_of_an_unlabelled_batch_have_the_teachers_labels(make_seen):
+    seen = make_seen(FINE, labelled=False, labels=None)
+    assert torch.equal(seen.label_map(), seen.batch.artifacts["fpn/pseudo_label"])
+    known = seen.label_cells() != 255
+    assert torch.equal(known, seen.mask[:, 0] & (seen.label_cells() < 3))
+    assert known.any()
+
+
+def test_a_layer_that_the_student_does_not_have_is_refused_naming_those_it_has(make_seen, sizes):
+    term = FeatureTerm(name="lost", teacher="fpn", layer="stage9")
+    for ask in (lambda: make_seen(term).features, lambda: sizes.channels(term, term.grid)):
+        with pytest.raises(ConfigError, match=r"lost/fpn .*features/stage9.*features/stage4"):
+            ask()
+    with pytest.raises(ConfigError, match=r"auxiliary.*features/stage9; this student has logits"):
+        Objective([make(name="auxiliary_cross_entropy", layer="stage9")]).needs(True, sizes.strides)
+
+
+def test_a_teachers_layer_that_is_not_cached_is_refused_with_the_command(sizes):
+    term = FeatureTerm(name="lost", teacher="fpn", teacher_layer="stage2")
+    with pytest.raises(ConfigError, match=r"fpn/features/stage2.*`stillroom cache extend`"):
+        sizes.teacher_channels(term, term.artifact)
+    assert sizes.teacher_channels(COARSE, COARSE.artifact) == 9
+
+
+def test_a_batch_without_a_mask_of_the_grid_is_refused(make_seen):
+    with pytest.raises(ArtifactError, match=r"masks at strides \[4\], and none at 8"):
+        _ = make_seen(COARSE, masks={}).mask
+
+
+def test_an_objective_asks_for_artifacts_on_the_grid_of_each_term(sizes):
+    objective = Objective([FINE, COARSE, make(name="cross_entropy", teacher="fpn")])
+    assert objective.needs(False, sizes.strides) == {
+        "fpn/features/penultimate",
+        "fpn/features/deep@8",
+        "fpn/pseudo_label",  # at the pixels of the image, whatever the grid
+    }
+    assert objective.artifacts(True) == {"fpn/features/penultimate", "fpn/features/deep"}
+
+
+# auxiliary head
+
+
+def test_an_auxiliary_head_is_a_classifier_of_the_layer(make_seen):
+    term = make(name="auxiliary_cross_entropy", layer="stage4")
+    assert term.weight == 0.4
+    seen = make_seen(term)
+    seen.state.eval()  # dropout would draw again
+    value = term.value(seen)
+    logits = seen.state.layers(seen.output.features["stage4"])
+    expected = cross_entropy(upsample_logits(logits, 8, (16, 22)), seen.batch.labels)
+    assert value.item() == pytest.approx(expected.item())
+    value.backward()
+    assert seen.output.features["stage4"].grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in seen.state.trained())
+
+
+def test_an_auxiliary_head_learns_pseudo_labels_of_a_coarser_grid(make_seen):
+    term = AuxiliaryCrossEntropyTerm(
+        name="auxiliary_cross_entropy", layer="stage4", teacher="fpn", threshold=0.5
+    )
+    confidence = torch.zeros(2, 1, 2, 3)
+    confidence[0] = 0.9
+    artifacts = {"fpn/confidence@8": confidence}
+    seen = make_seen(term, labelled=False, labels=None)
+    artifacts |= seen.batch.artifacts
+    seen = make_seen(term, labelled=False, labels=None, artifacts=artifacts)
+    assert term.reads(labelled=False) == {"fpn/pseudo_label", "fpn/confidence"}
+    seen.state.eval()
+    logits = upsample_logits(seen.state(seen.features), 8, (16, 22))
+    expected = cross_entropy(logits[:1], artifacts["fpn/pseudo_label"][:1])
+    assert term.value(seen).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# several teachers
+
+
+@pytest.mark.parametrize("name", ["probability_l2", "pixelwise_kl"])
+def test_the_mean_of_teachers_is_that_of_their_probabilities(name, make_seen):
+    term = make(name=name, mean_of={"fpn": 3.0, "psp": 1.0})
+    assert term.label == f"{name}/fpn+psp"
+    assert term.reads(labelled=True) == {"fpn/logits", "psp/logits"}
+    seen = make_seen(term)
+    mine = [seen.batch.artifacts[f"{one}/logits"].double().softmax(1) for one in ("fpn", "psp")]
+    mean = 0.75 * mine[0] + 0.25 * mine[1]
+    loss = {"probability_l2": probability_l2, "pixelwise_kl": pixelwise_kl}[name]
+    expected = loss(seen.output.logits.double(), mean.log(), mask=seen.mask)
+    assert term.value(seen).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_teachers_are_named_in_one_way_and_known():
+    for section in (
+        {"name": "probability_l2", "teacher": "fpn", "mean_of": {"fpn": 1, "psp": 1}},
+        {"name": "probability_l2", "mean_of": {"fpn": 1}},
+        {"name": "probability_l2", "mean_of": {"fpn": 1, "psp": 0}},
+        {"name": "consistency_l2", "weight": 1, "mean_of": {"fpn": 1, "psp": 1}},
+    ):
+        with pytest.raises(ValidationError):
+            make(**section)
+    objective = Objective([make(name="probability_l2", mean_of={"fpn": 1, "pps": 2})])
+    held = {"camvid": {"labels", "fpn/logits", "psp/logits"}}
+    with pytest.raises(ConfigError, match=r"unknown teacher \(did you mean 'psp'\?\)"):
+        objective.check(held, {"fpn": 3, "psp": 3}, 3)
+
+
+def test_features_may_be_those_of_a_teacher_with_other_classes():
+    held = {"camvid": {"labels", "coco/features/penultimate"}}
+    objective = Objective([FINE.model_copy(update={"teacher": "coco"})])
+    objective.check(held, {"coco": 133}, 3)
+    with pytest.raises(ConfigError, match="coco has 133 classes, the student 3"):
+        Objective([make(name="probability_l2", teacher="coco")]).check(held, {"coco": 133}, 3)
+
+
+# states
+
+
+def test_an_objective_keeps_the_states_of_its_terms_in_their_places(sizes, make_seen):
+    head = {"name": "auxiliary_cross_entropy", "layer": "stage4"}
+    objective = Objective(TERMS.validate_python([{"name": "cross_entropy"}, head, head]))
+    objective.prepare(sizes)
+    assert list(objective.states) == ["1", "2"]
+    one, two = (dict(objective.states[place].named_parameters()) for place in "12")
+    assert len(objective.trained()) == len(one) + len(two)
+    seen = make_seen(objective.terms[0])
+    values = objective.values(seen.output, seen.batch, seen.student)
+    assert list(values) == ["cross_entropy", head["name"], head["name"] + "#2"]
+    assert values[head["name"]] != values[head["name"] + "#2"]
+
+
+def test_after_each_step_every_state_has_its_turn(sizes):
+    objective = Objective([make(name="auxiliary_cross_entropy", layer="stage4")])
+    objective.prepare(sizes)
+    turns = []
+    objective.states["0"].after_step = lambda: turns.append(1)
+    objective.after_step()
+    assert turns == [1]
+
+
+def test_random_rows_follow_torchs_seed_and_repeat_none():
+    torch.manual_seed(3)
+    first = random_rows(50, 20, torch.device("cpu"))
+    torch.manual_seed(3)
+    assert torch.equal(first, random_rows(50, 20, torch.device("cpu")))
+    assert len(first.unique()) == 20
+    assert torch.equal(random_rows(5, 20, torch.device("cpu")), torch.arange(5))
+
+
+def test_a_batch_moves_with_its_masks(make_seen):
+    batch = make_seen(FINE).batch
+    assert replace(batch).to("meta").masks[8].device.type == "meta"
