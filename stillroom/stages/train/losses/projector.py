@@ -50,9 +50,11 @@ class Projector(nn.Module):
             )
         self.student_channels = student_channels
         self.teacher_channels = teacher_channels
-        self.convolution: nn.Module = nn.Conv2d(student_channels, teacher_channels, 1, bias=bias)
+        self.convolution: nn.Module
         if only_where_needed and student_channels == teacher_channels:
             self.convolution = nn.Identity()
+        else:
+            self.convolution = nn.Conv2d(student_channels, teacher_channels, 1, bias=bias)
 
     def forward(self, student: Tensor) -> Tensor:
         """Bring a map to the teacher's channels.
