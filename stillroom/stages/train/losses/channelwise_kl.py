@@ -43,7 +43,7 @@ def channelwise_kl(
     memory: O(B C H W): two or three maps are kept for the way back, and nothing larger is made
 
     These are the rows of table 4.4 of Y. Liu's thesis. A constant added to a channel changes none
-    of the first three, one added to a pixel does: they need logits, not logarithms of probabilities.
+    of the first three, one added to a pixel does: they need logits, and not log-probabilities.
 
     Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 4;
     arXiv:2011.13256; there T = 4 with weight 3 on logits, 50 on features. Y. Liu, "Efficient Fully

@@ -66,18 +66,19 @@ def pairwise_affinity(
     graphs: nodes and reach; more than one are compared one by one and weigh the same
     mask: (B, 1, H, W) bool, True where a cell counts; a node counts where one of its cells does
     returns: () mean over the counted ordered pairs of the batch, between 0 and 4
-    memory: O(B N (C + C')) of N = H W / patch^2 nodes, and: with a reach O(B N (2 reach + 1)^2), a
-        shift of the map at a time; without, B N^2 similarities in blocks of rows of 64 MB, computed
-        once more on the way back where there is more than one block, so that N^2 is never whole
+    memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
+        shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 64 MB;
+        where there are several, they are computed again on the way back, and N^2 is never held
 
-    Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, pair-wise
+    Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the pair-wise
     term; arXiv:1903.04197. Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
-    Tasks", thesis, Adelaide 2021, eq. 3.2: weight 10; best are 2x2 cells fully connected, or
-    three graphs (table 3.2).
-    A node has fewer neighbours along the border, where the thesis speaks of the nearest alpha. The
-    released code pools the maximum over half the map (3x3 nodes; here patch = half the grid, pool =
-    "max") and lets no gradient through the norms, so that it pulls at the features' length as well.
-    It prints no way to fuse graphs; the mean keeps a weight good for any number of them.
+    Tasks", thesis, Adelaide 2021, eq. 3.2, weight 10. Table 3.2: best is 2x2 cells fully connected;
+    several graphs together are a little better.
+    Along the border a node has fewer neighbours, where the thesis takes the alpha nearest. It does
+    not say how graphs are joined; their mean keeps a weight good for any number of them. The
+    released code pools by maximum (pool = "max"), over half the map: patch = half its side. It lets
+    no gradient through the norms, so that it pulls at the features' length too; its script has
+    weight 0.5.
     """
     if not graphs:
         raise ConfigError("pairwise_affinity needs at least one graph, got none")
