@@ -149,6 +149,17 @@ def test_rows_are_computed_in_float32_under_autocast_too(sample):
     assert torch.autograd.grad(loss, leaf)[0].equal(expected[0])
 
 
+@pytest.mark.usefixtures("few_rows_at_once")
+def test_rows_that_are_computed_twice_can_be_differentiated_more_than_once(sample):
+    student, teacher, mask = tensors(sample)
+    leaf = student.requires_grad_()
+    loss = pairwise_affinity(leaf, teacher, graphs=[AffinityGraph(1)], mask=mask)
+    (first,) = torch.autograd.grad(3 * loss, leaf, retain_graph=True)  # as a gradient's own norm
+    (second,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(first, 3 * second)
+    assert second.abs().sum() > 0
+
+
 def largest_kept(student, teacher, graph):
     sizes = []
 

@@ -66,5 +66,8 @@ class Projector(nn.Module):
                 f"the projector takes a student map (B, {self.student_channels}, H, W), got "
                 f"{tuple(student.shape)}"
             )
+        if isinstance(self.convolution, nn.Conv2d):
+            # Terms are computed outside of autocast, from what it left in half precision.
+            student = student.to(self.convolution.weight.dtype)
         projected: Tensor = self.convolution(student)
         return projected

@@ -55,6 +55,13 @@ def test_weights_follow_the_seed_and_come_back_from_a_state_dict():
     assert one(student).equal(other(student))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_map_in_half_precision_is_projected_in_that_of_the_weights(dtype):
+    projector = Projector(3, 5)
+    student = torch.randn(1, 3, 2, 2).to(dtype)
+    assert projector(student).equal(projector(student.float()))
+
+
 @pytest.mark.parametrize("needed", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5, 4, 4), (4, 4, 4)])
 def test_another_map_than_was_announced_is_refused(needed, shape):
