@@ -1,4 +1,4 @@
-"""What holds for every loss between two logit maps."""
+"""What holds for every loss between two maps of logits or features."""
 
 from __future__ import annotations
 
@@ -6,10 +6,51 @@ import pytest
 import torch
 
 from stillroom.stages.train.losses import LOSSES
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
 from stillroom.storage_specs.errors import ArtifactError
 
-COMPARISONS = {
+
+def class_by_teacher(name, **options):
+    """A loss that takes labels too: the teacher's own, so that they follow its frames."""
+
+    def loss(student, teacher, mask=None):
+        labels = teacher[:, :3].argmax(dim=1)
+        return LOSSES[name](student, teacher, labels, mask=mask, **options)
+
+    return loss
+
+
+def affinity(**graph):
+    graphs = (AffinityGraph(**graph),)
+    return lambda s, t, mask=None: LOSSES["pairwise_affinity"](s, t, graphs=graphs, mask=mask)
+
+
+def channelwise(variant):
+    return lambda s, t, mask=None: LOSSES["channelwise_kl"](
+        s, t, temperature=2, variant=variant, mask=mask
+    )
+
+
+OF_RELATIONS = {  # between cells: the two networks' channels need not agree
+    "attention_transfer": LOSSES["attention_transfer"],
+    "attention_transfer, power 3": lambda s, t, mask=None: LOSSES["attention_transfer"](
+        s, t, power=3, mask=mask
+    ),
+    "ifvd": class_by_teacher("ifvd", classes=4),
+    "local_affinity": LOSSES["local_affinity"],
+    "pairwise_affinity": LOSSES["pairwise_affinity"],
+    "pairwise_affinity, single cells": affinity(patch=1),
+    "pairwise_affinity, maxima": affinity(patch=2, pool="max"),
+    "pairwise_affinity, near": affinity(patch=1, reach=2),
+}
+COMPARISONS = OF_RELATIONS | {
+    "channelwise_kl": channelwise("kl"),
+    "channelwise_kl, bhattacharyya": channelwise("bhattacharyya"),
+    "channelwise_kl, l2": channelwise("l2"),
+    "channelwise_kl, l2_unnormalised": channelwise("l2_unnormalised"),
+    "channelwise_kl, pixel_kl": channelwise("pixel_kl"),
     "consistency_l2": LOSSES["consistency_l2"],
+    "fitnet": LOSSES["fitnet"],
     "pixelwise_kl": lambda s, t, mask=None: LOSSES["pixelwise_kl"](s, t, temperature=2, mask=mask),
     "pixelwise_kl, student as target": lambda s, t, mask=None: LOSSES["pixelwise_kl"](
         s, t, temperature=2, direction="student_teacher", mask=mask
@@ -140,12 +181,24 @@ def test_the_same_frame_twice_is_the_same_loss(loss, sample):
 
 
 @every
-@pytest.mark.parametrize("shape", [(2, 4, 4, 5), (2, 3, 8, 10), (1, 3, 4, 5), (2, 3, 20)])
-def test_logits_of_another_shape_are_refused_naming_both(loss, sample, shape):
+@pytest.mark.parametrize("shape", [(2, 3, 8, 10), (1, 3, 4, 5), (2, 3, 20)])
+def test_maps_of_another_shape_are_refused_naming_both(loss, sample, shape):
     with pytest.raises(ArtifactError) as error:
         loss(sample[0], torch.zeros(shape))
     assert "(2, 3, 4, 5)" in str(error.value)
     assert str(shape) in str(error.value)
+
+
+@every
+def test_maps_of_other_channels_are_refused_but_where_relations_are_compared(loss, sample):
+    student, teacher, mask = sample
+    more = torch.cat([teacher, 0 * teacher[:, :1]], dim=1)
+    if loss in OF_RELATIONS.values():
+        found = loss(student, more, mask=mask)  # a channel of zeros changes no relation
+        assert found.item() == pytest.approx(loss(student, teacher, mask=mask).item(), rel=1e-12)
+        return
+    with pytest.raises(ArtifactError, match=r"\(2, 3, 4, 5\).*\(2, 4, 4, 5\)"):
+        loss(student, more, mask=mask)
 
 
 @every

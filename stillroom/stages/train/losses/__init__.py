@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.stages.train.losses.attention_transfer import attention_transfer
+from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
 from stillroom.stages.train.losses.consistency_l2 import consistency_l2
 from stillroom.stages.train.losses.cross_entropy import cross_entropy
+from stillroom.stages.train.losses.fitnet import fitnet
+from stillroom.stages.train.losses.ifvd import ifvd
+from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.pairwise_affinity import pairwise_affinity
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.probability_l2 import probability_l2
 
@@ -15,10 +21,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
+    "attention_transfer": attention_transfer,
+    "channelwise_kl": channelwise_kl,
     "consistency_l2": consistency_l2,
     "cross_entropy": cross_entropy,
+    "fitnet": fitnet,
+    "ifvd": ifvd,
+    "local_affinity": local_affinity,
+    "pairwise_affinity": pairwise_affinity,
     "pixelwise_kl": pixelwise_kl,
     "probability_l2": probability_l2,
 }
 
-__all__ = ["LOSSES", "consistency_l2", "cross_entropy", "pixelwise_kl", "probability_l2"]
+__all__ = [
+    "LOSSES",
+    "attention_transfer",
+    "channelwise_kl",
+    "consistency_l2",
+    "cross_entropy",
+    "fitnet",
+    "ifvd",
+    "local_affinity",
+    "pairwise_affinity",
+    "pixelwise_kl",
+    "probability_l2",
+]

@@ -8,12 +8,10 @@ import torch.nn.functional as F
 
 from stillroom.stages.train.losses.masked_mean import masked_mean
 from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.losses.neighbours import pairs, shifts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# (rows down, columns right): half of the 8 neighbours; each pair of pixels is looked at once
-_NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -49,14 +47,14 @@ def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     height, width = logits.shape[2:]
     total = logits.new_zeros(logits.shape[0], height, width)
-    for down, right in _NEIGHBOURS:
+    for down, right in shifts(reach=1):
         if height <= down or width <= abs(right):
             continue
-        here = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
-        there = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
-        distance = (logits[there] - logits[here]).square().sum(dim=1)  # (B, H - down, W - |right|)
+        here, there = pairs(logits, down, right)
+        distance = (there - here).square().sum(dim=1)  # (B, H - down, W - |right|)
         if mask is not None:
-            distance = distance.masked_fill(~(mask[there] & mask[here]).squeeze(1), 0)
+            here, there = pairs(mask, down, right)
+            distance = distance.masked_fill(~(there & here).squeeze(1), 0)
         left_pad, right_pad = max(0, -right), max(0, right)
         total = total + F.pad(distance, (left_pad, right_pad, 0, down))
         total = total + F.pad(distance, (right_pad, left_pad, down, 0))

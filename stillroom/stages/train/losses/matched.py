@@ -24,8 +24,25 @@ def matched(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tens
     """
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ArtifactError(
-            f"student logits are {tuple(student.shape)} and teacher logits "
+            f"the student's map is {tuple(student.shape)} and the teacher's "
             f"{tuple(teacher.shape)}; both must be the same (B, C, H, W)"
+        )
+    return matched_grids(student, teacher, mask)
+
+
+def matched_grids(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Do as `matched` for a loss that compares relations of cells: channels may differ in number.
+
+    student: (B, C, H, W), any floating dtype; float64 stays float64
+    teacher: (B, C', H, W), likewise
+    mask: (B, 1, H, W) bool or None
+    raises: ArtifactError where the grids differ, naming both shapes
+    """
+    grids = [(part.shape[0], *part.shape[2:]) for part in (student, teacher)]
+    if student.ndim != 4 or teacher.ndim != 4 or grids[0] != grids[1]:
+        raise ArtifactError(
+            f"the student's map is {tuple(student.shape)} and the teacher's "
+            f"{tuple(teacher.shape)}; they must be (B, C, H, W) and (B, C', H, W)"
         )
     expected = (student.shape[0], 1, *student.shape[2:])
     if mask is not None and (tuple(mask.shape) != expected or mask.dtype != torch.bool):

@@ -12,11 +12,25 @@ from stillroom.stages.train.terms.logits import (
     PixelwiseKLTerm,
     ProbabilityL2Term,
 )
+from stillroom.stages.train.terms.maps import (
+    AttentionTransferTerm,
+    ChannelwiseKLTerm,
+    FitnetTerm,
+    IfvdTerm,
+    LocalAffinityTerm,
+    PairwiseAffinityTerm,
+)
 
 TermConfig = Annotated[
-    AuxiliaryCrossEntropyTerm
+    AttentionTransferTerm
+    | AuxiliaryCrossEntropyTerm
+    | ChannelwiseKLTerm
     | ConsistencyL2Term
     | CrossEntropyTerm
+    | FitnetTerm
+    | IfvdTerm
+    | LocalAffinityTerm
+    | PairwiseAffinityTerm
     | PixelwiseKLTerm
     | ProbabilityL2Term,
     Field(discriminator="name"),

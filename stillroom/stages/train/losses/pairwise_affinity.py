@@ -1,0 +1,180 @@
+"""Pair-wise distillation: how alike the places of a frame are to each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from stillroom.stages.train.losses.matched import matched_grids
+from stillroom.stages.train.losses.neighbours import near_pairs
+from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+_AT_ONCE = 2**24  # similarities of one network held at a time: 64 MB of float32
+
+
+@dataclass(frozen=True)
+class AffinityGraph:
+    """Which nodes a frame is made of, and which of them are compared.
+
+    patch: cells a side of a node, 1 or more; beta = patch^2. At the right and the bottom nodes are
+        cut off with the map
+    reach: Chebyshev distance in nodes of the furthest node that one is compared with, 1 or more;
+        alpha = (2 reach + 1)^2, itself included. None compares all with all
+    pool: how a patch becomes one node: the mean of its counted cells, or their largest values
+    """
+
+    patch: int = 2
+    reach: int | None = None
+    pool: Literal["average", "max"] = "average"
+
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise ConfigError(f"patch must be 1 or more cells a side, got {self.patch}")
+        if self.reach is not None and self.reach < 1:
+            raise ConfigError(
+                f"reach must be 1 or more nodes, got {self.reach}; leave it out to compare all"
+            )
+        if self.pool not in ("average", "max"):
+            raise ConfigError(f"pool must be 'average' or 'max', got {self.pool!r}")
+
+
+def pairwise_affinity(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    graphs: Sequence[AffinityGraph] = (AffinityGraph(),),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Squared difference of the cosines between the nodes of a frame.
+
+    loss = mean over graphs of mean_ij (a_s,ij - a_t,ij)^2,  a_ij = f_i . f_j / (|f_i| |f_j|)
+    f_i: pooled features of node i;  j: nodes within reach of i, i among them
+
+    student: (B, C, H, W) features or logits
+    teacher: (B, C', H, W), likewise; C' may be another number
+    graphs: nodes and reach; more than one are compared one by one and weigh the same
+    mask: (B, 1, H, W) bool, True where a cell counts; a node counts where one of its cells does
+    returns: () mean over the counted ordered pairs of the batch, between 0 and 4
+    memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
+        shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 64 MB;
+        where there are several, they are computed again on the way back, and N^2 is never held
+
+    Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the pair-wise
+    term; arXiv:1903.04197. Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
+    Tasks", thesis, Adelaide 2021, eq. 3.2, weight 10. Table 3.2: best is 2x2 cells fully connected;
+    several graphs together are a little better.
+    Along the border a node has fewer neighbours, where the thesis takes the alpha nearest. It does
+    not say how graphs are joined; their mean keeps a weight good for any number of them. The
+    released code pools by maximum (pool = "max"), over half the map: patch = half its side. It lets
+    no gradient through the norms, so that it pulls at the features' length too; its script has
+    weight 0.5.
+    """
+    if not graphs:
+        raise ConfigError("pairwise_affinity needs at least one graph, got none")
+    student, teacher = matched_grids(student, teacher, mask)
+    return torch.stack([_of_graph(student, teacher, mask, graph) for graph in graphs]).mean()
+
+
+def _of_graph(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, graph: AffinityGraph
+) -> Tensor:
+    counted = None if mask is None else _counted_nodes(mask, graph.patch)
+    one, other = (
+        unit_vectors(_nodes(part, mask, graph), dim=1) for part in (student, teacher)
+    )  # (B, C, h, w)
+    height, width = one.shape[2:]
+    if graph.reach is None or graph.reach >= max(height, width) - 1:
+        total, count = _all_pairs(one, other, counted)
+    else:
+        total, count = near_pairs(one, other, counted, graph.reach)
+        total, count = total + _selves(one, other), count + _node_count(one, counted)
+    return total / count.clamp(min=1)
+
+
+def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tensor:
+    """Pool the counted cells of each patch; 0 where none counts. (B, C, H, W) -> (B, C, h, w)."""
+    if graph.patch == 1:
+        return features  # masked cells are 0 already
+    if graph.pool == "max":
+        lowest = torch.finfo(features.dtype).min
+        if mask is not None:
+            features = features.masked_fill(~mask, lowest)
+        pooled = F.max_pool2d(_whole_patches(features, graph.patch, lowest), graph.patch)
+        return pooled if mask is None else pooled.masked_fill(~_counted_nodes(mask, graph.patch), 0)
+    cells = torch.ones_like(features[:1, :1]) if mask is None else mask.to(features.dtype)
+    return _patch_sums(features, graph.patch) / _patch_sums(cells, graph.patch).clamp(min=1)
+
+
+def _patch_sums(maps: Tensor, patch: int) -> Tensor:
+    return F.avg_pool2d(_whole_patches(maps, patch, 0), patch, divisor_override=1)
+
+
+def _whole_patches(maps: Tensor, patch: int, fill: float) -> Tensor:
+    """Extend a map to the right and to the bottom until patches tile it."""
+    height, width = maps.shape[2:]
+    return F.pad(maps, (0, -width % patch, 0, -height % patch), value=fill)
+
+
+def _counted_nodes(mask: Tensor, patch: int) -> Tensor:
+    """(B, 1, H, W) -> (B, 1, h, w) bool: in which patches a cell counts."""
+    return mask if patch == 1 else _patch_sums(mask.float(), patch) > 0
+
+
+def _node_count(nodes: Tensor, counted: Tensor | None) -> Tensor:
+    """() int: counted nodes of the batch."""
+    if counted is None:
+        counted = torch.ones_like(nodes[:, :1], dtype=torch.bool)
+    return counted.sum()
+
+
+def _selves(student: Tensor, teacher: Tensor) -> Tensor:
+    """() sum over nodes of the squared difference of their cosines to themselves.
+
+    These are 1, but 0 for a node that is 0 throughout.
+    """
+    difference = student.square().sum(dim=1) - teacher.square().sum(dim=1)
+    return difference.square().sum()
+
+
+def _all_pairs(student: Tensor, teacher: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `near_pairs`, over all ordered pairs of nodes of a frame, each with itself too."""
+    student, teacher = (part.flatten(2) for part in (student, teacher))  # (B, C, N)
+    batch, _, nodes = student.shape
+    if counted is None:
+        count = torch.full((), batch * nodes**2, device=student.device)
+    else:
+        count = counted.flatten(1).sum(dim=1).square().sum()
+    rows = max(1, _AT_ONCE // (batch * nodes))
+    if rows >= nodes:
+        return _rows_against_all(student, teacher, 0, nodes), count
+    total = student.new_zeros(())
+    for block in range(math.ceil(nodes / rows)):
+        start, stop = block * rows, min(nodes, (block + 1) * rows)
+        total = total + checkpoint(
+            _rows_against_all,
+            student,
+            teacher,
+            start,
+            stop,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+    return total, count
+
+
+def _rows_against_all(student: Tensor, teacher: Tensor, start: int, stop: int) -> Tensor:
+    with torch.autocast(student.device.type, enabled=False):
+        difference = student[:, :, start:stop].transpose(1, 2) @ student  # (B, rows, N)
+        difference = difference - teacher[:, :, start:stop].transpose(1, 2) @ teacher
+        return difference.square().sum()
