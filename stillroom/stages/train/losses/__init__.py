@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.stages.train.losses.attention_transfer import attention_transfer
+from stillroom.stages.train.losses.augmented import augmented_channelwise, augmented_pixelwise
 from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
 from stillroom.stages.train.losses.consistency_l2 import consistency_l2
 from stillroom.stages.train.losses.cross_entropy import cross_entropy
+from stillroom.stages.train.losses.cross_image import cross_image_memory, cross_image_pixel
+from stillroom.stages.train.losses.dist import dist
 from stillroom.stages.train.losses.fitnet import fitnet
 from stillroom.stages.train.losses.ifvd import ifvd
 from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.masked_generative import masked_generative
 from stillroom.stages.train.losses.pairwise_affinity import pairwise_affinity
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.probability_l2 import probability_l2
@@ -22,12 +26,18 @@ if TYPE_CHECKING:
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "attention_transfer": attention_transfer,
+    "augmented_channelwise": augmented_channelwise,
+    "augmented_pixelwise": augmented_pixelwise,
     "channelwise_kl": channelwise_kl,
     "consistency_l2": consistency_l2,
     "cross_entropy": cross_entropy,
+    "cross_image_memory": cross_image_memory,
+    "cross_image_pixel": cross_image_pixel,
+    "dist": dist,
     "fitnet": fitnet,
     "ifvd": ifvd,
     "local_affinity": local_affinity,
+    "masked_generative": masked_generative,
     "pairwise_affinity": pairwise_affinity,
     "pixelwise_kl": pixelwise_kl,
     "probability_l2": probability_l2,
@@ -36,12 +46,18 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 __all__ = [
     "LOSSES",
     "attention_transfer",
+    "augmented_channelwise",
+    "augmented_pixelwise",
     "channelwise_kl",
     "consistency_l2",
     "cross_entropy",
+    "cross_image_memory",
+    "cross_image_pixel",
+    "dist",
     "fitnet",
     "ifvd",
     "local_affinity",
+    "masked_generative",
     "pairwise_affinity",
     "pixelwise_kl",
     "probability_l2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 
 from stillroom.stages.train.losses.masked_mean import masked_mean
@@ -22,6 +23,7 @@ def pixelwise_kl(
     *,
     temperature: float = 1.0,
     direction: Direction = "teacher_student",
+    standardise: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
     """KL between the class distributions of each pixel.
@@ -32,6 +34,7 @@ def pixelwise_kl(
 
     student, teacher: (B, C, H, W) logits
     temperature: T above 0; T^2 keeps the size of the gradient as T grows
+    standardise: both logits of each pixel first become (z - mean) / deviation over its classes
     mask: (B, 1, H, W) bool, True where a pixel counts
     returns: () mean over the counted pixels of the batch, in nats
 
@@ -41,10 +44,17 @@ def pixelwise_kl(
     2021) prints KL(student || teacher) in eq. 3.1: that is `student_teacher`; its code and all
     others take the teacher as target, the default here. The released SKD code divides a sum over
     batch and pixels by H * W only, B times this; code with KLDiv "mean" divides by C as well.
+
+    `standardise`: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
+    algorithm 1; arXiv:2403.01427. The deviation is that of the C classes, as printed; their code
+    divides by C - 1 in it, and adds 1e-7. The loss is then 0 for all a z + b with a > 0 at each
+    pixel: it says nothing of how sure the student should be. Two classes are always 1 and -1.
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")
     student, teacher = matched(student, teacher, mask)
+    if standardise:
+        student, teacher = _standardised(student), _standardised(teacher)
     log_q = F.log_softmax(student / temperature, dim=1)
     log_p = F.log_softmax(teacher / temperature, dim=1)
     if direction == "student_teacher":
@@ -55,3 +65,18 @@ def pixelwise_kl(
         )
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)  # (B, H, W)
     return temperature**2 * masked_mean(divergence, mask)
+
+
+def _standardised(logits: Tensor) -> Tensor:
+    """(z - mean) / deviation over the classes; 0, without a gradient, where all are the same."""
+    if logits.shape[1] < 3:
+        raise ConfigError(
+            f"standardise needs 3 classes or more, got {logits.shape[1]}: two standardised logits "
+            "are 1 and -1 whatever they were, and have no gradient"
+        )
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    largest = logits.detach().abs().amax(dim=1, keepdim=True)
+    rounding = 16 * torch.finfo(logits.dtype).eps * largest
+    same = centred.detach().abs().amax(dim=1, keepdim=True) <= rounding
+    variance = centred.square().mean(dim=1, keepdim=True).masked_fill(same, 1)
+    return centred.masked_fill(same, 0) * variance.rsqrt()

@@ -1,0 +1,102 @@
+"""DIST: correlations between the class probabilities of student and teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    epsilon: float = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """One minus the correlation of class probabilities, in each pixel and in each class.
+
+    loss = beta * mean_i (1 - r(q_i., p_i.)) + gamma * mean_c (1 - r(q_.c, p_.c))
+    q, p = softmax over classes of student/T, teacher/T
+    r(a, b) = a' . b' / (|a'| |b'| + epsilon),  a' = a - mean(a): Pearson's correlation
+
+    student, teacher: (B, C, H, W) logits
+    temperature: T above 0
+    beta, gamma: weights of the two parts, inter-class (over the C classes of a pixel) and
+        intra-class (over all counted pixels of the batch, of one class), 0 or more
+    epsilon: 0: the correlation itself. Above: classes and pixels whose probabilities hardly vary
+        drop out, at a constant 1 each
+    mask: (B, 1, H, W) bool, True where a pixel counts
+    returns: () between 0 and 2 (beta + gamma)
+
+    A pixel, or a class, whose probabilities are all the same to the teacher has no correlation and
+    does not count. One that is so to the student alone counts with r = 0, and has no gradient.
+    Memory is a few times B C H W.
+
+    Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 3, with
+    pixels as samples; arXiv:2205.10536. The authors' code has epsilon = 1e-8 in r, where the sums
+    of squares of a class that no frame shows are below it, and multiplies by T^2. The paper
+    prints neither. A correlation hardly changes as T grows, and its gradient does not shrink as
+    that of a KL does: a weight w there is w T^2 here.
+    """
+    if temperature <= 0:
+        raise ConfigError(f"temperature must be above 0, got {temperature}")
+    if min(beta, gamma, epsilon) < 0 or beta + gamma == 0:
+        raise ConfigError(
+            "beta, gamma and epsilon must be 0 or more, and one of beta and gamma above 0, got "
+            f"{beta}, {gamma} and {epsilon}"
+        )
+    student, teacher = matched(student, teacher, mask)
+    q = F.softmax(student / temperature, dim=1)
+    p = F.softmax(teacher / temperature, dim=1)
+    ones = torch.ones_like(q[:, :1], dtype=torch.bool) if mask is None else mask
+    apart, told = _apart(q, p, ones.expand_as(q), (1,), epsilon)  # (B, 1, H, W)
+    between = masked_mean(apart, told & ones)
+    apart, told = _apart(q, p, ones.expand_as(q), (0, 2, 3), epsilon)  # (1, C, 1, 1)
+    return beta * between + gamma * masked_mean(apart, told)
+
+
+def _apart(
+    q: Tensor, p: Tensor, counted: Tensor, dims: tuple[int, ...], epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """1 - r along dims, and where the teacher's side varies; dims stay, as 1.
+
+    By 1 - r = |a - b|^2 / 2 for unit vectors, which is 0 exactly where they are equal.
+    """
+    a, size_a, varies_a = _centred_unit(q, counted, dims)
+    b, size_b, varies_b = _centred_unit(p, counted, dims)
+    apart = (a - b).square().sum(dim=dims, keepdim=True) / 2
+    if epsilon > 0:
+        product = size_a * size_b
+        apart = 1 - (1 - apart) * (product / (product + epsilon))
+    return apart.masked_fill(~varies_a, 1), varies_b
+
+
+def _centred_unit(
+    values: Tensor, counted: Tensor, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values less their mean, at length 1; the length; where they vary beyond rounding.
+
+    Values are scaled by the largest before they are squared: probabilities of 1e-30 have a
+    correlation too, and their squares are no float32.
+    """
+    number = counted.sum(dim=dims, keepdim=True).clamp(min=1)
+    mean = values.masked_fill(~counted, 0).sum(dim=dims, keepdim=True) / number
+    centred = (values - mean).masked_fill(~counted, 0)
+    largest = centred.detach().abs().amax(dim=dims, keepdim=True)
+    varies = largest > 16 * torch.finfo(values.dtype).eps * mean.detach().abs()
+    scale = largest.masked_fill(~varies, 1)
+    scaled = (centred / scale).masked_fill(~varies, 1)  # a norm of 0 has no gradient
+    norm = scaled.square().sum(dim=dims, keepdim=True).sqrt()
+    return (scaled / norm).masked_fill(~(varies & counted), 0), norm * scale, varies
