@@ -9,6 +9,8 @@ from stillroom.stages.train.losses import LOSSES
 from stillroom.storage_specs.errors import ArtifactError
 
 COMPARISONS = {
+    "adaptation": LOSSES["adaptation"],
+    "affinity": LOSSES["affinity"],
     "consistency_l2": LOSSES["consistency_l2"],
     "pixelwise_kl": lambda s, t, mask=None: LOSSES["pixelwise_kl"](s, t, temperature=2, mask=mask),
     "pixelwise_kl, student as target": lambda s, t, mask=None: LOSSES["pixelwise_kl"](
