@@ -493,7 +493,7 @@ def test_classifier_variances_and_labels_of_another_shape_are_refused(bound, sam
 @every
 def test_logits_and_masks_of_another_shape_are_refused(bound, sample):
     student, teacher = pair(sample)
-    with pytest.raises(ArtifactError, match=r"\(2, 4, 3, 5\) and teacher logits \(2, 4, 3, 4\)"):
+    with pytest.raises(ArtifactError, match=r"\(2, 4, 3, 5\) and .* \(2, 4, 3, 4\)"):
         bound(student, teacher[..., :4], augmentation=augmentation(sample))
     mask = torch.ones(BATCH, 1, HEIGHT, WIDTH)
     with pytest.raises(ArtifactError, match=r"mask must be \(2, 1, 3, 5\) torch.bool"):

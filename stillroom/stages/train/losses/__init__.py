@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.stages.train.losses.adaptation import adaptation
+from stillroom.stages.train.losses.affinity import affinity
 from stillroom.stages.train.losses.attention_transfer import attention_transfer
 from stillroom.stages.train.losses.augmented import augmented_channelwise, augmented_pixelwise
 from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
+    "adaptation": adaptation,
+    "affinity": affinity,
     "attention_transfer": attention_transfer,
     "augmented_channelwise": augmented_channelwise,
     "augmented_pixelwise": augmented_pixelwise,
@@ -45,6 +49,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 __all__ = [
     "LOSSES",
+    "adaptation",
+    "affinity",
     "attention_transfer",
     "augmented_channelwise",
     "augmented_pixelwise",

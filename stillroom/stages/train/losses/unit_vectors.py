@@ -9,18 +9,20 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHORTEST = 1e-8  # below it a vector has no direction worth the name
+_SHORTEST = 1e-8  # at or below it a vector has no direction worth the name
 
 
-def unit_vectors(vectors: Tensor, dim: int) -> Tensor:
-    """Divide each vector by its length; one that is shorter than 1e-8 stays as it is.
+def unit_vectors(vectors: Tensor, dim: int = 1, *, norm: float = 2.0) -> Tensor:
+    """Divide each vector by its length; one that is no longer than 1e-8 becomes 0.
 
-    So the cosine of a zero vector with any other is 0, and the gradient there is that of the dot
-    product: finite, where a division by a floor of 1e-8 would multiply it by 1e8.
+    A vector of zeros, as a ReLU leaves them behind, has no direction: it stays 0 and gets no
+    gradient, where dividing by a small number instead would give it a huge one.
 
     vectors: floating, of any shape
     dim: along which a vector lies
+    norm: q of the q-norm that is its length, at least 1
     returns: as vectors
     """
-    squares = vectors.square().sum(dim, keepdim=True)
-    return vectors * torch.where(squares > _SHORTEST**2, squares, 1).rsqrt()
+    length = torch.linalg.vector_norm(vectors, norm, dim=dim, keepdim=True)
+    directed = length > _SHORTEST
+    return vectors.masked_fill(~directed, 0) / length.masked_fill(~directed, 1)

@@ -1,0 +1,48 @@
+"""Knowledge adaptation: distance between normalised feature vectors, position by position."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def adaptation(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    p: float = 1.0,
+    q: float = 2.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Distance between the normalised vectors of student and teacher at each position.
+
+    loss = mean_i | s_i / |s_i|_q - t_i / |t_i|_q |_p
+
+    student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
+    p, q: norms along the channels, at least 1
+    mask: (B, 1, H, W) bool, True where a position counts
+    returns: () mean over the counted positions of the batch; with p = 1 and q = 2 between 0 and
+        2 sqrt(C), and at most sqrt(2 C) where both are at least 0
+
+    He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, eq. 2, there
+    with weight 50; arXiv:1903.04688. The paper leaves p and q open: we take 1 and 2, after the
+    caption of its fig. 5. A vector of zeros has no direction: it stays 0 and gets no gradient (a
+    ReLU ends both code and adapter, so that there may be such). torchdistill's loss of this name
+    auto-encodes logits and normalises each channel over the positions: another loss.
+    """
+    for name, norm in (("p", p), ("q", q)):
+        if not 1 <= norm < math.inf:
+            raise ConfigError(f"{name} must be a norm's exponent of at least 1, got {norm}")
+    student, teacher = matched(student, teacher, mask)
+    difference = unit_vectors(student, norm=q) - unit_vectors(teacher, norm=q)
+    return masked_mean(torch.linalg.vector_norm(difference, p, dim=1), mask)

@@ -1,0 +1,129 @@
+"""Holistic distillation: a critic tells the student's maps from the teacher's, the student learns.
+
+A conditional Wasserstein GAN with gradient penalty. Here are its three formulas, as functions of a
+critic; `stages/models/critic.py` has the network, `stages/train/terms/holistic.py` trains it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.losses.coarsen import coarsen
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+PENALTY = 10.0
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Two logit maps of the same frames, and the frames on their grid; nothing where masked.
+
+    student, teacher: (B, C, h, w) logits
+    images: (B, 3, h, w) RGB, 0..255
+    mask: (B, 1, h, w) bool, True where a cell shows the frame
+    """
+
+    student: Tensor
+    teacher: Tensor
+    images: Tensor
+    mask: Tensor
+
+    @property
+    def shown(self) -> Tensor:
+        """(B,) bool: whether any cell of the frame counts."""
+        return self.mask.flatten(1).any(1)
+
+    def detached(self) -> Maps:
+        """The same, with no way back to the student."""
+        return replace(self, student=self.student.detach())
+
+
+def maps_of(
+    student: Tensor, teacher: Tensor, images: Tensor, stride: int, mask: Tensor | None = None
+) -> Maps:
+    """Bring together what the critic is to see: in float32, on the logits' grid, masked cells 0.
+
+    student, teacher: (B, C, h, w) logits
+    images: (B, 3, H, W) RGB; a cell of the grid shows the mean of its pixels
+    stride: of the logits, in pixels
+    mask: (B, 1, h, w) bool
+    raises: ArtifactError where the shapes of student and teacher differ
+    """
+    student, teacher = matched(student, teacher, mask)
+    if mask is None:
+        mask = torch.ones_like(student[:, :1], dtype=torch.bool)
+    return Maps(student, teacher, coarsen(images, stride).masked_fill(~mask, 0), mask)
+
+
+def holistic(score: Score, maps: Maps) -> Tensor:
+    """What the student is to make small: the critic's score of its maps, with the sign turned.
+
+    loss = - mean_b D(student_b | image_b)
+
+    score: D, from logits, images and mask to (B,)
+    returns: () mean over the frames in which a cell counts; of any sign: its slope is what matters
+
+    Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks", PhD thesis,
+    Adelaide 2021, the student's part of eq. 3.3 and 3.4, there with weight 0.1; Liu et al.,
+    "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, arXiv:1903.04197. Masked
+    cells are 0 on both sides, so that the critic cannot tell the two by them.
+    """
+    return -_mean(score(maps.student, maps.images, maps.mask), maps)
+
+
+def critic_loss(score: Score, maps: Maps, alpha: Tensor, *, penalty: float = PENALTY) -> Tensor:
+    """What the critic is to make small: the student scored above the teacher, and steep slopes.
+
+    loss = mean_b [ D(student_b | image_b) - D(teacher_b | image_b) + penalty * GP_b ]
+
+    score: D, from logits, images and mask to (B,)
+    alpha: (B,) uniform in 0..1, for `gradient_penalty`
+    returns: () mean over the frames in which a cell counts
+
+    The thesis as in `holistic`, eq. 3.3.
+    """
+    maps = maps.detached()
+
+    def of_logits(logits: Tensor) -> Tensor:
+        return score(logits, maps.images, maps.mask)
+
+    steep = gradient_penalty(of_logits, maps.teacher, maps.student, alpha)
+    difference = of_logits(maps.student) - of_logits(maps.teacher)
+    return _mean(difference + penalty * steep, maps)
+
+
+def gradient_penalty(
+    score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor
+) -> Tensor:
+    """How far the critic's slope is from 1 at a point between a real map and a fake one.
+
+    GP_b = (|grad_x D(x_b)|_2 - 1)^2  at  x_b = alpha_b * real_b + (1 - alpha_b) * fake_b
+
+    score: D, from maps to (B,); each score must depend on its own map alone
+    real, fake: (B, C, h, w) without gradient; alpha: (B,), one number a map
+    returns: (B,), differentiable in the critic's weights; the norm is over the whole map
+
+    Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, eq. 3, with weight 10;
+    arXiv:1704.00028. The gradient is with respect to the logits: the image is the condition, the
+    same on both sides, and D need not be flat in it.
+    """
+    share = alpha.to(real.dtype)[:, None, None, None]
+    between = (share * real + (1 - share) * fake).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
+    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square()
+
+
+def _mean(each: Tensor, maps: Maps) -> Tensor:
+    """Mean over the frames of which something shows."""
+    return masked_mean(each, maps.shown)
