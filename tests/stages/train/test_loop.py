@@ -142,6 +142,7 @@ def test_the_lines_of_metrics_hold_means_of_every_term(make_job):
         assert line["epoch"] == pytest.approx(line["step"] * 4 / 5)
     for p in steps:
         labelled = p.terms["camvid/cross_entropy"] + 4 * p.terms["camvid/probability_l2/fpn"]
+        labelled += 0.4 * p.terms["camvid/auxiliary_cross_entropy"]
         assert p.loss == pytest.approx(labelled + 0.5 * 4 * p.terms["rest/probability_l2/fpn"])
     assert [line["step"] for line in lines(job) if "scores" in line] == [4, 8, 9]
     assert result.losses == {"loss": found[-1]["loss"], **found[-1]["terms"]}
