@@ -112,8 +112,8 @@ def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tenso
             features = features.masked_fill(~mask, lowest)
         pooled = F.max_pool2d(_whole_patches(features, graph.patch, lowest), graph.patch)
         return pooled if mask is None else pooled.masked_fill(~_counted_nodes(mask, graph.patch), 0)
-    cells = torch.ones_like(features[:1, :1]) if mask is None else mask.to(features.dtype)
-    return _patch_sums(features, graph.patch) / _patch_sums(cells, graph.patch).clamp(min=1)
+    # The sum stands for the mean of the counted cells: a cosine does not see the length.
+    return _patch_sums(features, graph.patch)
 
 
 def _patch_sums(maps: Tensor, patch: int) -> Tensor:
