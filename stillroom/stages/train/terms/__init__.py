@@ -6,7 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from stillroom.stages.train.terms.augmented import AugmentedChannelwiseTerm, AugmentedPixelwiseTerm
+from stillroom.stages.train.terms.correlation import DistTerm
 from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm, CrossEntropyTerm
+from stillroom.stages.train.terms.cross_image import CrossImageMemoryTerm, CrossImagePixelTerm
 from stillroom.stages.train.terms.logits import (
     ConsistencyL2Term,
     PixelwiseKLTerm,
@@ -20,16 +23,23 @@ from stillroom.stages.train.terms.maps import (
     LocalAffinityTerm,
     PairwiseAffinityTerm,
 )
+from stillroom.stages.train.terms.masked_generative import MaskedGenerativeTerm
 
 TermConfig = Annotated[
     AttentionTransferTerm
+    | AugmentedChannelwiseTerm
+    | AugmentedPixelwiseTerm
     | AuxiliaryCrossEntropyTerm
     | ChannelwiseKLTerm
     | ConsistencyL2Term
     | CrossEntropyTerm
+    | CrossImageMemoryTerm
+    | CrossImagePixelTerm
+    | DistTerm
     | FitnetTerm
     | IfvdTerm
     | LocalAffinityTerm
+    | MaskedGenerativeTerm
     | PairwiseAffinityTerm
     | PixelwiseKLTerm
     | ProbabilityL2Term,
