@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from stillroom.stages.train.terms.adaptation import AdaptationTerm, AffinityTerm
 from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm, CrossEntropyTerm
+from stillroom.stages.train.terms.holistic import HolisticTerm
 from stillroom.stages.train.terms.logits import (
     ConsistencyL2Term,
     PixelwiseKLTerm,
@@ -22,12 +24,15 @@ from stillroom.stages.train.terms.maps import (
 )
 
 TermConfig = Annotated[
-    AttentionTransferTerm
+    AdaptationTerm
+    | AffinityTerm
+    | AttentionTransferTerm
     | AuxiliaryCrossEntropyTerm
     | ChannelwiseKLTerm
     | ConsistencyL2Term
     | CrossEntropyTerm
     | FitnetTerm
+    | HolisticTerm
     | IfvdTerm
     | LocalAffinityTerm
     | PairwiseAffinityTerm
