@@ -166,9 +166,10 @@ class RunningNorm(nn.Module):
         if not cells.shape[1]:
             return
         rate = max(SLOWEST, 1 / (int(self.observed) + 1))
-        self.mean.lerp_(cells.mean(1).to(self.mean.dtype), rate)
-        self.variance.lerp_(cells.var(1, correction=0).to(self.variance.dtype), rate)
-        self.observed += 1
+        # New tensors: scores whose backward pass is still to come hold on to the old ones.
+        self.mean = self.mean.lerp(cells.mean(1).to(self.mean.dtype), rate)
+        self.variance = self.variance.lerp(cells.var(1, correction=0).to(self.variance.dtype), rate)
+        self.observed = self.observed + 1
 
 
 def _as_it_is(layer: nn.Module) -> nn.Module:

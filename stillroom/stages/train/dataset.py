@@ -22,7 +22,7 @@ from stillroom.stages.geometry import (
 )
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
-from stillroom.stages.train.reads import grid_of
+from stillroom.stages.train.reads import grid_of, how_to_cache
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -212,8 +212,8 @@ class CacheDataset:
             if key not in self._holders:
                 raise ConfigError(
                     f"stream {self.name!r} needs {key!r}; the cache holds for source "
-                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts "
-                    "and run `stillroom cache extend`"
+                    f"{self.frames.source!r} {_listing(self.teachers)}; "
+                    f"{how_to_cache(*reversed(key.split('/', 1)))}"
                 )
 
 

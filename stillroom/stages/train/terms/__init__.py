@@ -10,6 +10,8 @@ from stillroom.stages.train.terms.augmented import AugmentedChannelwiseTerm, Aug
 from stillroom.stages.train.terms.correlation import DistTerm
 from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm, CrossEntropyTerm
 from stillroom.stages.train.terms.cross_image import CrossImageMemoryTerm, CrossImagePixelTerm
+from stillroom.stages.train.terms.adaptation import AdaptationTerm, AffinityTerm
+from stillroom.stages.train.terms.holistic import HolisticTerm
 from stillroom.stages.train.terms.logits import (
     ConsistencyL2Term,
     PixelwiseKLTerm,
@@ -29,6 +31,9 @@ TermConfig = Annotated[
     AttentionTransferTerm
     | AugmentedChannelwiseTerm
     | AugmentedPixelwiseTerm
+    AdaptationTerm
+    | AffinityTerm
+    | AttentionTransferTerm
     | AuxiliaryCrossEntropyTerm
     | ChannelwiseKLTerm
     | ConsistencyL2Term
@@ -37,6 +42,7 @@ TermConfig = Annotated[
     | CrossImagePixelTerm
     | DistTerm
     | FitnetTerm
+    | HolisticTerm
     | IfvdTerm
     | LocalAffinityTerm
     | MaskedGenerativeTerm
