@@ -126,7 +126,8 @@ class SelfAttention(nn.Module):
         query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
         attention = (query.transpose(1, 2) @ key).softmax(2)  # (B, N, N): i, j
         attended = (value @ attention.transpose(1, 2)).view_as(x)  # (B, C, N) -> (B, C, h, w)
-        return x + self.gain * attended
+        found: Tensor = x + self.gain * attended
+        return found
 
 
 class RunningNorm(nn.Module):

@@ -203,7 +203,7 @@ def _parameters(augmentation: Augmentation, dtype: torch.dtype) -> tuple[Tensor,
 def _by_class(order: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, int]]:
     """Pixels of each class that is there, and the class; C: those without one."""
     counts = labels.flatten().bincount(minlength=classes + 1).tolist()
-    for one, rows in enumerate(order.split(counts)):
+    for one, rows in enumerate(torch.split(order, counts)):
         if len(rows):
             yield rows, one
 

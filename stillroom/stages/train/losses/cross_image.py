@@ -122,10 +122,11 @@ class _Others:
         return rows.masked_fill(~(counted[:, None] & self.counted.any(dim=1)), 0).sum()
 
     def _log_softmax(self, own: Tensor, others: Tensor) -> Tensor:
-        similar = (own @ others.flatten(0, 1).T).unflatten(1, self.counted.shape)
+        similar = (own @ others.flatten(0, 1).T).view(-1, *self.counted.shape)
         # Not -inf: a frame in which nothing counts has a softmax as well, and is left out later.
         lowest = torch.finfo(similar.dtype).min
-        return (similar / self.temperature).masked_fill(~self.counted, lowest).log_softmax(dim=2)
+        similar = (similar / self.temperature).masked_fill(~self.counted, lowest)
+        return similar.log_softmax(dim=2)
 
 
 def _summed(student: Tensor, teacher: Tensor, counted: Tensor, others: _Others) -> Tensor:

@@ -57,7 +57,8 @@ def read_class_moments(path: Path, wanted: str | None = None) -> ClassMoments:
         )
     if not all(np.isfinite(part).all() for part in (count, mean, variance)) or variance.min() < 0:
         raise ConfigError(f"{path}, {wanted}: moments must be finite, and variances 0 or more")
-    return ClassMoments(*map(torch.from_numpy, (count, mean, variance)), f"{path}, {wanted}")
+    parts = [torch.from_numpy(part) for part in (count, mean, variance)]
+    return ClassMoments(parts[0], parts[1], parts[2], f"{path}, {wanted}")
 
 
 def _arrays(path: Path) -> Mapping[str, Any]:
