@@ -224,7 +224,7 @@ def _with_paths(run: RunConfig, change: Callable[[Path], Path]) -> RunConfig:
             return type(value)(changed(each) for each in value)
         return change(value) if isinstance(value, Path) else value
 
-    return RunConfig.model_validate(changed(run.model_dump()))
+    return RunConfig.model_validate(changed(run.model_dump(exclude_unset=True)))
 
 
 def as_document(config: BaseModel) -> dict[str, Any]:
