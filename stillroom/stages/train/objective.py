@@ -175,7 +175,8 @@ class Objective:
             one, other classes than the student's, an artifact that is not cached, a term that no
             stream feeds, a stream that feeds no term
         """
-        faults = self._teacher_faults(teacher_classes, student_classes)
+        kinds = {LABELS in held for held in available.values()}
+        faults = self._teacher_faults(teacher_classes, student_classes, kinds)
         if not faults:  # needs the teachers' names
             faults = self._reading_faults(available) + self._threshold_faults(teacher_thresholds)
             faults += [
@@ -188,7 +189,9 @@ class Objective:
         if faults:
             raise ConfigError("\n".join(faults))
 
-    def _teacher_faults(self, classes: Mapping[str, int], student_classes: int) -> list[str]:
+    def _teacher_faults(
+        self, classes: Mapping[str, int], student_classes: int, kinds: Collection[bool]
+    ) -> list[str]:
         known = ", ".join(sorted(classes)) or "none"
         faults = []
         for label, term in zip(self.labels, self.terms, strict=True):
@@ -205,7 +208,7 @@ class Objective:
                         f"term {label} names an unknown teacher{hint}; teachers of this run: "
                         f"{known}"
                     )
-                elif classes[teacher] != student_classes and _reads_classes(term):
+                elif classes[teacher] != student_classes and _reads_classes(term, kinds):
                     faults.append(
                         f"term {label}: teacher {teacher} has {classes[teacher]} classes, the "
                         f"student {student_classes}; they must be the same classes"
@@ -249,9 +252,12 @@ class Objective:
         return faults
 
 
-def _reads_classes(term: Term) -> bool:
-    """Whether a term reads what a teacher says about classes: features may be of any teacher."""
-    keys = term.reads(labelled=True) | term.reads(labelled=False)
+def _reads_classes(term: Term, kinds: Collection[bool]) -> bool:
+    """Whether a term reads what a teacher says about classes: features may be of any teacher.
+
+    kinds: of the streams there are: labelled or not
+    """
+    keys = frozenset[str]().union(*(term.reads(labelled) for labelled in kinds))
     return any(key.partition("/")[2] in ("logits", "pseudo_label") for key in keys)
 
 

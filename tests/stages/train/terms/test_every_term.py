@@ -131,6 +131,22 @@ def test_a_batch_with_nothing_that_counts_costs_nothing(name):
     assert value.item() == 0 or name == "holistic"  # a critic scores the frame, not its cells
 
 
+@every
+def test_a_student_in_half_precision_is_compared_in_float32(name):
+    """As on a GPU, where the student runs under autocast and its terms do not."""
+    stage = Stage(name, 32)
+    whole = Stage(name, 32)
+    for part in (stage, whole):
+        part.logits = part.logits.detach().bfloat16().requires_grad_()
+        part.features = part.features.detach().bfloat16().requires_grad_()
+    whole.logits = whole.logits.detach().float().requires_grad_()
+    whole.features = whole.features.detach().float().requires_grad_()
+    value = stage.value()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(whole.value().item(), rel=1e-5, abs=1e-6)
+    value.backward()
+
+
 def peak_bytes(name, side):
     stage = Stage(name, side, classes=19)
     with LiveMemory() as memory:
