@@ -62,12 +62,13 @@ def batches():
     for rank in range(RANKS):
         own = []
         for step in range(STEPS):
-            features = torch.randn(2 + rank, CHANNELS, 4, 6, generator=generator) * (step + 1)
+            shape = (2 + rank, CHANNELS, 4, 6)
+            features = torch.randn(shape, generator=generator, dtype=torch.float64) * (step + 1)
             labels = torch.randint(0, CLASSES, (2 + rank, 4, 6), generator=generator)
             labels[torch.rand(labels.shape, generator=generator) < 0.3] = 255
             if rank == 1 and step == 0:
                 labels[:] = 255
-            own.append((features + labels[:, None].float(), labels))
+            own.append((features + labels[:, None], labels))
         made.append(own)
     return made
 

@@ -88,26 +88,28 @@ class ClassCovariance(TermState):
     def _of(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count, mean and variance by class of the batch of all ranks.
 
-        Frame by frame, so that no more than one is widened to float64 at a time.
+        Frame by frame: what is made on the way is of one frame's size, and sums of float32 stay
+        short; they are added up in float64.
         """
         sums = torch.zeros_like(self.mean)
         count = torch.zeros_like(self.count)
-        for vectors, member in self._frames(features, labels):
-            sums += member @ vectors
+        for cells, member in self._frames(features, labels):
+            sums += member @ cells.T
             count += member.sum(dim=1)
         together = summed(torch.cat([count[:, None], sums], dim=1))  # (C, 1 + A)
         count = together[:, 0]
         mean = together[:, 1:] / count.clamp(min=1)[:, None]
         squares = torch.zeros_like(mean)
-        for vectors, member in self._frames(features, labels):
+        for cells, member in self._frames(features, labels):
             # Centred first: no difference of two large sums.
-            squares += member @ (vectors - member.T @ mean).square()
+            squares += member @ cells.sub_(mean.to(cells.dtype).T @ member).square_().T
         return count, mean, summed(squares) / count.clamp(min=1)[:, None]
 
     def _frames(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cells of each frame as vectors (N, A), and what class they are of, (C, N) of 0 and 1."""
+        """Cells of each frame, (A, N), and what class they are of, (C, N) of 0 and 1."""
         classes = torch.arange(len(self.count), device=labels.device)[:, None]
         for frame, of in zip(features.detach(), labels.flatten(1), strict=True):
             member = of == classes
-            vectors = frame.flatten(1).T.to(self.mean.dtype)
-            yield vectors.masked_fill(~member.any(dim=0)[:, None], 0), member.to(vectors.dtype)
+            wide = torch.promote_types(frame.dtype, torch.float32)
+            cells = frame.flatten(1).to(wide, copy=True)
+            yield cells.masked_fill_(~member.any(dim=0), 0), member.to(wide)

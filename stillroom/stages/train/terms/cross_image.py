@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class CrossImagePixelTerm(FeatureTerm):
     """`losses.cross_image_pixel`: pixels of the batch's frames with each other.
 
-    pixels: drawn of each frame at every step; memory is a few times B pixels^2 floats
+    pixels: drawn of each frame at every step. Memory is a few times B pixels^2 floats, the work
+        (B pixels)^2 A: the default is for CPUs, a GPU takes 1,024 and more
     """
 
     name: Literal["cross_image_pixel"]
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    pixels: PositiveInt = 1024
+    pixels: PositiveInt = 256
 
     def value(self, seen: Seen) -> Tensor:
         """Compare similarities on the grid of the student's layer."""
@@ -66,7 +67,7 @@ class CrossImageMemoryTerm(FeatureTerm):
     weight: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     region_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    pixels: PositiveInt = 1024
+    pixels: PositiveInt = 256
     pixel_contrast: PositiveInt = 4096
     region_contrast: PositiveInt = 1024
     pixel_memory: PositiveInt = 2000
