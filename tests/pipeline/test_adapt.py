@@ -314,7 +314,7 @@ def test_features_that_are_not_cached_are_asked_for_by_the_command_that_caches_t
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["adapt.tiny.chanels=3"], r"adapt.tiny.chanels: unknown key; did you mean 'channels'"),
+        (["adapt.tiny.epoch=3"], r"adapt.tiny.epoch: unknown key; did you mean 'epochs'"),
         (["adapt.tiny.strides=[2, 4, 2]"], r"adapt.tiny.strides"),
         (["adapt.tiny.epochs=0"], r"adapt.tiny.epochs"),
         (['adapt.tiny.layer="../x"'], r"adapt.tiny.layer: letters, digits"),

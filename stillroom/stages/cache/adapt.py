@@ -193,7 +193,8 @@ def _loss(model: AutoEncoder, features: Tensor, shown: Tensor, sparsity: float) 
     code, back = model(features)
     wrong = (back - model.standardised(features)).square().masked_fill(~shown, 0).sum()
     cells = shown.sum().clamp(min=1) * features.shape[1]
-    return wrong / cells + sparsity * code.abs().sum() / len(code)
+    loss: Tensor = wrong / cells + sparsity * code.abs().sum() / len(code)
+    return loss
 
 
 def _settle(model: AutoEncoder, frames: FeatureFrames, batch: int, device: str) -> None:

@@ -76,4 +76,5 @@ class FeatureFrames:
     def spread(self, most: int) -> list[int]:
         """At most so many frames, evenly spaced over all."""
         count = min(most, len(self))
-        return np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+        chosen: list[int] = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+        return chosen
