@@ -12,7 +12,7 @@ from stillroom.stages.train.losses.coarsen import coarsen
 from stillroom.stages.train.reads import CODE
 from stillroom.stages.train.terms.features import FeatureTerm
 from stillroom.stages.train.terms.term import Seen, Sizes, TermState
-from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,7 @@ class CodeTerm(FeatureTerm):
         """Adapt, and compare."""
         if seen.state is None:
             raise TypeError(f"term {self.label} was given no state")
+        self._demand_a_cell(seen)
         factor = seen.stride // self._own_stride(seen.student)
         try:
             adapted = seen.state(coarsen(seen.features, factor), seen.mask)
@@ -66,6 +67,16 @@ class CodeTerm(FeatureTerm):
             raise ArtifactError(
                 f"term {self.label} on stream {seen.batch.stream}: {error}"
             ) from error
+
+    def _demand_a_cell(self, seen: Seen) -> None:
+        """Refuse a crop that is too small for the grid: every cell would be masked out."""
+        height, width = seen.batch.images.shape[2:]
+        if 2 * min(height, width) <= seen.stride:
+            raise ConfigError(
+                f"term {self.label} compares on cells of {seen.stride} pixels, and no centre of "
+                f"one lies in a crop of {height} x {width}: use a larger train.view.crop, or a "
+                f"code made with smaller strides in [adapt.{self.teacher}]"
+            )
 
     def _own_stride(self, student: Student) -> int:
         return student.strides[self.grid]

@@ -190,6 +190,15 @@ def test_a_code_of_another_shape_is_refused_naming_term_and_stream():
         made.values(output, a_batch(cells=(3, 3), masks={16: a_batch().masks[16]}), Student())
 
 
+def test_a_crop_that_is_too_small_for_the_codes_cells_is_refused():
+    made, output = objective({"name": "affinity", "teacher": "fpn"}, code_stride=64), an_output()
+    batch = a_batch(f"{CODE}@64", (1, 1), {64: torch.zeros(2, 1, 1, 1, dtype=torch.bool)})
+    with pytest.raises(
+        ConfigError, match=r"cells of 64 pixels, .* in a crop of 32 x 44: use a lar"
+    ):
+        made.values(output, batch, Student())
+
+
 def test_a_teacher_of_other_classes_may_give_codes():
     made = objective({"name": "adaptation", "teacher": "fpn"})
     made.check({"camvid": {CODE}}, {"fpn": 19}, 3)
