@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stillroom.stages.evaluate.heat import heat
-from stillroom.stages.evaluate.page import FAINT, KEY_HEIGHT, SMALL, TEXT, TITLE, Page, key_lines
+from stillroom.stages.evaluate.page import FAINT, INK, KEY_HEIGHT, SMALL, TEXT, TITLE, Page, key_lines
 from stillroom.stages.evaluate.page import fitted, text_width
 from stillroom.stages.evaluate.tiles import PADDING
 
 MARGIN, GAP = 20, 12
 TILE = (240, 180)  # width and height: two pixels a cell of CamVid's grid at stride 4
 NOTE, BAR, LINE = 24, 58, 17
-MOST_COLOURS = 256  # of a picture: what is drawn is a document's, and small
+STEPS = 64  # of a scale, in what is written
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scale:
     unit: what is below the bar
     log: by the logarithm; low is above 0
     signed: blue below 0, white, red above
-    more: whether there are values above high, which are as bright
+    more, less: whether there are values above high and below low, of the same colours as these
     """
 
     low: float
@@ -37,6 +37,7 @@ class Scale:
     log: bool = False
     signed: bool = False
     more: bool = False
+    less: bool = False
 
     @property
     def colours(self) -> NDArray[np.uint8]:
@@ -65,15 +66,23 @@ class Scale:
         """Places on the bar, 0..1, and what is written there."""
         if self.log:
             first, last = np.ceil(np.log10(self.low)), np.floor(np.log10(self.high))
-            at = [10.0**power for power in np.arange(first, last + 1, max(1, (last - first) // 3))]
+            at = [10.0**power for power in np.arange(first, last + 1)]
         else:
             at = [self.low, (self.low + self.high) / 2, self.high]
         places = self.share(np.asarray(at, np.float64))
-        written = [f"{value:,.3g}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.0e}"
-                   for value in at]  # fmt: skip
+        written = [_written(value) for value in at]
         if self.more:
             written[-1] = f"≥ {written[-1]}"
+        if self.less:
+            written[0] = f"≤ {written[0]}"
         return list(zip(places.tolist(), written, strict=True))
+
+
+def _written(value: float) -> str:
+    if not value or 1e-3 <= abs(value) < 1e4:
+        return f"{value:,.4g}"
+    power = str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{power}"
 
 
 def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 99.0) -> Scale:
@@ -91,12 +100,12 @@ def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One field of a picture: an image (H, W, 3), or values (h, w) in the column's colours.
+    """One field of a picture: an image (H, W, 3), or values (h, w) in the column's colours, or words.
 
     marks: (row, column, name) of places on the values' grid, or on `grid` for an image
     """
 
-    shown: NDArray
+    shown: NDArray | None
     note: str = ""
     marks: tuple[tuple[int, int, str], ...] = ()
     grid: tuple[int, int] | None = None
@@ -107,7 +116,7 @@ class Picture:
     """A picture before it is drawn; scales and cells are one a column, None for images."""
 
     title: str
-    lines: tuple[str, ...]
+    words: str
     columns: tuple[str, ...]
     scales: tuple[Scale | None, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -121,12 +130,13 @@ def draw(picture: Picture, path: Path) -> Path:
     width = 2 * MARGIN + count * TILE[0] + (count - 1) * GAP
     key = key_lines([name for name, _ in picture.classes], width - 2 * MARGIN)
     key = key if picture.classes else []
-    top = MARGIN + TITLE + 6 + LINE * len(picture.lines) + 14 + TEXT + 8
+    lines = wrapped(picture.words, width - 2 * MARGIN)
+    top = MARGIN + TITLE + 6 + LINE * len(lines) + 14 + TEXT + 8
     bottom = top + len(picture.rows) * (TILE[1] + NOTE)
     bars = BAR if any(picture.scales) else 0
     page = Page(width, bottom + bars + len(key) * KEY_HEIGHT + MARGIN - 8)
     page.text(MARGIN, MARGIN - 8, picture.title, TITLE, bold=True)
-    for number, words in enumerate(picture.lines):
+    for number, words in enumerate(lines):
         page.text(MARGIN, MARGIN + TITLE + 6 + number * LINE, words, SMALL, FAINT)
     for column, (name, scale) in enumerate(zip(picture.columns, picture.scales, strict=True)):
         left = MARGIN + column * (TILE[0] + GAP)
@@ -138,18 +148,41 @@ def draw(picture: Picture, path: Path) -> Path:
     colours = {name: "#{:02x}{:02x}{:02x}".format(*of) for name, of in picture.classes}
     page.key(MARGIN, bottom + bars, key, colours)
     page.save(path)
-    return few_colours(path)
+    scales = {scale.signed: scale.colours for scale in picture.scales if scale is not None}
+    steps = np.linspace(0, 255, STEPS).round().astype(int)
+    quiet = [(255, 255, 255), PADDING, *(tuple(bytes.fromhex(c[1:])) for c in (INK, FAINT))]
+    kept = [quiet, [of for _, of in picture.classes], *(colours[steps] for colours in scales.values())]
+    return few_colours(path, np.concatenate([one for one in kept if len(one)]))
 
 
-def few_colours(path: Path) -> Path:
-    """Bring a PNG to a palette: a third of the bytes."""
-    with Image.open(path) as image:
-        small = image.convert("RGB").quantize(MOST_COLOURS, Image.Quantize.MEDIANCUT, dither=0)
+def few_colours(path: Path, kept: NDArray) -> Path:
+    """Bring a PNG to a palette of 256, some of them given (N, 3): a third of the bytes."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    found = image.quantize(256 - len(kept), Image.Quantize.MEDIANCUT, dither=0).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*kept.astype(int).ravel().tolist(), *found[: 3 * (256 - len(kept))]])
+    small = image.quantize(palette=palette, dither=Image.Dither.NONE)
     small.save(path, format="PNG", optimize=True)
     return path
 
 
+def wrapped(words: str, room: float) -> list[str]:
+    """Words in lines of so many pixels."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, SMALL) <= 0.97 * room:  # drawn text is hinted, and a little wider
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int) -> None:
+    if cell.shown is None:
+        page.text(left + TILE[0] / 2, top + TILE[1] / 2, cell.note, SMALL, FAINT, ha="center")
+        return
     image = cell.shown if scale is None else scale.paint(np.asarray(cell.shown, np.float64))
     smaller = image.shape[1] > TILE[0]
     method = cv2.INTER_AREA if smaller and scale is None else cv2.INTER_NEAREST
@@ -157,11 +190,13 @@ def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int)
     height, width = cell.grid or cell.shown.shape[:2]
     for row, column, name in cell.marks:
         place = (round((column + 0.5) * TILE[0] / width), round((row + 0.5) * TILE[1] / height))
-        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
             cv2.circle(image, place, 7, colour, thick, cv2.LINE_AA)
-            corner = (place[0] + 10, place[1] - 8)
-            cv2.putText(image, name, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thick - 1,
-                        cv2.LINE_AA)  # fmt: skip
+        if name:
+            corner = (place[0] + 11, place[1] - 16)
+            cv2.rectangle(image, corner, (corner[0] + 14, corner[1] + 16), (0, 0, 0), -1)
+            cv2.putText(image, name, (corner[0] + 2, corner[1] + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                        (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
     page.picture(left, top, image)
     page.text(left, top + TILE[1] + 4, fitted(cell.note, TILE[0], SMALL), SMALL, FAINT)
 
@@ -169,10 +204,14 @@ def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int)
 def _draw_bar(page: Page, scale: Scale, left: int, top: int) -> None:
     steps = np.linspace(0, 255, TILE[0]).round().astype(int)
     page.picture(left, top + 2, np.repeat(scale.colours[steps][None], 8, axis=0))
+    ended = -np.inf
     for place, words in scale.ticks():
         half = text_width(words, SMALL) / 2
         page.box(left + min(place * TILE[0], TILE[0] - 1), top + 11, 0.5, 4, FAINT)
         centre = min(max(place * TILE[0], half), TILE[0] - half)
+        if centre - half < ended + 6:
+            continue
+        ended = centre + half
         page.text(left + centre, top + 17, words, SMALL, FAINT, ha="center")
     page.text(left + TILE[0] / 2, top + 33, fitted(scale.unit, TILE[0], SMALL), SMALL, FAINT,
               ha="center")  # fmt: skip
