@@ -99,6 +99,26 @@ def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     print_shown(show_measures.sizes(found), as_json)
 
 
+@click.command(epilog=example("stillroom cache adapt run.toml --set adapt.fpn.channels=64"))
+@RUN_FILE
+@SET
+@JSON
+def adapt(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train an auto-encoder on cached features, and add its code of every frame. Resumes.
+
+    A code is a small artifact that students learn from by the terms adaptation and affinity. The
+    teachers and layers are those of the [adapt] sections.
+    """
+    from stillroom.pipeline import progress, show_changes
+    from stillroom.pipeline.adapt import adapt_cache
+    from stillroom.pipeline.run_file import load_run
+
+    run = load_run(run_file, overrides)
+    with progress.StageBars() as bars:
+        found = adapt_cache(run, bars.advance)
+    print_shown(show_changes.adapted(run.cache.path, found), as_json)
+
+
 @click.command(
     epilog=example("stillroom cache transcode runs/camvid.cache small.cache --preset compact")
 )
@@ -155,4 +175,4 @@ def copy(
     print_shown(show_changes.copied(out, found), as_json)
 
 
-TOOLS = (fidelity, stats, size, transcode, copy)
+TOOLS = (adapt, fidelity, stats, size, transcode, copy)

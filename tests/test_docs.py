@@ -23,6 +23,7 @@ DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md
 def test_every_key_of_a_run_file_is_documented() -> None:
     text = (REPOSITORY / "docs" / "run_file.md").read_text()
     text += (REPOSITORY / "docs" / "losses.md").read_text()
+    text += "".join(page.read_text() for page in (REPOSITORY / "docs" / "losses").glob("*.md"))
     fenced = re.findall(r"```.*?```", text, re.DOTALL)
     inline = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     code = " ".join([*fenced, *inline])  # prose does not count

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
     from stillroom.storage_specs.manifest import FrameRow
 
@@ -54,7 +55,8 @@ def build(
         CacheUnwritable: no space, no permission; what was committed stays.
     """
     started = time.perf_counter()
-    plans = plan_build(open_targets(run), extend=extend)
+    targets = open_targets(run)
+    plans = plan_build(targets, extend=extend)
     on_plan(plans)
     report = _report_so_far(run, plans)
     plan_of = {(plan.source, plan.set_name): plan for plan in plans}
@@ -73,8 +75,9 @@ def build(
             report.quarantined = run_on_ray(run, works, address, listen)
             _stop_if_given_up(run, report.quarantined)
         elif works:
-            run_inline(run, works, listen)
+            run_inline(targets, works, listen)
     finally:
+        del targets  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
     report.wall_seconds = time.perf_counter() - started
     return report
@@ -94,7 +97,7 @@ def _stop_if_given_up(run: RunConfig, quarantined: dict[ShardWork, str]) -> None
 
 
 def run_inline(
-    run: RunConfig, works: list[ShardWork], listen: Callable[[BuildEvent], None]
+    targets: Targets, works: list[ShardWork], listen: Callable[[BuildEvent], None]
 ) -> None:
     """Work the shards off in this process, two at a time around one teacher.
 
@@ -114,8 +117,8 @@ def run_inline(
         return worker.work(work, on_frames, give_up_if_stopped)
 
     # What this process does next, training perhaps, has its own number of threads.
-    with threads(run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
-        worker = ShardWorker(run)
+    with threads(targets.run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
+        worker = ShardWorker(targets)
         try:
             # All of one teacher's shards end before the next teacher takes its memory.
             for _, group in groupby(works, key=lambda work: work.set_name):

@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
 from stillroom.stages.settings import Settings
@@ -54,6 +55,11 @@ def _teacher_name(name: str) -> str:
 def _check_artifact(name: str) -> None:
     """Refuse what no teacher's set can hold; which layers there are, only the network knows."""
     family, slash, _ = name.partition("/")
+    if family == "code":
+        raise ConfigError(
+            f"artifact {name!r}: no teacher says it; give the run file a section [adapt.<teacher>] "
+            "and run `stillroom cache adapt`"
+        )
     if family == "features" and not slash:
         raise ConfigError("artifact 'features': name a layer, features/<layer>")
     if family not in ("features", *OF_A_TEACHER):
@@ -181,6 +187,7 @@ class RunConfig(Settings):
         default_factory=dict
     )
     cache: CacheConfig
+    adapt: dict[str, AdaptConfig] = Field(default_factory=dict)
     student: StudentConfig | None = None
     terms: tuple[TermConfig, ...] = ()
     train: TrainConfig | None = None
@@ -224,7 +231,7 @@ def _with_paths(run: RunConfig, change: Callable[[Path], Path]) -> RunConfig:
             return type(value)(changed(each) for each in value)
         return change(value) if isinstance(value, Path) else value
 
-    return RunConfig.model_validate(changed(run.model_dump()))
+    return RunConfig.model_validate(changed(run.model_dump(exclude_unset=True)))
 
 
 def as_document(config: BaseModel) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from stillroom.storage_specs.copy_shard import copy_shard
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.weights_file import copy_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ def copy_cache(
     def work(one: ArtifactSet, shard: int) -> int:
         return copy_shard(one, into[one.source, one.name], shard)
 
+    copy_weights(origin, made, [one.name for one in sets])
     copied = list(zip(claims, over_shards(work, claims, on_shard), strict=True))
     return [
         SetCopied(

@@ -155,6 +155,21 @@ class CountBar(_Bars):
         self._moved()
 
 
+class StageBars(_Bars):
+    """A job of several stages, known one after the other: a bar each."""
+
+    def __init__(self, unit: str = "") -> None:
+        super().__init__(unit)
+        self._stages: dict[str, TaskID] = {}
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """So many of so many are done in this stage."""
+        if stage not in self._stages:
+            self._stages[stage] = self._bars.add_task(stage, total=total, note="")
+        self._bars.update(self._stages[stage], completed=done, total=total)
+        self._moved()
+
+
 class Narrator:
     """Says what a long job of several steps is doing, with the seconds it took so far."""
 

@@ -23,9 +23,10 @@ class RayWorker:
         Raises:
             StillroomError: one that concerns every shard (the cache cannot be written, say).
         """
+        from stillroom.pipeline.targets import open_targets
         from stillroom.pipeline.worker import ShardWorker
 
-        self._worker = ShardWorker(self._run)
+        self._worker = ShardWorker(open_targets(self._run))
 
     def work(self, work: ShardWork) -> ShardReport:
         """As `ShardWorker.work`."""

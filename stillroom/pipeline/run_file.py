@@ -200,6 +200,7 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
     wanted: list[tuple[str, Any, list[str], Literal["source", "teacher"]]] = []
     for position, name in enumerate(_sequence(cache.get("sources"))):
         wanted.append((f"cache.sources.{position}", name, sources, "source"))
+    wanted += [(f"adapt.{name}", name, teachers, "teacher") for name in _table(document, "adapt")]
     for stream, settings in _table(train, "streams").items():
         settings = settings if isinstance(settings, dict) else {}
         place = f"train.streams.{stream}" + (".source" if "source" in settings else "")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # Sections of the run file that a student does not depend on: its cache is known by fingerprints.
-ELSEWHERE = ("sources", "teachers", "cache", "evaluate")
+ELSEWHERE = ("sources", "teachers", "cache", "adapt", "evaluate")
 
 
 def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None) -> TrainResult:
@@ -74,12 +74,12 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     classes = student_classes(cache, settings)
     use_seed(settings.seed)
     student = build_student(student_config, len(classes))
-    streams = {}
+    streams, cached = {}, _cached_strides(cache, settings, objective)
     for name, stream in settings.streams.items():
-        needs = objective.needs(is_labelled(cache, name, stream), student.strides)
+        needs = objective.needs(is_labelled(cache, name, stream), student.strides, cached)
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     check_objective(objective, streams, classes)
-    objective.prepare(_sizes(student, streams))
+    objective.prepare(_sizes(student, streams, cached))
     scored = _validation_source(run, classes)
     return TrainJob(
         student=student,
@@ -102,7 +102,22 @@ def _sections(run: RunConfig) -> tuple[TrainConfig, StudentConfig]:
     return run.train, run.student
 
 
-def _sizes(student: Student, streams: Mapping[str, CacheDataset]) -> Sizes:
+def _cached_strides(cache: Cache, settings: TrainConfig, objective: Objective) -> dict[str, int]:
+    """Strides of what the run's teachers have in the cache, by "fpn/logits"."""
+    teachers = {teacher for term in objective.terms for teacher in term.teachers}
+    return {
+        f"{teacher}/{artifact}": int(spec.attributes["stride"])
+        for name, stream in settings.streams.items()
+        for teacher in sorted(teachers)
+        for one in cache.teacher_sets(stream.source or name, teacher)
+        for artifact, spec in one.arrays.items()
+        if "stride" in spec.attributes
+    }
+
+
+def _sizes(
+    student: Student, streams: Mapping[str, CacheDataset], cached: Mapping[str, int]
+) -> Sizes:
     teachers = {
         f"{teacher_of(set_name)}/{artifact}": spec.shape[0]
         for dataset in streams.values()
@@ -110,7 +125,7 @@ def _sizes(student: Student, streams: Mapping[str, CacheDataset]) -> Sizes:
         for artifact, spec in one.arrays.items()
         if "channel" in spec.kind.axes
     }
-    return Sizes(student.num_classes, student.channels, student.strides, teachers)
+    return Sizes(student.num_classes, student.channels, student.strides, teachers, cached)
 
 
 def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.codes import CODE, readable_code, set_with
 from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
 from stillroom.stages.train.dataset import is_labelled
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
@@ -37,12 +38,20 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
     """
     targets = open_targets(run, must_exist=False)
     read: dict[str, set[str]] = {}
+    codes: set[tuple[str, str, str]] = set()  # source, teacher, artifact
     for name, stream in settings.streams.items():
         needs = objective.artifacts(is_labelled(cache, name, _checked(run, name, stream)))
-        teachers = {key.partition("/")[0] for key in needs}
-        read.setdefault(stream.source or name, {FRAMES}).update(teachers)
+        said = {(key.partition("/")[0], key.partition("/")[2]) for key in needs}
+        source = stream.source or name
+        read.setdefault(source, {FRAMES}).update(teacher for teacher, _ in said)
+        codes |= {(source, *one) for one in said if one[1].startswith(CODE)}
     for source, set_names in read.items():
         _check_source(targets, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
+
+    for source, teacher, artifact in sorted(codes):
+        found = set_with(cache, source, teacher, artifact)
+        if found is not None and teacher in targets.teachers:  # what lacks is missed later
+            found.require(readable_code(targets, teacher, found))
 
 
 def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:

@@ -21,6 +21,7 @@ from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.presets import Storage, load_preset
 from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.weights_file import copy_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,7 @@ def transcode_cache(
     plans = [change.plan(origin.artifact_set(*pair)) for pair in origin.sets()]
     change.check(plans)
     made = Cache.create(out)
+    copy_weights(origin, made, [plan.of.name for plan in plans])
     pairs = [(plan, plan.define(made)) for plan in plans]
     before = [target.committed() for _, target in pairs]
     source_of = {(plan.of.source, plan.of.name): plan.of for plan in plans}

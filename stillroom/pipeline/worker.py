@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.targets import FRAMES, open_targets
+from stillroom.pipeline.targets import FRAMES
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
 from stillroom.stages.cache.reuse import Reuse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
     from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.sources.canvas import CanvasFrame
@@ -37,11 +37,11 @@ class ShardWorker:
     the other shard is decoded, encoded or written.
     """
 
-    def __init__(self, run: RunConfig) -> None:
-        use_threads(run.cache.threads)
-        self._run = run
-        self._targets = open_targets(run)
-        self._cache = Cache.create(run.cache.path)
+    def __init__(self, targets: Targets) -> None:
+        use_threads(targets.run.cache.threads)
+        self._run = targets.run
+        self._targets = targets
+        self._cache = Cache.create(targets.run.cache.path)
         self._turn = threading.Lock()
         self._building = threading.Lock()
         self._teacher: tuple[str, Teacher] | None = None

@@ -68,7 +68,7 @@ class ArtifactSet:
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
-        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # by shard, as far as seen
+        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for remote reads alone
         self._catalogue = Catalogue(definition, cache.objects, self._parts)
         self._paths = {
             stored.path for spec in definition.arrays for stored in definition.stored(spec)
@@ -174,7 +174,8 @@ class ArtifactSet:
                 f"{self.cache.objects.where(path)}: it names an object of {strangers[0]!r:.60}, "
                 "which is no array of this set; re-run `stillroom cache build`"
             )
-        self._objects[shard] = part.objects
+        if self.cache.objects.remote:
+            self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part
 

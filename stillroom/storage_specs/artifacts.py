@@ -71,6 +71,15 @@ ARTIFACTS: dict[str, Artifact] = {
         "activations of one named layer of the teacher",
         layered=True,
     ),
+    "code": Artifact(
+        "code",
+        "field",
+        "float32",
+        ("channel", "y", "x"),
+        (*FLOATS, "fp8"),
+        "a layer's activations, compressed by an auto-encoder that was trained on them",
+        layered=True,
+    ),
     "pseudo_label": Artifact(
         "pseudo_label",
         "label",

@@ -8,10 +8,11 @@ and whatever is wrong with it counts as not having it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, catalogue_path, 
 from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, check_seal, sealed, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.objects import Objects
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
 PART_NAME = re.compile(r"(\d{5,})\.parquet")
 WORTH_SAVING = 128
 """Parts that were read one by one before a catalogue is written: below that it saves nothing."""
+READ_TOGETHER = 32
+"""Parts whose rows are Python objects at a time."""
+MANY_CHUNKS = 1024
+"""Pieces of a table that are put together: tables that grow by a shard at a time become slow."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One committed shard.
 
@@ -54,13 +59,14 @@ class Entry:
 class _Known:
     """What was found by the last look.
 
-    saved: rows of the catalogue's file, those of parts that have changed since among them
-    own: rows of the shards whose parts were read themselves
+    entries: by shard
+    rows: of these shards, by index
+    unsaved: those of them that the catalogue's file does not know
     """
 
     entries: dict[int, Entry]
-    saved: pa.Table
-    own: dict[int, pa.Table]
+    rows: pa.Table
+    unsaved: frozenset[int]
 
 
 class Catalogue:
@@ -89,7 +95,7 @@ class Catalogue:
 
     def rows(self) -> pa.Table:
         """The rows of the committed shards, by index."""
-        return self._rows(self._looked_up())
+        return self._looked_up().rows
 
     def sizes(self) -> dict[str, int]:
         """Committed bytes of each artifact."""
@@ -113,11 +119,10 @@ class Catalogue:
             CacheUnwritable: no space or no permission.
         """
         known = self._looked_up()
-        if len(known.own) < WORTH_SAVING:
+        if len(known.unsaved) < WORTH_SAVING:
             return False
-        rows = self._rows(known)
-        self._objects.write_whole(self._path, self._encoded(rows, known.entries))
-        self._known = _Known(known.entries, rows, {})
+        self._objects.write_whole(self._path, self._encoded(known.rows, known.entries))
+        self._known = replace(known, unsaved=frozenset())
         return True
 
     def _looked_up(self) -> _Known:
@@ -126,27 +131,29 @@ class Catalogue:
         before = self._known
         if before is None:
             # A few parts are read as quickly as a catalogue of them.
-            nothing = _Known({}, SCHEMA.empty_table(), {})
+            nothing = _Known({}, SCHEMA.empty_table(), frozenset())
             before = (self._loaded() if len(listed) > WORTH_SAVING else None) or nothing
         entries = {k: e for k, e in before.entries.items() if listed.get(k) == e.signature}
-        own = {shard: rows for shard, rows in before.own.items() if shard in entries}
+        tables = [self._rows_of(entries.keys(), before.rows)]
+        found: dict[int, Entry] = {}
         unknown = sorted(listed.keys() - entries.keys())
-        for shard, part in zip(unknown, self._read_parts(unknown), strict=True):
-            if part is not None:
-                entries[shard] = Entry(listed[shard], self._bytes_of(part), part.fidelity)
-                own[shard] = table_of(part.rows)
-        self._known = _Known(entries, before.saved, own)
+        for start in range(0, len(unknown), READ_TOGETHER):
+            some = unknown[start : start + READ_TOGETHER]
+            parts = [part for part in self._read_parts(some) if part is not None]
+            for part in parts:
+                signature = listed[part.shard]
+                found[part.shard] = Entry(signature, self._bytes_of(part), part.fidelity)
+            tables.append(table_of(row for part in parts for row in part.rows))
+        unsaved = (before.unsaved & entries.keys()) | found.keys()
+        self._known = _Known(entries | found, _by_index(tables), unsaved)
         return self._known
 
-    def _rows(self, known: _Known) -> pa.Table:
-        saved = sorted(known.entries.keys() - known.own.keys())
-        if not known.own and sum(map(self._frames_of, saved)) == known.saved.num_rows:
-            return known.saved  # as most often; a filter would copy it
-        shard_of = pc.divide(known.saved["index"], self._definition.shard_frames)
-        true = known.saved.filter(pc.is_in(shard_of, value_set=pa.array(saved, pa.int64())))
-        if not known.own:
-            return true
-        return pa.concat_tables([true, *known.own.values()]).sort_by("index").combine_chunks()
+    def _rows_of(self, shards: Collection[int], rows: pa.Table) -> pa.Table:
+        """Those of the rows that are of these shards."""
+        if sum(map(self._frames_of, shards)) == rows.num_rows:
+            return rows  # as most often; a filter would copy it
+        shard_of = pc.divide(rows["index"], self._definition.shard_frames)
+        return rows.filter(pc.is_in(shard_of, value_set=pa.array(sorted(shards), pa.int64())))
 
     def _frames_of(self, shard: int) -> int:
         start = shard * self._definition.shard_frames
@@ -171,7 +178,7 @@ class Catalogue:
             about = json.loads(table.schema.metadata[KEY.encode()])
             if about["fingerprint"] == self._definition.fingerprint:
                 entries = {int(shard): Entry(*entry) for shard, entry in about["parts"].items()}
-                return _Known(entries, table.cast(SCHEMA), {})
+                return _Known(entries, table.cast(SCHEMA), frozenset())
         return None
 
     def _encoded(self, rows: pa.Table, entries: dict[int, Entry]) -> bytes:
@@ -180,10 +187,10 @@ class Catalogue:
             "source": self._definition.source,
             "set": self._definition.name,
             "fingerprint": self._definition.fingerprint,
-            "parts": {str(shard): list(vars(entry).values()) for shard, entry in entries.items()},
+            "parts": {str(shard): list(astuple(entry)) for shard, entry in entries.items()},
             "part_crc32c": OPEN_SEAL.decode(),
         }
-        return sealed(rows, about)
+        return sealed(rows, about, many=True)
 
     def _bytes_of(self, part: ShardPart) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -192,3 +199,14 @@ class Catalogue:
                 entry = part.objects.get(stored.path)
                 sizes[spec.artifact] = sizes.get(spec.artifact, 0) + (entry.bytes if entry else 0)
         return sizes
+
+
+def _by_index(tables: list[pa.Table]) -> pa.Table:
+    """One table of tables that are ordered by index and have no index in common."""
+    filled = [table for table in tables if table.num_rows]
+    if len(filled) < 2:
+        return filled[0] if filled else tables[0]
+    rows = pa.concat_tables(filled)  # copies nothing
+    if any(a["index"][-1].as_py() > b["index"][0].as_py() for a, b in itertools.pairwise(filled)):
+        rows = rows.sort_by("index")
+    return rows.combine_chunks() if rows["index"].num_chunks > MANY_CHUNKS else rows

@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
 # the whole file with these digits as zeros. It lies in the footer, after all data.
 SEAL = b'"part_crc32c": "'
 OPEN_SEAL = b"00000000"
+GROUP_ROWS = 65536
+"""Rows of a catalogue that are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,19 @@ def encode_part(part: ShardPart) -> bytes:
     return sealed(table, about)
 
 
-def sealed(table: pa.Table, about: dict[str, Any]) -> bytes:
+def sealed(table: pa.Table, about: dict[str, Any], *, many: bool = False) -> bytes:
     """A Parquet file of these rows, `about` in its metadata, the seal filled in.
 
     about: its last entry is "part_crc32c": OPEN_SEAL
+    many: for the rows of many parts: encoded some at a time, so that it takes little memory
     """
-    sink = pa.BufferOutputStream()
+    pool = pa.system_memory_pool()  # Arrow's own would keep more than it was asked for
+    sink = pa.BufferOutputStream(pool)
     # Without Arrow's copy of the schema the footer holds our JSON, and so the seal, once.
-    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", store_schema=False) as writer:
-        writer.write_table(table)
+    options = {"compression": "zstd", "store_schema": False, "memory_pool": pool}
+    # Dictionaries of columns that hardly repeat double the file, and take most of the memory.
+    with pq.ParquetWriter(sink, SCHEMA, use_dictionary=not many, **options) as writer:
+        writer.write_table(table, row_group_size=GROUP_ROWS if many else None)
         writer.add_key_value_metadata({KEY: json.dumps(about)})
     content: bytes = sink.getvalue().to_pybytes()
     place = content.rindex(SEAL) + len(SEAL)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.stages.train.losses import augmented_channelwise, augmented_pixelwise, pixelwise_kl
 from stillroom.stages.train.losses.augmented import Augmentation
@@ -474,6 +475,34 @@ def test_logits_too_far_apart_for_one_matrix_product_are_still_exact(sample):
         assert found.item() == pytest.approx(expected, rel=1e-5)
         assert student.grad.isfinite().all()
         assert given.weight.grad.isfinite().all()
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor had that any operation made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+@every
+def test_nothing_larger_than_the_logits_is_ever_made(bound):
+    """Neither (pixels, C, A) nor (pixels, C, C), forwards or backwards."""
+    batch, classes, channels, height, width = 2, 6, 10, 30, 40
+    student, teacher = (torch.randn(batch, classes, height, width) for _ in range(2))
+    given = Augmentation(
+        torch.randn(classes, channels, requires_grad=True),
+        torch.rand(classes, channels),
+        torch.randint(0, classes, (batch, height, width)),
+        0.5,
+    )
+    with Largest() as largest:
+        bound(student.requires_grad_(), teacher, augmentation=given).backward()
+    assert largest.numbers == student.numel()
 
 
 @every

@@ -108,3 +108,70 @@ def test_an_unknown_direction_is_refused(sample):
     student, teacher, _ = (torch.from_numpy(part) for part in sample)
     with pytest.raises(ConfigError, match="'teacher_student' or 'student_teacher', got 'both'"):
         pixelwise_kl(student, teacher, direction="both")
+
+
+# standardised logits
+
+
+def z_scores(logits):
+    batch, classes, height, width = logits.shape
+    out = np.zeros_like(logits)
+    for b, y, x in np.ndindex(batch, height, width):
+        pixel = logits[b, :, y, x]
+        mean = sum(pixel) / classes
+        deviation = math.sqrt(sum((z - mean) ** 2 for z in pixel) / classes)
+        out[b, :, y, x] = [(z - mean) / deviation for z in pixel]
+    return out
+
+
+@pytest.mark.parametrize("direction", ["teacher_student", "student_teacher"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_standardised_it_is_the_formula_of_the_z_scores(sample, direction, masked):
+    student, teacher, mask = sample
+    expected = reference(
+        z_scores(student), z_scores(teacher), 0.5, direction, mask if masked else None
+    )
+    found = pixelwise_kl(
+        torch.from_numpy(student),
+        torch.from_numpy(teacher),
+        temperature=0.5,
+        direction=direction,
+        standardise=True,
+        mask=torch.from_numpy(mask) if masked else None,
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_standardised_any_scale_and_shift_of_a_pixel_costs_nothing(sample):
+    _, teacher, _ = (torch.from_numpy(part) for part in sample)
+    scale = torch.rand(2, 1, 4, 7, dtype=torch.float64) * 5 + 0.1
+    shift = torch.randn(2, 1, 4, 7, dtype=torch.float64)
+    assert pixelwise_kl(scale * teacher + shift, teacher, standardise=True).item() == pytest.approx(
+        0, abs=1e-14
+    )
+    assert pixelwise_kl(scale * teacher + shift, teacher).item() > 0.1
+
+
+def test_standardised_the_gradient_is_that_of_the_value(sample):
+    student, teacher, mask = (torch.from_numpy(part) for part in sample)
+    assert torch.autograd.gradcheck(
+        lambda z: pixelwise_kl(z, teacher, standardise=True, temperature=2, mask=mask),
+        (student.requires_grad_(),),
+    )
+
+
+@pytest.mark.parametrize("level", [0.0, 1e4, 0.1])
+def test_a_pixel_whose_logits_are_all_the_same_has_no_z_score_and_no_gradient(level):
+    student = torch.randn(1, 5, 2, 2)
+    student[0, :, 1, 1] = level
+    student.requires_grad_()
+    loss = pixelwise_kl(student, torch.randn(1, 5, 2, 2), standardise=True)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad[0, :, 1, 1].eq(0).all()
+    assert student.grad[0, :, 0, 0].abs().max() > 0
+
+
+def test_two_standardised_classes_are_refused():
+    with pytest.raises(ConfigError, match="standardise needs 3 classes or more, got 2"):
+        pixelwise_kl(torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3), standardise=True)

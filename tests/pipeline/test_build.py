@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stillroom.pipeline.build import BuildEvent, build, run_inline
 from stillroom.pipeline.estimate import estimate_build
@@ -23,6 +24,7 @@ from stillroom.pipeline.worker import ShardWorker
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.sources.listing import FoundFiles, find_images
 from stillroom.storage_specs.errors import (
     CacheMismatch,
     CacheUnwritable,
@@ -36,7 +38,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
 
@@ -56,6 +58,23 @@ def test_a_build_caches_every_set_and_a_second_call_finds_nothing_to_do(
     assert again.shards == 0
     assert artifact_bytes(Path("street.cache")) == before
     assert all(not verdict.faults for verdict in verify_cache(Path("street.cache")))
+
+
+def test_a_build_lists_the_files_of_a_source_once(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("photos").mkdir()
+    for name in "abc":
+        Image.fromarray(np.full((32, 48, 3), ord(name), np.uint8)).save(f"photos/{name}.png")
+    listed: list[Path] = []
+
+    def counted(folder: Path, *, recursive: bool) -> FoundFiles:
+        listed.append(folder)
+        return find_images(folder, recursive=recursive)
+
+    monkeypatch.setattr("stillroom.stages.sources.images.find_images", counted)
+    assert build(load_run(run_file, ['sources.more={kind="images",root="photos"}'])).shards == 8
+    assert listed == [Path("photos").resolve()]
 
 
 def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
@@ -268,7 +287,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     class Patient:
         """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
 
-        def __init__(self, run: RunConfig) -> None:
+        def __init__(self, targets: Targets) -> None:
             pass
 
         def work(
@@ -290,7 +309,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     monkeypatch.setattr("stillroom.pipeline.build.ShardWorker", Patient)
     works = [ShardWork("street", "tiny", shard) for shard in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        run_inline(load_run(run_file), works, interrupt)
+        run_inline(open_targets(load_run(run_file)), works, interrupt)
     assert given_up.is_set()
     assert [record.message for record in caplog.records if "batch in hand" in record.message] == [
         "stopping: the batch in hand is finished first; what is committed stays"
@@ -306,7 +325,7 @@ def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> Non
         if len(asked) == 2:
             raise InterruptedError
 
-    worker = ShardWorker(run)
+    worker = ShardWorker(open_targets(run))
     with pytest.raises(InterruptedError):
         worker.work(ShardWork("street", "tiny", 0), before_batch=twice)
     assert len(asked) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from stillroom.storage_specs import artifact_set as artifact_sets
 from stillroom.storage_specs import catalogue
 from stillroom.storage_specs.codecs import Unit
-from stillroom.storage_specs.manifest import FrameRow
+from stillroom.storage_specs.manifest import FrameRow, ShardPart
 from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
 
 SHARDS = 6
@@ -147,3 +149,42 @@ def test_small_sets_have_none(built: ArtifactSet, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(catalogue, "WORTH_SAVING", 128)
     assert not built.save_catalogue()
     assert not (Path(built.cache.path) / FILE).exists()
+
+
+def test_parts_are_read_and_forgotten_a_few_at_a_time(
+    built: ArtifactSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "READ_TOGETHER", 2)
+    read: list[int] = []
+    alive: list[int] = []
+    parts: weakref.WeakSet[ShardPart] = weakref.WeakSet()
+    part = artifact_sets.ArtifactSet.part
+
+    def watched(self: ArtifactSet, shard: int) -> ShardPart:
+        gc.collect()
+        alive.append(len(parts))
+        found = part(self, shard)
+        parts.add(found)
+        read.append(shard)
+        return found
+
+    monkeypatch.setattr(ShardPart, "__hash__", object.__hash__)
+    monkeypatch.setattr(artifact_sets.ArtifactSet, "part", watched)
+    rows = opened(built).rows()
+    assert read == [0, 1, 2, 4, 5]
+    assert max(alive) <= 3  # the two before this one may be alive, and the one being read
+    assert rows["index"].to_pylist() == [0, 1, 2, 3, 4, 5, 8, 9, 10]
+
+
+def test_a_table_that_grew_by_a_shard_at_a_time_is_put_together(
+    built: ArtifactSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "MANY_CHUNKS", 2)
+    reader = opened(built)
+    for shard in (0, 1, 2, 4, 5):
+        built.discard(shard)
+    for shard in (4, 0, 5, 1, 3, 2):
+        commit(built, shard)
+        assert shard in reader.committed()
+        assert reader.rows()["index"].num_chunks <= 2
+    assert reader.rows()["index"].to_pylist() == list(range(11))

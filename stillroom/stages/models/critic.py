@@ -126,7 +126,8 @@ class SelfAttention(nn.Module):
         query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
         attention = (query.transpose(1, 2) @ key).softmax(2)  # (B, N, N): i, j
         attended = (value @ attention.transpose(1, 2)).view_as(x)  # (B, C, N) -> (B, C, h, w)
-        return x + self.gain * attended
+        found: Tensor = x + self.gain * attended
+        return found
 
 
 class RunningNorm(nn.Module):
@@ -166,9 +167,10 @@ class RunningNorm(nn.Module):
         if not cells.shape[1]:
             return
         rate = max(SLOWEST, 1 / (int(self.observed) + 1))
-        self.mean.lerp_(cells.mean(1).to(self.mean.dtype), rate)
-        self.variance.lerp_(cells.var(1, correction=0).to(self.variance.dtype), rate)
-        self.observed += 1
+        # New tensors: scores whose backward pass is still to come hold on to the old ones.
+        self.mean = self.mean.lerp(cells.mean(1).to(self.mean.dtype), rate)
+        self.variance = self.variance.lerp(cells.var(1, correction=0).to(self.variance.dtype), rate)
+        self.observed = self.observed + 1
 
 
 def _as_it_is(layer: nn.Module) -> nn.Module:

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import pyarrow.compute as pc
+
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource, LabelIds
-from stillroom.stages.sources.listing import ListedFrame, find_images
+from stillroom.stages.sources.listing import Listing, find_images
 from stillroom.stages.sources.source import IGNORE
 
 CLASSES = (
@@ -46,29 +48,18 @@ def open_camvid(config: CamVidConfig) -> FileSource:
     """List one split. Clip and time come from names like `0016E5_07959` and `0006R0_f00930`.
 
     Raises:
-        ConfigError: a folder is missing, unreadable or empty.
+        ConfigError: a folder is missing, unreadable or empty, or two of its files have one name.
     """
     root = config.root.expanduser()
-    images = find_images(root / config.split, recursive=False)
-    labels = {
-        file.stem: file for file in find_images(root / f"{config.split}annot", recursive=False)
-    }
-    frames = []
-    for image in images:
-        label = labels.get(image.stem)
-        named = _NAME.fullmatch(image.stem)
-        frames.append(
-            ListedFrame(
-                frame_id=image.stem,
-                image=image.path,
-                size=image.size,
-                label=None if label is None else label.path,
-                label_size=None if label is None else label.size,
-                clip=named.group(1) if named else None,
-                time=int(named.group(2)) if named else None,
-            )
-        )
+    names, images = find_images(root / config.split, recursive=False).by_stem()
+    labelled, labels = find_images(root / f"{config.split}annot", recursive=False).by_stem()
+    listing = Listing(names, images, labels.take(pc.index_in(names, value_set=labelled)))
     ids = {index: index for index in range(len(CLASSES))} | {VOID: IGNORE}
-    return FileSource(
-        tuple(frames), {"kind": "camvid", "split": config.split}, LabelIds(CLASSES, ids)
-    )
+    facts = {"kind": "camvid", "split": config.split}
+    return FileSource(listing, facts, LabelIds(CLASSES, ids), clip_and_time)
+
+
+def clip_and_time(frame_id: str) -> tuple[str | None, int | None]:
+    """Clip and time as a frame's name has them."""
+    named = _NAME.fullmatch(frame_id)
+    return (None, None) if named is None else (named[1], int(named[2]))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.stages.sources.images_on_disk import read_image, read_label
-from stillroom.stages.sources.listing import listing_sha256, natural_key
+from stillroom.stages.sources.names import Names
 from stillroom.stages.sources.source import IGNORE, Frame
-from stillroom.storage_specs.errors import ConfigError, FrameError
+from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from stillroom.stages.sources.listing import ListedFrame
+    from stillroom.stages.sources.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,12 @@ class LabelIds:
         return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
 
 
-@dataclass(frozen=True)
+def no_clip(_: str) -> tuple[None, None]:
+    """Clip and time of a frame that belongs to no clip."""
+    return None, None
+
+
+@dataclass(frozen=True, eq=False)
 class FileSource:
     """Frames listed from disk, in natural order of their ids.
 
@@ -66,25 +70,21 @@ class FileSource:
         frames: the files.
         facts: the identity's own part: kind and whatever of the config decides the content.
         ids: how label files are read; None in an unlabelled source.
+        position_of: clip and time as a frame's id has them.
     """
 
-    frames: tuple[ListedFrame, ...]
+    frames: Listing
     facts: Mapping[str, Any]
     ids: LabelIds | None = None
-    frame_ids: Sequence[str] = field(init=False, repr=False)
+    position_of: Callable[[str], tuple[str | None, int | None]] = no_clip
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.frames, key=lambda frame: natural_key(frame.frame_id)))
-        names = tuple(frame.frame_id for frame in ordered)
-        doubled = sorted({a for a, b in itertools.pairwise(names) if a == b})
-        if doubled:
-            raise ConfigError(
-                f"two files would both be frame {doubled[0]!r}"
-                + (f" (and {len(doubled) - 1} more such pairs)" if len(doubled) > 1 else "")
-                + "; frame names must be unique in a source: rename or remove one of each"
-            )
-        object.__setattr__(self, "frames", ordered)
-        object.__setattr__(self, "frame_ids", names)
+        object.__setattr__(self, "frames", self.frames.ordered())
+
+    @property
+    def frame_ids(self) -> Names:
+        """The frames' names in order."""
+        return Names(self.frames.ids)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -117,7 +117,7 @@ class FileSource:
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Clip and time, where the layout has them."""
-        return self.frames[index].clip, self.frames[index].time
+        return self.position_of(self.frame_ids[index])
 
     def identity(self) -> dict[str, Any]:
         """Kind, classes, id mapping and the listing's fingerprint."""
@@ -126,7 +126,7 @@ class FileSource:
             **self.facts,
             "classes": classes,
             "frames": len(self.frames),
-            "listing_sha256": listing_sha256(self.frames),
+            "listing_sha256": self.frames.sha256,
         }
 
 

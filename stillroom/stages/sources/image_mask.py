@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource, LabelIds
-from stillroom.stages.sources.listing import FoundFile, ListedFrame, find_images
+from stillroom.stages.sources.listing import Files, Listing, find_images
 from stillroom.stages.sources.source import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
@@ -85,45 +86,25 @@ def open_image_mask(config: ImageMaskConfig) -> FileSource:
             image has a mask.
     """
     image_folder, mask_folder = config.folders()
-    images = _by_name(image_folder, config.image_ending)
-    masks = _by_name(mask_folder, config.mask_ending)
-    if not images.keys() & masks.keys():
+    names, images = _by_name(image_folder, config.image_ending)
+    masked, masks = _by_name(mask_folder, config.mask_ending)
+    mask_of = pc.index_in(names, value_set=masked)  # null where it has none
+    if mask_of.null_count == len(names):
         raise ConfigError(
             f"no image of {image_folder} has a mask in {mask_folder}: they pair by name, e.g. "
-            f"{next(iter(images))!r} against {next(iter(masks))!r}"
+            f"{names[0].as_py()!r} against {masked[0].as_py()!r}"
         )
-    frames = []
-    for name, image in images.items():
-        mask = masks.get(name)
-        if mask is None and config.without_mask == "skip":
-            continue
-        frames.append(
-            ListedFrame(
-                frame_id=name,
-                image=image.path,
-                size=image.size,
-                label=None if mask is None else mask.path,
-                label_size=None if mask is None else mask.size,
-            )
-        )
-    return FileSource(tuple(frames), _facts(config), config.label_ids())
+    listing = Listing(names, images, masks.take(mask_of))
+    if config.without_mask == "skip":
+        listing = listing.take(pc.indices_nonzero(pc.is_valid(mask_of)))
+    return FileSource(listing, _facts(config), config.label_ids())
 
 
-def _by_name(folder: Path, ending: str) -> dict[str, FoundFile]:
-    named: dict[str, FoundFile] = {}
-    for file in find_images(folder, recursive=True):
-        if not file.stem.endswith(ending):
-            continue
-        name = file.stem.removesuffix(ending)
-        if name in named:
-            raise ConfigError(
-                f"{folder} holds {named[name].relative} and {file.relative}: "
-                f"both would be frame {name!r}; remove one"
-            )
-        named[name] = file
-    if not named:
+def _by_name(folder: Path, ending: str) -> tuple[Any, Files]:
+    named, files = find_images(folder, recursive=True).by_stem(ending)
+    if not len(named):
         raise ConfigError(f"{folder} holds no image whose name ends in {ending!r}")
-    return named
+    return named, files
 
 
 def _facts(config: ImageMaskConfig) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource
-from stillroom.stages.sources.listing import ListedFrame, find_images
+from stillroom.stages.sources.listing import Listing, find_images, joined
 from stillroom.storage_specs.errors import ConfigError
 
 
@@ -35,12 +37,11 @@ def open_images(config: ImagesConfig) -> FileSource:
     given = config.root if isinstance(config.root, tuple) else (config.root,)
     # abspath: "." has no name, and a link's own name is what its owner sees
     roots = [Path(os.path.abspath(root.expanduser())) for root in given]
-    frames = [
-        ListedFrame(frame_id=prefix + file.relative, image=file.path, size=file.size)
-        for root, prefix in zip(roots, _prefixes(roots), strict=True)
-        for file in find_images(root, recursive=True)
-    ]
-    return FileSource(tuple(frames), {"kind": "images"})
+    prefixes = _prefixes(roots)
+    found = [find_images(root, recursive=True) for root in roots]
+    named = [each.by_path(prefix) for each, prefix in zip(found, prefixes, strict=True)]
+    ids = pa.concat_arrays([ids for ids, _ in named])
+    return FileSource(Listing(ids, joined([files for _, files in named])), {"kind": "images"})
 
 
 def _prefixes(roots: list[Path]) -> list[str]:

@@ -22,7 +22,7 @@ from stillroom.stages.geometry import (
 )
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
-from stillroom.stages.train.reads import grid_of
+from stillroom.stages.train.reads import CODE, grid_of, how_to_cache
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -212,8 +212,8 @@ class CacheDataset:
             if key not in self._holders:
                 raise ConfigError(
                     f"stream {self.name!r} needs {key!r}; the cache holds for source "
-                    f"{self.frames.source!r} {_listing(self.teachers)}; add it to cache.artifacts "
-                    "and run `stillroom cache extend`"
+                    f"{self.frames.source!r} {_listing(self.teachers)}; "
+                    f"{how_to_cache(*reversed(key.split('/', 1)))}"
                 )
 
 
@@ -263,9 +263,11 @@ def _demand_whole(artifact_set: ArtifactSet) -> None:
     # Training on what happens to be there would make an epoch depend on when it ran.
     committed = len(artifact_set.committed())
     if committed < artifact_set.shards:
+        codes = any(artifact.startswith(CODE) for artifact in artifact_set.arrays)
         raise CacheIncomplete(
             f"{artifact_set.source}/{artifact_set.name}: {committed} of {artifact_set.shards} "
-            "shards are committed; run `stillroom cache build` to add the rest"
+            f"shards are committed; run `stillroom cache {'adapt' if codes else 'build'}` to add "
+            "the rest"
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from stillroom.stages.train.reads import LABELS, on_grid
+from stillroom.stages.train.reads import LABELS, how_to_cache, on_grid
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.cross_entropy import LabelTerm
 from stillroom.stages.train.terms.term import LOGITS, Seen, TermState
@@ -55,16 +55,22 @@ class Objective:
         self.unlabelled_weight = unlabelled_weight
         self.labels = _distinct([term.label for term in self.terms])
         self.states = nn.ModuleDict()
+        self._cached: Mapping[str, int] = {}
 
     def artifacts(self, labelled: bool) -> frozenset[str]:
         """Return the artifact keys, as "fpn/logits", that the terms read on such a stream."""
         reads = [term.reads(labelled) for term in self.terms]
         return frozenset[str]().union(*reads) - {LABELS}
 
-    def needs(self, labelled: bool, strides: Mapping[str, int]) -> frozenset[str]:
+    def needs(
+        self,
+        labelled: bool,
+        strides: Mapping[str, int],
+        cached: Mapping[str, int] = MappingProxyType({}),
+    ) -> frozenset[str]:
         """Return the same with the grids they are read on: "fpn/features/stage4@16".
 
-        strides: of the student's grids
+        strides: of the student's grids; cached: of what is cached, by "fpn/logits"
         raises: ConfigError where a term compares on a layer that the student does not have
         """
         found = set()
@@ -74,7 +80,7 @@ class Objective:
                     f"term {label} compares on the student's {term.grid}; this student has "
                     f"{', '.join(strides)}"
                 )
-            stride = strides[term.grid]
+            stride = term.stride(strides, cached)
             found |= {
                 on_grid(key, stride, strides[LOGITS]) for key in term.reads(labelled) - {LABELS}
             }
@@ -85,6 +91,7 @@ class Objective:
 
         raises: ConfigError where a term and the networks do not go together
         """
+        self._cached = dict(sizes.cached)
         made = {str(place): term.state(sizes) for place, term in enumerate(self.terms)}
         self.states = nn.ModuleDict({k: state for k, state in made.items() if state is not None})
 
@@ -123,7 +130,7 @@ class Objective:
         """Return the value of one term: () float32, unweighted."""
         place = self.labels.index(label)
         term, state = self.terms[place], self._state(place)
-        return term.value(Seen(term, output, batch, student, state, progress))
+        return term.value(Seen(term, output, batch, student, state, progress, self._cached))
 
     def weight(self, label: str, labelled: bool) -> float:
         """Return the factor of a term's value in the loss, on such a stream."""
@@ -168,7 +175,8 @@ class Objective:
             one, other classes than the student's, an artifact that is not cached, a term that no
             stream feeds, a stream that feeds no term
         """
-        faults = self._teacher_faults(teacher_classes, student_classes)
+        kinds = {LABELS in held for held in available.values()}
+        faults = self._teacher_faults(teacher_classes, student_classes, kinds)
         if not faults:  # needs the teachers' names
             faults = self._reading_faults(available) + self._threshold_faults(teacher_thresholds)
             faults += [
@@ -181,7 +189,9 @@ class Objective:
         if faults:
             raise ConfigError("\n".join(faults))
 
-    def _teacher_faults(self, classes: Mapping[str, int], student_classes: int) -> list[str]:
+    def _teacher_faults(
+        self, classes: Mapping[str, int], student_classes: int, kinds: Collection[bool]
+    ) -> list[str]:
         known = ", ".join(sorted(classes)) or "none"
         faults = []
         for label, term in zip(self.labels, self.terms, strict=True):
@@ -198,7 +208,7 @@ class Objective:
                         f"term {label} names an unknown teacher{hint}; teachers of this run: "
                         f"{known}"
                     )
-                elif classes[teacher] != student_classes and _reads_classes(term):
+                elif classes[teacher] != student_classes and _reads_classes(term, kinds):
                     faults.append(
                         f"term {label}: teacher {teacher} has {classes[teacher]} classes, the "
                         f"student {student_classes}; they must be the same classes"
@@ -216,8 +226,8 @@ class Objective:
                 fed |= {label} if reads else set()
                 faults += [
                     f"term {label} reads {key} on stream {stream}, whose cache holds "
-                    f"{', '.join(sorted(held)) or 'nothing'}; add {key.partition('/')[2]!r} to "
-                    "cache.artifacts and run `stillroom cache extend`"
+                    f"{', '.join(sorted(held)) or 'nothing'}; "
+                    f"{how_to_cache(*reversed(key.split('/', 1)))}"
                     for key in sorted(reads - set(held))
                 ]
             if not working:
@@ -242,9 +252,12 @@ class Objective:
         return faults
 
 
-def _reads_classes(term: Term) -> bool:
-    """Whether a term reads what a teacher says about classes: features may be of any teacher."""
-    keys = term.reads(labelled=True) | term.reads(labelled=False)
+def _reads_classes(term: Term, kinds: Collection[bool]) -> bool:
+    """Whether a term reads what a teacher says about classes: features may be of any teacher.
+
+    kinds: of the streams there are: labelled or not
+    """
+    keys = frozenset[str]().union(*(term.reads(labelled) for labelled in kinds))
     return any(key.partition("/")[2] in ("logits", "pseudo_label") for key in keys)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from stillroom.storage_specs.artifacts import artifact_of
 
+CODE = "code/"
 LABELS = "labels"  # what a labelled stream has beside its artifacts
 
 
@@ -17,6 +18,13 @@ def on_grid(key: str, stride: int, usual: int) -> str:
     if stride == usual or artifact_of(artifact).geometry != "field":
         return key
     return f"{key}@{stride}"
+
+
+def how_to_cache(artifact: str, teacher: str) -> str:
+    """Tell what makes an artifact that is not cached."""
+    if artifact.startswith(CODE):
+        return f"give the run file a section [adapt.{teacher}] and run `stillroom cache adapt`"
+    return f"add {artifact!r} to cache.artifacts and run `stillroom cache extend`"
 
 
 def grid_of(read: str, usual: int) -> tuple[str, int]:

@@ -49,6 +49,10 @@ class TinyNetwork(nn.Module):
         self.dropout = nn.Dropout2d(0.2)
         self.classifier = nn.Conv2d(8, classes, 1)
 
+    @property
+    def classifier_weight(self):
+        return self.classifier.weight.flatten(1)  # (C, A)
+
     def forward(self, images):
         features = self.encoder(images)
         logits = self.classifier(self.dropout(features))

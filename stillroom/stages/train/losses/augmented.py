@@ -76,23 +76,24 @@ def augmented_pixelwise(
     _demand_temperature(temperature)
     classes = student.shape[1]
     with torch.autocast(student.device.type, enabled=False):
-        log_p = F.log_softmax(teacher / temperature, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
-        z = (student / temperature).permute(0, 2, 3, 1).flatten(0, 2)  # (BHW, C)
+        log_p, log_q = (
+            F.log_softmax(logits / temperature, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+            for logits in (teacher, student)
+        )  # (BHW, C)
         spread = augmentation.strength / (2 * temperature**2)
         if covariance_of == "target":
-            log_sums = log_matmul_exp(z, spread * _between_own(augmentation, z.dtype))
-            surprise = (log_p.exp() * (log_p + log_sums - z)).sum(dim=1)
+            excess = log_matmul_exp(log_q, spread * _between_own(augmentation, log_q.dtype))
+            surprise = (log_p.exp() * (log_p - log_q + excess)).sum(dim=1)
         elif covariance_of == "label":
             parts = []
             order = labels.flatten().argsort(stable=True)
             for rows, one in _by_class(order, labels, classes):
-                here, target = z[rows], log_p[rows]  # (n, C)
-                if one == classes:  # no label, no augmentation
-                    excess = -F.log_softmax(here, dim=1)
-                else:
-                    between = spread * _between(augmentation, one, z.dtype)
-                    excess = log_matmul_exp(here, between) - here
-                parts.append((target.exp() * (target + excess)).sum(dim=1))
+                here, target = log_q[rows], log_p[rows]  # (n, C)
+                apart = target - here
+                if one < classes:  # no label, no augmentation
+                    between = spread * _between(augmentation, one, here.dtype)
+                    apart = apart + log_matmul_exp(here, between)
+                parts.append((target.exp() * apart).sum(dim=1))
             surprise = torch.cat(parts)[order.argsort()]
         else:
             raise ConfigError(f"covariance_of must be 'label' or 'target', got {covariance_of!r}")
@@ -149,10 +150,13 @@ def augmented_channelwise(
         left_out = torch.zeros_like(labels, dtype=torch.bool) if mask is None else ~mask.squeeze(1)
         left_out = left_out[:, None]  # (B, 1, H, W)
         lowest = torch.finfo(student.dtype).min  # not -inf: nothing may count in a whole frame
-        log_p = (teacher / temperature).masked_fill(left_out, lowest).flatten(2).log_softmax(dim=2)
-        raised = (student / temperature + v).masked_fill(left_out, lowest).flatten(2)
-        excess = raised.logsumexp(dim=2, keepdim=True) + (v - student / temperature).flatten(2)
-        surprise = log_p.exp() * (log_p + excess)  # (B, C, HW)
+        log_p, log_q = (
+            (logits / temperature).masked_fill(left_out, lowest).flatten(2).log_softmax(dim=2)
+            for logits in (teacher, student)
+        )  # (B, C, HW)
+        v = v.flatten(2)
+        excess = (log_q + v).logsumexp(dim=2, keepdim=True) + v
+        surprise = log_p.exp() * (log_p - log_q + excess)
         frames = surprise.masked_fill(left_out.flatten(2), 0).sum(dim=2).mean(dim=1)  # (B,)
     return temperature**2 * masked_mean(frames, ~left_out.flatten(1).all(dim=1))
 
@@ -199,7 +203,7 @@ def _parameters(augmentation: Augmentation, dtype: torch.dtype) -> tuple[Tensor,
 def _by_class(order: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, int]]:
     """Pixels of each class that is there, and the class; C: those without one."""
     counts = labels.flatten().bincount(minlength=classes + 1).tolist()
-    for one, rows in enumerate(order.split(counts)):
+    for one, rows in enumerate(torch.split(order, counts)):
         if len(rows):
             yield rows, one
 

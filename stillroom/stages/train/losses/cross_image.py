@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from stillroom.stages.train.losses.matched import matched, matched_grids
 from stillroom.stages.train.losses.unit_vectors import unit_vectors
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -79,11 +80,7 @@ def cross_image_memory(
     2022, the memory-based pixel-to-pixel and pixel-to-region losses, which differ in what the
     memory holds; arXiv:2204.06986. The authors' code takes every labelled pixel as i.
     """
-    if student.ndim != 4 or student.shape != teacher.shape:
-        raise ArtifactError(
-            f"student features are {tuple(student.shape)} and teacher features "
-            f"{tuple(teacher.shape)}; both must be the same (B, A, H, W)"
-        )
+    student, teacher = matched(student, teacher, mask)
     if memory.ndim != 2 or memory.shape[1] != student.shape[1]:
         raise ArtifactError(
             f"the memory must be (K, {student.shape[1]}) for features of {student.shape[1]} "
@@ -125,10 +122,11 @@ class _Others:
         return rows.masked_fill(~(counted[:, None] & self.counted.any(dim=1)), 0).sum()
 
     def _log_softmax(self, own: Tensor, others: Tensor) -> Tensor:
-        similar = (own @ others.flatten(0, 1).T).unflatten(1, self.counted.shape)
+        similar = (own @ others.flatten(0, 1).T).view(-1, *self.counted.shape)
         # Not -inf: a frame in which nothing counts has a softmax as well, and is left out later.
         lowest = torch.finfo(similar.dtype).min
-        return (similar / self.temperature).masked_fill(~self.counted, lowest).log_softmax(dim=2)
+        similar = (similar / self.temperature).masked_fill(~self.counted, lowest)
+        return similar.log_softmax(dim=2)
 
 
 def _summed(student: Tensor, teacher: Tensor, counted: Tensor, others: _Others) -> Tensor:
@@ -136,7 +134,9 @@ def _summed(student: Tensor, teacher: Tensor, counted: Tensor, others: _Others) 
     total = student.new_zeros(())
     with torch.autocast(student.device.type, enabled=False):
         for own in zip(student, teacher, counted, strict=True):
-            total = total + checkpoint(others.kl, *own, use_reentrant=False)
+            total = total + checkpoint(
+                others.kl, *own, use_reentrant=False, preserve_rng_state=False
+            )
     return total
 
 
@@ -144,31 +144,20 @@ def _vectors(
     student: Tensor, teacher: Tensor, chosen: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Chosen pixels as vectors of length 1, (B, n, A) and (B, n, A'), and which count, (B, n)."""
-    grid = (len(student), *student.shape[2:])
-    if student.ndim != 4 or teacher.ndim != 4 or (len(teacher), *teacher.shape[2:]) != grid:
-        raise ArtifactError(
-            f"student features are {tuple(student.shape)} and teacher features "
-            f"{tuple(teacher.shape)}; they must be (B, A, H, W) and (B, A', H, W)"
-        )
-    expected = (grid[0], 1, *grid[1:])
-    if mask is not None and (tuple(mask.shape) != expected or mask.dtype != torch.bool):
-        raise ArtifactError(
-            f"mask must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
-        )
-    pixels = grid[1] * grid[2]
+    student, teacher = matched_grids(student, teacher, mask)
+    batch, _, height, width = student.shape
     if chosen is None:
-        chosen = torch.arange(pixels, device=student.device).expand(grid[0], -1)
-    elif chosen.ndim != 2 or len(chosen) != grid[0] or chosen.dtype != torch.int64:
+        chosen = torch.arange(height * width, device=student.device).expand(batch, -1)
+    elif chosen.ndim != 2 or len(chosen) != batch or chosen.dtype != torch.int64:
         raise ArtifactError(
-            f"chosen must be ({grid[0]}, n) torch.int64, got {tuple(chosen.shape)} {chosen.dtype}"
+            f"chosen must be ({batch}, n) torch.int64, got {tuple(chosen.shape)} {chosen.dtype}"
         )
     counted, at = chosen >= 0, chosen.clamp(min=0)
     if mask is not None:
         counted = counted & mask.flatten(1).gather(1, at)
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     found = []
-    for features in (student, teacher.detach()):
+    for features in (student, teacher):
         index = at[:, None].expand(-1, features.shape[1], -1)
-        vectors = features.flatten(2).gather(2, index).transpose(1, 2).to(dtype)  # (B, n, A)
+        vectors = features.flatten(2).gather(2, index).transpose(1, 2)  # (B, n, A)
         found.append(unit_vectors(vectors.masked_fill(~counted[..., None], 0), dim=2))
     return found[0], found[1], counted

@@ -121,7 +121,8 @@ def gradient_penalty(
     share = alpha.to(real.dtype)[:, None, None, None]
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (slope,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
-    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square()
+    steepness: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+    return (steepness - 1).square()
 
 
 def _mean(each: Tensor, maps: Maps) -> Tensor:

@@ -54,7 +54,7 @@ def ifvd(
     members = F.one_hot(labels.long().masked_fill(~counted, classes).flatten(1), classes + 1)
     members = members[..., :classes].to(student.dtype)  # (B, HW, K)
     difference = _to_centre(student, members) - _to_centre(teacher, members)
-    return masked_mean(difference.square().unflatten(1, student.shape[2:]), counted)
+    return masked_mean(difference.square().view(counted.shape), counted)
 
 
 def _counted(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:

@@ -10,12 +10,8 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Both factors are shifted up by this much, so that their product uses float32's range on both
-# sides of 1: e^80 times thousands of columns is below its largest number, e^88.
-_LIFT = 40.0
-# A factor below e^-87 is lost as 0. It would have added e^-87+40 at most, which is nothing beside
-# a sum above this.
-_TRUSTED = -20.0
+# Products below e^-87 are lost in float32. Beside a sum above this they are nothing.
+_TRUSTED = -65.0
 
 
 def log_matmul_exp(left: Tensor, right: Tensor) -> Tensor:
@@ -28,16 +24,16 @@ def log_matmul_exp(left: Tensor, right: Tensor) -> Tensor:
     returns: (N, C)
 
     One product of two matrices, N K C multiplications, in memory N K + C K + N C. Where the two
-    sides pull so far apart that the product loses the sum (where every k is about 100 nats below
+    sides pull so far apart that the product loses the sum (where every k is 65 nats and more below
     the largest left plus the largest right), that row is computed term by term instead, column
     after column, with nothing kept for the gradient but left and right.
     """
     left_top = left.detach().amax(dim=1, keepdim=True)  # (N, 1)
     right_top = right.detach().amax(dim=1, keepdim=True)  # (C, 1)
-    total = (left - left_top + _LIFT).exp() @ (right - right_top + _LIFT).exp().T  # (N, C)
+    total = (left - left_top).exp() @ (right - right_top).exp().T  # (N, C)
     lost = total.detach() < torch.e**_TRUSTED
     # The log of what is replaced below must not send an infinity back.
-    result = total.masked_fill(lost, 1).log() + (left_top + right_top.T - 2 * _LIFT)
+    result = total.masked_fill(lost, 1).log() + (left_top + right_top.T)
     rows = lost.any(dim=1).nonzero().squeeze(1)
     if len(rows) == 0:
         return result
@@ -48,5 +44,8 @@ def _term_by_term(left: Tensor, right: Tensor) -> Tensor:
     def column(every: Tensor, one: Tensor) -> Tensor:
         return torch.logsumexp(every + one, dim=1)
 
-    parts = [checkpoint(column, left, one, use_reentrant=False) for one in right]
+    parts = [
+        checkpoint(column, left, one, use_reentrant=False, preserve_rng_state=False)
+        for one in right
+    ]
     return torch.stack(parts, dim=1)  # (N, C)

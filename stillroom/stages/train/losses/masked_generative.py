@@ -37,7 +37,7 @@ def masked_generative(
     returns: () mean over the counted positions and the channels, kept or not; in the features'
         own unit, squared
 
-    Yang et al., "Masked Generative Distillation", ECCV 2022, eq. 2 to 4; arXiv:2205.01529. The
+    Yang et al., "Masked Generative Distillation", ECCV 2022, section 3; arXiv:2205.01529. The
     paper and its code sum over channels and positions and divide by B: their weight w (2e-5 for
     segmentation) is w A H W here.
     """

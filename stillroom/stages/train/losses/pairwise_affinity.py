@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_AT_ONCE = 2**24  # similarities of one network held at a time: 64 MB of float32
+_AT_ONCE = 2**23  # similarities of one network held at a time: 32 MB of float32
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def pairwise_affinity(
     mask: (B, 1, H, W) bool, True where a cell counts; a node counts where one of its cells does
     returns: () mean over the counted ordered pairs of the batch, between 0 and 4
     memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
-        shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 64 MB;
+        shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 32 MB;
         where there are several, they are computed again on the way back, and N^2 is never held
 
     Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the pair-wise
@@ -112,8 +112,8 @@ def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tenso
             features = features.masked_fill(~mask, lowest)
         pooled = F.max_pool2d(_whole_patches(features, graph.patch, lowest), graph.patch)
         return pooled if mask is None else pooled.masked_fill(~_counted_nodes(mask, graph.patch), 0)
-    cells = torch.ones_like(features[:1, :1]) if mask is None else mask.to(features.dtype)
-    return _patch_sums(features, graph.patch) / _patch_sums(cells, graph.patch).clamp(min=1)
+    # The sum stands for the mean of the counted cells: a cosine does not see the length.
+    return _patch_sums(features, graph.patch)
 
 
 def _patch_sums(maps: Tensor, patch: int) -> Tensor:
@@ -175,6 +175,6 @@ def _all_pairs(student: Tensor, teacher: Tensor, counted: Tensor | None) -> tupl
 
 def _rows_against_all(student: Tensor, teacher: Tensor, start: int, stop: int) -> Tensor:
     with torch.autocast(student.device.type, enabled=False):
-        difference = student[:, :, start:stop].transpose(1, 2) @ student  # (B, rows, N)
-        difference = difference - teacher[:, :, start:stop].transpose(1, 2) @ teacher
-        return difference.square().sum()
+        similarity = student[:, :, start:stop].transpose(1, 2) @ student  # (B, rows, N)
+        target = teacher[:, :, start:stop].transpose(1, 2) @ teacher
+        return F.mse_loss(similarity, target, reduction="sum")

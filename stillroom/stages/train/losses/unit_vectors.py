@@ -23,6 +23,6 @@ def unit_vectors(vectors: Tensor, dim: int = 1, *, norm: float = 2.0) -> Tensor:
     norm: q of the q-norm that is its length, at least 1
     returns: as vectors
     """
-    length = torch.linalg.vector_norm(vectors, norm, dim=dim, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(vectors, norm, dim=dim, keepdim=True)
     directed = length > _SHORTEST
     return vectors.masked_fill(~directed, 0) / length.masked_fill(~directed, 1)

@@ -6,7 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from stillroom.stages.train.terms.adaptation import AdaptationTerm, AffinityTerm
+from stillroom.stages.train.terms.augmented import AugmentedChannelwiseTerm, AugmentedPixelwiseTerm
+from stillroom.stages.train.terms.correlation import DistTerm
 from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm, CrossEntropyTerm
+from stillroom.stages.train.terms.cross_image import CrossImageMemoryTerm, CrossImagePixelTerm
+from stillroom.stages.train.terms.holistic import HolisticTerm
 from stillroom.stages.train.terms.logits import (
     ConsistencyL2Term,
     PixelwiseKLTerm,
@@ -20,16 +25,26 @@ from stillroom.stages.train.terms.maps import (
     LocalAffinityTerm,
     PairwiseAffinityTerm,
 )
+from stillroom.stages.train.terms.masked_generative import MaskedGenerativeTerm
 
 TermConfig = Annotated[
-    AttentionTransferTerm
+    AdaptationTerm
+    | AffinityTerm
+    | AttentionTransferTerm
+    | AugmentedChannelwiseTerm
+    | AugmentedPixelwiseTerm
     | AuxiliaryCrossEntropyTerm
     | ChannelwiseKLTerm
     | ConsistencyL2Term
     | CrossEntropyTerm
+    | CrossImageMemoryTerm
+    | CrossImagePixelTerm
+    | DistTerm
     | FitnetTerm
+    | HolisticTerm
     | IfvdTerm
     | LocalAffinityTerm
+    | MaskedGenerativeTerm
     | PairwiseAffinityTerm
     | PixelwiseKLTerm
     | ProbabilityL2Term,

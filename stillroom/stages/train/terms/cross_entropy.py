@@ -113,6 +113,6 @@ class AuxiliaryHead(TermState):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features to logits."""
-        logits: Tensor = self.layers(features)
+        """Features to logits; the student's may be float16, and losses are computed in float32."""
+        logits: Tensor = self.layers(features.to(next(self.parameters()).dtype))
         return logits

@@ -79,15 +79,17 @@ class EnsembleTerm(LogitsTerm):
 
 
 class PixelwiseKLTerm(EnsembleTerm):
-    """`losses.pixelwise_kl`, with its temperature and direction."""
+    """`losses.pixelwise_kl`, with its temperature and direction; perhaps of standardised logits."""
 
     name: Literal["pixelwise_kl"]
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     direction: Direction = "teacher_student"
+    standardise: bool = False
 
     def whole_logits(self) -> bool:
         """At another temperature the tail's classes are not alike, and neither is a log of them."""
-        return self.temperature != 1 or self.direction != "teacher_student"
+        usual = self.temperature == 1 and self.direction == "teacher_student"
+        return self.standardise or not usual
 
 
 class ProbabilityL2Term(EnsembleTerm):

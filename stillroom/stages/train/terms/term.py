@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from stillroom.stages.geometry import IGNORE_LABEL
 from stillroom.stages.settings import Settings
-from stillroom.stages.train.reads import on_grid
+from stillroom.stages.train.reads import how_to_cache, on_grid
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ class Sizes:
     student: channels of its "logits" and of each "features/<layer>"
     strides: pixels of an image to one cell of these
     teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
+    cached: pixels of the canvas to one cell of what is cached, by the same names
     """
 
     classes: int
     student: Mapping[str, int]
     strides: Mapping[str, int]
     teachers: Mapping[str, int]
+    cached: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def channels(self, term: Term, name: str) -> int:
         """Channels of one of the student's grids.
@@ -72,8 +75,8 @@ class Sizes:
         if key not in self.teachers:
             raise ConfigError(
                 f"term {term.label} reads {key}, and the cache holds of its kind "
-                f"{', '.join(sorted(self.teachers)) or 'nothing'}; add {artifact!r} to "
-                "cache.artifacts and run `stillroom cache extend`"
+                f"{', '.join(sorted(self.teachers)) or 'nothing'}; "
+                f"{how_to_cache(artifact, key.partition('/')[0])}"
             )
         return self.teachers[key]
 
@@ -86,6 +89,7 @@ class Seen:
     student: the network itself, for its strides and its classifier's weights
     state: what the term's `state` returned
     progress: share of the training that is done, 0 to 1
+    cached: strides of what is cached, as in `Sizes`
     """
 
     term: Term
@@ -94,16 +98,17 @@ class Seen:
     student: Student
     state: TermState | None = None
     progress: float = 0.0
+    cached: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def stride(self) -> int:
         """Pixels to one cell of the grid that the term compares on."""
         _demand_grid(self.term, self.term.grid, self.student.strides)
-        return self.student.strides[self.term.grid]
+        return self.term.stride(self.student.strides, self.cached)
 
     @property
     def features(self) -> Tensor:
-        """(B, A, h, w): what the student has on the term's grid: a layer, or its logits."""
+        """(B, A, h, w): what the student has on its grid of the term: a layer, or its logits."""
         _, _, layer = self.term.grid.partition("/")
         if not layer:
             return self.output.logits
@@ -174,6 +179,14 @@ class Term(Settings):
     def grid(self) -> str:
         """The student's grid that it compares on: "logits", or "features/<layer>"."""
         return LOGITS
+
+    def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
+        """Pixels to one cell of the grid that the comparison is made on: the student's own.
+
+        strides: of the student's grids; cached: of what its teachers have in the cache
+        """
+        del cached
+        return strides[self.grid]
 
     def key(self, artifact: str, teacher: str | None = None) -> str:
         """Name an artifact of the term's teacher, as in "fpn/logits".

@@ -1,0 +1,51 @@
+"""Sets of codes: what they are called, what they must have been made from, where they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stillroom.stages.models.teacher import describe_teacher
+from stillroom.storage_specs.fingerprint import ANY
+from stillroom.storage_specs.layout import extension_name
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.targets import Targets
+    from stillroom.storage_specs.store import ArtifactSet, Cache
+
+CODE = "code/"
+ADAPT = "adapt"  # in the identity of a set: what made its codes
+
+
+def code_set_name(targets: Targets, teacher: str) -> str:
+    """The set that the run's code of a teacher belongs in, the same on every source."""
+    config = targets.run.adapt[teacher]
+    height, width = targets.run.cache.canvas
+    about = {
+        "teacher": describe_teacher(targets.teachers[teacher]),
+        "canvas": {"height": height, "width": width},
+        "code": config.code,
+        ADAPT: config.identity(),
+    }
+    return extension_name(teacher, about)
+
+
+def set_with(cache: Cache, source: str, teacher: str, artifact: str) -> ArtifactSet | None:
+    """The set that holds an artifact of a teacher; None where none does."""
+    for one in cache.teacher_sets(source, teacher):
+        if artifact in one.arrays:
+            return one
+    return None
+
+
+def readable_code(targets: Targets, teacher: str, found: ArtifactSet) -> dict[str, Any]:
+    """The identity that a reader of codes demands: source, canvas, teacher and how it was made.
+
+    A run file without a section for them takes codes as they are, of its own teacher.
+    """
+    config = targets.run.adapt.get(teacher)
+    made: Any = ANY
+    if config is not None and config.code in found.arrays:
+        unsaid = dict.fromkeys(("weights", "trained_on", "features"), ANY)
+        made = {**config.identity(), **unsaid}
+    wanted = targets.readable(found.source, found.name, tuple(found.arrays))
+    return {**wanted, ADAPT: made}

@@ -1,0 +1,83 @@
+"""Stage one for one shard of codes: features -> auto-encoder -> encode -> write -> commit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stillroom.stages.cache.artifacts_of_teacher import reason_unusable
+from stillroom.storage_specs.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.stages.models.autoencoder import AutoEncoder
+    from stillroom.storage_specs.manifest import FrameRow
+    from stillroom.storage_specs.store import ArtifactSet, ShardWriter
+
+
+@dataclass(frozen=True)
+class CodeJob:
+    """What turns one source's features into codes.
+
+    features, layer: the set and the array that are read; target, code: those that are written,
+        shard by shard of the same frames
+    batch: frames at once; cut inside the shard, so that a shard is the same bytes every time
+    """
+
+    features: ArtifactSet
+    layer: str
+    target: ArtifactSet
+    code: str
+    model: AutoEncoder
+    batch: int
+    device: str = "cpu"
+
+
+def cache_codes(job: CodeJob, shard: int) -> None:
+    """Fill and commit one shard; frames that are bad in the features stay bad.
+
+    Raises:
+        CacheCorrupt: a checksum fails in the features.
+        CacheUnwritable: no space or no permission; nothing was committed.
+    """
+    writer = job.target.writer(shard)
+    rows = job.features.part(shard).rows
+    good = [row for row in rows if row.status == "ok"]
+    for row in rows:
+        if row.status != "ok":
+            writer.bad(row)
+    for start in range(0, len(good), job.batch):
+        batch = good[start : start + job.batch]
+        began = time.perf_counter()
+        codes = _encode(job, batch)
+        each = (time.perf_counter() - began) / len(batch)
+        for row, code in zip(batch, codes, strict=True):
+            _put(job, writer, replace(row, seconds=each, confidence=None), code)
+    writer.commit()
+
+
+def _encode(job: CodeJob, rows: list[FrameRow]) -> NDArray[np.float32]:
+    features = np.stack([job.features.read(job.layer, row.index) for row in rows])
+    with torch.no_grad():
+        code: NDArray[np.float32] = (
+            job.model.encode(torch.from_numpy(features).to(job.device)).cpu().numpy()
+        )
+    return code
+
+
+def _put(job: CodeJob, writer: ShardWriter, row: FrameRow, code: NDArray[np.float32]) -> None:
+    """Encode one frame; where it cannot be used, say why."""
+    arrays: dict[str, NDArray[np.generic]] = {job.code: code}
+    reason = reason_unusable(arrays)
+    if reason is None:
+        try:
+            writer.put(row, arrays)
+        except ArtifactError as error:
+            reason = str(error)
+    if reason is not None:
+        writer.bad(replace(row, status="bad", reason=reason))

@@ -1,0 +1,121 @@
+"""A memory of vectors by class, the oldest of which make room for new ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from stillroom.stages.train.losses.unit_vectors import unit_vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+
+class ClassQueue(nn.Module):
+    """Up to `size` vectors of each class, in a ring.
+
+    vectors: (C, size, A) float32; filled: (C,) how many there are; place: (C,) where the next
+        goes; all in checkpoints
+    """
+
+    vectors: Tensor
+    filled: Tensor
+    place: Tensor
+
+    def __init__(self, classes: int, size: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(classes, size, channels))
+        self.register_buffer("filled", torch.zeros(classes, dtype=torch.int64))
+        self.register_buffer("place", torch.zeros(classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def put(self, vectors: Tensor, of: Tensor) -> None:
+        """Add vectors; of more than fit of a class, the last ones stay.
+
+        vectors: (M, A)
+        of: (M,) int64, their classes
+        """
+        classes, size = self.vectors.shape[:2]
+        order = of.argsort(stable=True)
+        vectors, of = vectors[order], of[order]
+        added = of.bincount(minlength=classes)  # (C,)
+        rank = _ranks(of, added)
+        stay = rank >= (added - size)[of]
+        rows, columns = of[stay], (self.place[of] + rank)[stay] % size
+        self.vectors[rows, columns] = vectors[stay].to(self.vectors.dtype)
+        self.place.copy_((self.place + added) % size)
+        self.filled.copy_((self.filled + added).clamp(max=size))
+
+    def drawn(self, number: int) -> Tensor:
+        """Draw vectors of all classes, equally many of each where there are enough.
+
+        number: in all, about: ceil(number / C) a class
+        returns: (K, A), K = 0 while nothing has been put in; by torch's generator
+        """
+        classes, size = self.vectors.shape[:2]
+        there = torch.arange(size, device=self.filled.device) < self.filled[:, None]  # (C, size)
+        draws = torch.rand(classes, size, device=self.filled.device).masked_fill(~there, -1)
+        found = draws.topk(min(-(-number // classes), size), dim=1)
+        rows = torch.arange(classes, device=self.filled.device)[:, None].expand_as(found.indices)
+        drawn = found.values >= 0
+        return self.vectors[rows[drawn], found.indices[drawn]]
+
+
+@torch.no_grad()
+def some_of_each_class(
+    features: Tensor, labels: Tensor, classes: int, most: int
+) -> tuple[Tensor, Tensor]:
+    """Draw cells of each class that a frame shows, by torch's generator.
+
+    features: (B, A, h, w)
+    labels: (B, h, w) int64, 0..classes-1; any other number is left out
+    most: cells of a class and frame
+    returns: (M, A) vectors of length 1, float32, and (M,) their classes
+    """
+    of = labels.flatten(1)  # (B, hw)
+    of = of.masked_fill((of < 0) | (of >= classes), classes)
+    # In order of class, and of chance within a class.
+    draws = of + torch.rand(of.shape, device=of.device, dtype=torch.float64)
+    order = draws.argsort(dim=1)
+    of = of.gather(1, order)
+    vectors, found = [], []
+    for frame, cells, own in zip(features.flatten(2), order, of, strict=True):
+        taken = (_ranks(own, own.bincount(minlength=classes + 1)) < most) & (own < classes)
+        vectors.append(unit_vectors(frame[:, cells[taken]].T.float(), dim=1))
+        found.append(own[taken])
+    return torch.cat(vectors), torch.cat(found)
+
+
+@torch.no_grad()
+def regions(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Average the cells of each class that a frame shows, and bring the means to length 1.
+
+    features: (B, A, h, w), each cell brought to length 1 before it counts
+    labels: (B, h, w) int64, 0..classes-1; any other number is left out
+    returns: (M, A) vectors of length 1, float32, and (M,) their classes
+    """
+    vectors, found = [], []
+    for total, there in _class_sums(features, labels, classes):
+        vectors.append(unit_vectors(total, dim=1)[there])
+        found.append(there.nonzero().squeeze(1))
+    return torch.cat(vectors), torch.cat(found)
+
+
+def _class_sums(features: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sum by class (C, A) of each frame, whose direction is the mean's, and which are there."""
+    rows = torch.arange(classes, device=labels.device)[:, None]
+    for frame, of in zip(features.flatten(2), labels.flatten(1), strict=True):
+        member = of == rows  # (C, hw)
+        seen = member.any(dim=0)[:, None]
+        cells = unit_vectors(frame.T.float().masked_fill(~seen, 0), dim=1)  # (hw, A)
+        yield member.to(cells.dtype) @ cells, member.any(dim=1)
+
+
+def _ranks(of: Tensor, counts: Tensor) -> Tensor:
+    """Place of each member within its class, for classes in ascending order."""
+    begins = counts.cumsum(0) - counts
+    return torch.arange(len(of), device=of.device) - begins[of]

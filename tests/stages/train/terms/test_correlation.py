@@ -1,0 +1,53 @@
+"""DIST's term, and standardised logits: options that reach the loss."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from stillroom.stages.train.losses import dist, pixelwise_kl
+from stillroom.stages.train.terms import TermConfig
+
+TERMS = TypeAdapter(tuple[TermConfig, ...])
+
+
+def make(name, **section):
+    return TERMS.validate_python([{"name": name, "teacher": "fpn", **section}])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "options"),
+    [
+        ("dist", dist, {"temperature": 2.0, "beta": 2.0, "gamma": 0.5, "epsilon": 0.1}),
+        ("dist", dist, {"beta": 0.0}),
+        ("pixelwise_kl", pixelwise_kl, {"temperature": 2.0, "standardise": True}),
+    ],
+)
+def test_options_reach_the_loss(make_seen, name, loss, options):
+    seen = make_seen(make(name, **options))
+    teacher = seen.batch.artifacts["fpn/logits"]
+    found = seen.term.value(seen)
+    assert found.equal(loss(seen.output.logits, teacher, mask=seen.mask, **options))
+    plain = make_seen(make(name))
+    assert not plain.term.value(plain).equal(found)
+
+
+def test_dist_may_learn_from_the_mean_of_teachers(make_seen):
+    section = {"name": "dist", "mean_of": {"fpn": 1.0, "psp": 2.0}}
+    seen = make_seen(TERMS.validate_python([section])[0])
+    assert seen.term.value(seen) > 0
+
+
+def test_scale_free_losses_need_the_tail_of_the_classes():
+    assert make("dist").whole_logits()
+    assert make("pixelwise_kl", standardise=True).whole_logits()
+    assert not make("pixelwise_kl").whole_logits()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"beta": 0, "gamma": 0}, {"beta": -1}, {"epsilon": -1}, {"temperature": 0}],
+)
+def test_impossible_options_are_refused(section):
+    with pytest.raises(ValidationError):
+        make("dist", **section)

@@ -1,0 +1,163 @@
+"""What holds for every term of a run file, on one synthetic batch of each size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from stillroom.stages.models.student import StudentOutput
+from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.live_memory import LiveMemory
+from stillroom.stages.train.losses import LOSSES
+from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.terms.term import Sizes
+
+CLASSES, CHANNELS, TEACHERS = 5, 12, 10
+TERM = TypeAdapter(TermConfig)
+NAMES = sorted(
+    get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(TermConfig)[0])
+)
+# What a term must be given beside its name; everything else is as a user finds it.
+GIVEN = {
+    "auxiliary_cross_entropy": {"layer": "penultimate"},
+    "consistency_l2": {"teacher": "fpn", "weight": 1e-4},
+    "cross_entropy": {},
+    "masked_generative": {"teacher": "fpn", "weight": 1e-3},
+}
+# All pairs of cells are compared: memory grows with their square, and docs/losses.md says so.
+PAIRWISE = {"pairwise_affinity"}
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@dataclass
+class Network:
+    classifier_weight: torch.Tensor
+    stride: int = 4
+    strides: dict[str, int] = field(
+        default_factory=lambda: {"logits": 4, "features/penultimate": 4}
+    )
+
+
+class Stage:
+    """A term, and all it needs, for images of `side` pixels."""
+
+    def __init__(self, name, side, classes=CLASSES):
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=generator)
+
+        cells = (2, side // 4, side // 4)
+        self.logits = normal(2, classes, *cells[1:]).requires_grad_()
+        self.features = normal(2, CHANNELS, *cells[1:]).relu().requires_grad_()
+        self.network = Network(normal(classes, CHANNELS))
+        section = {"name": name, **GIVEN.get(name, {"teacher": "fpn"})}
+        self.objective = Objective([TERM.validate_python(section)])
+        channels = {"logits": classes, "features/penultimate": CHANNELS}
+        held = {
+            "fpn/logits": 2 * normal(2, classes, *cells[1:]),
+            "fpn/features/penultimate": normal(2, TEACHERS, *cells[1:]).relu(),
+            "fpn/code/penultimate": normal(2, TEACHERS, *cells[1:]).relu(),
+            "fpn/confidence": torch.rand(2, 1, *cells[1:], generator=generator),
+            "fpn/pseudo_label": torch.randint(0, classes, (2, side, side), generator=generator),
+        }
+        teachers = {k: v.shape[1] for k, v in held.items() if v.ndim == 4}
+        torch.manual_seed(0)
+        self.objective.prepare(Sizes(classes, channels, self.network.strides, teachers))
+        reads = self.objective.needs(True, self.network.strides)
+        self.batch = Batch(
+            stream="camvid",
+            labelled=True,
+            images=255 * torch.rand(2, 3, side, side, generator=generator),
+            labels=torch.randint(0, classes, (2, side, side), generator=generator),
+            mask=torch.rand(2, 1, *cells[1:], generator=generator) < 0.8,
+            artifacts={key: held[key] for key in reads},
+        )
+
+    def value(self, progress=0.5):
+        torch.manual_seed(1)
+        output = StudentOutput(self.logits, {"penultimate": self.features})
+        values = self.objective.values(output, self.batch, self.network, progress)
+        return next(iter(values.values()))
+
+
+def test_every_loss_has_a_term():
+    assert set(LOSSES) <= set(NAMES)
+
+
+@every
+def test_a_value_is_one_finite_number_that_moves_the_student(name):
+    stage = Stage(name, 32)
+    for _ in range(2):  # what is remembered must have been filled
+        stage.value()
+        stage.objective.after_step()
+    value = stage.value()
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    value.backward()
+    reached = [one.grad for one in (stage.logits, stage.features) if one.grad is not None]
+    assert sum(gradient.abs().sum() for gradient in reached) > 0
+    assert all(gradient.isfinite().all() for gradient in reached)
+
+
+@every
+def test_what_it_keeps_survives_a_checkpoint(name, tmp_path):
+    """And what is trained is reached: by this term's gradient, or by its own optimiser."""
+    stage, other = Stage(name, 32), Stage(name, 32)
+    for _ in range(2):  # a memory must have been filled before it is told apart
+        stage.value().backward()
+        stage.objective.after_step()
+    assert all(p.grad is not None for p in stage.objective.trained())
+    torch.save(stage.objective.states.state_dict(), tmp_path / "states.pt")
+    other.objective.states.load_state_dict(torch.load(tmp_path / "states.pt", weights_only=True))
+    stage.objective.states.eval()
+    other.objective.states.eval()
+    assert other.value().item() == stage.value().item()
+
+
+@every
+def test_a_batch_with_nothing_that_counts_costs_nothing(name):
+    stage = Stage(name, 32)
+    stage.batch.mask = torch.zeros_like(stage.batch.mask)
+    stage.batch.labels = torch.full_like(stage.batch.labels, 255)
+    value = stage.value()
+    value.backward()
+    assert value.item() == 0
+
+
+@every
+def test_a_student_in_half_precision_is_compared_in_float32(name):
+    """As on a GPU, where the student runs under autocast and its terms do not."""
+    stage = Stage(name, 32)
+    whole = Stage(name, 32)
+    for part in (stage, whole):
+        part.logits = part.logits.detach().bfloat16().requires_grad_()
+        part.features = part.features.detach().bfloat16().requires_grad_()
+    whole.logits = whole.logits.detach().float().requires_grad_()
+    whole.features = whole.features.detach().float().requires_grad_()
+    value = stage.value()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(whole.value().item(), rel=1e-5, abs=1e-6)
+    value.backward()
+
+
+def peak_bytes(name, side):
+    stage = Stage(name, side, classes=19)
+    with LiveMemory() as memory:
+        stage.value().backward()
+    return memory.peak
+
+
+@every
+def test_memory_grows_with_the_pixels_and_not_with_their_square(name):
+    small, large = peak_bytes(name, 96), peak_bytes(name, 192)  # 4 times the pixels
+    if name in PAIRWISE:
+        assert large > 8 * small
+    else:
+        assert large < 5 * small
