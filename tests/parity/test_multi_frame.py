@@ -79,10 +79,10 @@ def reference(student, teacher, mask, network, options):
     for b in range(BATCH):
         embeddings = []
         for frames in (student, teacher):
-            nodes = [
-                places(frames[t][b], mask[t][b], options["patch"]) for t in range(len(frames))
+            nodes = [places(frames[t][b], mask[t][b], options["patch"]) for t in range(len(frames))]
+            maps = [
+                np.array([[[cosine(i, j) for j in found] for i in found]]) for found, _ in nodes
             ]
-            maps = [np.array([[[cosine(i, j) for j in found] for i in found]]) for found, _ in nodes]
             always = [all(each) for each in zip(*(counted for _, counted in nodes), strict=True)]
             embeddings.append(embedding(maps, network))
         s, t = embeddings
@@ -147,9 +147,7 @@ def test_the_gradient_is_that_of_the_value_in_frames_and_weights(network, masked
             return torch.func.functional_call(network, parameters, (maps,))
 
         masks = list(mask) if masked else None
-        return multi_frame(
-            leaves[:3], list(teacher), embed=embed, patch=2, enlarge=0.3, mask=masks
-        )
+        return multi_frame(leaves[:3], list(teacher), embed=embed, patch=2, enlarge=0.3, mask=masks)
 
     leaves = [*student.clone(), *(each.detach().clone() for each in network.parameters())]
     assert torch.autograd.gradcheck(loss, tuple(each.requires_grad_() for each in leaves))
@@ -294,13 +292,13 @@ def test_what_does_not_fit_is_refused_naming_both(network):
     student, teacher, mask = (torch.from_numpy(part) for part in sample())
     with pytest.raises(ArtifactError, match="got 3, 2 and 3"):
         found(student, teacher[:2], mask, network)
-    with pytest.raises(ArtifactError, match="2 or more frames.*got 1, 1 and 1"):
+    with pytest.raises(ArtifactError, match=r"2 or more frames.*got 1, 1 and 1"):
         found(student[:1], teacher[:1], None, network)
     with pytest.raises(ArtifactError, match=r"\(2, 4, 3, 5\).*\(2, 6, 2, 5\)"):
         found(student, teacher[:, :, :, :2], None, network)
     with pytest.raises(ArtifactError, match=r"mask must be \(2, 1, 3, 5\) torch.bool"):
         found(student, teacher, mask.float(), network)
-    with pytest.raises(ArtifactError, match="one place of 5 x 5 cells.*smaller patch"):
+    with pytest.raises(ArtifactError, match=r"one place of 5 x 5 cells.*smaller patch"):
         found(student, teacher, None, network, patch=5)
     with pytest.raises(ConfigError, match="1 or more cells a side, got 0"):
         found(student, teacher, None, network, patch=0)

@@ -120,9 +120,7 @@ def test_the_gradient_is_that_of_the_value_for_both_frames(sample, variant):
     t = tensors(sample)
 
     def loss(now, later):
-        return temporal(
-            now, later, Motion(t.flow, t.weight, t.shown), variant=variant, mask=t.mask
-        )
+        return temporal(now, later, Motion(t.flow, t.weight, t.shown), variant=variant, mask=t.mask)
 
     assert torch.autograd.gradcheck(loss, (t.now.requires_grad_(), t.later.requires_grad_()))
 

@@ -25,7 +25,7 @@ class ConvLstm(nn.Module):
     clip: W and b are kept within -clip..clip, by `clip_weights` after each step and from the start;
         above 0
     maps: T of (B, channels, H, W) -> (B, hidden, H, W), each number within -1..1
-    memory: about 12 T B hidden H W
+    memory: about 9 T B hidden H W numbers
 
     Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation
     Nowcasting", NeurIPS 2015, eq. 3, without its peepholes; arXiv:1506.04214. One channel in, four

@@ -87,7 +87,7 @@ def multi_frame(
         does, and a pair of places where both do in every frame
     returns: () mean over counted pairs and channels of E; the first part between 0 and 4, 0 where
         the self-similarities agree
-    memory: about 24 T B D N^2 with a `ConvLstm`, beside the maps
+    memory: about 18 T B D N^2 numbers with a `ConvLstm`, beside the maps
 
     `Embeddings.spread` tells whether E still says anything.
 

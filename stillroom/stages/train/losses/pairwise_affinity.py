@@ -112,7 +112,9 @@ def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tenso
         if mask is not None:
             features = features.masked_fill(~mask, lowest)
         pooled = F.max_pool2d(whole_patches(features, graph.patch, lowest), graph.patch)
-        return pooled if mask is None else pooled.masked_fill(~counted_patches(mask, graph.patch), 0)
+        return (
+            pooled if mask is None else pooled.masked_fill(~counted_patches(mask, graph.patch), 0)
+        )
     return patch_sums(features, graph.patch)
 
 

@@ -38,7 +38,7 @@ def pairwise_frame(
         does
     returns: () mean over the counted pairs (i, j) of the batch; between 0 and 1 with
         probabilities, whose cosines are none below 0, and 0 and 4 with logits
-    memory: where C < N, as with classes: about 8 times the four maps and B C^2, never N^2. The
+    memory: where C < N, as with classes: about three times the four maps and B C^2, never N^2. The
         difference of two cosines is (d_i u'_j + u_i d'_j) / 2 with d = s - t and u = s + t of unit
         vectors, so that the sum of its squares needs C x C matrices alone. It is exactly 0 for
         equal maps. Otherwise B N^2.

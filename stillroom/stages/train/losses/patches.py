@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def patch_sums(maps: Tensor, patch: int) -> Tensor:
-    """Add up the cells of each patch; at the right and the bottom, patches are cut off with the map.
+    """Add up the cells of each patch; those at the right and the bottom are cut off with the map.
 
     maps: (B, C, H, W) floating, 0 where a cell does not count
     patch: cells a side, 1 or more

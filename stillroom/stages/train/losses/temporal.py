@@ -53,7 +53,7 @@ def temporal(
     returns: () mean over the N counted cells of the batch, between 0 and 2 in the paper's variant;
         V is a factor, so that N has cells with V = 0 too: and them into the mask to divide by the
         visible cells alone
-    memory: about five times the two maps
+    memory: about three times the two maps
 
     Both predictions get the gradient; `later.detach()` makes t+k a target. A cell does not count
     where its flow is not finite, leans on a cell of t+k that is not shown, or leaves the frame.
