@@ -122,7 +122,7 @@ class TemporalConsistency:
             seen: tuple[float | None, float | None] = (None, None)
             if visible is not None:
                 seen = self._visible.add(*pair, counted[index] & visible[index, 0])
-            self._curve.append(PairAgreement(*whole, *seen))
+            self._curve.append(PairAgreement(whole[0], whole[1], seen[0], seen[1]))
         self._masked = visible is not None if len(now) else self._masked
 
     def scores(self) -> Consistency:
