@@ -1,4 +1,4 @@
-"""Curves over training steps: losses, mIoU, learning rates."""
+"""Curves over training steps, or over the frames of a clip: losses, mIoU, consistency."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ class Panel:
         series: (steps, values) by name, steps increasing; a value that is not finite leaves a gap.
         logarithmic: the vertical axis; values at or below 0 then leave gaps too.
         limits: of the vertical axis; fitted to the values if left out.
+        along: what the horizontal axis counts.
     """
 
     title: str
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     logarithmic: bool = False
     limits: tuple[float, float] | None = None
+    along: str = "step"
 
 
 def curve_chart(path: Path, panels: Sequence[Panel], *, title: str = "Training") -> Path:
-    """Draw curves over training steps as a PNG, one plot a panel, two beside each other.
+    """Draw curves as a PNG, one plot a panel, two beside each other.
 
     A name has one colour in all panels. A curve of more than 200 points is drawn faintly, with its
     running mean over 2 % of the points on top.
@@ -128,7 +130,7 @@ def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
         axes.set_ylim(*panel.limits)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(color=LINE, linewidth=0.6)
-    axes.set_xlabel("step", color=FAINT, fontproperties=font(TEXT))
+    axes.set_xlabel(panel.along, color=FAINT, fontproperties=font(TEXT))
     style_axes(axes)
 
 

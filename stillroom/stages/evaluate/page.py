@@ -98,18 +98,22 @@ class Page:
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
         )
 
-    def save(self, path: Path) -> Path:
-        """Write the page as a PNG, making its folder."""
+    def pixels(self) -> NDArray[np.uint8]:
+        """The page as an image (H, W, 3)."""
         with warnings.catch_warnings():
             # A class or file name in a script that the font lacks shows boxes; it is no fault.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             self._canvas.draw()  # type: ignore[no-untyped-call]
         # Not by savefig: a user's own matplotlibrc may crop or resize what that writes.
         drawn = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-        pixels = np.asarray(drawn)[..., :3]  # (H, W, 3)
+        return np.ascontiguousarray(np.asarray(drawn)[..., :3])
+
+    def save(self, path: Path) -> Path:
+        """Write the page as a PNG, making its folder."""
+        pixels = self.pixels()
         make_place(path)
         try:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
+            Image.fromarray(pixels).save(path, format="PNG")
         except OSError as error:
             raise ConfigError(f"picture {path}: cannot be written ({error.strerror})") from error
         return path

@@ -76,6 +76,15 @@ class ColourBar:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the picture of a tile lies on a page: its upper left corner, and how wide it may be."""
+
+    left: int
+    top: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Sheet:
     """A sheet before it is drawn; every row has one tile a column."""
 
@@ -94,31 +103,39 @@ def draw_sheet(sheet: Sheet, path: Path) -> Path:
     Raises:
         ConfigError: there are no rows, or more than fit into a picture.
     """
+    page, _ = lay_out(sheet)
+    return page.save(path)
+
+
+def lay_out(sheet: Sheet) -> tuple[Page, tuple[tuple[Place, ...], ...]]:
+    """Draw a sheet on a page, and tell where its pictures are; raises as `draw_sheet`."""
     if not sheet.rows:
         raise ConfigError("a sheet needs at least one frame to show")
     count = len(sheet.columns)
     tile = (WIDEST - 2 * MARGIN - (count - 1) * GAP) // count
     tile = max(SMALLEST_TILE, min(LARGEST_TILE, tile))
     width = max(NARROWEST, 2 * MARGIN + count * tile + (count - 1) * GAP)
-    rows = [[_fit(one, tile) for one in row] for row in sheet.rows]
+    rows = [[fit(one, tile) for one in row] for row in sheet.rows]
     heights = [_row_height(row, tile) for row in rows]
     legend = _Legend(sheet.legend, width - 2 * MARGIN)
     top = MARGIN + TITLE + 30 + TEXT + 12
     below = top + sum(heights) + (BAR_HEIGHT if sheet.bar is not None else 0)
     page = Page(width, below + 14 + legend.height(sheet.legend_title) + MARGIN - 8)
     _draw_titles(page, sheet, tile, top)
+    places = []
     for row, tiles, height in zip(sheet.rows, rows, heights, strict=True):
-        for column, (one, image) in enumerate(zip(row, tiles, strict=True)):
-            left = MARGIN + column * (tile + GAP)
-            _draw_tile(page, one, image, (left, top), (tile, height))
+        corners = [(MARGIN + column * (tile + GAP), top) for column in range(count)]
+        for one, image, corner in zip(row, tiles, corners, strict=True):
+            _draw_tile(page, one, image, corner, (tile, height))
+        places.append(tuple(Place(*corner, tile) for corner in corners))
         top += height
     if sheet.bar is not None:
         _draw_bar(page, sheet.bar, MARGIN + sheet.bar.column * (tile + GAP), top, tile)
     legend.draw(page, sheet.legend_title, below + 14)
-    return page.save(path)
+    return page, tuple(places)
 
 
-def _fit(tile: Tile, width: int) -> NDArray[np.uint8] | None:
+def fit(tile: Tile, width: int) -> NDArray[np.uint8] | None:
     """The tile's image brought to its place: `width` wide, or as high as that is wide."""
     if tile.image is None:
         return None

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from stillroom.stages.models.frames import as_frames
 from stillroom.stages.models.teacher_hf import HfTeacherConfig, load_hf
 from stillroom.stages.models.teacher_python import PythonTeacherConfig, load_python
 from stillroom.stages.models.teacher_smp import SmpTeacherConfig, load_smp
 from stillroom.stages.models.teacher_torchvision import TorchvisionTeacherConfig, load_torchvision
-from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.errors import ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
@@ -142,15 +143,7 @@ class Teacher:
 
     def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         """Normalised and padded: (B, 3, H', W')."""
-        import torch
-
-        if not isinstance(frames, torch.Tensor) and not frames.flags.writeable:
-            frames = frames.copy()  # torch would warn of a tensor that shares read-only memory
-        batch = torch.as_tensor(frames)
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
-            raise ArtifactError(
-                f"frames: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"
-            )
+        batch = as_frames(frames)
         images: Tensor = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))
         return images
 

@@ -93,6 +93,22 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     _copy(wanted, state)
 
 
+def demand_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights with a NaN or an infinity in them: everything they compute would be noise.
+
+    Raises:
+        WeightsError: some tensors hold such values; all are counted and the first few named.
+    """
+    import torch
+
+    spoilt = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if spoilt:
+        raise WeightsError(
+            f"weights {path}: {len(spoilt)} of {len(state)} tensors hold values that are not "
+            f"finite: {_few(spoilt)}; copy the file again, or take an earlier checkpoint"
+        )
+
+
 def fit_encoder(encoder: nn.Module, state: Mapping[str, Tensor], path: Path) -> EncoderFit:
     """Load pretrained weights into an encoder, by name; the file may hold more than the encoder.
 

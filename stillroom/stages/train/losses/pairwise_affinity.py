@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stillroom.stages.train.losses.matched import matched_grids
 from stillroom.stages.train.losses.neighbours import near_pairs
+from stillroom.stages.train.losses.patches import counted_patches, patch_sums, whole_patches
 from stillroom.stages.train.losses.unit_vectors import unit_vectors
 from stillroom.storage_specs.errors import ConfigError
 
@@ -89,7 +90,7 @@ def pairwise_affinity(
 def _of_graph(
     student: Tensor, teacher: Tensor, mask: Tensor | None, graph: AffinityGraph
 ) -> Tensor:
-    counted = None if mask is None else _counted_nodes(mask, graph.patch)
+    counted = None if mask is None else counted_patches(mask, graph.patch)
     one, other = (
         unit_vectors(_nodes(part, mask, graph), dim=1) for part in (student, teacher)
     )  # (B, C, h, w)
@@ -110,25 +111,11 @@ def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tenso
         lowest = torch.finfo(features.dtype).min
         if mask is not None:
             features = features.masked_fill(~mask, lowest)
-        pooled = F.max_pool2d(_whole_patches(features, graph.patch, lowest), graph.patch)
-        return pooled if mask is None else pooled.masked_fill(~_counted_nodes(mask, graph.patch), 0)
-    # The sum stands for the mean of the counted cells: a cosine does not see the length.
-    return _patch_sums(features, graph.patch)
-
-
-def _patch_sums(maps: Tensor, patch: int) -> Tensor:
-    return F.avg_pool2d(_whole_patches(maps, patch, 0), patch, divisor_override=1)
-
-
-def _whole_patches(maps: Tensor, patch: int, fill: float) -> Tensor:
-    """Extend a map to the right and to the bottom until patches tile it."""
-    height, width = maps.shape[2:]
-    return F.pad(maps, (0, -width % patch, 0, -height % patch), value=fill)
-
-
-def _counted_nodes(mask: Tensor, patch: int) -> Tensor:
-    """(B, 1, H, W) -> (B, 1, h, w) bool: in which patches a cell counts."""
-    return mask if patch == 1 else _patch_sums(mask.float(), patch) > 0
+        pooled = F.max_pool2d(whole_patches(features, graph.patch, lowest), graph.patch)
+        return (
+            pooled if mask is None else pooled.masked_fill(~counted_patches(mask, graph.patch), 0)
+        )
+    return patch_sums(features, graph.patch)
 
 
 def _node_count(nodes: Tensor, counted: Tensor | None) -> Tensor:

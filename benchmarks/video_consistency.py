@@ -1,0 +1,264 @@
+"""How steady models are on a real clip, what the losses of video distillation come to, pictures.
+
+    python benchmarks/video_consistency.py --data ../shared/data --out runs/video \
+        --models runs/baseline runs/distilled
+
+The clip is CamVid val (15 frames a second, every frame labelled), its flow DIS; what t+1 does not
+show is told by following the flow back. Measured are the frames' labels, the CamVid teacher, and
+the students of the runs named. Prints Markdown tables; pictures go to --out. About a second a frame
+and model on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter
+
+from stillroom.pipeline.evaluation import open_model
+from stillroom.pipeline.run_file import load_run
+from stillroom.stages.evaluate.clip import ClipResult, Step, measure_clip
+from stillroom.stages.evaluate.consistency_sheet import (
+    SteadyRow,
+    consistency_chart,
+    consistency_sheet,
+)
+from stillroom.stages.evaluate.film import ComparedClip, comparison_film
+from stillroom.stages.evaluate.flow_sheet import FlowRow, flow_sheet
+from stillroom.stages.evaluate.predict import StudentPredictor, TeacherPredictor
+from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
+from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
+from stillroom.stages.models.teacher import Teacher, TeacherConfig, build_teacher
+from stillroom.stages.sources.camvid import CLASSES
+from stillroom.stages.train.live_memory import LiveMemory
+from stillroom.stages.train.losses.conv_lstm import ConvLstm
+from stillroom.stages.train.losses.multi_frame import embedded, multi_frame
+from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
+from stillroom.stages.train.losses.temporal import Motion, temporal
+from stillroom.stages.warp import photometric_weight, visible, warp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from stillroom.stages.evaluate.predict import Predictor
+
+STRIDE = 4
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of RGB 0..255
+
+
+def read_clip(data: Path, count: int) -> tuple[list[np.ndarray], Tensor]:
+    """Frames and their labels, (T, H, W), 255 = void."""
+    paths = sorted((data / "camvid" / "val").glob("*.*"))[:count]
+    frames = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+    annotations = [data / "camvid" / "valannot" / f"{path.stem}.png" for path in paths]
+    labels = np.stack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in annotations])
+    return frames, torch.from_numpy(np.where(labels < len(CLASSES), labels, 255).astype(np.uint8))
+
+
+def follow(frames: Sequence[np.ndarray]) -> list[Step]:
+    model = build_flow_model(TypeAdapter(FlowModelConfig).validate_python({"kind": "dis"}))
+    steps = []
+    for now, later in pairwise(frames):
+        flow, back = model.flow(now[None], later[None]), model.flow(later[None], now[None])
+        steps.append(Step(flow, visible(flow, back)))
+    return steps
+
+
+def open_teacher(data: Path) -> Teacher:
+    section = {
+        "kind": "smp",
+        "architecture": "FPN",
+        "encoder": "tu-tf_efficientnet_lite0",
+        "classes": len(CLASSES),
+        "weights": data / "weights" / "camvid_fpn_lite0.safetensors",
+        "mean": [127, 127, 127],
+        "std": [128, 128, 128],
+    }
+    return build_teacher(TypeAdapter(TeacherConfig).validate_python(section))
+
+
+def released_tc(predictions: Tensor, steps: Sequence[Step]) -> float:
+    """TC as the released code has it: class numbers warped bilinearly, absent classes 0."""
+    counts = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
+    for (now, later), step in zip(pairwise(predictions), steps, strict=True):
+        warped = warp(later[None, None].float(), step.flow)[0, 0].to(torch.uint8)
+        index = now.long() * len(CLASSES) + warped.long()
+        counts += torch.bincount(index.flatten(), minlength=counts.numel()).view_as(counts)
+    right, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
+    return float((right / (union + 1e-10)).mean())
+
+
+def table_of_models(results: dict[str, ClipResult], labels: Tensor, steps: list[Step]) -> str:
+    truth = TemporalConsistency(len(CLASSES))
+    for (now, later), step in zip(pairwise(labels), steps, strict=True):
+        truth.add(now[None], later[None], step.flow, visible=step.visible)
+    rows = {"the labels": (truth.scores(), "", "")}
+    for name, found in results.items():
+        other = f"{released_tc(found.predictions, steps):.4f}"
+        rows[name] = (found.consistency, f"{found.stability:.5f}", other)
+    lines = ["| | TC | TC, visible | pixels that stay, visible | Tsb | TC as released |"]
+    lines.append("|---" * 6 + "|")
+    for name, (found, stability, other) in rows.items():
+        lines.append(
+            f"| {name} | {found.whole.miou:.4f} | {found.visible.miou:.4f} | "
+            f"{found.visible.pixels:.4f} | {stability} | {other} |"
+        )
+    counted = truth.scores()
+    first = next(iter(results.values()))
+    lines.append(
+        f"\n{len(steps)} pairs; flow warping error of the frames {first.frame_error:.5f}; of the "
+        f"labelled pixels {counted.whole.counted:.1%} count, {counted.visible.counted:.1%} visible"
+    )
+    return "\n".join(lines)
+
+
+def stand_ins(teacher: Tensor) -> dict[str, Tensor]:
+    """T maps of students that follow the teacher more or less well."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(teacher.shape, generator=generator) * teacher.std()
+    blurred = F.avg_pool2d(teacher.flatten(0, 1), 5, 1, 2, count_include_pad=False)
+    return {
+        "the teacher's own": teacher,
+        "the teacher's, blurred 5 x 5": blurred.unflatten(0, teacher.shape[:2]),
+        "the teacher's + noise, a third of its deviation": teacher + noise / 3,
+        "the teacher's, frames in another order": teacher.flip(0),
+        "noise of the same mean and deviation": teacher.mean() + noise,
+    }
+
+
+def table_of_values(teacher: Teacher, frames: Sequence[np.ndarray], steps: list[Step]) -> str:
+    every = range(0, len(frames) - 2, max(1, (len(frames) - 1) // 3))
+    chosen = [index + k for index in every for k in range(3)]
+    output = teacher(np.stack([frames[index] for index in chosen]))
+    logits = output.logits.float().unflatten(0, (-1, 3)).transpose(0, 1)  # (3, B, C, h, w)
+    features = output.features["penultimate"].float().unflatten(0, (-1, 3)).transpose(0, 1)
+    torch.manual_seed(0)
+    network = ConvLstm()
+    images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    images = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+    flow = torch.cat([steps[index].flow for index in every])
+    seen = torch.cat([steps[index].visible for index in every])
+    pair = images[list(every)], images[[index + 1 for index in every]]
+    soft = photometric_weight(*pair, flow)
+    summed = photometric_weight(*pair, flow, channels="summed")
+    print(
+        f"mean V {soft.mean():.3f}, of channels summed {summed.mean():.3f}; "
+        f"visible {seen.float().mean():.3f}"
+    )
+
+    def at_pixels(maps: Tensor) -> Tensor:
+        return F.interpolate(maps, scale_factor=STRIDE, mode="bilinear")
+
+    losses = (
+        "| student | `temporal`, V | , visible | , released | `pairwise_frame` | , of logits "
+        "| `multi_frame`, patch 16 |"
+    )
+    lines = [losses, "|---" * 7 + "|"]
+    for (name, z), f in zip(stand_ins(logits).items(), stand_ins(features).values(), strict=True):
+        now, later = at_pixels(z[0]), at_pixels(z[1])
+        with torch.no_grad():
+            values = [
+                temporal(now, later, Motion(flow, soft)),
+                temporal(now, later, Motion(flow, seen)),
+                temporal(now, later, Motion(flow, summed), variant="released"),
+                pairwise_frame(z[:2], logits[:2]),
+                pairwise_frame(z[:2], logits[:2], of="logits"),
+                embedded(f, features, embed=network).difference(),
+            ]
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2g}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def table_of_memory() -> str:
+    """Peak bytes of a loss and its gradient, as multiples of its maps."""
+    maps = [torch.randn(4, 19, 64, 64).requires_grad_() for _ in range(3)]
+    others = [torch.randn(4, 19, 64, 64) for _ in range(3)]
+    motion = Motion(torch.randn(4, 2, 64, 64), torch.rand(4, 1, 64, 64))
+    network = ConvLstm()
+    losses = {
+        "temporal": (2, lambda: temporal(maps[0], maps[1], motion)),
+        "pairwise_frame": (4, lambda: pairwise_frame(maps[:2], others[:2])),
+        "multi_frame, patch 16": (6, lambda: multi_frame(maps, others, embed=network)),
+        "multi_frame, patch 8": (6, lambda: multi_frame(maps, others, embed=network, patch=8)),
+        "multi_frame, patch 4": (6, lambda: multi_frame(maps, others, embed=network, patch=4)),
+    }
+    lines = ["| loss on 4 x 19 x 64 x 64 | peak, forward and back | of its maps |", "|---|---|---|"]
+    for name, (count, loss) in losses.items():
+        with LiveMemory() as memory:
+            loss().backward()
+        share = memory.peak / (4 * count * maps[0].numel())
+        lines.append(f"| `{name}` | {memory.peak / 2**20:.0f} MiB | {share:.1f} |")
+    return "\n".join(lines)
+
+
+def draw(
+    out: Path, frames: list[np.ndarray], steps: list[Step], results: dict[str, ClipResult]
+) -> None:
+    flows = [step.flow[0].numpy() for step in steps]
+    seen = [step.visible[0, 0].numpy() for step in steps]
+    chosen = sorted({0, len(steps) // 2, len(steps) - 1})
+    flow_sheet(
+        out / "flow.png",
+        [FlowRow(f"pair {t}", frames[t], frames[t + 1], flows[t], seen[t]) for t in chosen],
+        title="CamVid val, DIS flow",
+    )
+    predictions = {name: found.predictions.numpy() for name, found in results.items()}
+    rows = [
+        SteadyRow(
+            f"pair {t}",
+            frames[t],
+            {name: (made[t], made[t + 1]) for name, made in predictions.items()},
+            flows[t],
+            seen[t],
+        )
+        for t in chosen
+    ]
+    consistency_sheet(out / "changes.png", rows, CLASSES)
+    consistency_chart(
+        out / "consistency.png", {name: found.consistency for name, found in results.items()}
+    )
+    clip = ComparedClip(frames, predictions, flows, seen)
+    for name in ("clip.mp4", "clip.gif"):
+        comparison_film(out / name, clip, CLASSES, frames_per_second=7.5, title="CamVid val")
+
+
+def students(folders: Sequence[Path]) -> dict[str, Predictor]:
+    run = load_run(Path(__file__).resolve().parent.parent / "examples" / "camvid.toml")
+    return {
+        folder.name: StudentPredictor(open_model(run, str(folder)).module) for folder in folders
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--models", type=Path, nargs="*", default=[])
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    frames, labels = read_clip(arguments.data, arguments.frames)
+    steps = follow(frames)
+    teacher = open_teacher(arguments.data)
+    predictors = {**students(arguments.models), "teacher": TeacherPredictor(teacher)}
+    results = {name: measure_clip(each, frames, steps) for name, each in predictors.items()}
+    print(table_of_models(results, labels, steps), end="\n\n")
+    print(table_of_values(teacher, frames, steps), end="\n\n")
+    print(table_of_memory())
+    if arguments.out is not None:
+        draw(arguments.out, frames, steps, results)
+
+
+if __name__ == "__main__":
+    main()

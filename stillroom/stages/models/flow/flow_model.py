@@ -1,0 +1,152 @@
+"""Flow models: two uint8 frames in, the motion from one to the other out, for every kind of model.
+
+The flow is in canvas pixels, u to the right and v down, from frame a to frame b: sampling b at
+x + flow(x) gives a. See `stillroom.stages.warp`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from stillroom.stages.models.flow.dis import DisConfig, load_dis
+from stillroom.stages.models.flow.flownet2.load import FlowNet2Config, load_flownet2
+from stillroom.stages.models.flow.raft_small.load import RaftSmallConfig, load_raft_small
+from stillroom.stages.models.flow.torchvision_raft import (
+    TorchvisionFlowConfig,
+    load_torchvision_flow,
+)
+from stillroom.stages.models.frames import as_frames
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+# torch is imported by the functions below: planning a build must not wait for it.
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.flow.flow_network import FlowNetwork
+    from stillroom.stages.models.flow.flow_settings import FlowSettings
+
+FlowModelConfig = Annotated[
+    FlowNet2Config | RaftSmallConfig | TorchvisionFlowConfig | DisConfig,
+    Field(discriminator="kind"),
+]
+
+FLOW_MODELS: dict[str, Callable[[Any], FlowNetwork]] = {
+    "flownet2": load_flownet2,
+    "raft_small": load_raft_small,
+    "torchvision": load_torchvision_flow,
+    "dis": load_dis,
+}
+
+
+class FlowModel:
+    """A model of motion with the preparation of its input.
+
+    device: where it runs
+    """
+
+    def __init__(
+        self,
+        config: FlowSettings,
+        network: FlowNetwork,
+        device: str,
+        description: dict[str, Any],
+    ) -> None:
+        self._config = config
+        self._network = network
+        self._description = description
+        self.device = device
+        if network.module is not None:
+            network.module.to(device).eval().requires_grad_(False)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What holds its parameters; None where nothing is learnt."""
+        return self._network.module
+
+    def identity(self) -> dict[str, Any]:
+        """What decides this model's output: `describe_flow_model`, with the device it runs on.
+
+        It speaks of the weights as they were loaded, whatever has become of the file since.
+        """
+        return {**deepcopy(self._description), "device": self.device}
+
+    def flow(
+        self, frames_a: NDArray[np.uint8] | Tensor, frames_b: NDArray[np.uint8] | Tensor
+    ) -> Tensor:
+        """The motion from each frame of a batch to its partner.
+
+        frames_a, frames_b: (B, H, W, 3) uint8 RGB, of one size
+        returns: (B, 2, H, W) float32 on the model's device, a -> b, in pixels of the frames
+
+        Raises:
+            ArtifactError: frames of another shape or dtype, or two batches that differ in shape.
+        """
+        first, second = as_frames(frames_a, "frames_a"), as_frames(frames_b, "frames_b")
+        if first.shape != second.shape:
+            raise ArtifactError(
+                "frames_a and frames_b: expected one shape, got "
+                f"{tuple(first.shape)} and {tuple(second.shape)}; bring both to one canvas"
+            )
+        if not first.numel():
+            raise ArtifactError(f"frames: expected some pixels, got {tuple(first.shape)}")
+        with self._inference():
+            flow = self._network.estimate(first.to(self.device), second.to(self.device))
+        return flow.float().contiguous()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without gradients, in the model's precision."""
+        import torch
+
+        precision = getattr(torch, self._config.precision)
+        reduced = precision != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, dtype=precision if reduced else None, enabled=reduced),
+        ):
+            yield
+
+
+def build_flow_model(config: FlowModelConfig) -> FlowModel:
+    """Build a flow model, load its weights, and move it to its device.
+
+    Raises:
+        ConfigError: there is no such device, or a package is missing.
+        WeightsError: the weights are unreadable or belong to another network.
+    """
+    import torch
+
+    device = _resolve(config.device)
+    described = describe_flow_model(config)
+    with torch.random.fork_rng(devices=[]):  # networks draw numbers before weights replace them
+        network = FLOW_MODELS[config.kind](config)
+    return FlowModel(config, network, device, described)
+
+
+def describe_flow_model(config: FlowModelConfig) -> dict[str, Any]:
+    """The identity of a flow model, from its config and the hash of its weights, unbuilt.
+
+    A device "auto" stays "auto": it agrees with any.
+
+    Raises:
+        WeightsError: the weights are not there.
+    """
+    return config.identity()
+
+
+def _resolve(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("flow model: device = 'cuda', but torch sees no CUDA device")
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

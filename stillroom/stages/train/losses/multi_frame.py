@@ -1,0 +1,160 @@
+"""Multi-frame distillation: what a ConvLSTM makes of the self-similarities of successive frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.train.losses.matched import matched_grids
+from stillroom.stages.train.losses.patches import counted_patches, patch_sums
+from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+PATCH = 16
+ENLARGE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """What both networks' frames come to, as `embedded` makes it.
+
+    student, teacher: (B, D, N, N) for N places
+    counted: (B, N, N) bool, True where both places count in every frame; None counts all
+    """
+
+    student: Tensor
+    teacher: Tensor
+    counted: Tensor | None
+
+    def difference(self) -> Tensor:
+        """() mean of (E_s - E_t)^2."""
+        return masked_mean((self.student - self.teacher).square().mean(1), self.counted)
+
+    def smallness(self) -> Tensor:
+        """() mean of 1 - E_t, between 0 and 2: making it small enlarges the teacher's embedding."""
+        return masked_mean(1 - self.teacher.mean(1), self.counted)
+
+    @torch.no_grad()
+    def spread(self) -> Tensor:
+        """() the teacher's deviation over frames and pairs against its root mean square, 0 to 1.
+
+        ratio = sqrt(mean_d var_d) / sqrt(mean_d E_d^2);  d: channels
+
+        Near 0 the embedding has collapsed: it hardly depends on what is embedded, whatever its
+        size, and student and teacher agree on nothing. An embedding of zeros has 0.
+        """
+        each = self.teacher.movedim(1, 0).flatten(1)  # (D, B N N)
+        counted = None if self.counted is None else self.counted.flatten()
+        values = each if counted is None else each[:, counted]
+        if not values.numel():
+            return values.new_zeros(())
+        size = values.square().mean().sqrt()
+        spread = values.var(1, correction=0).mean().sqrt()
+        return torch.where(size > 0, spread / size.clamp(min=torch.finfo(size.dtype).tiny), 0)
+
+
+def multi_frame(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    *,
+    embed: Callable[[Sequence[Tensor]], Tensor],
+    patch: int = PATCH,
+    enlarge: float = ENLARGE,
+    mask: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Squared difference of the embeddings of a sequence of self-similarity maps.
+
+    loss = mean (E_s - E_t)^2 + enlarge * mean (1 - E_t)
+    E = embed(A_1, ..., A_T),  A_ij = f_i . f_j / (|f_i| |f_j|),  f_i: features summed over place i
+
+    student: T maps (B, C, H, W) of features, in the order of time
+    teacher: T maps (B, C', H, W), likewise; C' may be another number
+    embed: from T maps (B, 1, N, N) to E (B, D, N, N), the same function for both networks: a
+        `ConvLstm`, whose parameters are trained with the student
+    patch: cells a side of a place, 1 or more; N = ceil(H / patch) ceil(W / patch), 2 or more
+    enlarge: weight of the second part, which holds the embedding away from its collapse to 0, where
+        the first part would be satisfied with nothing; 0 leaves it out
+    mask: T masks (B, 1, H, W) bool, True where a cell counts; a place counts where one of its cells
+        does, and a pair of places where both do in every frame
+    returns: () mean over counted pairs and channels of E; the first part between 0 and 4, 0 where
+        the self-similarities agree
+    memory: about 18 T B D N^2 numbers with a `ConvLstm`, beside the maps
+
+    `Embeddings.spread` tells whether E still says anything.
+
+    Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, section
+    3.2; arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
+    Tasks", PhD thesis, Adelaide 2021, section 5.3.2, there with weight 0.1. The loss is printed as
+    a squared norm; a mean does not change with the grid. The weights are to be clipped and E_t to
+    be enlarged: neither the range nor the weight is given. The released code (util/crit.py of
+    irfanICMLL/ETC) pools 16 x 16 cells (our default), clips nothing, has a variant that returns
+    mean (1 - E_t) as a second loss, and compares hidden state and cell both.
+    """
+    if not enlarge >= 0:
+        raise ConfigError(f"enlarge must be a weight of 0 or more, got {enlarge}")
+    both = embedded(student, teacher, embed=embed, patch=patch, mask=mask)
+    return both.difference() + enlarge * both.smallness() if enlarge else both.difference()
+
+
+def embedded(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    *,
+    embed: Callable[[Sequence[Tensor]], Tensor],
+    patch: int = PATCH,
+    mask: Sequence[Tensor] | None = None,
+) -> Embeddings:
+    """Embed both networks' frames; arguments as `multi_frame`.
+
+    raises: ArtifactError where there are not as many maps of each, shapes differ, or there are
+        fewer than 2 frames or places
+    """
+    masks: Sequence[Tensor | None] = [None] * len(student) if mask is None else mask
+    if not len(student) == len(teacher) == len(masks) or len(student) < 2:
+        raise ArtifactError(
+            "a sequence has 2 or more frames, as many of the student as of the teacher and as "
+            f"masks; got {len(student)}, {len(teacher)} and {len(masks)}"
+        )
+    if patch < 1:
+        raise ConfigError(f"patch must be 1 or more cells a side, got {patch}")
+    maps = [
+        matched_grids(one, other, shown)
+        for one, other, shown in zip(student, teacher, masks, strict=True)
+    ]
+    with torch.autocast(student[0].device.type, enabled=False):
+        of_student = embed([self_similarity(one, patch) for one, _ in maps])
+        of_teacher = embed([self_similarity(other, patch) for _, other in maps])
+        return Embeddings(of_student, of_teacher, _counted_pairs(masks, patch))
+
+
+def self_similarity(features: Tensor, patch: int) -> Tensor:
+    """Cosines between all places of a frame.
+
+    features: (B, C, H, W), 0 where a cell does not count
+    returns: (B, 1, N, N); 0 in the rows and columns of a place that is 0 throughout
+    """
+    places = unit_vectors(patch_sums(features, patch)).flatten(2)  # (B, C, N)
+    if places.shape[2] < 2:
+        raise ArtifactError(
+            f"a map of {tuple(features.shape)} is one place of {patch} x {patch} cells, and alike "
+            "to itself whatever it shows; take a smaller patch or larger crops"
+        )
+    return (places.transpose(1, 2) @ places)[:, None]
+
+
+def _counted_pairs(masks: Sequence[Tensor | None], patch: int) -> Tensor | None:
+    """(B, N, N) bool: the pairs of places that count in every frame."""
+    counted = [counted_patches(each, patch).flatten(1) for each in masks if each is not None]
+    if not counted:
+        return None
+    always = reduce(torch.logical_and, counted)  # (B, N)
+    return always[:, :, None] & always[:, None, :]

@@ -1,0 +1,128 @@
+"""Temporal loss: what moves along the flow should keep its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+
+from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.stages.warp import inside_frame, warp
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEANS = 1e-3  # share of a bilinear sample; less than this on a hidden cell is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How frame t lies in frame t+k, on the grid of the maps that are compared.
+
+    flow: (B, 2, H, W), t -> t+k, in cells of that grid
+    weight: (B, 1, H, W), V: what t+k may say about each cell of t, bool or 0..1, as
+        `warp.visible` and `warp.photometric_weight` make it; None is 1 everywhere
+    shown: (B, 1, H, W) bool on t+k's grid, True where a cell shows the frame; None is everywhere
+    """
+
+    flow: Tensor
+    weight: Tensor | None = None
+    shown: Tensor | None = None
+
+
+def temporal(
+    student: Tensor,
+    later: Tensor,
+    motion: Motion,
+    *,
+    variant: Literal["paper", "released"] = "paper",
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Squared difference between the prediction at t and that at t+k, warped to t.
+
+    paper:     loss = 1/N sum_i V_i sum_c (q_t,ic - warp(q_t+k)_ic)^2,  q = softmax over classes
+    released:  loss = 1/N sum_i V_i^2 1/C sum_c (z_t,ic - warp(z_t+k)_ic)^2,  z: the logits
+    warp: bilinear, t+k sampled where the flow points
+
+    student, later: (B, C, H, W) logits of the student at t and at t+k
+    motion: the flow and V
+    mask: (B, 1, H, W) bool on t's grid, True where a cell counts
+    returns: () mean over the N counted cells of the batch, between 0 and 2 in the paper's variant;
+        V is a factor, so that N has cells with V = 0 too: and them into the mask to divide by the
+        visible cells alone
+    memory: about three times the two maps
+
+    Both predictions get the gradient; `later.detach()` makes t+k a target. A cell does not count
+    where its flow is not finite, leans on a cell of t+k that is not shown, or leaves the frame.
+
+    Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, eq. 1;
+    arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
+    PhD thesis, Adelaide 2021, eq. 5.1, there with weight 0.1. The authors' code
+    (model/flow_model.py of irfanICMLL/ETC) compares logits, multiplies both sides by V before it
+    squares, divides by C as well, and counts what leaves the frame, at the value of the edge: that
+    is "released", to which `photometric_weight(..., channels="summed")` belongs. Logits grow
+    without bound as a network becomes sure, and so does that loss.
+    """
+    if variant not in ("paper", "released"):
+        raise ConfigError(f"variant must be 'paper' or 'released', got {variant!r}")
+    _demand_maps(student, later, motion, mask)
+    with torch.autocast(student.device.type, enabled=False):
+        flow, counted = _followed(motion, mask, outside=variant == "released")
+        now, then = (_wide(part, later.dtype, student.dtype) for part in (student, later))
+        # Masked cells are overwritten before any arithmetic: a NaN times 0 is a NaN.
+        now = now if mask is None else now.masked_fill(~mask, 0)
+        then = then if motion.shown is None else then.masked_fill(~motion.shown, 0)
+        if variant == "paper":
+            now, then = F.softmax(now, dim=1), F.softmax(then, dim=1)
+        squared = (now - warp(then, flow)).square()  # (B, C, H, W)
+        distance = squared.sum(1) if variant == "paper" else squared.mean(1)
+        if motion.weight is not None:
+            weight = motion.weight.detach().to(now.dtype).masked_fill(~counted, 0)[:, 0]
+            distance = distance * (weight if variant == "paper" else weight.square())
+        return masked_mean(distance, counted)
+
+
+def _followed(motion: Motion, mask: Tensor | None, *, outside: bool) -> tuple[Tensor, Tensor]:
+    """The flow, 0 where it cannot be followed, and (B, 1, H, W) bool: the cells that count."""
+    flow = motion.flow.detach()
+    finite = torch.isfinite(flow).all(1, keepdim=True)
+    counted = finite if outside else inside_frame(flow)
+    if mask is not None:
+        counted = counted & mask
+    flow = flow.masked_fill(~counted, 0)
+    if motion.shown is not None:
+        hidden = warp((~motion.shown).to(torch.promote_types(flow.dtype, torch.float32)), flow)
+        counted = counted & (hidden < _LEANS)
+    return flow, counted
+
+
+def _wide(part: Tensor, *others: torch.dtype) -> Tensor:
+    dtype = torch.float32
+    for other in others:
+        dtype = torch.promote_types(dtype, other)
+    return part.to(dtype)
+
+
+def _demand_maps(student: Tensor, later: Tensor, motion: Motion, mask: Tensor | None) -> None:
+    if student.ndim != 4 or student.shape != later.shape:
+        raise ArtifactError(
+            f"the prediction at t is {tuple(student.shape)} and that at t+k {tuple(later.shape)}; "
+            "both must be the same (B, C, H, W)"
+        )
+    batch, _, *size = student.shape
+    if tuple(motion.flow.shape) != (batch, 2, *size) or not motion.flow.is_floating_point():
+        raise ArtifactError(
+            f"flow must be {(batch, 2, *size)}, floating, in cells of the predictions' grid; got "
+            f"{tuple(motion.flow.shape)} {motion.flow.dtype}"
+        )
+    expected = (batch, 1, *size)
+    for name, part in (("mask", mask), ("shown", motion.shown)):
+        if part is not None and (tuple(part.shape) != expected or part.dtype != torch.bool):
+            raise ArtifactError(
+                f"{name} must be {expected} torch.bool, got {tuple(part.shape)} {part.dtype}"
+            )
+    if motion.weight is not None and tuple(motion.weight.shape) != expected:
+        raise ArtifactError(f"weight must be {expected}, got {tuple(motion.weight.shape)}")
