@@ -1,11 +1,11 @@
-"""What teacher and student have of two CamVid frames, and where each loss is: pictures for docs/losses.
+"""What teacher and student have of two CamVid frames, and where each loss is: pictures, one a loss.
 
     python benchmarks/draw_losses.py --data ../shared/data --student runs/camvid_xie/ce-seed0
 
-The teacher and the student are those of examples/camvid.toml; the student's weights are of a finished run,
-best of one on labels alone, which has the whole distillation before it. A PNG a loss, by the
-losses' own functions; those that train something beside the student do so for some steps on ten
-frames. Some minutes on one core.
+Teacher and student are those of examples/camvid.toml; the student's weights are a finished run's,
+best one on labels alone, which has all distillation before it. By the losses' own functions; those
+that train something beside the student do so for some steps, on ten frames. Draws into docs/losses;
+about four minutes on one quiet core.
 """
 
 from __future__ import annotations

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
 from map_page import Cell
-from numpy.typing import NDArray
-from torch import Tensor
 
 from stillroom.stages.evaluate.palette import palette
 from stillroom.stages.sources.camvid import CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 STRIDE = 4
 COLOURS = palette(CLASSES)

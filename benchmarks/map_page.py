@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from stillroom.stages.evaluate.heat import heat
-from stillroom.stages.evaluate.page import FAINT, INK, KEY_HEIGHT, SMALL, TEXT, TITLE, Page, key_lines
-from stillroom.stages.evaluate.page import fitted, text_width
+from stillroom.stages.evaluate.page import (
+    FAINT,
+    INK,
+    KEY_HEIGHT,
+    SMALL,
+    TEXT,
+    TITLE,
+    Page,
+    fitted,
+    key_lines,
+    text_width,
+)
 from stillroom.stages.evaluate.tiles import PADDING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 MARGIN, GAP = 20, 12
 TILE = (240, 180)  # width and height: two pixels a cell of CamVid's grid at stride 4
@@ -41,6 +55,7 @@ class Scale:
 
     @property
     def colours(self) -> NDArray[np.uint8]:
+        """(256, 3), from low to high."""
         if not self.signed:
             return heat()
         from matplotlib import colormaps
@@ -100,7 +115,7 @@ def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One field of a picture: an image (H, W, 3), or values (h, w) in the column's colours, or words.
+    """One field of a picture: an image (H, W, 3), values (h, w) in the column's colours, or words.
 
     marks: (row, column, name) of places on the values' grid, or on `grid` for an image
     """
@@ -148,21 +163,32 @@ def draw(picture: Picture, path: Path) -> Path:
     colours = {name: "#{:02x}{:02x}{:02x}".format(*of) for name, of in picture.classes}
     page.key(MARGIN, bottom + bars, key, colours)
     page.save(path)
-    scales = {scale.signed: scale.colours for scale in picture.scales if scale is not None}
-    steps = np.linspace(0, 255, STEPS).round().astype(int)
     quiet = [(255, 255, 255), PADDING, *(tuple(bytes.fromhex(c[1:])) for c in (INK, FAINT))]
-    kept = [quiet, [of for _, of in picture.classes], *(colours[steps] for colours in scales.values())]
-    return few_colours(path, np.concatenate([one for one in kept if len(one)]))
+    of_classes = [of for _, of in picture.classes]
+    return few_colours(
+        path, np.concatenate([np.array(quiet + of_classes), *scale_colours(picture)])
+    )
+
+
+def scale_colours(picture: Picture) -> list[NDArray[np.uint8]]:
+    """Some colours of each kind of scale in a picture."""
+    kinds = {scale.signed: scale.colours for scale in picture.scales if scale is not None}
+    return [colours[np.linspace(0, 255, STEPS).round().astype(int)] for colours in kinds.values()]
 
 
 def few_colours(path: Path, kept: NDArray) -> Path:
     """Bring a PNG to a palette of 256, some of them given (N, 3): a third of the bytes."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    found = image.quantize(256 - len(kept), Image.Quantize.MEDIANCUT, dither=0).getpalette()
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*kept.astype(int).ravel().tolist(), *found[: 3 * (256 - len(kept))]])
-    small = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    rest = 256 - len(kept)
+    found = image.quantize(rest, Image.Quantize.MEDIANCUT, dither=0).getpalette()[: 3 * rest]
+    palette = np.concatenate([kept, np.reshape(found, (-1, 3))]).astype(np.float32)  # (K, 3)
+    pixels = np.asarray(image)
+    colours, which = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    # By hand: Pillow's own search takes close colours for the same, and white for a near grey.
+    apart = [np.square(palette - colour).sum(axis=1).argmin() for colour in colours]
+    small = Image.fromarray(np.array(apart, np.uint8)[which].reshape(pixels.shape[:2]), mode="P")
+    small.putpalette(palette.astype(np.uint8).ravel().tolist())
     small.save(path, format="PNG", optimize=True)
     return path
 
@@ -204,14 +230,15 @@ def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int)
 def _draw_bar(page: Page, scale: Scale, left: int, top: int) -> None:
     steps = np.linspace(0, 255, TILE[0]).round().astype(int)
     page.picture(left, top + 2, np.repeat(scale.colours[steps][None], 8, axis=0))
-    ended = -np.inf
-    for place, words in scale.ticks():
+    ticks = scale.ticks()
+    taken: list[tuple[float, float]] = []
+    for place, words in (ticks[0], ticks[-1], *ticks[1:-1]):  # the ends matter most
         half = text_width(words, SMALL) / 2
         page.box(left + min(place * TILE[0], TILE[0] - 1), top + 11, 0.5, 4, FAINT)
         centre = min(max(place * TILE[0], half), TILE[0] - half)
-        if centre - half < ended + 6:
+        if any(centre - half < end + 6 and centre + half > begin - 6 for begin, end in taken):
             continue
-        ended = centre + half
+        taken.append((centre - half, centre + half))
         page.text(left + centre, top + 17, words, SMALL, FAINT, ha="center")
     page.text(left + TILE[0] / 2, top + 33, fitted(scale.unit, TILE[0], SMALL), SMALL, FAINT,
               ha="center")  # fmt: skip

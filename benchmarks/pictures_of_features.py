@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from loss_maps import COLOURS, KEY, Shown, each_pixel, numbers
 from map_page import Cell, Picture, Scale, scale_of
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stillroom.stages.evaluate.palette import colourise
@@ -26,6 +27,9 @@ from stillroom.stages.train.losses.neighbours import pairs, shifts
 from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, _nodes
 from stillroom.stages.train.losses.projector import Projector
 from stillroom.stages.train.losses.unit_vectors import unit_vectors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LIKE = Scale(0, 1, "cosine")
 
@@ -54,9 +58,10 @@ def draw_fitnet(shown: Shown) -> Picture:
     return Picture(
         title="fitnet: the teacher's features, value by value",
         words=(
-            "One channel of the penultimate layer, the one that varies most. The student's 32 channels "
-            "come through a 1x1 convolution to the teacher's 128, here the one of least squares on "
-            "these two frames: what is left is what the student's channels, as they are, cannot say."
+            "One channel of the penultimate layer, the one that varies most. The student's "
+            "32 channels come through a 1x1 convolution to the teacher's 128, here the one "
+            "of least squares on these two frames: what is left is what the student's "
+            "channels, as they are, cannot say."
         ),
         columns=("frame", "the teacher", "the student, projected", "where the loss is"),
         scales=(None, scale, scale, scale_of([value], "mean over channels of (s - t)²")),
@@ -77,8 +82,8 @@ def draw_attention_transfer(shown: Shown) -> Picture:
     return Picture(
         title="attention_transfer: where in the frame activations are large",
         words=(
-            "The squares of all channels, summed, and brought to length 1 over the frame. Channel "
-            "counts do not matter, and what the activations mean is not looked at."
+            "The squares of all channels, summed, and brought to length 1 over the frame. "
+            "Channel counts do not matter, and what the activations mean is not looked at."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
         scales=(None, scale, scale, scale_of([value], "squared difference")),
@@ -113,8 +118,8 @@ def draw_local_affinity(shown: Shown) -> Picture:
     return Picture(
         title="local_affinity: how alike each cell is to the eight around it",
         words=(
-            "Cells inside a thing are like their neighbours, cells at its border are not. What the "
-            "thing is goes unnoticed."
+            "Cells inside a thing are like their neighbours, cells at its border are not. "
+            "What the thing is goes unnoticed."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
         scales=(None, like, like, scale_of([value], "mean of (cosine - cosine)²")),
@@ -125,7 +130,8 @@ def draw_local_affinity(shown: Shown) -> Picture:
 def draw_pairwise_affinity(shown: Shown) -> Picture:
     pair = shown.pair
     nodes = [
-        unit_vectors(_nodes(of, None, AffinityGraph()), dim=1) for of in (pair.teacher, pair.student)
+        unit_vectors(_nodes(of, None, AffinityGraph()), dim=1)
+        for of in (pair.teacher, pair.student)
     ]  # (B, A, h / 2, w / 2)
     maps = []
     for of in nodes:
@@ -136,8 +142,8 @@ def draw_pairwise_affinity(shown: Shown) -> Picture:
     return Picture(
         title="pairwise_affinity: which places of the frame are alike",
         words=(
-            "Cosines of one node (2 x 2 cells, marked) to all others: one row of the matrix that is "
-            "compared. The loss is over all rows, 2,700 of them here."
+            "Cosines of one node (2 x 2 cells, marked) to all others: one row of the matrix "
+            "that is compared. The loss is over all rows, 2,700 of them here."
         ),
         columns=("frame", "the teacher", "the student", "where this row's loss is"),
         scales=(None, LIKE, LIKE, scale_of([value], "(cosine - cosine)²", share=97)),
@@ -173,8 +179,8 @@ def draw_ifvd(shown: Shown) -> Picture:
     return Picture(
         title="ifvd: how far each cell is from the centre of its class",
         words=(
-            "Cosine of each cell's features to the mean over the cells of its class in the frame. Dark: "
-            "cells that are unlike their class. Grey: without a label."
+            "Cosine of each cell's features to the mean over the cells of its class in the "
+            "frame. Dark: cells that are unlike their class. Grey: without a label."
         ),
         columns=("labels", "the teacher", "the student", "where the loss is"),
         scales=(None, near, near, scale_of([value], "(cosine - cosine)²")),
@@ -212,13 +218,16 @@ def draw_cross_image(shown: Shown) -> Picture:
         rows.append((first, Cell(maps[0], note), Cell(maps[1]),
                      Cell(maps[2], f"mean: KL {maps[2].mean():.2f} nats")))  # fmt: skip
     whole = cross_image_pixel(pair.student, pair.teacher, temperature=temperature).item()
-    share = Scale(0.1, 10, "share of the similarity; 1: spread evenly", log=True, more=True, less=True)
+    share = Scale(
+        0.1, 10, "share of the similarity; 1: spread evenly", log=True, more=True, less=True
+    )
     values = scale_of([maps[2] for maps in found], "p log(p / q), by cell, nats", signed=True)
     return Picture(
         title="cross_image_pixel: which pixels of another frame does a pixel resemble?",
         words=(
-            "Two pixels of the upper frame, each against all pixels of the lower: softmax of the "
-            f"cosines at T = 0.1. Over all pixels of both frames the loss is {whole:.2f} nats."
+            "Two pixels of the upper frame, each against all pixels of the lower: softmax of "
+            f"the cosines at T = 0.1. Over all pixels of both frames the loss is {whole:.2f} "
+            "nats."
         ),
         columns=("frames", "the teacher", "the student", "where this row's loss is"),
         scales=(None, share, share, values),

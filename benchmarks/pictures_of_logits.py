@@ -52,8 +52,8 @@ def draw_cross_entropy(shown: Shown) -> Picture:
     return Picture(
         title="cross_entropy: how little of its probability the student gives to the label",
         words=(
-            "Above a labelled frame, below one whose labels are hidden: the teacher's pseudo labels "
-            "stand for them. At the frames' own pixels; grey: without a label."
+            "Above a labelled frame, below one whose labels are hidden: the teacher's pseudo "
+            "labels stand for them. At the frames' own pixels; grey: without a label."
         ),
         columns=("frame", "what it is told", "the student", "where the loss is"),
         scales=(None, None, None, scale_of(surprises, "-log q of the label, nats", share=97)),
@@ -81,12 +81,17 @@ def draw_pixelwise_kl(shown: Shown) -> Picture:
     return Picture(
         title="pixelwise_kl: how unlike the class probabilities of each pixel are",
         words=(
-            f"{MIXED} A higher temperature shows what else each of them considers. The loss is where "
-            "borders are, and where the student holds one thing for another; at T = 4 also where it "
-            "is less sure than the teacher, or surer."
+            f"{MIXED} A higher temperature shows what else each of them considers. The loss "
+            "is where borders are, and where the student holds one thing for another; at T = "
+            "4 also where it is less sure than the teacher, or surer."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
-        scales=(None, None, None, Scale(0.01, 10, "T² KL(teacher || student), nats", log=True, more=True, less=True)),
+        scales=(
+            None,
+            None,
+            None,
+            Scale(0.01, 10, "T² KL(teacher || student), nats", log=True, more=True, less=True),
+        ),
         rows=tuple(rows),
         classes=KEY,
     )
@@ -101,8 +106,8 @@ def draw_probability_l2(shown: Shown) -> Picture:
     return Picture(
         title="probability_l2: squared distance of the class probabilities of each pixel",
         words=(
-            f"Teacher and student: one class of {len(CLASSES)}, {CLASSES[one]}, on which they differ "
-            "most. The loss sums over all classes and is at most 2."
+            f"Teacher and student: one class of {len(CLASSES)}, {CLASSES[one]}, on which they "
+            "differ most. The loss sums over all classes and is at most 2."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
         scales=(None, share, share, Scale(0, 1, "sum over classes of (q - p)²", more=True)),
@@ -127,8 +132,8 @@ def draw_consistency_l2(shown: Shown) -> Picture:
     return Picture(
         title="consistency_l2: how much logits change around each pixel",
         words=(
-            "Borders stand out in both; the student's logits are flatter within things. All scales are "
-            "logarithmic: a few cells make most of the mean."
+            "Borders stand out in both; the student's logits are flatter within things. All "
+            "scales are logarithmic: a few cells make most of the mean."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
         scales=(None, change, change, loss),
@@ -160,7 +165,9 @@ def draw_channelwise_kl(shown: Shown) -> Picture:
     parts = numbers(_kl(log_p[0:2, 0, :, None], log_q[0:2, 0, :, None])).reshape(2, *pair.grid)
     parts = temperature**2 * parts * cells
     shares = [numbers(log.exp()).reshape(2, *pair.grid) * cells for log in logs]
-    density = Scale(0.1, 10, "share of the channel; 1: spread evenly", log=True, more=True, less=True)
+    density = Scale(
+        0.1, 10, "share of the channel; 1: spread evenly", log=True, more=True, less=True
+    )
     values = [
         channelwise_kl(
             pair.student_logits[number : number + 1, one : one + 1],
@@ -171,9 +178,10 @@ def draw_channelwise_kl(shown: Shown) -> Picture:
     return Picture(
         title=f"channelwise_kl: where in the frame a channel is active ({CLASSES[one]}, T = 4)",
         words=(
-            "Each channel becomes a distribution over the frame. Cells where the teacher has more of it "
-            "cost (red), others are credited (blue); their mean over cells is the channel's KL. What the "
-            "channel is worth at a cell is compared, and not which class wins there."
+            "Each channel becomes a distribution over the frame. Cells where the teacher has "
+            "more of it cost (red), others are credited (blue); their mean over cells is the "
+            "channel's KL. What the channel is worth at a cell is compared, and not which "
+            "class wins there."
         ),
         columns=("frame", "the teacher", "the student", "where the loss is"),
         scales=(None, density, density, scale_of([parts], "T² p log(p / q), by cell, nats",
@@ -201,8 +209,8 @@ def draw_dist(shown: Shown) -> Picture:
     return Picture(
         title="dist: do the probabilities rise and fall together?",
         words=(
-            f"{MIXED} Right: the inter-class part. The intra-class part, over the pixels of both frames, "
-            f"is {within:.2f} in the mean of its classes: {', '.join(said)}."
+            f"{MIXED} Right: the inter-class part. The intra-class part, over the pixels of "
+            f"both frames, is {within:.2f} in the mean of its classes: {', '.join(said)}."
         ),
         columns=("frame", "the teacher", "the student", "where the inter-class part is"),
         scales=(None, None, None, Scale(0, 1, "1 - correlation over classes", more=True)),
@@ -231,9 +239,10 @@ def draw_augmented(shown: Shown) -> Picture:
     return Picture(
         title="augmented_pixelwise: what moving the features within their class adds",
         words=(
-            "Third column: the plain KL. Fourth: what the bound at lambda 1 adds to it, with covariances "
-            "of the student's features over 8 other frames. Near borders, and in classes that vary "
-            "much, small moves change the answer. Pixels without a label (black) are not augmented."
+            "Third column: the plain KL. Fourth: what the bound at lambda 1 adds to it, with "
+            "covariances of the student's features over 8 other frames. Near borders, and in "
+            "classes that vary much, small moves change the answer. Pixels without a label "
+            "(black) are not augmented."
         ),
         columns=("frame", "labels", "pixelwise_kl", "added by the augmentation"),
         scales=(

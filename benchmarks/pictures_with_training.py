@@ -5,8 +5,8 @@ The student stands still: what is seen is what the adapter, the convolutions or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from stillroom.stages.train.losses.unit_vectors import unit_vectors
 from stillroom.stages.train.terms.adaptation import CodeAdapter
 from stillroom.stages.train.terms.holistic import CriticState
 from stillroom.stages.train.terms.masked_generative import MaskedGeneration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 RATIO = 0.75
 GENERATION_STEPS, CRITIC_STEPS, ADAPTER_STEPS, CODE_EPOCHS = 40, 40, 300, 8
@@ -71,8 +74,8 @@ def draw_masked_generative(shown: Shown) -> Picture:
     return Picture(
         title="masked_generative: the teacher's features, from a quarter of the student's cells",
         words=(
-            "Grey cells are hidden, another three quarters at every step. Two 3x3 convolutions are to "
-            "make the teacher's whole map of the rest; here after "
+            "Grey cells are hidden, another three quarters at every step. Two 3x3 "
+            "convolutions are to make the teacher's whole map of the rest; here after "
             f"{GENERATION_STEPS} steps on these two frames, the student as it was."
         ),
         columns=("the teacher", "what is left of the student", "generated", "where the loss is"),
@@ -113,17 +116,17 @@ def draw_holistic(shown: Shown) -> Picture:
     return Picture(
         title="holistic: what a critic looks at in a whole map",
         words=(
-            f"{MIXED} Right: how steeply the critic's score of the student's map depends on each cell's "
-            f"logits: where the student is told to change. After {CRITIC_STEPS} steps of the critic on "
-            "eight other frames, two at a time."
+            f"{MIXED} Right: how steeply the critic's score of the student's map depends on "
+            f"each cell's logits: where the student is told to change. After {CRITIC_STEPS} "
+            "steps of the critic on eight other frames, two at a time."
         ),
         columns=("frame", "the teacher", "the student", "where the critic looks"),
-        scales=(None, None, None, scale_of([pull], "|slope of the score|, thousandths a logit")),
+        scales=(None, None, None, scale_of([pull], "slope of the score, 10⁻³ a logit")),
         rows=tuple(
             (
                 shown.frame(n),
-                Cell(mixture(pair.teacher_logits)[n], f"score {scores[0][0][n]:.2f}"),
-                Cell(mixture(pair.student_logits)[n], f"score {scores[1][0][n]:.2f}"),
+                Cell(mixture(pair.teacher_logits)[n], f"score {scores[0][0][n]:,.0f}"),
+                Cell(mixture(pair.student_logits)[n], f"score {scores[1][0][n]:,.0f}"),
                 Cell(pull[n]),
             )
             for n in (0, 1)
@@ -148,9 +151,11 @@ class Held:
         return len(self.features)
 
     def spread(self, most: int) -> list[int]:
+        """The first frames, so many at most."""
         return list(range(min(most, len(self))))
 
     def batches(self, groups: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features of each group, all cells shown."""
         for group in groups:
             features = self.features[list(group)]
             yield features, torch.ones_like(features[:, :1], dtype=torch.bool)
@@ -189,13 +194,13 @@ def draw_adaptation(shown: Shown) -> Picture:
     value = each_pixel(adaptation, student, code)
     one = int(unit_vectors(code).var(dim=(0, 2, 3)).argmax())
     maps = [numbers(unit_vectors(of)[:, one]) for of in (code, student)]
-    scale = scale_of(maps, f"channel {one} of 128, of length 1")
+    scale = scale_of(maps, f"channel {one}; vectors of length 1")
     return Picture(
         title="adaptation: the code of the teacher's features, cell by cell",
         words=(
-            "An auto-encoder's code: 128 channels on a grid eight times coarser, here after a short "
-            "training on ten frames. Vectors are brought to length 1 before they are compared. The "
-            f"student comes through its adapter, after {ADAPTER_STEPS} steps."
+            "An auto-encoder's code: 128 channels on a grid eight times coarser, here after "
+            "a short training on ten frames. Vectors are brought to length 1 before they are "
+            f"compared. The student comes through its adapter, after {ADAPTER_STEPS} steps."
         ),
         columns=("frame", "the teacher's code", "the student, adapted", "where the loss is"),
         scales=(None, scale, scale, scale_of([value], "sum over channels of |s - t|")),
@@ -226,9 +231,10 @@ def draw_affinity(shown: Shown) -> Picture:
     return Picture(
         title="affinity: how alike each two cells of the code are",
         words=(
-            "Teacher and student: cosines of the marked cell to all others, one row of the affinity "
-            "matrix. Right: the distance of every cell's whole row, which the loss adds up. Code and "
-            f"adapter as for adaptation; the adapter trained by this loss for {ADAPTER_STEPS} steps."
+            "Teacher and student: cosines of the marked cell to all others, one row of the "
+            "affinity matrix. Right: the distance of every cell's whole row, which the loss "
+            "adds up. Code and adapter as for adaptation; the adapter trained by this loss "
+            f"for {ADAPTER_STEPS} steps."
         ),
         columns=("frame", "the teacher's code", "the student, adapted", "where the loss is"),
         scales=(None, like, like, scale_of([value], "distance of the cell's row")),
