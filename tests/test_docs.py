@@ -15,8 +15,8 @@ import stillroom
 from stillroom.cli import main
 from stillroom.pipeline.config import RunConfig
 from stillroom.pipeline.run_file import load_run
-from stillroom.stages.train.terms import TermConfig
 from stillroom.pipeline.sweep_file import SweepConfig, load_sweep
+from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
