@@ -76,10 +76,15 @@ def flow_sheet(
         _demand_fit(row)
     scale = max(longest_of(row.flow) for row in rows) if longest is None else longest
     known = any(row.visible is not None for row in rows)
-    columns = ("frame at t", "frame at t+k", f"flow, full colour at {scale:.1f} px")
-    columns += ("t red, t+k cyan", "the same along the flow", "not to be seen at t+k")
-    legend = (Entry(OUTSIDE, "leaves the frame"),)
-    legend += (Entry(HIDDEN, "hidden"),) if known else ()
+    columns = (
+        "frame at t",
+        "frame at t+k",
+        f"flow, full colour at {scale:.1f} px",
+        "t red, t+k cyan",
+        "the same along the flow",
+        "not to be seen at t+k",
+    )
+    hidden = (Entry(HIDDEN, "hidden"),) if known else ()
     return draw_sheet(
         Sheet(
             title=title,
@@ -87,7 +92,7 @@ def flow_sheet(
             columns=columns,
             rows=tuple(_tiles(row, scale) for row in rows),
             legend_title="",
-            legend=legend,
+            legend=(Entry(OUTSIDE, "leaves the frame"), *hidden),
         ),
         path,
     )

@@ -55,7 +55,7 @@ class PairAgreement:
     """One pair of a clip, for a curve; None where no pixel counts.
 
     Attributes:
-        miou, pixels: over the pixels whose target is in the frame.
+        miou, pixels: over the pixels whose target is in the frame, to the nearest pixel.
         visible_miou, visible_pixels: over those that the next frame shows.
     """
 
@@ -118,11 +118,12 @@ class TemporalConsistency:
         counted = (now != IGNORE) & (warped != IGNORE)
         for index in range(len(now)):
             pair = now[index], warped[index]
-            whole = self._whole.add(*pair, counted[index])
-            seen: tuple[float | None, float | None] = (None, None)
+            miou, pixels = self._whole.add(*pair, counted[index])
+            visible_miou = visible_pixels = None
             if visible is not None:
-                seen = self._visible.add(*pair, counted[index] & visible[index, 0])
-            self._curve.append(PairAgreement(*whole, *seen))
+                seen = counted[index] & visible[index, 0]
+                visible_miou, visible_pixels = self._visible.add(*pair, seen)
+            self._curve.append(PairAgreement(miou, pixels, visible_miou, visible_pixels))
         self._masked = visible is not None if len(now) else self._masked
 
     def scores(self) -> Consistency:
@@ -147,7 +148,7 @@ class _Counts:
 
     def add(
         self, now: Tensor, warped: Tensor, counted: Tensor
-    ) -> tuple[float, float] | tuple[None, None]:
+    ) -> tuple[float | None, float | None]:
         """Count a pair, and return its own mIoU and share of pixels that stay."""
         one, other = (part[counted].cpu().numpy() for part in (now, warped))
         pair = ConfusionMatrix(len(self.matrix.counts))
