@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 
-from stillroom.stages.models.teacher import TeacherConfig, build_teacher
+from stillroom.stages.models.teacher import Teacher, TeacherConfig, build_teacher
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses import (
     attention_transfer,
@@ -94,18 +94,26 @@ def frames_and_labels(data: Path) -> tuple[np.ndarray, Tensor]:
     return np.stack(frames), labels[:, half::STRIDE, half::STRIDE]
 
 
-def table_of_values(data: Path) -> str:
+def camvid_weights(data: Path) -> Path:
+    return data / "weights" / "camvid_fpn_lite0.safetensors"
+
+
+def camvid_teacher(data: Path) -> Teacher:
     section = {
         "kind": "smp",
         "architecture": "FPN",
         "encoder": "tu-tf_efficientnet_lite0",
         "classes": CLASSES,
-        "weights": data / "weights" / "camvid_fpn_lite0.safetensors",
+        "weights": camvid_weights(data),
         "mean": [127, 127, 127],
         "std": [128, 128, 128],
     }
+    return build_teacher(TypeAdapter(TeacherConfig).validate_python(section))
+
+
+def table_of_values(data: Path) -> str:
     frames, labels = frames_and_labels(data)
-    output = build_teacher(TypeAdapter(TeacherConfig).validate_python(section))(frames)
+    output = camvid_teacher(data)(frames)
     lines = ["| map | student | " + " | ".join(LOSSES) + " |", "|---" * (len(LOSSES) + 2) + "|"]
     for name, teacher in (("logits", output.logits), ("features", output.features["penultimate"])):
         teacher = teacher.float()

@@ -19,12 +19,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from loss_sizes import CLASSES, frames_and_labels, stand_ins
-from pydantic import TypeAdapter
+from loss_sizes import CLASSES, camvid_teacher, camvid_weights, frames_and_labels, stand_ins
 from torch import Tensor, nn
 
 from stillroom.stages.models.smp import CLASSIFIER
-from stillroom.stages.models.teacher import TeacherConfig, build_teacher
 from stillroom.stages.models.weights import load_state
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses import (
@@ -131,22 +129,12 @@ def table_of_memory() -> str:
 
 @torch.no_grad()
 def tables_of_values(data: Path) -> str:
-    section = {
-        "kind": "smp",
-        "architecture": "FPN",
-        "encoder": "tu-tf_efficientnet_lite0",
-        "classes": CLASSES,
-        "weights": data / "weights" / "camvid_fpn_lite0.safetensors",
-        "mean": [127, 127, 127],
-        "std": [128, 128, 128],
-    }
     frames, labels = frames_and_labels(data)
-    teacher = build_teacher(TypeAdapter(TeacherConfig).validate_python(section))
-    output = teacher(frames)
+    output = camvid_teacher(data)(frames)
     logits, features = output.logits.float(), output.features["penultimate"].float()
     statistics = ClassCovariance(CLASSES, features.shape[1])
     statistics.update(features, labels)
-    state = load_state(section["weights"])
+    state = load_state(camvid_weights(data))
     weight = state[CLASSIFIER].float().sum(dim=(2, 3))
     given = Augmentation(weight, statistics.variance.float(), labels, 1.0)
     return f"{table_of_logits(logits, given)}\n\n{table_of_features(features, labels)}"

@@ -11,6 +11,7 @@ import click
 from stillroom import __version__
 from stillroom.cli_cache import cache
 from stillroom.cli_options import JSON, RUN_FILE, SET, example, print_shown
+from stillroom.cli_sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
 
 
@@ -40,6 +41,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(sweep)
 
 
 @main.command(epilog=example("stillroom train examples/camvid.toml --set train.seed=1"))

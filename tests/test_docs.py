@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
@@ -14,9 +15,12 @@ import stillroom
 from stillroom.cli import main
 from stillroom.pipeline.config import RunConfig
 from stillroom.pipeline.run_file import load_run
+from stillroom.stages.train.terms import TermConfig
+from stillroom.pipeline.sweep_file import SweepConfig, load_sweep
 from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SWEEPS = sorted((REPOSITORY / "examples").glob("*_sweep.toml"))
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
@@ -31,6 +35,20 @@ def test_every_key_of_a_run_file_is_documented() -> None:
     for section, definition in schema["$defs"].items():
         for key in definition.get("properties", {}):
             assert re.search(rf"\b{key}\b", code), f"{section}.{key} is not in docs/run_file.md"
+
+
+def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() -> None:
+    union, _ = get_args(TermConfig)
+    known = sorted(get_args(term.model_fields["name"].annotation)[0] for term in get_args(union))
+    index = (REPOSITORY / "docs" / "losses.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(losses/(\w+\.md)", index, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == known
+    for name, page in rows:
+        assert f"`{name}`" in (REPOSITORY / "docs" / "losses" / page).read_text()
+    for page in (REPOSITORY / "docs" / "losses").glob("*.md"):
+        assert f"](losses/{page.name}" in index, f"docs/losses.md leads nowhere to {page.name}"
+    run = load_run(REPOSITORY / "examples" / "camvid_all_terms.toml")
+    assert sorted(term.name for term in run.terms) == known
 
 
 def test_every_error_is_named_in_the_page_on_operations() -> None:
@@ -71,10 +89,36 @@ def test_commands_in_the_documents_exist_with_their_options(document: Path) -> N
 @pytest.mark.parametrize(
     "path",
     [
-        *sorted((REPOSITORY / "examples").glob("*.toml")),
+        *sorted(set((REPOSITORY / "examples").glob("*.toml")) - set(SWEEPS)),
         *sorted((REPOSITORY / "stillroom" / "pipeline" / "demo_runs").glob("*.toml")),
     ],
     ids=lambda path: path.name,
 )
 def test_examples_are_valid_run_files(path: Path) -> None:
     assert load_run(path).train is not None
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_sweeps_of_the_examples_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    sweep = load_sweep(path)
+    assert len(sweep.students) == len(sweep.config.variants) * len(sweep.config.seeds)
+
+
+def test_every_key_and_option_of_a_sweep_is_documented() -> None:
+    text = (REPOSITORY / "docs" / "sweeps.md").read_text()
+    for key in SweepConfig.model_fields:
+        assert re.search(rf"^\| `{key}` \|", text, re.MULTILINE), key
+    for option in main.commands["sweep"].params:
+        flag = option.opts[0]
+        assert not flag.startswith("--") or f"`{flag}" in text or f" {flag} " in text, flag
+
+
+def test_the_sweep_that_the_documents_show_is_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (REPOSITORY / "docs" / "sweeps.md").read_text()
+    shown = tmp_path / "sweep.toml"
+    shown.write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+    monkeypatch.chdir(REPOSITORY)
+    assert len(load_sweep(shown).students) == 9

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build import build
 from stillroom.pipeline.curves import CURVES
 from stillroom.pipeline.evaluation import (
     Evaluation,
@@ -21,7 +20,7 @@ from stillroom.pipeline.evaluation import (
     open_model,
 )
 from stillroom.pipeline.inspect_cache import draw_preview
-from stillroom.pipeline.progress import BuildBars, CountBar, TrainBar
+from stillroom.pipeline.progress import CountBar, TrainBar, build_with_bars
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError
@@ -58,12 +57,12 @@ def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
     teacher_file, student_file = write_run_files(out)
     teacher = load_run(teacher_file, overrides)
     say("drawing the labelled clips and keeping them in the cache")
-    _build(teacher)
+    build_with_bars(teacher)
     say("training the teacher on the labels")
     _train(teacher)
     student = load_run(student_file, overrides)
     say("running the teacher once over labelled and unlabelled clips, into the cache")
-    _build(student)
+    build_with_bars(student)
     say("training the baseline: the small network on an eighth of the labels, alone")
     baseline = load_run(student_file, [*overrides, *_baseline(student, out)])
     _train(baseline)
@@ -106,11 +105,6 @@ def _baseline(student: RunConfig, out: Path) -> list[str]:
         f"train.streams={{street={{batch={street.batch},every={street.every}}}}}",
         f"train.path={out.as_posix()}/baseline",
     ]
-
-
-def _build(run: RunConfig) -> None:
-    with BuildBars() as bars:
-        build(run, on_plan=bars.plan, on_event=bars.event)
 
 
 def _train(run: RunConfig) -> None:

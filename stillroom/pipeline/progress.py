@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from stillroom.pipeline.build_report import BuildEvent
+    from stillroom.pipeline.build_report import BuildEvent, BuildReport
+    from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.plan import SetPlan
+    from stillroom.pipeline.sweep_children import ChildEvent
+    from stillroom.pipeline.sweep_file import Work
     from stillroom.stages.train.job import Progress
 
 
@@ -121,6 +124,14 @@ class BuildBars(_Bars):
         self._moved()
 
 
+def build_with_bars(run: RunConfig) -> BuildReport:
+    """Build a cache and show its bars."""
+    from stillroom.pipeline.build import build
+
+    with BuildBars() as shown:
+        return build(run, on_plan=shown.plan, on_event=shown.event)
+
+
 class TrainBar(_Bars):
     """`train`: steps, their rate, the loss, the time spent waiting for data, the last score."""
 
@@ -139,6 +150,41 @@ class TrainBar(_Bars):
         wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
         note = f"loss {self._loss:.4f}  waits {wait:.0%}{self._score}"
         self._bars.update(self._task, completed=progress.step, total=progress.steps, note=note)
+        self._moved()
+
+
+class SweepBars(_Bars):
+    """`sweep`: a bar for all of it, and one for every student that is being trained."""
+
+    def __init__(self, path: Path | str, total: int) -> None:
+        super().__init__("steps")
+        self._all = self._bars.add_task(f"sweep {path}", total=total, note="")
+        self._tasks: dict[Work, TaskID] = {}
+
+    def __enter__(self) -> SweepBars:
+        return self  # the bars of a build may come first
+
+    def event(self, event: ChildEvent) -> None:
+        """Add, move or take away a student's bar; say what has ended, and how."""
+        self._bars.start()
+        work, said = event.work, event.said
+        if event.kind == "begun":
+            self._tasks[work] = self._bars.add_task(work.name, total=None, note="starting")
+        elif event.kind == "step":
+            note = f"loss {said['loss']:.4f}  waits {said['waits']:.0%}"
+            if said["miou"] is not None:
+                note += f"  mIoU {said['miou']:.4f}"
+            self._bars.update(
+                self._tasks[work], completed=said["step"], total=said["steps"], note=note
+            )
+        elif event.kind == "scored":
+            note = f"scoring, frame {said['scored']} of {said['frames']}"
+            self._bars.update(self._tasks[work], note=note)
+        else:
+            self._bars.remove_task(self._tasks.pop(work))
+            self._bars.advance(self._all)
+            problem = f": {said['problem'].splitlines()[0]}" if "problem" in said else ""
+            self.console.print(f"{event.kind} {work.name}{problem}", soft_wrap=True)
         self._moved()
 
 

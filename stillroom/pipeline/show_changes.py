@@ -69,9 +69,10 @@ def _code(one: CodeReport) -> list[Any]:
     if one.measures is not None:
         measures = one.measures
         parts.append(
-            f"loses {measures.relative_mse:.2%} of the features' variance; a PCA of equal size "
-            f"({measures.pca_components} of the channels of each cell) loses "
-            f"{measures.pca_relative_mse:.2%}; on {measures.frames} frames"
+            f"loses {measures.relative_mse:.2%} of the features' variance in "
+            f"{measures.code_numbers:,} numbers a frame; a PCA of each cell's channels "
+            f"{measures.pca_relative_mse:.2%} in {measures.pca_numbers:,} "
+            f"({measures.pca_components} a cell); on {measures.frames} frames"
         )
         if measures.relative_mse > measures.pca_relative_mse:
             parts.append(

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,7 +25,8 @@ from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, catalogue_path, 
 from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, check_seal, sealed, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from typing import Any
 
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.objects import Objects
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 PART_NAME = re.compile(r"(\d{5,})\.parquet")
 WORTH_SAVING = 128
 """Parts that were read one by one before a catalogue is written: below that it saves nothing."""
-READ_TOGETHER = 32
+READ_TOGETHER = 64
 """Parts whose rows are Python objects at a time."""
 MANY_CHUNKS = 1024
 """Pieces of a table that are put together: tables that grow by a shard at a time become slow."""
@@ -118,15 +119,33 @@ class Catalogue:
         Raises:
             CacheUnwritable: no space or no permission.
         """
-        known = self._looked_up()
-        if len(known.unsaved) < WORTH_SAVING:
+        listed, before, entries = self._compared()
+        unknown = listed.keys() - entries.keys()
+        if len(unknown) + len(before.unsaved & entries.keys()) < WORTH_SAVING:
             return False
-        self._objects.write_whole(self._path, self._encoded(known.rows, known.entries))
-        self._known = replace(known, unsaved=frozenset())
+        found: dict[int, Entry] = {}
+        kept = self._rows_of(entries.keys(), before.rows)
+        tables: Iterable[pa.Table] = itertools.chain([kept], self._read(listed, entries, found))
+        if entries and unknown and min(unknown) < max(entries):  # these have to be put in order
+            known = self._looked_up()
+            tables, entries = [known.rows], known.entries
+        self._known = None  # rows are written as they are read: all of them are never held
+        content = sealed(tables, lambda: self._about(entries | found), many=True)
+        self._objects.write_whole(self._path, content)
         return True
 
     def _looked_up(self) -> _Known:
         """What is committed by now: only parts that are new or written again are read."""
+        listed, before, entries = self._compared()
+        found: dict[int, Entry] = {}
+        kept = self._rows_of(entries.keys(), before.rows)
+        rows = _by_index([kept, *self._read(listed, entries, found)])
+        unsaved = (before.unsaved & entries.keys()) | found.keys()
+        self._known = _Known(entries | found, rows, unsaved)
+        return self._known
+
+    def _compared(self) -> tuple[dict[int, str], _Known, dict[int, Entry]]:
+        """Signatures of the parts that are there; what was known; what of that is still so."""
         listed = self._listed()
         before = self._known
         if before is None:
@@ -134,8 +153,15 @@ class Catalogue:
             nothing = _Known({}, SCHEMA.empty_table(), frozenset())
             before = (self._loaded() if len(listed) > WORTH_SAVING else None) or nothing
         entries = {k: e for k, e in before.entries.items() if listed.get(k) == e.signature}
-        tables = [self._rows_of(entries.keys(), before.rows)]
-        found: dict[int, Entry] = {}
+        return listed, before, entries
+
+    def _read(
+        self, listed: Mapping[int, str], entries: Mapping[int, Entry], found: dict[int, Entry]
+    ) -> Iterator[pa.Table]:
+        """The rows of the parts that have no entry, by index, some at a time.
+
+        found: their entries are put here
+        """
         unknown = sorted(listed.keys() - entries.keys())
         for start in range(0, len(unknown), READ_TOGETHER):
             some = unknown[start : start + READ_TOGETHER]
@@ -143,10 +169,7 @@ class Catalogue:
             for part in parts:
                 signature = listed[part.shard]
                 found[part.shard] = Entry(signature, self._bytes_of(part), part.fidelity)
-            tables.append(table_of(row for part in parts for row in part.rows))
-        unsaved = (before.unsaved & entries.keys()) | found.keys()
-        self._known = _Known(entries | found, _by_index(tables), unsaved)
-        return self._known
+            yield table_of(row for part in parts for row in part.rows)
 
     def _rows_of(self, shards: Collection[int], rows: pa.Table) -> pa.Table:
         """Those of the rows that are of these shards."""
@@ -181,16 +204,18 @@ class Catalogue:
                 return _Known(entries, table.cast(SCHEMA), frozenset())
         return None
 
-    def _encoded(self, rows: pa.Table, entries: dict[int, Entry]) -> bytes:
-        about = {
+    def _about(self, entries: Mapping[int, Entry]) -> dict[str, Any]:
+        return {
             "format_version": FORMAT_VERSION,
             "source": self._definition.source,
             "set": self._definition.name,
             "fingerprint": self._definition.fingerprint,
-            "parts": {str(shard): list(astuple(entry)) for shard, entry in entries.items()},
+            "parts": {
+                str(shard): [entry.signature, entry.bytes, entry.fidelity]
+                for shard, entry in entries.items()
+            },
             "part_crc32c": OPEN_SEAL.decode(),
         }
-        return sealed(rows, about, many=True)
 
     def _bytes_of(self, part: ShardPart) -> dict[str, int]:
         sizes: dict[str, int] = {}

@@ -17,7 +17,7 @@ from stillroom.storage_specs.files.cautious_reads import PART_BYTES, json_of
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, MAX_SHARD_FRAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from stillroom.storage_specs.fidelity import Fidelity
 
@@ -129,13 +129,15 @@ def encode_part(part: ShardPart) -> bytes:
             f"shard {part.shard} of {part.source}/{part.set_name}: "
             f"a manifest row cannot be written: {error}"
         ) from error
-    return sealed(table, about)
+    return sealed([table], lambda: about)
 
 
-def sealed(table: pa.Table, about: dict[str, Any], *, many: bool = False) -> bytes:
-    """A Parquet file of these rows, `about` in its metadata, the seal filled in.
+def sealed(
+    tables: Iterable[pa.Table], about: Callable[[], dict[str, Any]], *, many: bool = False
+) -> bytes:
+    """A Parquet file of these rows, the document in its metadata, the seal filled in.
 
-    about: its last entry is "part_crc32c": OPEN_SEAL
+    about: the document, asked for after the last table; ends with "part_crc32c": OPEN_SEAL
     many: for the rows of many parts: encoded some at a time, so that it takes little memory
     """
     pool = pa.system_memory_pool()  # Arrow's own would keep more than it was asked for
@@ -144,8 +146,10 @@ def sealed(table: pa.Table, about: dict[str, Any], *, many: bool = False) -> byt
     options = {"compression": "zstd", "store_schema": False, "memory_pool": pool}
     # Dictionaries of columns that hardly repeat double the file, and take most of the memory.
     with pq.ParquetWriter(sink, SCHEMA, use_dictionary=not many, **options) as writer:
-        writer.write_table(table, row_group_size=GROUP_ROWS if many else None)
-        writer.add_key_value_metadata({KEY: json.dumps(about)})
+        for table in tables:
+            if table.num_rows or not many:
+                writer.write_table(table, row_group_size=GROUP_ROWS if many else None)
+        writer.add_key_value_metadata({KEY: json.dumps(about())})
     content: bytes = sink.getvalue().to_pybytes()
     place = content.rindex(SEAL) + len(SEAL)
     seal = f"{google_crc32c.value(content):08x}".encode()

@@ -150,7 +150,10 @@ def test_running_it_again_does_nothing_and_says_so(
     assert "nothing to do: all codes are in street.cache" in again.stdout
     assert "trained before" in again.stdout
     assert artifact_bytes(STREET) == before
-    share = r"loses \d+\.\d\d% of the features' variance; a PCA of equal size \(1 of the channels"
+    share = (
+        r"loses \d+\.\d\d% of the features' variance in 96 numbers a frame; a PCA of each cell's "
+        r"channels \d+\.\d\d% in 96 \(1 a cell\); on 16 frames"
+    )
     assert re.search(share, first.stdout)
     assert re.search(share, again.stdout)
     document = json.loads(stillroom("cache", "adapt", built, "--json").stdout)

@@ -26,6 +26,7 @@ def stillroom(*arguments: str | Path) -> Result:
         *(("cache", verb) for verb in cache.commands),
         ("train",),
         ("eval",),
+        ("sweep",),
         ("demo",),
     ],
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MEASURED = 256  # frames on which features and their reconstruction are measured
 POLY_POWER = 0.9
+GAIN = 10.0  # of the reconstruction's error in the loss, over the code's channels
 Positive = Field(gt=0, allow_inf_nan=False)
 
 
@@ -82,14 +83,17 @@ class Measures:
     """What the code keeps of the features, on `frames` of them.
 
     relative_mse: sum of squared errors of the reconstruction / of the distances from the mean
-    pca_relative_mse: the same of a PCA of each cell's channels with `pca_components`, which stores
-        as many numbers a frame as the code, or a few more
+    pca_relative_mse: the same of a PCA of each cell's channels, with `pca_components` of them: as
+        many as bring `pca_numbers` closest to `code_numbers`, at least 1
+    code_numbers, pca_numbers: that each of them stores a frame
     """
 
     frames: int
     relative_mse: float
     pca_relative_mse: float
     pca_components: int
+    code_numbers: int
+    pca_numbers: int
 
 
 def covariance_of(frames: FeatureFrames, on_step: OnStep) -> Covariance:
@@ -111,13 +115,14 @@ def train_autoencoder(
 ) -> AutoEncoder:
     """Train an auto-encoder on cached features; the same arguments give the same weights.
 
-    loss = mean over shown cells and channels of ((x - x') / scale)^2 + sparsity * mean_b |code_b|_1
+    loss = mean over shown cells of 10 / K * |(x - x') / scale|^2 + sparsity * mean_b |code_b|_1
 
     He et al., CVPR 2019, eq. 1 and section 4.2: one epoch, learning rate 0.1, weight decay 1e-4,
-    sparsity 1e-7; arXiv:1903.04688. Momentum and the falling learning rate are those of the rest of
-    the paper's training, which it does not mention here. The printed norms are sums over the frame;
-    the mean of the first keeps one learning rate good for every teacher. The statistics of batch
-    normalisation are taken anew at the end, with the final weights.
+    sparsity 1e-7; arXiv:1903.04688. The paper prints norms, and not over what they are taken; with
+    10 / K (K: channels of the code) the steepest direction of the last layer has about the same
+    curvature, 13, whatever the features' and the code's channels: 0.1 is then neither unstable nor
+    slow. Momentum and the falling learning rate are those of the rest of the paper's training. The
+    statistics of batch normalisation are taken anew at the end, with the final weights.
 
     Raises:
         ConfigError: the loss is not finite, or one frame of one cell is all there is.
@@ -158,21 +163,23 @@ def measure(
     device: str = "cpu",
 ) -> Measures:
     """Hold what comes back against a PCA of equal size, on the frames of `statistics`."""
-    chosen, error = frames.spread(MEASURED), 0.0
+    chosen, cells, error = frames.spread(MEASURED), frames.height * frames.width, 0.0
     for done, (features, shown) in enumerate(frames.batches([place] for place in chosen)):
         with torch.no_grad():
             _, back = model(features.to(device))
             wrong = (back - model.standardised(features.to(device))) * model.scale
         error += float(wrong.square().masked_fill(~shown.to(device), 0).double().sum())
         on_step(done + 1, len(chosen))
-    values = math.prod(code_shape(model, (frames.height, frames.width)))
-    components = min(frames.channels, -(-values // (frames.height * frames.width)))
+    numbers = math.prod(code_shape(model, (frames.height, frames.width)))
+    components = min(frames.channels, max(1, round(numbers / cells)))
     total = float(np.trace(statistics.m2))
     return Measures(
         frames=len(chosen),
         relative_mse=error / total if total > 0 else 0.0,
         pca_relative_mse=statistics.left_by_pca(components),
         pca_components=components,
+        code_numbers=numbers,
+        pca_numbers=components * cells,
     )
 
 
@@ -192,8 +199,8 @@ def _groups(count: int, config: AdaptConfig) -> Iterator[list[int]]:
 def _loss(model: AutoEncoder, features: Tensor, shown: Tensor, sparsity: float) -> Tensor:
     code, back = model(features)
     wrong = (back - model.standardised(features)).square().masked_fill(~shown, 0).sum()
-    cells = shown.sum().clamp(min=1) * features.shape[1]
-    loss: Tensor = wrong / cells + sparsity * code.abs().sum() / len(code)
+    wrong = wrong / shown.sum().clamp(min=1) * (GAIN / model.channels)
+    loss: Tensor = wrong + sparsity * code.abs().sum() / len(code)
     return loss
 
 

@@ -76,23 +76,23 @@ def flow_sheet(
         _demand_fit(row)
     scale = max(longest_of(row.flow) for row in rows) if longest is None else longest
     known = any(row.visible is not None for row in rows)
-    columns = (
+    columns = [
         "frame at t",
         "frame at t+k",
         f"flow, full colour at {scale:.1f} px",
         "t red, t+k cyan",
         "the same along the flow",
         "not to be seen at t+k",
-    )
-    hidden = (Entry(HIDDEN, "hidden"),) if known else ()
+    ]
+    legend = [Entry(OUTSIDE, "leaves the frame")] + ([Entry(HIDDEN, "hidden")] if known else [])
     return draw_sheet(
         Sheet(
             title=title,
             subtitle=counted_frames([row.image.shape[:2] for row in rows]).replace("frame", "pair"),
-            columns=columns,
+            columns=tuple(columns),
             rows=tuple(_tiles(row, scale) for row in rows),
             legend_title="",
-            legend=(Entry(OUTSIDE, "leaves the frame"), *hidden),
+            legend=tuple(legend),
         ),
         path,
     )

@@ -118,12 +118,11 @@ class TemporalConsistency:
         counted = (now != IGNORE) & (warped != IGNORE)
         for index in range(len(now)):
             pair = now[index], warped[index]
-            miou, pixels = self._whole.add(*pair, counted[index])
-            visible_miou = visible_pixels = None
+            whole = self._whole.add(*pair, counted[index])
+            seen: tuple[float | None, float | None] = (None, None)
             if visible is not None:
-                seen = counted[index] & visible[index, 0]
-                visible_miou, visible_pixels = self._visible.add(*pair, seen)
-            self._curve.append(PairAgreement(miou, pixels, visible_miou, visible_pixels))
+                seen = self._visible.add(*pair, counted[index] & visible[index, 0])
+            self._curve.append(PairAgreement(whole[0], whole[1], seen[0], seen[1]))
         self._masked = visible is not None if len(now) else self._masked
 
     def scores(self) -> Consistency:
@@ -148,7 +147,7 @@ class _Counts:
 
     def add(
         self, now: Tensor, warped: Tensor, counted: Tensor
-    ) -> tuple[float | None, float | None]:
+    ) -> tuple[float, float] | tuple[None, None]:
         """Count a pair, and return its own mIoU and share of pixels that stay."""
         one, other = (part[counted].cpu().numpy() for part in (now, warped))
         pair = ConfusionMatrix(len(self.matrix.counts))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from stillroom.storage_specs.fingerprint import Difference
+
 CONFIG = "config.json"
 FINGERPRINTS = "fingerprints.json"
 METRICS = "metrics.jsonl"
@@ -49,13 +51,7 @@ def claim(
     mine = plain(dict(config))
     theirs = read_json(folder / CONFIG)
     if theirs is not None:
-        found = [
-            one
-            for one in differences(theirs, mine)
-            if not any(
-                one.field == f or one.field.startswith((f"{f}.", f"{f}[")) for f in may_differ
-            )
-        ]
+        found = changes(theirs, mine, may_differ)
         if found:
             listing = "\n".join(f"  {one}" for one in found).replace("   cache ", "   folder ")
             raise ConfigError(
@@ -72,6 +68,15 @@ def claim(
         )
     write_json(folder / FINGERPRINTS, dict(fingerprints))
     write_json(folder / CONFIG, mine)
+
+
+def changes(theirs: Any, mine: Any, may_differ: tuple[str, ...]) -> list[Difference]:
+    """Fields in which two configs differ; `may_differ` as for `claim`."""
+    return [
+        one
+        for one in differences(theirs, mine)
+        if not any(one.field == f or one.field.startswith((f"{f}.", f"{f}[")) for f in may_differ)
+    ]
 
 
 def paths(folder: Path) -> dict[str, Path]:

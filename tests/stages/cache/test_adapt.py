@@ -146,7 +146,7 @@ def test_the_loss_is_the_formula():
                         error += ((features[b, c, y, x] - 0.5) / 2 - back[b, c, y, x]).item() ** 2
             sparse += code[b].abs().sum().item() / 3
         found = _loss(model, features, shown, 0.01)
-    assert found.item() == pytest.approx(error / cells / 5 + 0.01 * sparse, rel=1e-10)
+    assert found.item() == pytest.approx(10 / 4 * error / cells + 0.01 * sparse, rel=1e-10)
 
 
 def test_every_epoch_sees_every_frame_once_in_an_order_of_its_own():
@@ -216,11 +216,11 @@ def test_the_measures_are_those_of_loops_and_of_a_pca_of_equal_size(make_frames)
     total = (centred.astype(np.float64) ** 2).sum()
     assert found.relative_mse == pytest.approx(error / total, rel=1e-3)
     # a code of 100 x 3 x 4 numbers is 10 of each of 9 x 14 cells: more than all 6 channels
-    assert found.pca_components == 6
+    assert (found.pca_components, found.code_numbers, found.pca_numbers) == (6, 1200, 756)
     assert found.pca_relative_mse == pytest.approx(0, abs=1e-6)
     small = train_autoencoder(frames, settings(channels=8, epochs=1), statistics, silent)
     fewer = measure(small, frames, statistics, silent)  # 8 x 2 x 2 of 126 cells: less than one
-    assert fewer.pca_components == 1
+    assert (fewer.pca_components, fewer.code_numbers, fewer.pca_numbers) == (1, 32, 126)
     _, values, _ = np.linalg.svd(centred, full_matrices=False)
     expected = 1 - values[0] ** 2 / (values**2).sum()
     assert fewer.pca_relative_mse == pytest.approx(expected, rel=1e-4)

@@ -36,6 +36,8 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
     Raises:
         WeightsError: the weights are unreadable or belong to another network.
     """
+    import torch
+
     from stillroom.stages.models.flow.flow_network import (
         FlowNetwork,
         Sides,
@@ -48,6 +50,7 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
     state = read_weights(config.weights)
     network = without_weights(FlowNet2)
     fit_state(network, state, config.weights)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third less time on a CPU
     sides = Sides(MULTIPLE, least=MULTIPLE, how=config.sides)
 
     def estimate(first: Tensor, second: Tensor) -> Tensor:

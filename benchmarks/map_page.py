@@ -1,0 +1,244 @@
+"""The layout of pictures of losses: maps of frames in titled columns, colour bars below them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from stillroom.stages.evaluate.heat import heat
+from stillroom.stages.evaluate.page import (
+    FAINT,
+    INK,
+    KEY_HEIGHT,
+    SMALL,
+    TEXT,
+    TITLE,
+    Page,
+    fitted,
+    key_lines,
+    text_width,
+)
+from stillroom.stages.evaluate.tiles import PADDING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MARGIN, GAP = 20, 12
+TILE = (240, 180)  # width and height: two pixels a cell of CamVid's grid at stride 4
+NOTE, BAR, LINE = 24, 58, 17
+STEPS = 64  # of a scale, in what is written
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which values a column's colours mean.
+
+    unit: what is below the bar
+    log: by the logarithm; low is above 0
+    signed: blue below 0, white, red above
+    more, less: whether there are values above high and below low, of the same colours as these
+    """
+
+    low: float
+    high: float
+    unit: str
+    log: bool = False
+    signed: bool = False
+    more: bool = False
+    less: bool = False
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """(256, 3), from low to high."""
+        if not self.signed:
+            return heat()
+        from matplotlib import colormaps
+
+        return np.asarray(colormaps["RdBu_r"](np.arange(256))[:, :3] * 255, np.uint8)
+
+    def share(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where values lie between low and high, 0..1."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, values = np.log(low), np.log(high), np.log(np.maximum(values, low))
+        return ((values - low) / (high - low)).clip(0, 1)
+
+    def paint(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Values (h, w) in colour; grey where there is none."""
+        missing = ~np.isfinite(values)
+        share = self.share(np.where(missing, self.high, values))
+        painted = self.colours[(share * 255).round().astype(np.uint8)]
+        painted[missing] = PADDING
+        return painted
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places on the bar, 0..1, and what is written there."""
+        if self.log:
+            first, last = np.ceil(np.log10(self.low)), np.floor(np.log10(self.high))
+            at = [10.0**power for power in np.arange(first, last + 1)]
+        else:
+            at = [self.low, (self.low + self.high) / 2, self.high]
+        places = self.share(np.asarray(at, np.float64))
+        written = [_written(value) for value in at]
+        if self.more:
+            written[-1] = f"≥ {written[-1]}"
+        if self.less:
+            written[0] = f"≤ {written[0]}"
+        return list(zip(places.tolist(), written, strict=True))
+
+
+def _written(value: float) -> str:
+    if not value or 1e-3 <= abs(value) < 1e4:
+        return f"{value:,.4g}"
+    power = str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{power}"
+
+
+def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 99.0) -> Scale:
+    """A scale from 0 to about the largest of some values, at 1, 2 or 5 of a decade.
+
+    share: percentile that the scale ends at, before it is rounded up
+    """
+    found = np.concatenate([np.abs(np.asarray(one, np.float64)).ravel() for one in values])
+    found = found[np.isfinite(found)]
+    reached = max(float(np.percentile(found, share)), 1e-12)
+    decade = 10.0 ** np.floor(np.log10(reached))
+    high = decade * next(step for step in (1, 2, 5, 10) if step * decade >= reached * (1 - 1e-9))
+    return Scale(-high if signed else 0.0, high, unit, signed=signed, more=bool(found.max() > high))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One field of a picture: an image (H, W, 3), values (h, w) in the column's colours, or words.
+
+    marks: (row, column, name) of places on the values' grid, or on `grid` for an image
+    """
+
+    shown: NDArray | None
+    note: str = ""
+    marks: tuple[tuple[int, int, str], ...] = ()
+    grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture before it is drawn; scales and cells are one a column, None for images."""
+
+    title: str
+    words: str
+    columns: tuple[str, ...]
+    scales: tuple[Scale | None, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    classes: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    alt: str = ""
+
+
+def draw(picture: Picture, path: Path) -> Path:
+    """Write a picture as a PNG of at most 256 colours."""
+    count = len(picture.columns)
+    width = 2 * MARGIN + count * TILE[0] + (count - 1) * GAP
+    key = key_lines([name for name, _ in picture.classes], width - 2 * MARGIN)
+    key = key if picture.classes else []
+    lines = wrapped(picture.words, width - 2 * MARGIN)
+    top = MARGIN + TITLE + 6 + LINE * len(lines) + 14 + TEXT + 8
+    bottom = top + len(picture.rows) * (TILE[1] + NOTE)
+    bars = BAR if any(picture.scales) else 0
+    page = Page(width, bottom + bars + len(key) * KEY_HEIGHT + MARGIN - 8)
+    page.text(MARGIN, MARGIN - 8, picture.title, TITLE, bold=True)
+    for number, words in enumerate(lines):
+        page.text(MARGIN, MARGIN + TITLE + 6 + number * LINE, words, SMALL, FAINT)
+    for column, (name, scale) in enumerate(zip(picture.columns, picture.scales, strict=True)):
+        left = MARGIN + column * (TILE[0] + GAP)
+        page.text(left, top - TEXT - 8, fitted(name, TILE[0], TEXT, bold=True), bold=True)
+        for number, row in enumerate(picture.rows):
+            _draw_cell(page, row[column], scale, left, top + number * (TILE[1] + NOTE))
+        if scale is not None:
+            _draw_bar(page, scale, left, bottom)
+    colours = {name: "#{:02x}{:02x}{:02x}".format(*of) for name, of in picture.classes}
+    page.key(MARGIN, bottom + bars, key, colours)
+    page.save(path)
+    quiet = [(255, 255, 255), PADDING, *(tuple(bytes.fromhex(c[1:])) for c in (INK, FAINT))]
+    of_classes = [of for _, of in picture.classes]
+    return few_colours(
+        path, np.concatenate([np.array(quiet + of_classes), *scale_colours(picture)])
+    )
+
+
+def scale_colours(picture: Picture) -> list[NDArray[np.uint8]]:
+    """Some colours of each kind of scale in a picture."""
+    kinds = {scale.signed: scale.colours for scale in picture.scales if scale is not None}
+    return [colours[np.linspace(0, 255, STEPS).round().astype(int)] for colours in kinds.values()]
+
+
+def few_colours(path: Path, kept: NDArray) -> Path:
+    """Bring a PNG to a palette of 256, some of them given (N, 3): a third of the bytes."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    rest = 256 - len(kept)
+    found = image.quantize(rest, Image.Quantize.MEDIANCUT, dither=0).getpalette()[: 3 * rest]
+    palette = np.concatenate([kept, np.reshape(found, (-1, 3))]).astype(np.float32)  # (K, 3)
+    pixels = np.asarray(image)
+    colours, which = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    # By hand: Pillow's own search takes close colours for the same, and white for a near grey.
+    apart = [np.square(palette - colour).sum(axis=1).argmin() for colour in colours]
+    small = Image.fromarray(np.array(apart, np.uint8)[which].reshape(pixels.shape[:2]), mode="P")
+    small.putpalette(palette.astype(np.uint8).ravel().tolist())
+    small.save(path, format="PNG", optimize=True)
+    return path
+
+
+def wrapped(words: str, room: float) -> list[str]:
+    """Words in lines of so many pixels."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if text_width(longer, SMALL) <= 0.97 * room:  # drawn text is hinted, and a little wider
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int) -> None:
+    if cell.shown is None:
+        page.text(left + TILE[0] / 2, top + TILE[1] / 2, cell.note, SMALL, FAINT, ha="center")
+        return
+    image = cell.shown if scale is None else scale.paint(np.asarray(cell.shown, np.float64))
+    smaller = image.shape[1] > TILE[0]
+    method = cv2.INTER_AREA if smaller and scale is None else cv2.INTER_NEAREST
+    image = cv2.resize(np.ascontiguousarray(image), TILE, interpolation=method)
+    height, width = cell.grid or cell.shown.shape[:2]
+    for row, column, name in cell.marks:
+        place = (round((column + 0.5) * TILE[0] / width), round((row + 0.5) * TILE[1] / height))
+        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            cv2.circle(image, place, 7, colour, thick, cv2.LINE_AA)
+        if name:
+            corner = (place[0] + 11, place[1] - 16)
+            cv2.rectangle(image, corner, (corner[0] + 14, corner[1] + 16), (0, 0, 0), -1)
+            cv2.putText(image, name, (corner[0] + 2, corner[1] + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
+                        (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
+    page.picture(left, top, image)
+    page.text(left, top + TILE[1] + 4, fitted(cell.note, TILE[0], SMALL), SMALL, FAINT)
+
+
+def _draw_bar(page: Page, scale: Scale, left: int, top: int) -> None:
+    steps = np.linspace(0, 255, TILE[0]).round().astype(int)
+    page.picture(left, top + 2, np.repeat(scale.colours[steps][None], 8, axis=0))
+    ticks = scale.ticks()
+    taken: list[tuple[float, float]] = []
+    for place, words in (ticks[0], ticks[-1], *ticks[1:-1]):  # the ends matter most
+        half = text_width(words, SMALL) / 2
+        page.box(left + min(place * TILE[0], TILE[0] - 1), top + 11, 0.5, 4, FAINT)
+        centre = min(max(place * TILE[0], half), TILE[0] - half)
+        if any(centre - half < end + 6 and centre + half > begin - 6 for begin, end in taken):
+            continue
+        taken.append((centre - half, centre + half))
+        page.text(left + centre, top + 17, words, SMALL, FAINT, ha="center")
+    page.text(left + TILE[0] / 2, top + 33, fitted(scale.unit, TILE[0], SMALL), SMALL, FAINT,
+              ha="center")  # fmt: skip

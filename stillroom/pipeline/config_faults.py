@@ -1,0 +1,95 @@
+"""The faults of a checked document, in the words of whoever wrote it: places, nearest names."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel, ValidationError
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """A line for every fault; those of one value that may be of several types share theirs."""
+    schema = model.model_json_schema()
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for position, fault in enumerate(error.errors()):
+        place = _locate(schema, fault["loc"])
+        key = (place.name, -1 if place.is_union else position)
+        groups.setdefault(key, []).append(dict(fault))
+    return [f"{name or 'file'}: {_describe(schema, group)}" for (name, _), group in groups.items()]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What somebody may have meant, to be put behind a fault; else what there is."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def listing(faults: Sequence[str]) -> str:
+    """So many faults, a line each."""
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    return f"{len(faults)} fault{'s' * (len(faults) > 1)}\n{lines}"
+
+
+@dataclass
+class _Place:
+    """Where pydantic found a fault, in the words of the run file.
+
+    name: dotted, without the tags by which pydantic tells the kinds of a section apart
+    schema: what is allowed there, {} where nothing is
+    is_union: whether the value may be of several types, each of which reports its own fault
+    """
+
+    name: str
+    schema: Any
+    is_union: bool = False
+
+
+def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
+    """What was expected, and what was found."""
+    fault = min(group, key=lambda fault: len(fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        section = _locate(schema, fault["loc"][:-1]).schema
+        return f"unknown key{nearest(str(fault['loc'][-1]), list(section.get('properties', {})))}"
+    if fault["type"] == "missing":
+        return "required, but not given"
+    got = repr(fault.get("input"))
+    expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
+    return f"{', or: '.join(expected)}; got {got if len(got) < 80 else got[:77] + '...'}"
+
+
+def _locate(root: Any, loc: Sequence[int | str]) -> _Place:
+    """Follow a fault's place through the schema of the run file."""
+    names: list[str] = []
+    schema = _resolve(root, root)
+    for part in loc:
+        if "discriminator" in schema:  # here, and only here, stands a tag (or "[key]")
+            schema = {"$ref": schema["discriminator"]["mapping"].get(part)}
+        elif "anyOf" in schema:
+            return _Place(".".join(names), schema, is_union=True)
+        else:
+            names.append(str(part))
+            known = schema.get("properties", {})
+            below = schema.get("items" if isinstance(part, int) else "additionalProperties")
+            schema = known.get(part, below)
+        schema = _resolve(root, schema)
+    return _Place(".".join(names), schema)
+
+
+def _resolve(root: Any, schema: Any) -> Any:
+    """Follow references, and an optional section to the section."""
+    while isinstance(schema, dict):
+        options = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
+        if "$ref" in schema:
+            schema = root["$defs"].get(str(schema["$ref"]).rsplit("/", 1)[-1], {})
+        elif len(options) == 1:
+            schema = options[0]
+        else:
+            return schema
+    return {}

@@ -1,0 +1,147 @@
+"""Reports of sweeps: what is to be done, and the table of what the students are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stillroom.pipeline.show import Shown, grid
+from stillroom.pipeline.sweep_results import document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stillroom.pipeline.sweep import SweepPlan, SweepResult
+    from stillroom.pipeline.sweep_file import Sweep
+    from stillroom.pipeline.sweep_results import Row, Spread
+
+Lines = list[list[str]]
+SAID = {
+    "done": "done",
+    "trained": "trained, to be scored",
+    "begun": "begun, goes on",
+    "new": "to be trained",
+    "changed": "of another config",
+}
+NONE = "-"
+
+
+def plan(found: SweepPlan) -> Shown:
+    """What a sweep would do."""
+    table = grid("variant", "seed", "state", "folder")
+    table.columns[2].justify = table.columns[3].justify = "left"
+    runs = []
+    for work, state in found.states.items():
+        said = "to be scored" if work.seed is None and state.kind == "new" else SAID[state.kind]
+        folder = work.record if work.seed is None else work.record.parent
+        seed = "" if work.seed is None else f"{work.seed}"
+        table.add_row(work.row, seed, said, str(folder))
+        runs.append(
+            {
+                "name": work.row,
+                "seed": work.seed,
+                "state": state.kind,
+                "folder": str(folder),
+                "chosen": work in found.chosen,
+                "differences": list(state.differences),
+            }
+        )
+    done = sum(found.states[work].kind == "done" for work in found.chosen)
+    cache = "is whole" if not found.missing_shards else f"lacks {found.missing_shards} shards"
+    if found.missing_shards is None:
+        cache = "is taken as it is: not all of its sources are on this machine"
+    parts: list[Any] = [
+        table,
+        f"cache {found.sweep.run.cache.path} {cache}",
+        f"{done} of {len(found.chosen)} chosen are done. nothing is begun (--dry-run)",
+    ]
+    return Shown(parts, {"missing_shards": found.missing_shards, "runs": runs})
+
+
+def result(found: SweepResult, *, per_class: bool) -> Shown:
+    """The table, and where to look."""
+    parts: list[Any] = [_grid(*summary(found.sweep, found.rows))]
+    if per_class:
+        parts += ["", _grid(*by_class(found.rows))]
+    parts += ["", explained(found.sweep)]
+    parts += [f"{path}" for path in found.files]
+    return Shown(parts, document(found.sweep, found.rows, found.failed))
+
+
+def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
+    """Head and lines of the table: a line a teacher or variant."""
+    head = ["", "n", "test mIoU", "min to max", f"over {sweep.baseline}", "pixel accuracy"]
+    head += ["s / step", "waiting", "memory"]
+    lines = []
+    for row in rows:
+        miou = row.spread("miou")
+        gain = row.gain
+        lines.append(
+            [
+                row.name,
+                f"{len(row.students)}",
+                _mean(miou, ".4f"),
+                NONE if miou is None or miou.n < 2 else f"{miou.min:.4f} to {miou.max:.4f}",
+                NONE if gain is None or row.name == sweep.baseline else f"{100 * gain:+.2f}",
+                _mean(row.spread("pixel_accuracy"), ".4f"),
+                _mean(row.spread("seconds_per_step"), ".3f"),
+                _mean(row.spread("waiting"), ".1%"),
+                _mean(row.spread("peak_memory_mb"), ".0f", " MB"),
+            ]
+        )
+    return head, lines
+
+
+def by_class(rows: Sequence[Row]) -> tuple[list[str], Lines]:
+    """Head and lines of the table of IoU by class, means over the seeds."""
+    classes = next((row.classes for row in rows if row.classes), ())
+    lines = [
+        [row.name, *(_mean(row.iou(name), ".3f") for name in classes)]
+        for row in rows
+        if row.students
+    ]
+    return ["", *classes], lines
+
+
+def explained(sweep: Sweep) -> str:
+    """How the numbers of the table are to be read."""
+    side = "one at a time"
+    if sweep.config.parallel > 1:
+        side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
+    return (
+        "means over n seeds, with the lowest and the highest mIoU; gains in points of mIoU; "
+        f"memory: the most that a process held, training and scoring; students trained {side}"
+    )
+
+
+def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """Both tables as a page."""
+    parts = [f"# {sweep.file.stem}", f"`stillroom sweep {sweep.file}`, from `{sweep.config.run}`."]
+    parts += [_markdown(*summary(sweep, rows)), explained(sweep) + "."]
+    head, lines = by_class(rows)
+    if lines:
+        parts += ["## IoU by class, mean over the seeds", _markdown(head, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Leave the page at `path`, whole."""
+    from stillroom.stages.train.run_folder import write_whole
+
+    write_whole(path, markdown(sweep, rows).encode())
+
+
+def _mean(found: Spread | None, form: str, unit: str = "") -> str:
+    return NONE if found is None else f"{found.mean:{form}}{unit}"
+
+
+def _grid(head: list[str], lines: Lines) -> Any:
+    table = grid(*head)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _markdown(head: list[str], lines: Lines) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
