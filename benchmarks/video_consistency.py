@@ -203,6 +203,36 @@ def table_of_memory() -> str:
     return "\n".join(lines)
 
 
+def table_of_collapse(steps: int = 150) -> str:
+    """What becomes of the embedding when a ConvLSTM is trained on a student that cannot follow."""
+
+    def smooth(count: int, factor: int) -> Tensor:
+        maps = torch.randn(count, 16, 32 // factor, 40 // factor)
+        return F.interpolate(maps, scale_factor=factor, mode="bilinear")
+
+    lines = ["| clip | `enlarge` | mean (E_s - E_t)^2 | mean E_t | spread |", "|---" * 5 + "|"]
+    for clip in (1e9, 0.3, 0.1, 0.03):
+        for enlarge in (0.0, 0.1):
+            torch.manual_seed(1)
+            network = ConvLstm(clip=clip)
+            optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=5e-4)
+            for _ in range(steps):
+                teacher = [smooth(4, 8) for _ in range(3)]
+                student = [each + smooth(4, 4) for each in teacher]
+                both = embedded(student, teacher, embed=network, patch=8)
+                loss = both.difference() + enlarge * both.smallness()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                network.clip_weights()
+            cells = both.difference().item(), both.teacher.mean().item(), both.spread().item()
+            lines.append(
+                f"| {'none' if clip > 1 else clip} | {enlarge} | {cells[0]:.1g} | "
+                f"{cells[1]:.2f} | {cells[2]:.2f} |"
+            )
+    return "\n".join(lines)
+
+
 def draw(
     out: Path, frames: list[np.ndarray], steps: list[Step], results: dict[str, ClipResult]
 ) -> None:
@@ -255,7 +285,8 @@ def main() -> None:
     results = {name: measure_clip(each, frames, steps) for name, each in predictors.items()}
     print(table_of_models(results, labels, steps), end="\n\n")
     print(table_of_values(teacher, frames, steps), end="\n\n")
-    print(table_of_memory())
+    print(table_of_memory(), end="\n\n")
+    print(table_of_collapse())
     if arguments.out is not None:
         draw(arguments.out, frames, steps, results)
 

@@ -55,7 +55,7 @@ class PairAgreement:
     """One pair of a clip, for a curve; None where no pixel counts.
 
     Attributes:
-        miou, pixels: over the pixels whose target is in the frame.
+        miou, pixels: over the pixels whose target is in the frame, to the nearest pixel.
         visible_miou, visible_pixels: over those that the next frame shows.
     """
 
