@@ -16,4 +16,5 @@ def channel_norm(x: Tensor) -> Tensor:
     x: (B, C, H, W)
     returns: (B, 1, H, W)
     """
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return norm
