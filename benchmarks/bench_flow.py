@@ -2,11 +2,11 @@
 
     python benchmarks/bench_flow.py --data ../shared/data --out flow.md
 
-End-point error on pairs of FlyingChairs; how far the labels of t + 1 agree with those of frame t
-once they are warped along the flow, on the CamVid val clip; and FlowNet2's cost at 512 x 1024,
-which random numbers tell as well as its weights. Its accuracy they cannot tell: give NVIDIA's
-checkpoint as --flownet2 and it is scored with the others. Prints Markdown; about ten minutes on one
-core, of which nearly all is RAFT's.
+End-point error on pairs of FlyingChairs; how far the labels of frame t + 1, warped along the flow,
+agree with those of t, on the CamVid val clip; and FlowNet2's cost at 512 x 1024, which random
+numbers tell as well as its weights. Its accuracy they cannot tell: give NVIDIA's checkpoint as
+--flownet2 and it is scored with the others. Prints Markdown; about ten minutes on one core, of
+which nearly all is RAFT's.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--flownet2", type=Path, help="NVIDIA's FlowNet2_checkpoint.pth.tar")
-    parser.add_argument(
-        "--every", type=int, default=5, help="take each so manieth pair of the clip"
-    )
+    parser.add_argument("--every", type=int, default=5, help="take every so many-th pair")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cost-on", choices=["cpu", "cuda"], help=argparse.SUPPRESS)
     parser.add_argument("--cost-precision", default="float32", help=argparse.SUPPRESS)
@@ -204,14 +202,12 @@ def cost_of_flownet2(device: str, precision: str) -> dict[str, object]:
         parameter.uniform_(-0.02, 0.02)
     network.to(device, memory_format=torch.channels_last)
     pair = (torch.rand(2, 1, 3, *CITYSCAPES_HALF) * 255).to(device)
-    reduced = precision != "float32"
+    kept = None if precision == "float32" else getattr(torch, precision)
     before = memory_mb(device)
     seconds = []
     with (
         torch.inference_mode(),
-        torch.autocast(
-            device, dtype=getattr(torch, precision) if reduced else None, enabled=reduced
-        ),
+        torch.autocast(device, dtype=kept, enabled=kept is not None),
     ):
         for _ in range(3 if device == "cpu" else 10):
             began = time.perf_counter()

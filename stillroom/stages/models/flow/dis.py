@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.flow.flow_settings import FlowSettings
 
@@ -53,9 +53,8 @@ def _dis(preset: str, first: Tensor, second: Tensor) -> Tensor:
         (images * weights).sum(1).round().to(torch.uint8).cpu().numpy()
         for images in (first, second)
     )  # (B, H, W) each
-    search = cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}"))
-    flows = [
-        torch.from_numpy(search.calc(*pair, None))  # type: ignore[call-overload]  # None: made here
-        for pair in zip(a, b, strict=True)
-    ]
+    # No flow is given to begin from: an array in its place would be taken for one.
+    kind = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}")
+    search: Any = cv2.DISOpticalFlow.create(kind)
+    flows = [torch.from_numpy(search.calc(*pair, None)) for pair in zip(a, b, strict=True)]
     return torch.stack(flows).permute(0, 3, 1, 2)  # (B, 2, H, W)

@@ -43,11 +43,11 @@ def _correlation(first: Tensor, second: Tensor, reach: int, step: int) -> Tensor
     extra = -width % step
     columns = (width + extra) // step  # of one phase
     first = F.pad(first / channels, (0, extra)).permute(0, 2, 3, 1)  # (B, H, W', C)
-    first = torch.unflatten(first, 2, (columns, step)).transpose(2, 3)  # (B, H, step, columns, C)
+    first = first.reshape(batch, height, columns, step, channels)
+    first = first.transpose(2, 3).contiguous()  # (B, H, step, columns, C)
     second = F.pad(second, (reach, reach + extra, reach, reach)).permute(0, 2, 1, 3)
-    # (B, H + 2R, step, C, padded)
-    second = torch.unflatten(second, 3, (-1, step)).permute(0, 1, 4, 2, 3)
-    first, second = first.contiguous(), second.contiguous()
+    second = second.reshape(batch, height + 2 * reach, channels, -1, step)
+    second = second.permute(0, 1, 4, 2, 3).contiguous()  # (B, H + 2R, step, C, padded)
     rows = [
         _band(first @ second[:, top : top + height], steps) for top in range(0, 2 * reach + 1, step)
     ]  # n of (B, H, step, columns, n)
@@ -61,6 +61,5 @@ def _band(products: Tensor, steps: int) -> Tensor:
     Read with rows one longer than they are, row x begins x entries later: the band stands upright.
     """
     columns, padded = products.shape[-2:]
-    flat = F.pad(products.flatten(-2), (0, columns))
-    skewed: Tensor = torch.unflatten(flat, -1, (columns, padded + 1))
-    return skewed[..., :steps]
+    skewed = F.pad(products.flatten(-2), (0, columns))
+    return skewed.reshape(*products.shape[:-2], columns, padded + 1)[..., :steps]

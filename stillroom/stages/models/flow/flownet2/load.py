@@ -50,7 +50,8 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
     state = read_weights(config.weights)
     network = without_weights(FlowNet2)
     fit_state(network, state, config.weights)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third less time on a CPU
+    # A third less time on a CPU; torch's own annotations lack this form of the call.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sides = Sides(MULTIPLE, least=MULTIPLE, how=config.sides)
 
     def estimate(first: Tensor, second: Tensor) -> Tensor:
