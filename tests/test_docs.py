@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from stillroom.cli import main
 from stillroom.pipeline.config import RunConfig
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.sweep_file import SweepConfig, load_sweep
+from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,6 +35,21 @@ def test_every_key_of_a_run_file_is_documented() -> None:
     for section, definition in schema["$defs"].items():
         for key in definition.get("properties", {}):
             assert re.search(rf"\b{key}\b", code), f"{section}.{key} is not in docs/run_file.md"
+
+
+def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() -> None:
+    union, _ = get_args(TermConfig)
+    known = sorted(get_args(term.model_fields["name"].annotation)[0] for term in get_args(union))
+    index = (REPOSITORY / "docs" / "losses.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(losses/(\w+\.md)", index, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == known
+    for name, page in rows:
+        assert re.search(rf"\b{name}\b", (REPOSITORY / "docs" / "losses" / page).read_text())
+    for page in (REPOSITORY / "docs" / "losses").glob("*.md"):
+        assert f"](losses/{page.name}" in index, f"docs/losses.md leads nowhere to {page.name}"
+        assert ".png)" in page.read_text(), f"{page.name} shows no picture"
+    run = load_run(REPOSITORY / "examples" / "camvid_all_terms.toml")
+    assert sorted(term.name for term in run.terms) == known
 
 
 def test_every_error_is_named_in_the_page_on_operations() -> None:
