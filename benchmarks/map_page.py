@@ -101,7 +101,7 @@ def _written(value: float) -> str:
 
 
 def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 99.0) -> Scale:
-    """A scale from 0 to about the largest of some values, at 1, 2 or 5 of a decade.
+    """A scale from 0 to about the largest of some values, at 1, 2, 3 or 5 of a decade.
 
     share: percentile that the scale ends at, before it is rounded up
     """
@@ -109,8 +109,10 @@ def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 
     found = found[np.isfinite(found)]
     reached = max(float(np.percentile(found, share)), 1e-12)
     decade = 10.0 ** np.floor(np.log10(reached))
-    high = decade * next(step for step in (1, 2, 5, 10) if step * decade >= reached * (1 - 1e-9))
-    return Scale(-high if signed else 0.0, high, unit, signed=signed, more=bool(found.max() > high))
+    high = decade * next(step for step in (1, 2, 3, 5, 10) if step * decade >= reached * (1 - 1e-9))
+    more = bool(found.max() > high)
+    low = -high if signed else 0.0
+    return Scale(low, high, unit, signed=signed, more=more, less=signed and more)
 
 
 @dataclass(frozen=True, eq=False)

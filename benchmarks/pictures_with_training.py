@@ -112,7 +112,7 @@ def draw_holistic(shown: Shown) -> Picture:
         score = state.critic(leaf, maps.images, maps.mask)
         (slope,) = torch.autograd.grad(score.sum(), leaf)
         scores.append((score.tolist(), slope))
-    pull = numbers(scores[1][1].square().sum(dim=1).sqrt()) * 1e3
+    pull = numbers(scores[1][1].square().sum(dim=1).sqrt())
     return Picture(
         title="holistic: what a critic looks at in a whole map",
         words=(
@@ -121,7 +121,7 @@ def draw_holistic(shown: Shown) -> Picture:
             "steps of the critic on eight other frames, two at a time."
         ),
         columns=("frame", "the teacher", "the student", "where the critic looks"),
-        scales=(None, None, None, scale_of([pull], "slope of the score, 10⁻³ a logit")),
+        scales=(None, None, None, scale_of([pull], "slope of the score by the cell's logits")),
         rows=tuple(
             (
                 shown.frame(n),
