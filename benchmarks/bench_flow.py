@@ -2,7 +2,7 @@
 
     python benchmarks/bench_flow.py --data ../shared/data --out flow.md
 
-End-point error on pairs of FlyingChairs; how much of frame t's labels the labels of t + 1 agree with
+End-point error on pairs of FlyingChairs; how far the labels of t + 1 agree with those of frame t
 once they are warped along the flow, on the CamVid val clip; and FlowNet2's cost at 512 x 1024,
 which random numbers tell as well as its weights. Its accuracy they cannot tell: give NVIDIA's
 checkpoint as --flownet2 and it is scored with the others. Prints Markdown; about ten minutes on one
