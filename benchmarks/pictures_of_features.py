@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from loss_maps import COLOURS, KEY, Shown, each_pixel, numbers
+from loss_maps import COLOURS, KEY, Shown, Views, each_pixel, numbers
 from map_page import Cell, Picture, Scale, scale_of
 from torch import Tensor
 
@@ -189,25 +189,27 @@ def draw_ifvd(shown: Shown) -> Picture:
     )
 
 
-def draw_cross_image(shown: Shown) -> Picture:
-    pair, temperature = shown.pair, 0.1
+def against_the_second(pair: Views, at: int, temperature: float) -> list[NDArray[np.float64]]:
+    """One cell of the first frame: what of the second it resembles, to each network, and the KL.
+
+    Each (h, w), times the number of cells: p, q, p log(p / q).
+    """
     student, teacher, counted = _vectors(pair.student, pair.teacher, None, None)
     others = _Others(student[1:], teacher[1:], counted[1:], temperature)
-    size = pair.grid[0] * pair.grid[1]
+    log_p = others._log_softmax(teacher[0, at][None], others.teacher)[0, 0]
+    log_q = others._log_softmax(student[0, at][None], others.student)[0, 0]
+    parts = (log_p.exp(), log_q.exp(), log_p.exp() * (log_p - log_q))
+    return [numbers(one).reshape(pair.grid) * len(log_p) for one in parts]
+
+
+def draw_cross_image(shown: Shown) -> Picture:
+    pair, temperature = shown.pair, 0.1
     marks = ((57, 104, "1: a car"), (15, 8, "2: a wall"))
+    found = [
+        against_the_second(pair, row * pair.grid[1] + column, temperature)
+        for row, column, _ in marks
+    ]
     rows = []
-    found = []
-    for row, column, _ in marks:
-        at = row * pair.grid[1] + column
-        log_p = others._log_softmax(teacher[0, at][None], others.teacher)[0, 0]
-        log_q = others._log_softmax(student[0, at][None], others.student)[0, 0]
-        found.append(
-            [
-                numbers(one).reshape(pair.grid)
-                for one in (log_p.exp() * size, log_q.exp() * size,
-                            log_p.exp() * (log_p - log_q) * size)
-            ]
-        )  # fmt: skip
     placed = tuple((row, column, name[0]) for row, column, name in marks)
     firsts = (
         Cell(pair.images[0], f"{pair.names[0]}; {marks[0][2]}, {marks[1][2]}", placed, pair.grid),

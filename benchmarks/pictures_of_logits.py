@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, each_pixel, mixture, numbers
+from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
 from map_page import Cell, Picture, Scale, scale_of
 
 from stillroom.stages.evaluate.palette import colourise
@@ -152,19 +152,26 @@ def draw_consistency_l2(shown: Shown) -> Picture:
     )
 
 
-def draw_channelwise_kl(shown: Shown) -> Picture:
-    pair, temperature = shown.pair, 4.0
-    one = CLASSES.index("car")
+def channel_of(pair: Views, one: int, temperature: float) -> tuple[list[np.ndarray], np.ndarray]:
+    """One channel's distribution over the frame to teacher and student, and the KL by cell.
+
+    Each (B, h, w), times the number of cells.
+    """
     cells = pair.grid[0] * pair.grid[1]
-    logs = [
-        _log_distribution(of[:, one : one + 1] / temperature, None)
+    log_p, log_q = (
+        _log_distribution(of[:, one : one + 1] / temperature, None)[:, 0]
         for of in (pair.teacher_logits, pair.student_logits)
-    ]  # (B, 1, HW)
-    log_p, log_q = logs
+    )  # (B, HW)
     # each cell as a distribution of its own: what the sum over the frame is made of
-    parts = numbers(_kl(log_p[0:2, 0, :, None], log_q[0:2, 0, :, None])).reshape(2, *pair.grid)
-    parts = temperature**2 * parts * cells
-    shares = [numbers(log.exp()).reshape(2, *pair.grid) * cells for log in logs]
+    parts = temperature**2 * _kl(log_p[..., None], log_q[..., None])
+    shares = [log_p.exp(), log_q.exp()]
+    *shares, parts = (numbers(of).reshape(-1, *pair.grid) * cells for of in (*shares, parts))
+    return shares, parts
+
+
+def draw_channelwise_kl(shown: Shown) -> Picture:
+    pair, one = shown.pair, CLASSES.index("car")
+    shares, parts = channel_of(pair, one, temperature=4.0)
     density = Scale(
         0.1, 10, "share of the channel; 1: spread evenly", log=True, more=True, less=True
     )

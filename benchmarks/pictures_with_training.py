@@ -30,6 +30,8 @@ from stillroom.stages.train.terms.masked_generative import MaskedGeneration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 RATIO = 0.75
 GENERATION_STEPS, CRITIC_STEPS, ADAPTER_STEPS, CODE_EPOCHS = 40, 40, 300, 8
 
@@ -44,8 +46,8 @@ def trained(module: nn.Module, steps: int, loss: Callable[[], Tensor]) -> None:
         optimiser.step()
 
 
-def draw_masked_generative(shown: Shown) -> Picture:
-    pair = shown.pair
+def generated(pair: Views) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+    """Which cells are left, what trained convolutions make of them, and the loss by cell."""
     torch.manual_seed(0)
     block = MaskedGeneration(pair.student.shape[1], pair.teacher.shape[1])
     everywhere = torch.ones_like(pair.student[:, :1], dtype=torch.bool)
@@ -66,10 +68,16 @@ def draw_masked_generative(shown: Shown) -> Picture:
         aligned = block.align(pair.student, everywhere)
         keep = draw_keep(aligned, RATIO)
         value = each_pixel(masked_generative, aligned, pair.teacher, generate=generate, keep=keep)
+    return keep, made[0], value
+
+
+def draw_masked_generative(shown: Shown) -> Picture:
+    pair = shown.pair
+    keep, made, value = generated(pair)
     one = int(pair.teacher.var(dim=(0, 2, 3)).argmax())
     energy = numbers(pair.student.square().mean(dim=1).sqrt())
     energy[~keep[:, 0].numpy()] = np.nan
-    maps = [numbers(of[:, one]) for of in (pair.teacher, made[0])]
+    maps = [numbers(of[:, one]) for of in (pair.teacher, made)]
     scale = scale_of([np.maximum(part, 0) for part in maps], f"channel {one} of 128")
     return Picture(
         title="masked_generative: the teacher's features, from a quarter of the student's cells",

@@ -47,6 +47,7 @@ def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() 
         assert f"`{name}`" in (REPOSITORY / "docs" / "losses" / page).read_text()
     for page in (REPOSITORY / "docs" / "losses").glob("*.md"):
         assert f"](losses/{page.name}" in index, f"docs/losses.md leads nowhere to {page.name}"
+        assert ".png)" in page.read_text(), f"{page.name} shows no picture"
     run = load_run(REPOSITORY / "examples" / "camvid_all_terms.toml")
     assert sorted(term.name for term in run.terms) == known
 
