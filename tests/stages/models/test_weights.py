@@ -11,6 +11,7 @@ from torch import nn
 
 from stillroom.stages.models.weights import (
     check_classes,
+    demand_finite,
     fit_encoder,
     fit_state,
     load_state,
@@ -172,3 +173,10 @@ def test_encoder_refuses_a_file_that_lacks_some_or_all_of_its_tensors() -> None:
     del state["0.weight"]
     with pytest.raises(WeightsError, match=r"1 missing: 0\.weight"):
         fit_encoder(network(), state, Path("w"))
+
+
+def test_tensors_that_are_not_finite_are_counted_and_named() -> None:
+    state = {"a": torch.zeros(2), "n": torch.tensor(3), "b": torch.tensor([1.0, torch.nan])}
+    with pytest.raises(WeightsError, match=r"w\.pth: 1 of 3 tensors hold .* not finite: b; copy"):
+        demand_finite(state, Path("w.pth"))
+    demand_finite({"a": state["a"], "n": state["n"]}, Path("w.pth"))

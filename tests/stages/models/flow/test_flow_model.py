@@ -108,7 +108,9 @@ def test_torchvisions_raft_is_called_as_torchvision_calls_it(
         iterations=2,
         device="cpu",
     )
+    before = torch.get_rng_state()
     model = build_flow_model(config)
+    assert torch.equal(torch.get_rng_state(), before), "a build leaves torch's generator alone"
     a, b = frames(2, 1, 128, 136, 3)
     images = [torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (a, b)]
     with torch.inference_mode():
