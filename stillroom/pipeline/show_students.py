@@ -11,7 +11,7 @@ from stillroom.pipeline.units import duration, size
 if TYPE_CHECKING:
     from stillroom.pipeline.demo import DemoResult
     from stillroom.pipeline.evaluation import Evaluation
-    from stillroom.stages.train.check import TermCheck
+    from stillroom.stages.train.check import Check
     from stillroom.stages.train.job import TrainResult
 
 
@@ -45,11 +45,11 @@ def train_result(result: TrainResult) -> Shown:
     return Shown(parts, document)
 
 
-def term_checks(found: list[TermCheck]) -> Shown:
+def term_checks(found: Check) -> Shown:
     """Every term of a run in its first steps."""
     table = grid("stream", "term", "weight", "value", "gradient", "time", "memory")
     table.columns[1].justify = "left"
-    for one in found:
+    for one in found.terms:
         table.add_row(
             one.stream,
             one.label,
@@ -63,7 +63,9 @@ def term_checks(found: list[TermCheck]) -> Shown:
         "value: unweighted, first step to last; gradient: 2-norm of the weighted term's, by the "
         "student's parameters; time and memory: of the term alone, forward and back"
     )
-    return Shown([table, explained], {"terms": [asdict(one) for one in found]})
+    terms = sum(one.seconds for one in found.terms)
+    whole = f"a whole step of training: {found.step_seconds:.2f} s; its terms alone: {terms:.2f} s"
+    return Shown([table, whole, explained], asdict(found))
 
 
 def _first_to_last(values: list[float]) -> str:

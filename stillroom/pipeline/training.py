@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.models.student import Student, StudentConfig
     from stillroom.stages.sources.source import Source
-    from stillroom.stages.train.check import TermCheck
+    from stillroom.stages.train.check import Check
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.job import Progress, TrainResult
     from stillroom.stages.train.settings import TrainConfig
@@ -49,7 +49,7 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
     return result
 
 
-def check_terms(run: RunConfig, steps: int = 3) -> list[TermCheck]:
+def check_terms(run: RunConfig, steps: int = 3) -> Check:
     """Take a few steps and measure every term in them; nothing is written.
 
     Raises: as `prepare_job`.

@@ -72,6 +72,11 @@ def test_the_whole_path_through_the_command_line(run_file: Path) -> None:
     for line in drawn.stdout.split():
         assert Path(line).read_bytes().startswith(b"\x89PNG")
 
+    looked_at = stillroom("train", run_file, "--check")
+    assert "a whole step of training" in looked_at.stdout
+    terms = json.loads(stillroom("train", run_file, "--check", "--json").stdout)["terms"]
+    assert all(len(one["values"]) == 3 and one["label"] in looked_at.stdout for one in terms)
+    assert not Path("run").exists()  # nothing is written
     trained = stillroom("train", run_file)
     assert trained.exit_code == 0, trained.stderr
     assert "finished before" in stillroom("train", run_file).stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from stillroom.stages.models.frames import as_frames
+from stillroom.stages.models.inference import inference
 from stillroom.stages.models.teacher_hf import HfTeacherConfig, load_hf
 from stillroom.stages.models.teacher_python import PythonTeacherConfig, load_python
 from stillroom.stages.models.teacher_smp import SmpTeacherConfig, load_smp
@@ -19,7 +19,7 @@ from stillroom.storage_specs.errors import ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class Teacher:
         """
         from stillroom.stages.models.dense_network import crop
 
-        with self._inference():
+        with inference(self.device, self._config.precision):
             images = self._images(frames)
             output = crop(self._network.forward(images), self.strides, *frames.shape[1:3])
         return TeacherOutput(
@@ -137,7 +137,7 @@ class Teacher:
         """
         if self._network.own_logits is None:
             raise ConfigError("teacher: this network does not upsample its logits by itself")
-        with self._inference():
+        with inference(self.device, self._config.precision):
             logits = self._network.own_logits(self._images(frames))
         return logits[..., : frames.shape[1], : frames.shape[2]].float()
 
@@ -146,19 +146,6 @@ class Teacher:
         batch = as_frames(frames)
         images: Tensor = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))
         return images
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Without gradients, in the teacher's precision."""
-        import torch
-
-        precision = getattr(torch, self._config.precision)
-        reduced = precision != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device, dtype=precision if reduced else None, enabled=reduced),
-        ):
-            yield
 
 
 def build_teacher(config: TeacherConfig) -> Teacher:

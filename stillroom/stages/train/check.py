@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,12 @@ import torch
 
 from stillroom.stages.train.checkpoint import new_learner
 from stillroom.stages.train.live_memory import LiveMemory
-from stillroom.stages.train.step import forward, take_step, term_gradient_norm
+from stillroom.stages.train.step import forward, lr_at, seed_step, take_step, term_gradient_norm
 from stillroom.stages.train.stream import Loader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stillroom.stages.models.student import StudentOutput
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.checkpoint import Learner
@@ -40,13 +44,27 @@ class TermCheck:
     peak_bytes: int = 0
 
 
-def check(job: TrainJob, steps: int = 3) -> list[TermCheck]:
+@dataclass
+class Check:
+    """What the first steps of a run come to.
+
+    step_seconds: of a whole step of training, without reading; the least of the steps
+    terms: each on each stream that feeds it
+    """
+
+    step_seconds: float
+    terms: list[TermCheck]
+
+
+def check(job: TrainJob, steps: int = 3) -> Check:
     """Take `steps` steps from the beginning and measure every term in each; writes nothing.
 
-    The job's student is changed. Values of later steps tell whether a term moves at all.
+    The steps are those of training, to the same values, so the job's student is changed. Memory and
+    time are measured on copies of what the terms keep.
     """
     device = torch.device(job.device)
     found: dict[tuple[str, str], TermCheck] = {}
+    step_seconds = math.inf
     batches_of = {name: stream.batch for name, stream in job.settings.streams.items()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = new_learner(job.student, job.objective, job.settings, device)
@@ -54,11 +72,16 @@ def check(job: TrainJob, steps: int = 3) -> list[TermCheck]:
         with loader:
             for loaded in loader:
                 batches = [batch.to(device) for batch in loaded]
-                for batch, output in zip(batches, forward(job, learner, batches), strict=True):
-                    _measure(job, learner, batch, output, found)
-                take_step(job, learner, batches, job.settings.optimiser.lr)
+                with _states_kept(job):
+                    seed_step(job, learner)
+                    for batch, output in zip(batches, forward(job, learner, batches), strict=True):
+                        _measure(job, learner, batch, output, found)
+                began = time.perf_counter()
+                take_step(job, learner, batches, lr_at(job, learner.step))
+                _synchronise(device)
+                step_seconds = min(step_seconds, time.perf_counter() - began)
                 learner.step += 1
-    return list(found.values())
+    return Check(step_seconds, list(found.values()))
 
 
 def _measure(
@@ -71,24 +94,35 @@ def _measure(
     """Measure every term that one batch feeds."""
     progress = learner.step / job.steps
     alone = _cut_off(output)
-    for label in job.objective.fed(batch.labelled):
+    wholes = job.objective.values(output, batch, learner.student, progress)
+    for label, whole in wholes.items():
         weight = job.objective.weight(label, batch.labelled)
         one = found.setdefault((batch.stream, label), TermCheck(batch.stream, label, weight))
 
-        def value(shown: StudentOutput, label: str = label) -> torch.Tensor:
-            return job.objective.value(label, shown, batch, learner.student, progress)
+        def value(label: str = label) -> torch.Tensor:
+            return job.objective.value(label, alone, batch, learner.student, progress)
 
-        whole = value(output)
         one.values.append(whole.item())
         one.gradients.append(term_gradient_norm(weight * whole, learner).item())
         with LiveMemory() as memory:
-            _back(value(alone))
+            _back(value())
         one.peak_bytes = max(one.peak_bytes, memory.peak)
         _synchronise(output.logits.device)
         began = time.perf_counter()
-        _back(value(alone))
+        _back(value())
         _synchronise(output.logits.device)
         one.seconds = min(one.seconds, time.perf_counter() - began)
+
+
+@contextmanager
+def _states_kept(job: TrainJob) -> Iterator[None]:
+    """Let terms train and remember on copies: however often one is looked at, nothing is kept."""
+    kept = job.objective.states
+    job.objective.states = copy.deepcopy(kept)
+    try:
+        yield
+    finally:
+        job.objective.states = kept
 
 
 def _cut_off(output: StudentOutput) -> StudentOutput:

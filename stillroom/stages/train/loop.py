@@ -34,8 +34,7 @@ from stillroom.stages.train.finite import demand_finite_weights
 from stillroom.stages.train.interrupt import DeferredInterrupt
 from stillroom.stages.train.job import Progress, TrainJob, TrainResult
 from stillroom.stages.train.metrics import Metrics, Window
-from stillroom.stages.train.optimiser import learning_rate
-from stillroom.stages.train.step import Step, take_step
+from stillroom.stages.train.step import Step, lr_at, take_step
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.train.watch import ZeroWatch
 from stillroom.storage_specs.errors import ConfigError
@@ -100,7 +99,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
                 _save(job, learner, about)  # the weights are those of a whole step
                 raise
             learner.wait_seconds += time.perf_counter() - began
-            lr = _lr(job, learner.step)
+            lr = lr_at(job, learner.step)
             batches = [batch.to(device, non_blocking=True) for batch in batches]
             step = take_step(job, learner, batches, lr, gradients=_gradients_due(job, learner.step))
             learner.step += 1
@@ -126,17 +125,6 @@ def _save(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> None:
     kept = (*learner.student.parameters(), *learner.terms.parameters())
     demand_finite_weights(kept, learner.step)
     save_last(job.settings.path / run_folder.LAST, learner, about)
-
-
-def _lr(job: TrainJob, step: int) -> float:
-    settings = job.settings
-    return learning_rate(
-        step,
-        job.steps,
-        base=settings.optimiser.lr,
-        power=settings.poly_power,
-        warmup_steps=settings.warmup_steps,
-    )
 
 
 def _gradients_due(job: TrainJob, step: int) -> bool:

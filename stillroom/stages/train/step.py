@@ -10,7 +10,11 @@ import torch
 
 from stillroom.stages.train.checkpoint import uses_amp
 from stillroom.stages.train.finite import demand_finite, gradient_norm
-from stillroom.stages.train.optimiser import set_learning_rate, trained_parameters
+from stillroom.stages.train.optimiser import (
+    learning_rate,
+    set_learning_rate,
+    trained_parameters,
+)
 from stillroom.stages.train.order import stable_seed
 
 if TYPE_CHECKING:
@@ -46,8 +50,7 @@ def take_step(
     gradients: measure those of each term by itself as well, by a backward pass a term
     raises: ConfigError where the loss or its gradient is not finite
     """
-    # Dropout and its like then depend on the step, not on what happened before it.
-    torch.manual_seed(stable_seed(job.settings.seed, "step", learner.step))
+    seed_step(job, learner)
     weighted, values = _terms(job, learner, batches)
     loss = torch.stack(list(weighted.values())).sum()
     # One transfer from the device for all of them.
@@ -65,6 +68,26 @@ def take_step(
     if learner.ema is not None:
         learner.ema.update(learner.student, learner.step)
     return Step(found[0], terms, norms)
+
+
+def seed_step(job: TrainJob, learner: Learner) -> None:
+    """Let dropout and its like depend on the step, and not on what happened before it."""
+    torch.manual_seed(stable_seed(job.settings.seed, "step", learner.step))
+
+
+def lr_at(job: TrainJob, step: int) -> float:
+    """Return the learning rate of a step: warm-up, then poly.
+
+    step: steps done before it
+    """
+    settings = job.settings
+    return learning_rate(
+        step,
+        job.steps,
+        base=settings.optimiser.lr,
+        power=settings.poly_power,
+        warmup_steps=settings.warmup_steps,
+    )
 
 
 def forward(job: TrainJob, learner: Learner, batches: list[Batch]) -> list[StudentOutput]:

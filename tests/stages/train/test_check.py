@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from stillroom.stages.train.check import check
+from stillroom.stages.train.loop import train
+from stillroom.stages.train.metrics import read_metrics
 
 TERMS = (
     {"name": "cross_entropy", "teacher": "fpn"},
@@ -24,38 +28,38 @@ def found(make_job):
 
 
 def test_every_term_of_every_stream_is_measured_in_every_step(found):
-    _, terms = found
+    _, measured = found
+    terms = measured.terms
     assert [(one.stream, one.label, one.weight) for one in terms] == [
         ("camvid", "cross_entropy/fpn", 1.0),
         ("camvid", "probability_l2/fpn", 4.0),
         ("rest", "cross_entropy/fpn", 0.5),
         ("rest", "probability_l2/fpn", 2.0),
     ]
+    assert 0 < measured.step_seconds < math.inf
     for one in terms:
         assert len(one.values) == len(one.gradients) == 3
         assert len(set(one.values)) == 3, "the student moves"
         assert min(one.values) > 0
         assert min(one.gradients) > 0
-        assert 0 < one.seconds < 60
+        assert 0 < one.seconds < math.inf
         # At least the student's probabilities on this stream: float32 at stride 4.
         assert one.peak_bytes >= 4 * STREAMS[one.stream]["batch"] * 4 * 6 * 8
 
 
-def test_the_gradient_is_that_of_the_weighted_term_by_the_students_parameters(make_job, found):
-    _, terms = found
-    job = make_job("other", TERMS[1:], seed=0, streams={"camvid": STREAMS["camvid"]})
-    alone = check(job, 1)[0]
-    job.student.zero_grad()
-    assert alone.label == "probability_l2/fpn"
-    assert alone.gradients[0] > 0
-    # Not the first value's sibling by chance: four times the weight is four times the gradient.
-    light = make_job("light", ({**TERMS[1], "weight": 1.0},), seed=0, streams=job_streams())
-    assert check(light, 1)[0].gradients[0] == pytest.approx(alone.gradients[0] / 4, rel=1e-5)
-    assert terms[1].values[0] > 0
-
-
-def job_streams():
-    return {"camvid": STREAMS["camvid"]}
+def test_its_steps_are_those_of_training(make_job):
+    """Of terms with random numbers and a state as well, whatever is measured beside them."""
+    terms = (*TERMS, {"name": "auxiliary_cross_entropy", "layer": "penultimate"})
+    options = {"streams": STREAMS, "unlabelled_weight": 0.5, "warmup_steps": 2}
+    checked = check(make_job("checked", terms, seed=0, **options), 3)
+    steps = []
+    job = make_job("trained", terms, seed=0, gradients_every=1, on_step=steps.append, **options)
+    train(job)
+    norms = [line["gradients"] for line in read_metrics(job.settings.path) if "gradients" in line]
+    for one in checked.terms:
+        name = f"{one.stream}/{one.label}"
+        assert one.values == [step.terms[name] for step in steps[:3]]
+        assert one.gradients == [line[name] for line in norms[:3]]
 
 
 def test_a_check_writes_nothing_and_leaves_the_numbers_of_others_alone(make_job, tmp_path):

@@ -390,6 +390,7 @@ def test_a_weight_of_unlabelled_frames_must_do_something(weight):
         {"name": "probability_l2", "teacher": "fpn", "weight": 0},
         {"name": "probability_l2", "teacher": "fpn", "weight": float("nan")},
         {"name": "consistency_l2", "teacher": "fpn"},  # no weight fits every number of classes
+        {"name": "holistic", "teacher": "fpn"},  # nor every size of a map
         {"name": "pixelwise_kl", "teacher": "fpn", "temperature": 0},
         {"name": "pixelwise_kl", "teacher": "fpn", "direction": "forward"},
     ],

@@ -6,7 +6,6 @@ x + flow(x) gives a. See `stillroom.stages.warp`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +19,12 @@ from stillroom.stages.models.flow.torchvision_raft import (
     load_torchvision_flow,
 )
 from stillroom.stages.models.frames import as_frames
+from stillroom.stages.models.inference import inference
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -97,22 +97,9 @@ class FlowModel:
             )
         if not first.numel():
             raise ArtifactError(f"frames: expected some pixels, got {tuple(first.shape)}")
-        with self._inference():
+        with inference(self.device, self._config.precision):
             flow = self._network.estimate(first.to(self.device), second.to(self.device))
         return flow.float().contiguous()
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Without gradients, in the model's precision."""
-        import torch
-
-        precision = getattr(torch, self._config.precision)
-        reduced = precision != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device, dtype=precision if reduced else None, enabled=reduced),
-        ):
-            yield
 
 
 def build_flow_model(config: FlowModelConfig) -> FlowModel:

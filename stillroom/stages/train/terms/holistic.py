@@ -25,7 +25,8 @@ BETAS = (0.9, 0.99)
 class HolisticTerm(Term):
     """`losses.holistic`: a critic scores whole maps, and the student learns to please it.
 
-    weight: 0.1, as the authors' lambda_2
+    weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on maps
+        of many cells; begin with 0.001, and see docs/losses/holistic.md
     design: of the critic: "paper" sees logits and image, "released" is the authors' code: logits
         alone, spectrally normalised
     width: channels of the critic's first convolution
@@ -34,7 +35,7 @@ class HolisticTerm(Term):
     """
 
     name: Literal["holistic"]
-    weight: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    weight: float = Field(gt=0, allow_inf_nan=False)
     design: Design = "paper"
     width: int = Field(default=64, ge=NARROWEST)
     critic_lr: float = Field(default=4e-4, gt=0, allow_inf_nan=False)

@@ -27,6 +27,7 @@ GIVEN = {
     "auxiliary_cross_entropy": {"layer": "penultimate"},
     "consistency_l2": {"teacher": "fpn", "weight": 1e-4},
     "cross_entropy": {},
+    "holistic": {"teacher": "fpn", "weight": 1e-3},
     "masked_generative": {"teacher": "fpn", "weight": 1e-3},
 }
 # All pairs of cells are compared: memory grows with their square, and docs/losses.md says so.

@@ -22,7 +22,7 @@ from stillroom.stages.train.terms.holistic import CriticState
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
-SECTION = {"name": "holistic", "teacher": "fpn", "width": 4}
+SECTION = {"name": "holistic", "teacher": "fpn", "width": 4, "weight": 0.1}
 
 
 @dataclass
@@ -72,7 +72,6 @@ def test_it_reads_logits_on_every_stream_and_must_have_them_whole():
     made = objective()
     for labelled in (True, False):
         assert made.needs(labelled, STUDENT.strides) == {"fpn/logits"}
-    assert made.terms[0].weight == 0.1
     with pytest.raises(ConfigError, match=r"holistic/fpn needs the logits of teacher fpn themselv"):
         made.check({"camvid": {"fpn/logits"}}, {"fpn": 3}, 3, softmax_only={"fpn"})
 
@@ -226,7 +225,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     tmp_path, make_cache, make_student, design
 ):
     cache = make_cache(tmp_path / "cache")
-    terms = [{"name": "cross_entropy"}, {**SECTION, "weight": 0.1, "design": design}]
+    terms = [{"name": "cross_entropy"}, {**SECTION, "design": design}]
 
     def job(folder, on_step=None, seed=0):
         settings = TrainConfig.model_validate(
