@@ -13,6 +13,35 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class Neighbours:
+    """How the frames of a batch that come from clips lie in one another.
+
+    Such a batch holds T triplets, 3 T frames, each triplet on one view: T frames of the stream
+    itself first, then the T before them, then the T after.
+
+    triplets: (T, 3) int64, places in the batch: before, itself, after
+    pairs: (P, 2) int64, places in the batch: a frame and its partner
+    flow: (P, 2, H, W) float32, frame -> partner, in pixels of the images
+    visible: (P, 1, H, W) bool, True where the partner is known to show the frame's pixel too: its
+        target lies on the partner's view, and the flow back, if that is cached, ends where it began
+    """
+
+    triplets: Tensor
+    pairs: Tensor
+    flow: Tensor
+    visible: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Neighbours:
+        """Return the same with every tensor on `device`."""
+        return Neighbours(
+            *(
+                tensor.to(device, non_blocking=non_blocking)
+                for tensor in (self.triplets, self.pairs, self.flow, self.visible)
+            )
+        )
+
+
+@dataclass
 class Batch:
     """Frames of one stream and all that follows them, on one view per frame.
 
@@ -30,6 +59,7 @@ class Batch:
         "fpn/features/<layer>@16" and its like on a grid of 16 pixels to a cell
     masks: as `mask`, for other grids that artifacts are on, by stride
     frame_ids: B names, for messages
+    neighbours: of a stream of clips, how its frames lie in one another; None of single frames
     """
 
     stream: str
@@ -40,6 +70,7 @@ class Batch:
     artifacts: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
     frame_ids: list[str] = field(default_factory=list)
+    neighbours: Neighbours | None = None
 
     def __post_init__(self) -> None:
         if self.labelled and self.labels is None:
@@ -58,6 +89,11 @@ class Batch:
             mask=moved(self.mask),
             artifacts={key: moved(value) for key, value in self.artifacts.items()},
             masks={stride: moved(value) for stride, value in self.masks.items()},
+            neighbours=(
+                None
+                if self.neighbours is None
+                else self.neighbours.to(device, non_blocking=non_blocking)
+            ),
         )
 
     def mask_at(self, stride: int, usual: int) -> Tensor:
