@@ -22,7 +22,14 @@ import pyarrow.parquet as pq
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.fidelity import worst
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, catalogue_path, part_folder
-from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, check_seal, sealed, table_of
+from stillroom.storage_specs.manifest import (
+    OPEN_SEAL,
+    SCHEMA,
+    check_seal,
+    schema_of,
+    sealed,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -201,7 +208,7 @@ class Catalogue:
             about = json.loads(table.schema.metadata[KEY.encode()])
             if about["fingerprint"] == self._definition.fingerprint:
                 entries = {int(shard): Entry(*entry) for shard, entry in about["parts"].items()}
-                return _Known(entries, table.cast(SCHEMA), frozenset())
+                return _Known(entries, table.cast(schema_of(table)), frozenset())
         return None
 
     def _about(self, entries: Mapping[int, Entry]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import google_crc32c
@@ -17,7 +18,7 @@ from stillroom.storage_specs.files.cautious_reads import PART_BYTES, json_of
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, MAX_SHARD_FRAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from stillroom.storage_specs.fidelity import Fidelity
 
@@ -37,6 +38,15 @@ SCHEMA = pa.schema(
         pa.field("confidence", pa.float64()),
     ]
 )
+
+PAIR_COLUMNS = [
+    pa.field("partner", pa.string(), nullable=False),
+    pa.field("offset", pa.int32(), nullable=False),
+    pa.field("draw", pa.int32()),
+    pa.field("clipped", pa.int32(), nullable=False),
+]
+"""What the rows of a set of pairs, such as one of optical flow, have as well."""
+PAIR_SCHEMA = pa.schema([*SCHEMA, *PAIR_COLUMNS])
 
 # The seal is eight hexadecimal digits at a place that is found without parsing Parquet: crc32c of
 # the whole file with these digits as zeros. It lies in the footer, after all data.
@@ -68,6 +78,23 @@ class FrameRow:
     crc32c: int | None = None
     seconds: float = 0.0
     confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class PairRow(FrameRow):
+    """What the manifest says of one pair of frames; `frame_id` is the first of them.
+
+    partner: id of the second frame
+    offset: steps of time from the first to the second, below 0 where the second is earlier
+    draw: which of the first frame's neighbours on that side the second is, from 0; None where the
+        pair is there as another's way back alone
+    clipped: pixels whose displacement was beyond what the codec holds, and was cut to it
+    """
+
+    partner: str = ""
+    offset: int = 0
+    draw: int | None = None
+    clipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,7 @@ def sealed(
     """A Parquet file of these rows, the document in its metadata, the seal filled in.
 
     about: the document, asked for after the last table; ends with "part_crc32c": OPEN_SEAL
+    tables: those with rows all of `SCHEMA` or all of `PAIR_SCHEMA`
     many: for the rows of many parts: encoded some at a time, so that it takes little memory
     """
     pool = pa.system_memory_pool()  # Arrow's own would keep more than it was asked for
@@ -145,10 +173,11 @@ def sealed(
     # Without Arrow's copy of the schema the footer holds our JSON, and so the seal, once.
     options = {"compression": "zstd", "store_schema": False, "memory_pool": pool}
     # Dictionaries of columns that hardly repeat double the file, and take most of the memory.
-    with pq.ParquetWriter(sink, SCHEMA, use_dictionary=not many, **options) as writer:
-        for table in tables:
-            if table.num_rows or not many:
-                writer.write_table(table, row_group_size=GROUP_ROWS if many else None)
+    written = (table for table in tables if table.num_rows or not many)
+    first = next(written, SCHEMA.empty_table())
+    with pq.ParquetWriter(sink, first.schema, use_dictionary=not many, **options) as writer:
+        for table in chain([first], written):
+            writer.write_table(table, row_group_size=GROUP_ROWS if many else None)
         writer.add_key_value_metadata({KEY: json.dumps(about())})
     content: bytes = sink.getvalue().to_pybytes()
     place = content.rindex(SEAL) + len(SEAL)
@@ -182,7 +211,7 @@ def decode_part(content: bytes, path: str, frames: int | None = None) -> ShardPa
                 for name, entry in _typed(about["objects"], dict).items()
             },
             # Not by Arrow's threads: a process that ends soon after would abort in them.
-            rows=tuple(FrameRow(**row) for row in file.read(use_threads=False).to_pylist()),
+            rows=tuple(_rows(file.read(use_threads=False))),
             fidelity=_fidelity(about.get("fidelity", {})),  # parts of the first release have none
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
@@ -191,7 +220,7 @@ def decode_part(content: bytes, path: str, frames: int | None = None) -> ShardPa
 
 def _check_claims(file: pq.ParquetFile, frames: int | None) -> None:
     """Hold what the footer claims against what can be, before anything is unpacked (ValueError)."""
-    if not file.schema_arrow.equals(SCHEMA):
+    if not any(file.schema_arrow.equals(known) for known in (SCHEMA, PAIR_SCHEMA)):
         raise ValueError("its columns are not those of a manifest part")
     about = file.metadata
     if frames is not None and about.num_rows != frames:
@@ -216,17 +245,33 @@ def _fidelity(found: Any) -> Fidelity:
 
 
 def table_of(rows: Iterable[FrameRow]) -> pa.Table:
-    """The rows as an Arrow table of `SCHEMA`."""
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for row in rows:
+    """The rows as an Arrow table: of `PAIR_SCHEMA` if the first is a pair's, else of `SCHEMA`."""
+    waiting = iter(rows)
+    first = list(islice(waiting, 1))
+    kind = PairRow if first and isinstance(first[0], PairRow) else FrameRow
+    schema = PAIR_SCHEMA if kind is PairRow else SCHEMA
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for row in chain(first, waiting):
+        if type(row) is not kind:
+            raise ArtifactError(f"row {row.index}: rows of frames and of pairs do not mix in a set")
         for name, values in columns.items():
             values.append(getattr(row, name))
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)
+
+
+def schema_of(table: pa.Table) -> pa.Schema:
+    """The schema of a manifest's rows: those of a set of pairs have more columns."""
+    return PAIR_SCHEMA if "partner" in table.column_names else SCHEMA
 
 
 def bad_rows(table: pa.Table) -> list[FrameRow]:
-    """The rows, of a table of `SCHEMA`, of frames that cannot be used."""
-    return [FrameRow(**row) for row in table.filter(pc.equal(table["status"], "bad")).to_pylist()]
+    """The rows, of a table of a manifest, that cannot be used."""
+    return list(_rows(table.filter(pc.equal(table["status"], "bad"))))
+
+
+def _rows(table: pa.Table) -> Iterator[FrameRow]:
+    kind = PairRow if schema_of(table) is PAIR_SCHEMA else FrameRow
+    return (kind(**row) for row in table.to_pylist())
 
 
 def check_seal(content: bytes, path: str) -> None:

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
 from stillroom.storage_specs.manifest import (
     OPEN_SEAL,
+    PAIR_SCHEMA,
     SCHEMA,
     SEAL,
     FrameRow,
+    PairRow,
     ShardPart,
+    bad_rows,
     decode_part,
     encode_part,
     entry_of,
@@ -35,6 +38,22 @@ PART = ShardPart(
 
 def test_a_part_comes_back_as_it_was() -> None:
     assert decode_part(encode_part(PART), "00001.parquet") == PART
+
+
+def test_a_part_of_pairs_has_their_partners() -> None:
+    rows = (
+        PairRow(64, "a/07", partner="a/09", offset=2, draw=0, clipped=3),
+        PairRow(65, "a/09", "bad", "a/07: truncated", partner="a/07", offset=-2),
+    )
+    part = replace(PART, rows=rows)
+    assert decode_part(encode_part(part), "00001.parquet") == part
+    table = pq.read_table(pa.BufferReader(encode_part(part)))
+    assert table.schema.names == PAIR_SCHEMA.names
+    assert table["draw"].to_pylist() == [0, None]
+    assert bad_rows(table) == [rows[1]]
+    for mixed in ((rows[0], ROWS[1]), (ROWS[0], rows[1])):
+        with pytest.raises(ArtifactError, match="do not mix"):
+            encode_part(replace(PART, rows=mixed))
 
 
 def test_the_same_part_is_the_same_bytes() -> None:

@@ -15,7 +15,7 @@ from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.codecs import CODECS, FP8, KL, Byte, Flow, codec_from_dict
 from stillroom.storage_specs.compressors import BLOSC_NAMES, DEFAULTS, SHUFFLES
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING
-from stillroom.storage_specs.manifest import OPEN_SEAL, SCHEMA, SEAL, FrameRow
+from stillroom.storage_specs.manifest import OPEN_SEAL, PAIR_SCHEMA, SCHEMA, SEAL, FrameRow
 from stillroom.storage_specs.store import ArraySpec, Cache
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -59,11 +59,15 @@ def test_the_table_of_codecs_is_the_codes() -> None:
 
 
 def test_the_table_of_columns_is_the_manifests() -> None:
-    rows = [(row[0], *row[1].split(", ")) for row in table("column")]
-    assert [row[0] for row in rows] == SCHEMA.names
-    for name, dtype, *nullable in rows:
-        assert str(SCHEMA.field(name).type) == {"float64": "double"}.get(dtype, dtype)
-        assert SCHEMA.field(name).nullable == (nullable == ["may be null"])
+    of_frames, of_pairs = (
+        [(row[0], *row[1].split(", ")) for row in table(header)]
+        for header in ("column", "column of pairs")
+    )
+    assert [row[0] for row in of_frames] == SCHEMA.names
+    assert [row[0] for row in of_frames + of_pairs] == PAIR_SCHEMA.names
+    for name, dtype, *nullable in of_frames + of_pairs:
+        assert str(PAIR_SCHEMA.field(name).type) == {"float64": "double"}.get(dtype, dtype)
+        assert PAIR_SCHEMA.field(name).nullable == (nullable == ["may be null"])
 
 
 @pytest.mark.parametrize(

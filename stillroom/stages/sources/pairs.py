@@ -1,0 +1,159 @@
+"""Which frames of a clip are looked at together: each frame with neighbours before and after it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from stillroom.stages.settings import Settings
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from stillroom.stages.sources.source import Source
+
+WAY_BACK = -1  # in place of a draw
+
+
+class PairsConfig(Settings):
+    """Which pairs of frames have their motion cached.
+
+    Every frame that is chosen gets neighbours before and after it, at distances that are drawn:
+    the random sampling of Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
+    PhD thesis, Adelaide 2021, section 5.3.4. Draws follow from the frame's name alone.
+
+    of: "labelled" chooses the frames with a label, or all frames of a source without labels; "all"
+    offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
+    draws: different neighbours of a frame on either side, as far as there are so many
+    back: cache the motion from neighbours to their frame too, which tells what is hidden
+    """
+
+    of: Literal["labelled", "all"] = "labelled"
+    offsets: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 3), min_length=1)
+    draws: int = Field(default=1, gt=0)
+    back: bool = True
+
+    @field_validator("offsets")
+    @classmethod
+    def _offsets_differ(cls, offsets: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(offsets)) < len(offsets):
+            raise ConfigError(f"offsets {list(offsets)}: each at most once")
+        return tuple(sorted(offsets))
+
+
+@dataclass(frozen=True, eq=False)
+class PairPlan:
+    """Pairs of a source's frames, in order of frame and partner; each is there once.
+
+    frame, partner: their indices: (P,) int64
+    offset: steps of time from the frame to its partner: (P,) int32
+    draw: which of the frame's neighbours on that side the partner is: (P,) int32, or WAY_BACK
+    chosen: how many frames have neighbours on both sides, which is what their draws are for
+    lonely: how many would be chosen, and lack a neighbour at any of the offsets on one side
+    """
+
+    frame: NDArray[np.int64]
+    partner: NDArray[np.int64]
+    offset: NDArray[np.int32]
+    draw: NDArray[np.int32]
+    chosen: int
+    lonely: int
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def take(self, places: NDArray[np.int64]) -> PairPlan:
+        """Some of the pairs; the counts stay those of the whole plan."""
+        parts = (each[places] for each in (self.frame, self.partner, self.offset, self.draw))
+        return PairPlan(*parts, self.chosen, self.lonely)
+
+
+def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
+    """Choose the pairs of a source; the same on every machine.
+
+    A frame at the end of a clip, or beside a gap, is paired at those offsets that lead to a frame;
+    one that has none on one side is left out.
+
+    Raises:
+        ConfigError: two frames of a clip have one time.
+    """
+    every = config.of == "all" or source.classes is None
+    drawn: dict[tuple[int, int], tuple[int, int]] = {}  # (frame, partner): (offset, draw)
+    chosen = lonely = 0
+    for times in _clips(source):
+        step = usual_step(sorted(times))
+        for time, frame in times.items():
+            if not every and not source.labelled(frame):
+                continue
+            sides = [_drawn_order(source.frame_ids[frame], config.offsets, side) for side in (-1, 1)]
+            there = [[(k, times[time + k * step]) for k in side if time + k * step in times]
+                     for side in sides]  # fmt: skip
+            if not all(there):
+                lonely += 1
+                continue
+            chosen += 1
+            for side in there:
+                for draw, (offset, partner) in enumerate(side[: config.draws]):
+                    drawn[frame, partner] = (offset, draw)
+    return _plan(drawn, config.back, chosen, lonely)
+
+
+def usual_step(times: list[int]) -> int:
+    """The most frequent difference between successive times of a clip, the least of several.
+
+    times: ascending, none twice; 1 for fewer than two
+    """
+    steps = Counter(later - earlier for earlier, later in pairwise(times))
+    most = max(steps.values(), default=0)
+    return min((step for step, count in steps.items() if count == most), default=1)
+
+
+def _clips(source: Source) -> Iterator[dict[int, int]]:
+    """Of every clip, the frames' indices by their times."""
+    clips: dict[str, dict[int, int]] = {}
+    for index in range(len(source)):
+        clip, time = source.position(index)
+        if clip is None or time is None:
+            continue
+        times = clips.setdefault(clip, {})
+        if time in times:
+            raise ConfigError(
+                f"frames {source.frame_ids[times[time]]!r} and {source.frame_ids[index]!r} are "
+                f"both at time {time} of clip {clip!r}; rename or remove one"
+            )
+        times[time] = index
+    yield from clips.values()
+
+
+def _drawn_order(frame_id: str, offsets: tuple[int, ...], side: int) -> list[int]:
+    """The offsets on one side of a frame, -1 or 1, signed, in the order in which they are drawn."""
+
+    def drawn(offset: int) -> bytes:
+        return hashlib.sha256(f"{frame_id}\n{offset}".encode()).digest()
+
+    return sorted((side * offset for offset in offsets), key=drawn)
+
+
+def _plan(
+    drawn: dict[tuple[int, int], tuple[int, int]], back: bool, chosen: int, lonely: int
+) -> PairPlan:
+    rows = dict(drawn)
+    if back:
+        for (frame, partner), (offset, _) in drawn.items():
+            rows.setdefault((partner, frame), (-offset, WAY_BACK))
+    found = np.array(
+        [(*pair, *rows[pair]) for pair in sorted(rows)], np.int64
+    ).reshape(-1, 4)  # fmt: skip
+    frame, partner, offset, draw = found.T
+    return PairPlan(
+        frame.copy(), partner.copy(), offset.astype(np.int32), draw.astype(np.int32), chosen, lonely
+    )
