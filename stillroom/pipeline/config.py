@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from stillroom.stages.cache.adapt import AdaptConfig
+from stillroom.stages.models.flow.flow_model import FlowModelConfig
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
 from stillroom.stages.settings import Settings
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 TileSide = Annotated[int, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
+EXACT = "exact"
+"""What stands for the flow that a source knows of itself, where a flow model is named."""
 OF_A_TEACHER = ("logits", "pseudo_label", "confidence", "features/<layer>")
 
 
@@ -41,14 +44,25 @@ def _source_name(name: str) -> str:
 
 
 def _teacher_name(name: str) -> str:
+    return _set_name(name, "teacher")
+
+
+def _flow_name(name: str) -> str:
+    if name == EXACT:
+        raise ConfigError(f"flow model name {name!r} is reserved for a source's own flow")
+    return _set_name(name, "flow model")
+
+
+def _set_name(name: str, what: str) -> str:
+    """A name that a set of the cache gets; `what`: has it."""
     if name == FRAMES:
-        raise ConfigError(f"teacher name {name!r} is reserved; choose another")
+        raise ConfigError(f"{what} name {name!r} is reserved; choose another")
     if teacher_of(name) != name:
-        raise ConfigError(f"teacher name {name!r}: what follows a '.' is the cache's to choose")
+        raise ConfigError(f"{what} name {name!r}: what follows a '.' is the cache's to choose")
     try:
         check_names("source", name)
     except ConfigError as error:
-        raise ConfigError(str(error).replace("set name", "teacher name")) from error
+        raise ConfigError(str(error).replace("set name", f"{what} name")) from error
     return name
 
 
@@ -186,12 +200,28 @@ class RunConfig(Settings):
     teachers: dict[Annotated[str, AfterValidator(_teacher_name)], TeacherConfig] = Field(
         default_factory=dict
     )
+    flows: dict[Annotated[str, AfterValidator(_flow_name)], FlowModelConfig] = Field(
+        default_factory=dict
+    )
     cache: CacheConfig
     adapt: dict[str, AdaptConfig] = Field(default_factory=dict)
     student: StudentConfig | None = None
     terms: tuple[TermConfig, ...] = ()
     train: TrainConfig | None = None
     evaluate: EvaluateConfig | None = None
+
+    @field_validator("flows")
+    @classmethod
+    def _sets_have_names_of_their_own(
+        cls, flows: dict[str, FlowModelConfig], info: ValidationInfo
+    ) -> dict[str, FlowModelConfig]:
+        both = [name for name in flows if name in info.data.get("teachers", {})]
+        if both:
+            raise ConfigError(
+                f"{', '.join(map(repr, both))} is the name of a teacher too, and both would be a "
+                "set of that name in the cache; rename one"
+            )
+        return flows
 
     @field_validator("cache")
     @classmethod

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stillroom.pipeline.config import RunConfig
 
 Seed = Annotated[int, Field(ge=0)]
-SHARED = ("sources", "teachers", "cache", "evaluate")  # of all variants: one cache, one test
+# Of all variants: one cache, one test.
+SHARED = ("sources", "teachers", "flows", "cache", "evaluate")
 OWN = {"train.path": "`path` of the sweep", "train.seed": "`seeds` of the sweep"}
 RECORD = "sweep.json"
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # Sections of the run file that a student does not depend on: its cache is known by fingerprints.
-ELSEWHERE = ("sources", "teachers", "cache", "adapt", "evaluate")
+ELSEWHERE = ("sources", "teachers", "flows", "cache", "adapt", "evaluate")
 
 
 def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None) -> TrainResult:

@@ -186,9 +186,30 @@ def test_names_that_a_cache_has_no_room_for_are_faults(run_document: dict[str, A
         assert any(line.startswith(start) for line in found)
 
 
+def test_flow_models_have_names_as_teachers_have_and_none_of_theirs(
+    run_document: dict[str, Any],
+) -> None:
+    dis = {"kind": "dis"}
+    run_document["flows"] = {"dis": dis}
+    assert parse_run(run_document, "run.toml").flows["dis"].kind == "dis"
+    run_document["flows"] = {"frames": dis, "exact": dis, "a b": dis, "a.b": dis}
+    found = faults(run_document)
+    for start in (
+        "flows.frames: flow model name 'frames' is reserved",
+        "flows.exact: flow model name 'exact' is reserved for a source's own flow",
+        "flows.a b: flow model name 'a b': use a-z",
+        "flows.a.b: flow model name 'a.b': what follows a '.' is the cache's to choose",
+    ):
+        assert any(line.startswith(start) for line in found)
+    run_document["flows"] = {"tiny": dis}
+    (said,) = faults(run_document)
+    assert said.startswith("flows: 'tiny' is the name of a teacher too")
+
+
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
+        ("flows.dis={kind='dis', prset='fast'}", "flows.dis.prset: unknown key; did you mean"),
         ("sources.camvid.splt=1", "sources.camvid.splt: unknown key; did you mean 'split'?"),
         ("terms.1.wieght=2", "terms.1.wieght: unknown key; did you mean 'weight'?"),
         ("student.encodr=2", "student.encodr: unknown key; did you mean 'encoder'?"),
