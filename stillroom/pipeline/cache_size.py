@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.estimate import SAMPLE_FRAMES, Sample, free_bytes
-from stillroom.pipeline.targets import FRAMES, Targets, open_targets
+from stillroom.pipeline.estimate import SAMPLE_FRAMES, free_bytes, sampled
+from stillroom.pipeline.fill import Models, produce_by
+from stillroom.pipeline.targets import open_targets
 from stillroom.storage_specs.presets import PRESETS, load_preset
 from stillroom.storage_specs.store import Cache
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.targets import Model, Targets
     from stillroom.stages.cache.cache_shard import Produce
-    from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.cache.items import CanvasPair
     from stillroom.stages.sources.canvas import CanvasFrame
 
     Arrays = dict[str, NDArray[Any]]
@@ -82,23 +84,19 @@ def plan_size(
         ConfigError: a source cannot be opened.
         WeightsError: a teacher's weights are not there.
     """
-    from stillroom.stages.models.teacher import build_teacher
     from stillroom.stages.torch_state import threads
 
     targets = open_targets(run)
-    samples = {name: Sample(source) for name, source in targets.sources.items()}
-    found, names = [], targets.names()
-    built: tuple[str, Teacher] | None = None
+    samples = sampled(targets)
+    found, names, models = [], targets.names(), Models(samples)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-size-") as folder,
     ):
         for done, (source, set_name) in enumerate(names, start=1):
-            if set_name != FRAMES and (built is None or built[0] != set_name):
-                built = None  # let the old one go before the new one takes its memory
-                built = (set_name, build_teacher(targets.teachers[set_name]))
-            teacher = built[1] if built is not None and set_name != FRAMES else None
-            found.append(_set_size(targets, samples, Path(folder), (source, set_name), teacher))
+            model = models.of(set_name)
+            rows = len(targets.items(source, set_name))
+            found.append(_set_size(samples, Path(folder), (source, set_name), model, rows))
             on_set(done, len(names))
     return SizePlan(
         tiers=PRESETS,
@@ -111,63 +109,48 @@ def plan_size(
 
 
 def _set_size(
-    targets: Targets,
-    samples: dict[str, Sample],
-    folder: Path,
-    pair: tuple[str, str],
-    teacher: Teacher | None,
+    samples: Targets, folder: Path, pair: tuple[str, str], model: Model | None, rows: int
 ) -> SetSize:
-    from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
-    from stillroom.stages.cache.cache_shard import (
-        ShardJob,
-        ShardWork,
-        cache_shard,
-        frames_and_labels,
-    )
+    """What a set of so many rows would take, by a few of them."""
+    from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 
     source, set_name = pair
-    settings = targets.run.cache
-    produce: Produce = frames_and_labels
-    if teacher is not None:
-        produce = TeacherArtifacts(teacher, settings.artifacts, settings.threshold)
-    remembered = _Remembered(produce)
-    frames = len(targets.sources[source])
+    settings, items = samples.run.cache, samples.items(source, set_name)
+    artifacts = samples.artifacts(source, set_name)
+    remembered = _Remembered(produce_by(model, samples, source, artifacts))
     shards: dict[str, int] = {}
     used: dict[str, dict[str, int]] = {}
     for tier in PRESETS:
         preset = load_preset(tier, settings.codecs, settings.shard_frames)
-        sampled = Targets(targets.run, dict(samples), targets.teachers, preset)
         cache = Cache.create(folder / f"{tier}.cache")
-        target = sampled.define(cache, source, set_name, teacher)
+        target = replace(samples, preset=preset).define(cache, source, set_name, model)
         for shard in range(target.shards):
             cache_shard(
                 ShardJob(
                     work=ShardWork(source, set_name, shard),
-                    source=samples[source],
-                    canvas=settings.canvas,
+                    items=items,
                     produce=remembered,
                     target=target,
                     batch=settings.batch,
                     turn=contextlib.nullcontext(),
                 )
             )
-        scale = frames / len(samples[source])
-        shards[tier] = -(-frames // preset.shard_frames)
+        shards[tier] = -(-rows // preset.shard_frames)
+        scale = rows / len(items)
         used[tier] = {name: round(count * scale) for name, count in target.sizes().items()}
-    artifacts = targets.artifacts(source, set_name)
-    return SetSize(source, set_name, frames, artifacts, shards, used)
+    return SetSize(source, set_name, rows, artifacts, shards, used)
 
 
 class _Remembered:
-    """Asks a teacher about each frame once, whatever the tier."""
+    """Asks a model about each frame, or pair, once, whatever the tier."""
 
     def __init__(self, produce: Produce) -> None:
         self._produce = produce
         self._made: dict[str, Arrays] = {}
 
-    def __call__(self, frames: Sequence[CanvasFrame]) -> list[Arrays]:
-        new = [frame for frame in frames if frame.frame_id not in self._made]
+    def __call__(self, items: Sequence[CanvasFrame | CanvasPair]) -> list[Arrays]:
+        new = [item for item in items if item.frame_id not in self._made]
         if new:
             made = zip(new, self._produce(new), strict=True)
-            self._made |= {frame.frame_id: arrays for frame, arrays in made}
-        return [self._made[frame.frame_id] for frame in frames]
+            self._made |= {item.frame_id: arrays for item, arrays in made}
+        return [self._made[item.frame_id] for item in items]

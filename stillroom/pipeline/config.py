@@ -21,6 +21,7 @@ from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
+from stillroom.stages.sources.pairs import PairsConfig
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.artifacts import artifact_of
@@ -108,6 +109,8 @@ class CacheConfig(Settings):
     sources: names of the sources to cache; all of them if left out
     artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
         "confidence"
+    pairs: of which frames of clips the motion is cached; of none if left out
+    flows: names of the models of motion to cache; all of them if left out
     frames: keep frames and labels too, so that training needs nothing but the cache
     preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
     tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or "auto":
@@ -125,6 +128,8 @@ class CacheConfig(Settings):
     canvas: tuple[int, int]
     sources: tuple[str, ...] | None = None
     artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")
+    pairs: PairsConfig | None = None
+    flows: tuple[str, ...] | None = None
     frames: bool = True
     preset: str = "fast"
     codecs: dict[str, Any] = Field(default_factory=dict)
@@ -226,6 +231,15 @@ class RunConfig(Settings):
     @field_validator("cache")
     @classmethod
     def _something_is_cached(cls, cache: CacheConfig, info: ValidationInfo) -> CacheConfig:
+        known = info.data.get("flows", {})
+        if unknown := [name for name in cache.flows or () if name not in known]:
+            hint = _hint(unknown[0], tuple(known))
+            raise ConfigError(f"cache.flows: no such section, flows.{unknown[0]}{hint}")
+        if cache.pairs is not None and not info.data.get("flows", True):
+            raise ConfigError(
+                "cache.pairs: the run has no model of motion; add a section [flows.<name>], for "
+                'instance kind = "dis", which needs no weights'
+            )
         # "teachers" is missing from the data where it has faults of its own
         if not cache.frames and not info.data.get("teachers", True):
             raise ConfigError("nothing to cache: frames = false, and the run has no teachers")
@@ -234,6 +248,12 @@ class RunConfig(Settings):
     def cached_sources(self) -> tuple[str, ...]:
         """Names of the sources that stage one goes through, in the order of the file."""
         return self.cache.sources if self.cache.sources is not None else tuple(self.sources)
+
+    def cached_flows(self) -> tuple[str, ...]:
+        """Names of the models whose motion stage one caches, in the order of the file."""
+        if self.cache.pairs is None:
+            return ()
+        return self.cache.flows if self.cache.flows is not None else tuple(self.flows)
 
 
 def with_absolute_paths(run: RunConfig) -> RunConfig:

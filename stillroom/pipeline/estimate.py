@@ -9,24 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stillroom.pipeline.fill import Models, produce_by
 from stillroom.pipeline.plan import SetPlan, plan_build
-from stillroom.pipeline.targets import FRAMES, Targets, open_targets
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
-from stillroom.stages.cache.cache_shard import (
-    Produce,
-    ShardJob,
-    ShardWork,
-    cache_shard,
-    frames_and_labels,
-)
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.pipeline.targets import Targets, open_targets
+from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.torch_state import threads
-from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from stillroom.pipeline.config import RunConfig
-    from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.sources.source import Frame, Source
 
 SAMPLE_FRAMES = 4
@@ -65,9 +60,8 @@ class Sample:
     """A few frames of a source, spread evenly over it."""
 
     def __init__(self, source: Source) -> None:
-        count = min(SAMPLE_FRAMES, len(source))
         self._source = source
-        self._indices = [(2 * k + 1) * len(source) // (2 * count) for k in range(count)]
+        self._indices = _places(len(source)).tolist()
         self.classes = source.classes
         self.frame_ids = [source.frame_ids[index] for index in self._indices]
 
@@ -97,47 +91,47 @@ def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """
     targets = open_targets(run)
     plans = plan_build(targets, extend=extend)
-    samples = replace(
-        targets, sources={name: Sample(source) for name, source in targets.sources.items()}
-    )
-    estimates = []
+    samples = sampled(targets)
+    models = Models(samples)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder,
     ):
         cache = Cache.create(Path(folder) / "sample.cache")
-        built: tuple[str, Teacher] | None = None
-        for plan in plans:
-            if (
-                plan.set_name != FRAMES
-                and plan.missing
-                and (not built or built[0] != teacher_of(plan.set_name))
-            ):
-                name = teacher_of(plan.set_name)
-                built = (name, build_teacher(targets.teachers[name]))
-            teacher = built[1] if built and built[0] == teacher_of(plan.set_name) else None
-            estimates.append(_estimate_set(samples, cache, plan, teacher))
-    return BuildEstimate(tuple(estimates), free_bytes(run.cache.path))
+        estimates = tuple(_estimate_set(samples, cache, plan, models) for plan in plans)
+    return BuildEstimate(estimates, free_bytes(run.cache.path))
 
 
-def _estimate_set(
-    samples: Targets, cache: Cache, plan: SetPlan, teacher: Teacher | None
-) -> SetEstimate:
+def sampled(targets: Targets) -> Targets:
+    """The same, of a few frames of every source, and a few of its pairs."""
+    return replace(
+        targets,
+        sources={name: Sample(source) for name, source in targets.sources.items()},
+        pairs={
+            name: replace(items, plan=items.plan.take(_places(len(items))))
+            for name, items in targets.pairs.items()
+        },
+    )
+
+
+def _places(count: int) -> NDArray[np.int64]:
+    """A few of `count` places, spread evenly."""
+    few = min(SAMPLE_FRAMES, count)
+    return np.array([(2 * k + 1) * count // (2 * few) for k in range(few)], np.int64)
+
+
+def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models) -> SetEstimate:
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
-    settings = samples.run.cache
-    produce: Produce = frames_and_labels
-    if teacher is not None:
-        produce = TeacherArtifacts(teacher, plan.artifacts, settings.threshold)
-    target = samples.define(cache, plan.source, plan.set_name, teacher, plan.artifacts)
+    model = models.of(plan.set_name)
+    target = samples.define(cache, plan.source, plan.set_name, model, plan.artifacts)
     report = cache_shard(
         ShardJob(
             work=ShardWork(plan.source, plan.set_name, 0),
-            source=samples.sources[plan.source],
-            canvas=settings.canvas,
-            produce=produce,
+            items=samples.items(plan.source, plan.set_name),
+            produce=produce_by(model, samples, plan.source, plan.artifacts),
             target=target,
-            batch=settings.batch,
+            batch=samples.run.cache.batch,
             turn=contextlib.nullcontext(),
         )
     )

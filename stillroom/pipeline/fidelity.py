@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.fidelity_of_set import FidelityJob
-from stillroom.pipeline.targets import FRAMES, open_targets
+from stillroom.pipeline.targets import open_targets
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.store import Cache
 
@@ -54,12 +54,13 @@ def measure_fidelity(
 
     source, plot = request.source, request.plot
     targets = open_targets(run, must_exist=False)
-    pairs = [pair for pair in targets.names() if pair[1] != FRAMES and source in (None, pair[0])]
+    teachers = targets.teachers
+    pairs = [pair for pair in targets.names() if pair[1] in teachers and source in (None, pair[0])]
     if not pairs:
         known = ", ".join(run.cached_sources())
         raise ConfigError(
             f"no teacher of this run on source {source!r}; cached are {known}"
-            if source is not None and targets.teachers
+            if source is not None and teachers
             else "this run has no teacher to ask"
         )
     if plot is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class SetPlan:
     """One artifact set: how much of it there is to be, and which shards are missing.
 
+    frames: its rows: of a set of motion they are pairs of frames
     artifacts: that it holds or is to hold
     """
 
@@ -72,7 +73,7 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
     known = () if cache is None else cache.sets()
     plans = []
     for (source, set_name, artifacts), identity in zip(wanted_sets, identities, strict=True):
-        frames, shard_frames = len(targets.sources[source]), targets.preset.shard_frames
+        frames, shard_frames = len(targets.items(source, set_name)), targets.preset.shard_frames
         committed: frozenset[int] = frozenset()
         if cache is not None and (source, set_name) in known:
             target = cache.artifact_set(source, set_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
+from stillroom.stages.cache.items import FrameItems, PairItems
+from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.camvid import CLASSES, CamVidConfig
 from stillroom.stages.sources.image_mask import ImageMaskConfig
 from stillroom.stages.sources.images import ImagesConfig
 from stillroom.stages.sources.open import SourceConfig, open_source
+from stillroom.stages.sources.pairs import RULE, plan_pairs
+from stillroom.storage_specs.codecs.steps import FLOW_MAX
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name, teacher_of
@@ -25,11 +30,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.cache.items import Items
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
     from stillroom.storage_specs.store import ArtifactSet, Cache
 
+    Model = Teacher | FlowModel  # what fills a set
+
+FLOW = "flow"  # the one array of a set of pairs
 TRANSCODED = "transcoded_from"  # in the identity of a set that was encoded twice, with loss
 FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
@@ -38,6 +47,7 @@ FRAMES = "frames"  # the set that keeps the frames and labels themselves
 class Targets:
     """The sources of a run, opened, and what every artifact set of its cache is made from.
 
+    pairs: by source, the pairs of its frames whose motion the run caches
     absent: by name, the sources whose files are not here, with what is known of their identity
     """
 
@@ -45,15 +55,25 @@ class Targets:
     sources: dict[str, Source]
     teachers: dict[str, TeacherConfig]
     preset: Preset
+    pairs: dict[str, PairItems] = field(default_factory=dict)
     absent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def names(self) -> list[tuple[str, str]]:
-        """(source, set) for every set that the run caches, frames first."""
+        """(source, set) for every set that the run caches: frames, teachers, then motion."""
         sets = ([FRAMES] if self.run.cache.frames else []) + list(self.teachers)
-        return [(source, name) for name in sets for source in self.run.cached_sources()]
+        names = [(source, name) for name in sets for source in self.run.cached_sources()]
+        return names + [(source, name) for name in self.run.cached_flows() for source in self.pairs]
+
+    def items(self, source: str, set_name: str) -> Items:
+        """What the rows of a set are made from."""
+        if set_name in self.run.flows:
+            return self.pairs[source]
+        return FrameItems(self.sources[source], self.run.cache.canvas)
 
     def artifacts(self, source: str, set_name: str) -> tuple[str, ...]:
         """Names of the arrays of a set."""
+        if set_name in self.run.flows:
+            return (FLOW,)
         if set_name != FRAMES:
             return self.run.cache.artifacts
         labelled = source_classes(self.run.sources[source]) is not None
@@ -63,14 +83,14 @@ class Targets:
         self,
         source: str,
         set_name: str,
-        teacher: Teacher | None = None,
+        model: Model | None = None,
         artifacts: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
         """Everything the bytes of a set depend on, as JSON; its sha256 is the fingerprint.
 
         artifacts: those of the set; all of the run's if left out
-        teacher: where it has been built, its own word on the device is taken; else the run file's,
-            and "auto" there agrees with whatever the cache says
+        model: where the teacher, or model of motion, has been built, its own word on the device is
+            taken; else the run file's, and "auto" there agrees with whatever the cache says
         """
         artifacts = self.artifacts(source, set_name) if artifacts is None else artifacts
         height, width = self.run.cache.canvas
@@ -87,14 +107,21 @@ class Targets:
                 artifact: self.preset.storage(artifact).to_dict() for artifact in artifacts
             },
         }
-        if set_name != FRAMES:
-            config = self.teachers[teacher_of(set_name)]
-            identity["teacher"] = (
-                describe_teacher(config) if teacher is None else teacher.identity()
-            )
+        if set_name in self.run.flows:
+            config = self.run.flows[set_name]
+            identity["flow_model"] = config.identity() if model is None else model.identity()
+            identity["pairs"] = self._pairing()
+        elif set_name != FRAMES:
+            teacher = self.teachers[teacher_of(set_name)]
+            identity["teacher"] = describe_teacher(teacher) if model is None else model.identity()
             if "pseudo_label" in artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
+
+    def _pairing(self) -> dict[str, Any]:
+        """What decides which pairs of a source there are."""
+        config = self.run.cache.pairs
+        return {"rule": RULE, **({} if config is None else config.model_dump(mode="json"))}
 
     def holdings(self, cache: Cache | None, source: str, name: str) -> dict[str, tuple[str, ...]]:
         """The run's artifacts of a teacher, or of the frames, by the set that is to have them.
@@ -133,7 +160,7 @@ class Targets:
         cache: Cache,
         source: str,
         set_name: str,
-        teacher: Teacher | None,
+        model: Model | None,
         artifacts: tuple[str, ...] | None = None,
     ) -> ArtifactSet:
         """The set on disk, made if it is not there yet.
@@ -147,22 +174,22 @@ class Targets:
         return cache.define(
             source,
             set_name,
-            self.identity(source, set_name, teacher, artifacts),
-            count=len(self.sources[source]),
+            self.identity(source, set_name, model, artifacts),
+            count=len(self.items(source, set_name)),
             shard_frames=self.preset.shard_frames,
-            arrays=self._arrays(source, teacher, artifacts),
+            arrays=self._arrays(source, model, artifacts),
         )
 
     def _arrays(
-        self, source: str, teacher: Teacher | None, artifacts: tuple[str, ...]
+        self, source: str, model: Model | None, artifacts: tuple[str, ...]
     ) -> list[ArraySpec]:
-        shapes = self._frame_shapes(source) if teacher is None else self._teacher_shapes(teacher)
+        shapes = self._shapes(model)
         arrays = []
         for artifact in artifacts:
             shape, stride = shapes[artifact]
             storage = self.preset.storage(artifact)
             attributes: dict[str, Any] = {"stride": stride}
-            classes = self.sources[source].classes if teacher is None else teacher.classes
+            classes = self._classes(source, model)
             if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
                 attributes["classes"] = list(classes)
             spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
@@ -179,9 +206,19 @@ class Targets:
         shape = spec.codec.stored_shape(spec.shape)
         return automatic_tile(shape, axes, np.dtype(spec.codec.stored).itemsize)
 
-    def _frame_shapes(self, source: str) -> dict[str, tuple[tuple[int, ...], int]]:
+    def _classes(self, source: str, model: Model | None) -> tuple[str, ...] | None:
+        if model is None:
+            return self.sources[source].classes
+        return None if isinstance(model, FlowModel) else model.classes
+
+    def _shapes(self, model: Model | None) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Shape of each artifact of a frame, or of a pair, and its stride."""
         height, width = self.run.cache.canvas
-        return {"frames": ((height, width, 3), 1), "labels": ((height, width), 1)}
+        if model is None:
+            return {"frames": ((height, width, 3), 1), "labels": ((height, width), 1)}
+        if isinstance(model, FlowModel):
+            return {FLOW: ((2, height, width), 1)}
+        return self._teacher_shapes(model)
 
     def _teacher_shapes(self, teacher: Teacher) -> dict[str, tuple[tuple[int, ...], int]]:
         """Shape of a frame's artifact and its stride, from one forward pass on a black canvas."""
@@ -217,13 +254,40 @@ def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:
             absent[name] = _stated_identity(config)
         else:
             sources[name] = open_source(config)
+    preset = load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames)
     return Targets(
         run=run,
         sources=sources,
         teachers={name: with_classes(name, config, run) for name, config in run.teachers.items()},
-        preset=load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames),
+        preset=preset,
+        pairs=_pairs(run, sources, preset),
         absent=absent,
     )
+
+
+def _pairs(run: RunConfig, sources: dict[str, Source], preset: Preset) -> dict[str, PairItems]:
+    """The pairs of every source that has some, by the run's plan.
+
+    Raises:
+        ConfigError: no source has any, or two frames of a clip have one time.
+    """
+    if run.cache.pairs is None or not sources:
+        return {}
+    limit = FLOW_MAX if preset.storage(FLOW).codec.name == "flow" else math.inf
+    plans = {name: plan_pairs(source, run.cache.pairs) for name, source in sources.items()}
+    found = {
+        name: PairItems(sources[name], run.cache.canvas, plan, limit)
+        for name, plan in plans.items()
+        if len(plan)
+    }
+    if not found:
+        lonely = sum(plan.lonely for plan in plans.values())
+        raise ConfigError(
+            f"cache.pairs: none of the sources {', '.join(sources)} has a frame with neighbours "
+            f"before and after it at offsets {list(run.cache.pairs.offsets)} ({lonely} frames of "
+            "clips lack one side); give smaller offsets, or a source with clips (docs/video.md)"
+        )
+    return found
 
 
 def with_classes(name: str, config: TeacherConfig, run: RunConfig) -> TeacherConfig:

@@ -1,4 +1,4 @@
-"""What computes shards: holds one teacher, and works off one shard after the other."""
+"""What computes shards: holds one model, and works off one shard after the other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.targets import FRAMES
+from stillroom.pipeline.fill import Models, produce_by
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
-from stillroom.stages.cache.cache_shard import ShardJob, cache_shard, frames_and_labels
+from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
-    from stillroom.stages.models.teacher import Teacher
-    from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.store import ArtifactSet
 
     Arrays = dict[str, NDArray[Any]]
@@ -44,7 +41,7 @@ class ShardWorker:
         self._cache = Cache.create(targets.run.cache.path)
         self._turn = threading.Lock()
         self._building = threading.Lock()
-        self._teacher: tuple[str, Teacher] | None = None
+        self._models = Models(targets)
         self._sets: dict[tuple[str, str], ArtifactSet] = {}
         self._older: dict[tuple[str, str], ArtifactSet | None] = {}
         self._progress: dict[ShardWork, int] = {}
@@ -69,9 +66,9 @@ class ShardWorker:
             self._count(work, frames)
             on_frames(frames)
 
-        def produce_unless_stopped(frames: Sequence[CanvasFrame]) -> list[Arrays]:
+        def produce_unless_stopped(items: Sequence[Any]) -> list[Arrays]:
             before_batch()
-            return produce(frames)
+            return produce(items)
 
         produce, target = self._open(work)
         self._last_progress = time.monotonic()
@@ -79,8 +76,7 @@ class ShardWorker:
             return cache_shard(
                 ShardJob(
                     work=work,
-                    source=self._targets.sources[work.source],
-                    canvas=self._run.cache.canvas,
+                    items=self._targets.items(work.source, work.set_name),
                     produce=produce_unless_stopped,
                     target=target,
                     batch=self._run.cache.batch,
@@ -100,19 +96,16 @@ class ShardWorker:
         return dict(self._progress), time.monotonic() - self._last_progress
 
     def _open(self, work: ShardWork) -> tuple[Produce, ArtifactSet]:
-        """What fills the set, and the set; a teacher is kept until it is another's turn."""
+        """What fills the set, and the set; a model is kept until it is another's turn."""
         key = (work.source, work.set_name)
         with self._building:
-            produce: Produce = frames_and_labels
-            teacher = None
             name = teacher_of(work.set_name)
             artifacts = self._targets.holdings(self._cache, work.source, name)[work.set_name]
-            if work.set_name != FRAMES:
-                teacher = self._teacher_named(name)
-                produce = TeacherArtifacts(teacher, artifacts, self._run.cache.threshold)
+            model = self._models.of(work.set_name)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
-                self._sets[key] = self._targets.define(self._cache, *key, teacher, artifacts)
-            if teacher is not None:
+                self._sets[key] = self._targets.define(self._cache, *key, model, artifacts)
+            produce = produce_by(model, self._targets, work.source, artifacts)
+            if isinstance(produce, TeacherArtifacts):
                 produce = self._reusing(produce, self._sets[key])
             return produce, self._sets[key]
 
@@ -127,9 +120,3 @@ class ShardWorker:
             self._older[key] = cache.artifact_set(*key) if key in cache.sets() else None
         old = self._older[key]
         return produce if old is None else Reuse(produce, old, target)
-
-    def _teacher_named(self, name: str) -> Teacher:
-        if self._teacher is None or self._teacher[0] != name:
-            self._teacher = None  # let the old one go before the new one takes its memory
-            self._teacher = (name, build_teacher(self._targets.teachers[name]))
-        return self._teacher[1]

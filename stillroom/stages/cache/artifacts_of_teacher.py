@@ -90,13 +90,13 @@ def layer_of(artifact: str, layers: tuple[str, ...]) -> str:
 
 
 def reason_unusable(arrays: dict[str, NDArray[np.generic]]) -> str | None:
-    """Why a teacher's output may not be cached (a NaN or infinity somewhere), or None."""
+    """Why a model's output may not be cached (a NaN or infinity somewhere), or None."""
     for artifact, values in arrays.items():
         if isinstance(values, Encoded):
             continue  # a codec has looked at it already
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             bad = int(values.size - np.isfinite(values).sum())
-            return f"teacher output {artifact} is not finite in {bad} of {values.size} values"
+            return f"output {artifact} is not finite in {bad} of {values.size} values"
     return None
 
 

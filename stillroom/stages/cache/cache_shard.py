@@ -9,31 +9,28 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import google_crc32c
-import numpy as np
-
-from stillroom.stages.cache.artifacts_of_teacher import mean_confidence, reason_unusable
-from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
+from stillroom.stages.cache.artifacts_of_teacher import reason_unusable
 from stillroom.storage_specs.errors import ArtifactError, FrameError
-from stillroom.storage_specs.manifest import FrameRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from stillroom.stages.sources.source import Source
+    from stillroom.stages.cache.items import Items
+    from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.store import ArtifactSet, ShardWriter
 
 
 class Produce(Protocol):
-    """What fills a set: canvas frames in, the artifacts of each frame out."""
+    """What fills a set: canvas frames, or pairs of them, in; the artifacts of each out."""
 
-    def __call__(self, frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[np.generic]]]:
-        """Artifacts by name, one dict a frame, in the order of `frames`."""
+    def __call__(self, items: Sequence[Any], /) -> list[dict[str, NDArray[np.generic]]]:
+        """Artifacts by name, one dict an item, in the order of `items`."""
 
 
 def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[np.generic]]]:
@@ -70,7 +67,8 @@ class ShardReport:
 class ShardJob:
     """Everything one shard needs.
 
-    batch: frames a teacher sees at once; batches are cut inside the shard, so that the same shard
+    items: what the set's rows are made from
+    batch: items a model sees at once; batches are cut inside the shard, so that the same shard
         is the same bytes whoever computes it
     turn: held while the teacher runs; two shards in two threads then overlap decoding, encoding
         and writing of one with the teacher's work on the other
@@ -78,8 +76,7 @@ class ShardJob:
     """
 
     work: ShardWork
-    source: Source
-    canvas: tuple[int, int]
+    items: Items
     produce: Produce
     target: ArtifactSet
     batch: int
@@ -106,7 +103,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
         first = job.target.shard_range(job.work.shard)[0]
         with job.turn:
             for batch in batches:
-                good = [frame for frame in batch if isinstance(frame, CanvasFrame)]
+                good = [item for item in batch if not isinstance(item, Unreadable)]
                 began = time.perf_counter()
                 made = job.produce(good) if good else []
                 seconds = time.perf_counter() - began
@@ -131,21 +128,18 @@ def cache_shard(job: ShardJob) -> ShardReport:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A frame that could not be decoded, and why."""
+    """An item that could not be decoded, and why."""
 
-    frame_id: str
     reason: str
 
 
-def _decoded_batches(
-    job: ShardJob, decoders: ThreadPoolExecutor
-) -> Iterator[list[CanvasFrame | Unreadable]]:
+def _decoded_batches(job: ShardJob, decoders: ThreadPoolExecutor) -> Iterator[list[Any]]:
     """Batches of the shard in order, two batches decoded ahead; starts decoding at once."""
     indices = job.target.shard_range(job.work.shard)
     ahead = deque(decoders.submit(_decode, job, index) for index in indices[: 2 * job.batch])
     waiting = iter(indices[2 * job.batch :])
 
-    def batches() -> Iterator[list[CanvasFrame | Unreadable]]:
+    def batches() -> Iterator[list[Any]]:
         while ahead:
             batch = []
             for _ in range(min(job.batch, len(ahead))):
@@ -158,56 +152,48 @@ def _decoded_batches(
     return batches()
 
 
-def _decode(job: ShardJob, index: int) -> CanvasFrame | Unreadable:
+def _decode(job: ShardJob, index: int) -> Any:
     try:
-        return to_canvas(job.source.load(index), job.canvas)
+        return job.items.load(index)
     except FrameError as error:
-        return Unreadable(job.source.frame_ids[index], str(error))
+        return Unreadable(str(error))
 
 
 def _put(
     job: ShardJob,
     writer: ShardWriter,
     first: int,
-    batch: list[CanvasFrame | Unreadable],
+    batch: list[Any],
     made: list[dict[str, NDArray[np.generic]]],
     seconds: float,
 ) -> None:
-    """Encode one batch, whose first frame has the index `first`, into the writer."""
+    """Encode one batch, whose first item has the index `first`, into the writer."""
     arrays_of = iter(made)
     each = seconds / max(1, len(made))
-    for index, frame in enumerate(batch, start=first):
-        if isinstance(frame, Unreadable):
-            writer.bad(
-                FrameRow(index=index, frame_id=frame.frame_id, status="bad", reason=frame.reason)
-            )
+    for index, item in enumerate(batch, start=first):
+        if isinstance(item, Unreadable):
+            writer.bad(replace(job.items.row(index), status="bad", reason=item.reason))
             continue
-        row = FrameRow(
-            index=index,
-            frame_id=frame.frame_id,
-            valid_height=frame.valid[0],
-            valid_width=frame.valid[1],
-            crc32c=google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()),
-            seconds=each,
-        )
-        reason = _put_frame(writer, row, frame, next(arrays_of))
-        if reason is not None:
-            writer.bad(replace(row, status="bad", reason=reason))
+        _put_one(job, writer, index, item, next(arrays_of), each)
     job.on_frames(len(batch))
 
 
-def _put_frame(
+def _put_one(
+    job: ShardJob,
     writer: ShardWriter,
-    row: FrameRow,
-    frame: CanvasFrame,
+    index: int,
+    item: Any,
     arrays: dict[str, NDArray[np.generic]],
-) -> str | None:
-    """Encode one frame; why it cannot be used where that fails: one bad frame stays one."""
-    reason = reason_unusable(arrays)
-    if reason is not None:
-        return reason
+    seconds: float,
+) -> None:
+    """Encode one row; where that fails it is a bad one: one bad frame stays one."""
+    row = job.items.row(index)
     try:
-        writer.put(replace(row, confidence=mean_confidence(arrays, frame)), arrays)
+        row = replace(job.items.made(index, item, arrays), seconds=seconds)
+        reason = reason_unusable(arrays)
+        if reason is None:
+            writer.put(row, arrays)
     except ArtifactError as error:
-        return str(error)
-    return None
+        reason = str(error)
+    if reason is not None:
+        writer.bad(replace(row, status="bad", reason=reason, confidence=None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.sources.source import Source
 
+RULE = "sha256 1"  # how pairs are drawn: in the identity of what is cached of them
 WAY_BACK = -1  # in place of a draw
 
 
@@ -73,8 +74,13 @@ class PairPlan:
 
     def take(self, places: NDArray[np.int64]) -> PairPlan:
         """Some of the pairs; the counts stay those of the whole plan."""
-        parts = (each[places] for each in (self.frame, self.partner, self.offset, self.draw))
-        return PairPlan(*parts, self.chosen, self.lonely)
+        return replace(
+            self,
+            frame=self.frame[places],
+            partner=self.partner[places],
+            offset=self.offset[places],
+            draw=self.draw[places],
+        )
 
 
 def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
@@ -94,9 +100,10 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
         for time, frame in times.items():
             if not every and not source.labelled(frame):
                 continue
-            sides = [_drawn_order(source.frame_ids[frame], config.offsets, side) for side in (-1, 1)]
-            there = [[(k, times[time + k * step]) for k in side if time + k * step in times]
-                     for side in sides]  # fmt: skip
+            there = [
+                [(k, times[time + k * step]) for k in offsets if time + k * step in times]
+                for offsets in _drawn_order(source.frame_ids[frame], config.offsets)
+            ]
             if not all(there):
                 lonely += 1
                 continue
@@ -134,13 +141,13 @@ def _clips(source: Source) -> Iterator[dict[int, int]]:
     yield from clips.values()
 
 
-def _drawn_order(frame_id: str, offsets: tuple[int, ...], side: int) -> list[int]:
-    """The offsets on one side of a frame, -1 or 1, signed, in the order in which they are drawn."""
+def _drawn_order(frame_id: str, offsets: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """The offsets before a frame, below 0, and after it, in the order in which they are drawn."""
 
     def drawn(offset: int) -> bytes:
         return hashlib.sha256(f"{frame_id}\n{offset}".encode()).digest()
 
-    return sorted((side * offset for offset in offsets), key=drawn)
+    return sorted((-offset for offset in offsets), key=drawn), sorted(offsets, key=drawn)
 
 
 def _plan(
@@ -150,10 +157,12 @@ def _plan(
     if back:
         for (frame, partner), (offset, _) in drawn.items():
             rows.setdefault((partner, frame), (-offset, WAY_BACK))
-    found = np.array(
-        [(*pair, *rows[pair]) for pair in sorted(rows)], np.int64
-    ).reshape(-1, 4)  # fmt: skip
-    frame, partner, offset, draw = found.T
+    found = np.array([(*pair, *rows[pair]) for pair in sorted(rows)], np.int64).reshape(-1, 4)
     return PairPlan(
-        frame.copy(), partner.copy(), offset.astype(np.int32), draw.astype(np.int32), chosen, lonely
+        frame=found[:, 0].copy(),
+        partner=found[:, 1].copy(),
+        offset=found[:, 2].astype(np.int32),
+        draw=found[:, 3].astype(np.int32),
+        chosen=chosen,
+        lonely=lonely,
     )

@@ -133,4 +133,4 @@ def test_what_is_not_finite_may_not_be_cached_and_is_counted(value: float) -> No
     arrays = {"pseudo_label": np.zeros((2, 2), np.uint8), "logits": np.zeros((3, 2), np.float32)}
     assert reason_unusable(arrays) is None
     arrays["logits"][1, 1] = value
-    assert reason_unusable(arrays) == "teacher output logits is not finite in 1 of 6 values"
+    assert reason_unusable(arrays) == "output logits is not finite in 1 of 6 values"

@@ -16,6 +16,7 @@ from stillroom.stages.cache.cache_shard import (
     cache_shard,
     frames_and_labels,
 )
+from stillroom.stages.cache.items import FrameItems
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.codecs import Half, Raw, Unit
@@ -86,8 +87,7 @@ def target(tmp_path: Path) -> ArtifactSet:
 def fill(target: ArtifactSet, shard: int = 0, **changes: Any) -> ShardReport:
     given: dict[str, Any] = {
         "work": ShardWork("s", "t", shard),
-        "source": Numbered(),
-        "canvas": CANVAS,
+        "items": FrameItems(changes.pop("source", Numbered()), CANVAS),
         "produce": say_numbers,
         "target": target,
         "batch": BATCH,
