@@ -14,6 +14,7 @@ from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.objects import place_of
 from stillroom.storage_specs.layout import teacher_of
+from stillroom.storage_specs.manifest import PairRow, bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -78,9 +79,8 @@ def describe_cache(folder: Path | str) -> list[SetInfo]:
 def _describe(target: ArtifactSet) -> SetInfo:
     rows = target.rows()
     bad = {
-        row["frame_id"]: row["reason"]
-        for row in rows.select(["frame_id", "status", "reason"]).to_pylist()
-        if row["status"] == "bad"
+        f"{row.frame_id} > {row.partner}" if isinstance(row, PairRow) else row.frame_id: row.reason
+        for row in bad_rows(rows)
     }
     confidences = [value for value in rows["confidence"].to_pylist() if value is not None]
     return SetInfo(

@@ -44,6 +44,8 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
         said = {(key.partition("/")[0], key.partition("/")[2]) for key in needs}
         source = stream.source or name
         read.setdefault(source, {FRAMES}).update(teacher for teacher, _ in said)
+        if stream.triplets is not None:
+            read[source].add(_checked_flow(run, name, stream.triplets))
         codes |= {(source, *one) for one in said if one[1].startswith(CODE)}
     for source, set_names in read.items():
         _check_source(targets, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
@@ -62,6 +64,17 @@ def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:
             f"({', '.join(run.cached_sources())})"
         )
     return stream
+
+
+def _checked_flow(run: RunConfig, name: str, model: str) -> str:
+    known = run.cached_flows()
+    if model not in known:
+        raise ConfigError(
+            f"train.streams.{name}: triplets = {model!r} is no model of motion whose flow this run "
+            f"caches ({', '.join(known) or 'none'}); it needs a section [flows.{model}] and one "
+            "[cache.pairs], and `stillroom cache build`"
+        )
+    return model
 
 
 def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[str]) -> None:
@@ -91,7 +104,7 @@ def _sets_read(
     found: list[tuple[ArtifactSet, tuple[str, ...] | None]] = []
     there = cache.sets()
     for name in names:
-        if name != FRAMES and name not in targets.teachers:
+        if name not in (FRAMES, *targets.teachers, *targets.run.flows):
             found.append((cache.artifact_set(source, name), None))
             continue
         for set_name, artifacts in targets.holdings(cache, source, name).items():

@@ -43,6 +43,7 @@ PAIR_COLUMNS = [
     pa.field("partner", pa.string(), nullable=False),
     pa.field("offset", pa.int32(), nullable=False),
     pa.field("draw", pa.int32()),
+    pa.field("partner_crc32c", pa.uint32()),
     pa.field("clipped", pa.int32(), nullable=False),
 ]
 """What the rows of a set of pairs, such as one of optical flow, have as well."""
@@ -88,12 +89,14 @@ class PairRow(FrameRow):
     offset: steps of time from the first to the second, below 0 where the second is earlier
     draw: which of the first frame's neighbours on that side the second is, from 0; None where the
         pair is there as another's way back alone
+    partner_crc32c: of the second frame's pixels, as `crc32c` is of the first's
     clipped: pixels whose displacement was beyond what the codec holds, and was cut to it
     """
 
     partner: str = ""
     offset: int = 0
     draw: int | None = None
+    partner_crc32c: int | None = None
     clipped: int = 0
 
 

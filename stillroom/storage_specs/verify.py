@@ -125,18 +125,21 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
 
     sets: the artifact sets of one source
     """
-    seen: dict[int, set[int]] = defaultdict(set)
+    seen: dict[str, set[int]] = defaultdict(set)
     frames: list[tuple[ArtifactSet, int, str]] = []
     for of in sets:
-        rows = of.rows().select(["index", "crc32c", "frame_id"]).to_pydict()
-        for index, crc32c, frame_id in zip(*rows.values(), strict=True):
-            if crc32c is not None:
-                seen[index].add(crc32c)
-                frames.append((of, index, frame_id))
-    found: dict[tuple[ArtifactSet, int], list[str]] = defaultdict(list)
+        rows = of.rows()
+        for name, checksum in (("frame_id", "crc32c"), ("partner", "partner_crc32c")):
+            if name in rows.column_names:  # a row of pairs is of two frames
+                columns = rows.select(["index", checksum, name]).to_pydict().values()
+                for index, crc32c, frame_id in zip(*columns, strict=True):
+                    if crc32c is not None:
+                        seen[frame_id].add(crc32c)
+                        frames.append((of, index, frame_id))
+    found: dict[tuple[ArtifactSet, int], dict[str, None]] = defaultdict(dict)
     for of, index, frame_id in frames:
-        if len(seen[index]) > 1:
-            found[of, index // of.shard_frames].append(frame_id)
+        if len(seen[frame_id]) > 1:
+            found[of, index // of.shard_frames][frame_id] = None
     names = ", ".join(sorted({of.name for of, _ in found}))
     return [
         Fault(
@@ -146,8 +149,8 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
             part_path(of.source, of.name, shard),
             None,
             "rows",
-            f"set {of.name!r}: {len(ids)} frames (first {ids[0]}) were not made from the same "
-            f"pixels in all of the sets {names}: the source has changed between them",
+            f"set {of.name!r}: {len(ids)} frames (first {next(iter(ids))}) were not made from the "
+            f"same pixels in all of the sets {names}: the source has changed between them",
         )
         for (of, shard), ids in found.items()
     ]

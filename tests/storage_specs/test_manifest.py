@@ -42,7 +42,7 @@ def test_a_part_comes_back_as_it_was() -> None:
 
 def test_a_part_of_pairs_has_their_partners() -> None:
     rows = (
-        PairRow(64, "a/07", partner="a/09", offset=2, draw=0, clipped=3),
+        PairRow(64, "a/07", partner="a/09", offset=2, draw=0, partner_crc32c=7, clipped=3),
         PairRow(65, "a/09", "bad", "a/07: truncated", partner="a/07", offset=-2),
     )
     part = replace(PART, rows=rows)

@@ -149,7 +149,7 @@ class PairItems:
         )
 
     def made(self, index: int, item: CanvasPair, arrays: Arrays) -> PairRow:
-        """Valid area, checksum of both frames' pixels, and how much of the flow was cut."""
+        """Valid area, checksums of both frames' pixels, and how much of the flow was cut."""
         row = self.row(index)
         reached = np.abs(arrays["flow"]) >= self.limit
         return PairRow(
@@ -157,16 +157,14 @@ class PairItems:
             row.frame_id,
             valid_height=item.frame.valid[0],
             valid_width=item.frame.valid[1],
-            crc32c=_crc32c(item.frame, item.partner),
+            crc32c=_crc32c(item.frame),
             partner=row.partner,
             offset=row.offset,
             draw=row.draw,
+            partner_crc32c=_crc32c(item.partner),
             clipped=int(reached.any(axis=0).sum()),
         )
 
 
-def _crc32c(*frames: CanvasFrame) -> int:
-    found = 0
-    for frame in frames:
-        found = google_crc32c.extend(found, np.ascontiguousarray(frame.image).tobytes())
-    return found
+def _crc32c(frame: CanvasFrame) -> int:
+    return int(google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()))

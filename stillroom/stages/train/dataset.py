@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from stillroom.stages.geometry import (
-    Part,
     View,
     ViewConfig,
     apply_field,
     apply_image,
     apply_label,
     apply_vector,
-    part_seen,
     sample_view,
     view_mask,
 )
+from stillroom.stages.train.cached_sets import bad_rows, demand_whole, seen
+from stillroom.stages.train.motion import CachedMotion, Triplet, drawn_ways
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
-from stillroom.stages.train.reads import CODE, grid_of, how_to_cache
+from stillroom.stages.train.reads import grid_of, how_to_cache
 from stillroom.storage_specs.artifacts import artifact_of
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
@@ -62,6 +61,7 @@ class CacheDataset:
     indices: frames of the source to choose from; all of them if left out
     out_stride: the student's stride, which fields and the mask are brought to
     seed: with the stream's name, the epoch and the frame id, the origin of a sample's randomness
+    motion: makes a sample a triplet; frames without neighbours are left out
 
     Raises:
         CacheIncomplete: a set has uncommitted shards.
@@ -81,8 +81,10 @@ class CacheDataset:
         indices: Iterable[int] | None = None,
         out_stride: int = 1,
         seed: int = 0,
+        motion: CachedMotion | None = None,
     ) -> None:
         self.name = name
+        self.motion = motion
         self.frames = frames
         self.teachers = dict(teachers)
         self._grids = {read: grid_of(read, out_stride) for read in sorted(needs)}
@@ -102,20 +104,26 @@ class CacheDataset:
         self._demand_arrays()
         sets = [frames, *self._sets_read().values()]
         for artifact_set in sets:
-            _demand_whole(artifact_set)
+            demand_whole(artifact_set)
         height, width, _ = frames.arrays["frames"].shape
         self.canvas: tuple[int, int] = (height, width)
         rows = frames.rows().to_pydict()
         self.frame_ids: list[str] = rows["frame_id"]
         self._valid = list(zip(rows["valid_height"], rows["valid_width"], strict=True))
         chosen = list(range(frames.count) if indices is None else indices)
-        bad = _bad_rows(sets)
+        bad = bad_rows(sets)
         self.skipped = {self.frame_ids[i]: bad[i] for i in chosen if i in bad}
-        self.indices: NDArray[np.int64] = np.array([i for i in chosen if i not in bad], np.int64)
+        usable = [i for i in chosen if i not in bad]
+        if motion is not None:
+            self._ways = motion.ways(self.frame_ids, bad)
+            self.skipped |= motion.skipped
+            usable = [i for i in usable if i in self._ways]
+        self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
             raise ConfigError(
                 f"stream {name!r}: none of the {len(chosen)} frames chosen of source "
                 f"{frames.source!r} is usable ({len(self.skipped)} bad rows)"
+                + ("" if motion is None else f" and has neighbours in {motion.flow.name!r}")
             )
 
     def __len__(self) -> int:
@@ -123,9 +131,15 @@ class CacheDataset:
         return len(self.indices)
 
     @property
+    def clips(self) -> bool:
+        """Whether a sample is a triplet: a frame, its neighbours and the motion between them."""
+        return self.motion is not None
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every artifact set that is read, by "<source>/<set>"."""
         sets = [self.frames, *self._sets_read().values()]
+        sets += [] if self.motion is None else [self.motion.flow]
         return {f"{one.source}/{one.name}": one.fingerprint for one in sets}
 
     @property
@@ -133,26 +147,42 @@ class CacheDataset:
         """(height, width) of a sample in pixels."""
         return self.view.crop or self.canvas
 
-    def sample(self, epoch: int, place: int) -> Sample:
+    def sample(self, epoch: int, place: int) -> Sample | Triplet:
         """Read one frame and look at it; a pure function of the arguments and the settings.
 
-        epoch: pass over the frames; another epoch is another view
+        epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
         place: 0 <= place < len(self)
         """
         index = int(self.indices[place])
-        frame_id, valid = self.frame_ids[index], self._valid[index]
-        origin = (self.seed, self.name, epoch, frame_id)
-        view = sample_view(self.view, self.canvas, generator(*origin, "view"), valid)
-        pixels, part = self._seen(self.frames, "frames", index, view)
+        like = self.frame_ids[index]
+        rng = generator(self.seed, self.name, epoch, like, "view")
+        view = sample_view(self.view, self.canvas, rng, self._valid[index])
+        itself = self.look(index, view, epoch, like)
+        if self.motion is None:
+            return itself
+        ways = drawn_ways(self._ways[index], self.seed, self.name, epoch, like)
+        before, after = (self.look(way.partner, view, epoch, like) for way in ways)
+        seen_on = [view_mask(view, self.canvas, self._valid[way.partner], 1) for way in ways]
+        flow, visible = self.motion.look(ways, view, seen_on)
+        return Triplet((itself, before, after), flow, visible)
+
+    def look(self, index: int, view: View, epoch: int, like: str) -> Sample:
+        """Read a frame of the source and look at it through a view.
+
+        like: the frame whose jitter it gets: those of a triplet must look alike
+        """
+        valid = self._valid[index]
+        pixels, part = seen(self.frames, "frames", index, view)
         image = apply_image(view, pixels.permute(2, 0, 1), part)
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
-            image = jitter(self.jitter, image, shown, generator(*origin, "jitter"))
+            rng = generator(self.seed, self.name, epoch, like, "jitter")
+            image = jitter(self.jitter, image, shown, rng)
         label = None
         if self.labelled:
-            label = apply_label(view, *self._seen(self.frames, "labels", index, view)).long()
+            label = apply_label(view, *seen(self.frames, "labels", index, view)).long()
         return Sample(
-            frame_id=frame_id,
+            frame_id=self.frame_ids[index],
             image=image,
             label=label,
             mask=view_mask(view, self.canvas, valid, self.out_stride),
@@ -171,7 +201,7 @@ class CacheDataset:
         """One artifact, decoded, then moved by its kind."""
         _, _, artifact = key.partition("/")
         artifact_set = self._holders[key]
-        values, part = self._seen(artifact_set, artifact, index, view, out_stride)
+        values, part = seen(artifact_set, artifact, index, view, out_stride)
         geometry = artifact_of(artifact).geometry
         if geometry == "label":
             return apply_label(view, values, part).long()
@@ -182,19 +212,6 @@ class CacheDataset:
         values = values[None] if values.ndim == 2 else values  # confidence: (h, w) -> (1, h, w)
         stride = int(artifact_set.arrays[artifact].attributes["stride"])
         return apply_field(view, values, stride, out_stride, part)
-
-    def _seen(
-        self, artifact_set: ArtifactSet, artifact: str, index: int, view: View, out_stride: int = 1
-    ) -> tuple[Tensor, Part | None]:
-        """What a view needs of an artifact, and where that lies; None: it is all there is."""
-        spec = artifact_set.arrays[artifact]
-        if spec.tile is None:
-            return _tensor(artifact_set.read(artifact, index)), None
-        height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
-        field = spec.kind.geometry == "field"
-        strides = (int(spec.attributes["stride"]), out_stride) if field else (1, 1)
-        part = part_seen(view, (height, width), *strides)
-        return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
 
     def _sets_read(self) -> dict[str, ArtifactSet]:
         return {one.name: one for _, one in sorted(self._holders.items())}
@@ -244,7 +261,14 @@ def open_dataset(
         indices=choose(frames.count, stream),
         out_stride=out_stride,
         seed=settings.seed,
+        motion=_motion(cache, source, stream),
     )
+
+
+def _motion(cache: Cache, source: str, stream: StreamConfig) -> CachedMotion | None:
+    if stream.triplets is None:
+        return None
+    return CachedMotion(cache.artifact_set(source, stream.triplets), stream.draws)
 
 
 def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:
@@ -259,31 +283,6 @@ def choose(count: int, stream: StreamConfig) -> list[int]:
     return [i for i in range(count) if (i % stream.every == 0) != stream.complement]
 
 
-def _demand_whole(artifact_set: ArtifactSet) -> None:
-    # Training on what happens to be there would make an epoch depend on when it ran.
-    committed = len(artifact_set.committed())
-    if committed < artifact_set.shards:
-        codes = any(artifact.startswith(CODE) for artifact in artifact_set.arrays)
-        raise CacheIncomplete(
-            f"{artifact_set.source}/{artifact_set.name}: {committed} of {artifact_set.shards} "
-            f"shards are committed; run `stillroom cache {'adapt' if codes else 'build'}` to add "
-            "the rest"
-        )
-
-
-def _bad_rows(sets: Iterable[ArtifactSet]) -> dict[int, str]:
-    """Reason of every frame that is bad in at least one set, by index."""
-    bad: dict[int, str] = {}
-    for artifact_set in sets:
-        rows: dict[str, list[Any]] = artifact_set.rows().to_pydict()
-        for index, status, reason in zip(
-            rows["index"], rows["status"], rows["reason"], strict=True
-        ):
-            if status != "ok":
-                bad.setdefault(index, f"{artifact_set.name}: {reason}")
-    return bad
-
-
 def _listing(teachers: Mapping[str, ArtifactSet]) -> str:
     held = [
         f"{teacher_of(name)}/{artifact}"
@@ -291,8 +290,3 @@ def _listing(teachers: Mapping[str, ArtifactSet]) -> str:
         for artifact in one.arrays
     ]
     return ", ".join(held) or "no artifacts of the teachers it needs"
-
-
-def _tensor(values: NDArray[np.generic]) -> Tensor:
-    # torch refuses quietly to share memory that it may not write.
-    return torch.from_numpy(np.require(values, requirements=["W"]))

@@ -21,6 +21,10 @@ class StreamConfig(Settings):
     every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
     complement: take the frames that `every` leaves out instead; with `labelled = false` the two
         streams are a semi-supervised split of one source
+    triplets: the name of a cached model of motion: every frame comes with a neighbour before it and
+        one after it, and `batch` counts triplets
+    draws: how many of the cached neighbours of a frame on either side to choose among; all if left
+        out
     """
 
     source: str | None = None
@@ -28,11 +32,15 @@ class StreamConfig(Settings):
     labelled: bool | None = None
     every: int = Field(default=1, gt=0)
     complement: bool = False
+    triplets: str | None = None
+    draws: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _something_is_left(self) -> StreamConfig:
         if self.complement and self.every == 1:
             raise ValueError("complement takes what `every` leaves out, and every = 1 leaves none")
+        if self.draws is not None and self.triplets is None:
+            raise ValueError("draws is of neighbours: name a model of motion, triplets = ...")
         return self
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.dataset import Sample
+from stillroom.stages.train.motion import Triplet, neighbours_of
 from stillroom.stages.train.order import draws
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stillroom.stages.train.dataset import CacheDataset, Sample
+    from stillroom.stages.train.dataset import CacheDataset
 
 
 class Loader:
@@ -33,7 +35,7 @@ class Loader:
     what was. A fault in a thread is raised where its batch would have been, naming stream and
     frame.
 
-    datasets, batches: by stream, in one order; frames of a stream a step
+    datasets, batches: by stream, in one order; frames of a stream a step, or triplets
     start_step, steps: yields steps start_step .. steps - 1
     ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
     """
@@ -111,7 +113,7 @@ class Loader:
         return self._pool.submit(_stack, stream, dataset.labelled, samples)
 
 
-def _sample(dataset: CacheDataset, epoch: int, place: int) -> Sample:
+def _sample(dataset: CacheDataset, epoch: int, place: int) -> Sample | Triplet:
     try:
         return dataset.sample(epoch, place)
     except Exception as error:
@@ -123,8 +125,12 @@ def _sample(dataset: CacheDataset, epoch: int, place: int) -> Sample:
         raise
 
 
-def _stack(stream: str, labelled: bool, futures: list[Future[Sample]]) -> Batch:
-    samples = [future.result() for future in futures]
+def _stack(stream: str, labelled: bool, futures: list[Future[Sample | Triplet]]) -> Batch:
+    found = [future.result() for future in futures]
+    triplets = [one for one in found if isinstance(one, Triplet)]
+    samples = [one for one in found if isinstance(one, Sample)]
+    for place in range(3 if triplets else 0):  # frames themselves, those before, those after
+        samples += [one.samples[place] for one in triplets]
     return Batch(
         stream=stream,
         labelled=labelled,
@@ -140,6 +146,7 @@ def _stack(stream: str, labelled: bool, futures: list[Future[Sample]]) -> Batch:
             for stride in samples[0].masks
         },
         frame_ids=[sample.frame_id for sample in samples],
+        neighbours=neighbours_of(triplets) if triplets else None,
     )
 
 

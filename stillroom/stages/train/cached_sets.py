@@ -1,0 +1,65 @@
+"""What stage two demands of the sets of a cache, and how it looks at their arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stillroom.stages.geometry import Part, View, part_seen
+from stillroom.stages.train.reads import CODE
+from stillroom.storage_specs.errors import CacheIncomplete
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from stillroom.storage_specs.store import ArtifactSet
+
+
+def demand_whole(artifact_set: ArtifactSet) -> None:
+    """Refuse a set of which shards are missing (CacheIncomplete)."""
+    # Training on what happens to be there would make an epoch depend on when it ran.
+    committed = len(artifact_set.committed())
+    if committed < artifact_set.shards:
+        codes = any(artifact.startswith(CODE) for artifact in artifact_set.arrays)
+        raise CacheIncomplete(
+            f"{artifact_set.source}/{artifact_set.name}: {committed} of {artifact_set.shards} "
+            f"shards are committed; run `stillroom cache {'adapt' if codes else 'build'}` to add "
+            "the rest"
+        )
+
+
+def bad_rows(sets: Iterable[ArtifactSet]) -> dict[int, str]:
+    """Return the reason of every frame that is bad in at least one set, by index."""
+    bad: dict[int, str] = {}
+    for artifact_set in sets:
+        rows: dict[str, list[Any]] = artifact_set.rows().to_pydict()
+        for index, status, reason in zip(
+            rows["index"], rows["status"], rows["reason"], strict=True
+        ):
+            if status != "ok":
+                bad.setdefault(index, f"{artifact_set.name}: {reason}")
+    return bad
+
+
+def seen(
+    artifact_set: ArtifactSet, artifact: str, index: int, view: View, out_stride: int = 1
+) -> tuple[Tensor, Part | None]:
+    """Read what a view needs of a row's array, and tell where that lies; None: it is all of it."""
+    spec = artifact_set.arrays[artifact]
+    if spec.tile is None:
+        return _tensor(artifact_set.read(artifact, index)), None
+    height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
+    field = spec.kind.geometry == "field"
+    strides = (int(spec.attributes["stride"]), out_stride) if field else (1, 1)
+    part = part_seen(view, (height, width), *strides)
+    return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
+
+
+def _tensor(values: NDArray[np.generic]) -> Tensor:
+    # torch refuses quietly to share memory that it may not write.
+    return torch.from_numpy(np.require(values, requirements=["W"]))

@@ -1,0 +1,172 @@
+"""The cached motion between frames of clips: who is whose neighbour, and where pixels go."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillroom.stages.geometry import apply_vector
+from stillroom.stages.train.batch import Neighbours
+from stillroom.stages.train.cached_sets import demand_whole, seen
+from stillroom.stages.train.order import generator
+from stillroom.stages.warp import inside_frame, visible, warp
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from torch import Tensor
+
+    from stillroom.stages.geometry import View
+    from stillroom.stages.train.dataset import Sample
+    from stillroom.storage_specs.store import ArtifactSet
+
+FLOW = "flow"
+_WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
+
+
+@dataclass(frozen=True)
+class Way:
+    """From a frame to a neighbour that it drew.
+
+    partner: the neighbour's index in the source
+    there, back: rows of the flow to it and, if that is cached, back
+    """
+
+    partner: int
+    there: int
+    back: int | None
+
+
+Sides = tuple[tuple[Way, ...], tuple[Way, ...]]  # before and after a frame, in order of draw
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """A frame and its neighbours in one epoch, on one view.
+
+    samples: the frame itself, the one before it, the one after it
+    flow: (2, 2, H, W) float32, from the frame to the one before and to the one after
+    visible: (2, 1, H, W) bool, where these show its pixels too
+    """
+
+    samples: tuple[Sample, Sample, Sample]
+    flow: Tensor
+    visible: Tensor
+
+
+class CachedMotion:
+    """A set of pairs of frames with the flow between them.
+
+    draws: how many of a frame's cached neighbours on a side to choose among; all if left out
+    skipped: reason of every pair that is bad, by both names
+
+    Raises:
+        CacheIncomplete: the set has uncommitted shards.
+        ConfigError: it holds no pairs, or fewer a side than `draws`.
+    """
+
+    def __init__(self, flow: ArtifactSet, draws: int | None = None) -> None:
+        self.flow = flow
+        self._draws = draws
+        demand_whole(flow)
+        self._rows: dict[str, list[Any]] = flow.rows().to_pydict()
+        if "partner" not in self._rows:
+            raise ConfigError(
+                f"{flow!r} holds no pairs of frames: `triplets` names a model of motion, [flows.*]"
+            )
+        self._names = list(zip(self._rows["frame_id"], self._rows["partner"], strict=True))
+        self.skipped = {
+            f"{one} > {other}": f"{flow.name}: {reason}"
+            for (one, other), status, reason in zip(
+                self._names, self._rows["status"], self._rows["reason"], strict=True
+            )
+            if status != "ok"
+        }
+        cached = 1 + max((draw for draw in self._rows["draw"] if draw is not None), default=-1)
+        if draws is not None and draws > cached:
+            raise ConfigError(
+                f"draws = {draws}, and {flow!r} holds {cached} a side; take fewer, or build a "
+                f"cache with cache.pairs.draws = {draws}"
+            )
+
+    def ways(self, frame_ids: Sequence[str], bad: Container[int]) -> dict[int, Sides]:
+        """Return the usable ways of each frame that has some on both sides, by its index.
+
+        frame_ids: of all frames of the source
+        bad: indices of those that cannot be used
+        """
+        place = {frame_id: index for index, frame_id in enumerate(frame_ids)}
+        row_of = {
+            pair: row for row, pair in enumerate(self._names) if self._rows["status"][row] == "ok"
+        }
+        found: defaultdict[int, tuple[dict[int, Way], dict[int, Way]]]
+        found = defaultdict(lambda: ({}, {}))
+        for (one, other), row in row_of.items():
+            draw, frame, partner = self._rows["draw"][row], place[one], place[other]
+            if draw is None or (self._draws is not None and draw >= self._draws):
+                continue
+            if frame not in bad and partner not in bad:
+                side = found[frame][int(self._rows["offset"][row] > 0)]
+                side[draw] = Way(partner, row, row_of.get((other, one)))
+        return {
+            frame: (_by_draw(before), _by_draw(after))
+            for frame, (before, after) in found.items()
+            if before and after
+        }
+
+    def look(
+        self, ways: Sequence[Way], view: View, shown: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Look at the flow of some ways through a view.
+
+        shown: for each, (1, H, W) bool: the view's pixels that show the partner
+        returns: flow (P, 2, H, W) in pixels of the view, and (P, 1, H, W) bool: where it can be
+            trusted
+        """
+        looks = [self._look(way, view, part) for way, part in zip(ways, shown, strict=True)]
+        return torch.cat([flow for flow, _ in looks]), torch.cat([trusted for _, trusted in looks])
+
+    def _look(self, way: Way, view: View, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow (1, 2, H, W) of a way, and (1, 1, H, W) bool, where it can be trusted."""
+        flow = self._flow(way.there, view)
+        trusted = (
+            inside_frame(flow) if way.back is None else visible(flow, self._flow(way.back, view))
+        )
+        if not shown.all():  # both frames show the same part of the canvas
+            trusted = trusted & shown & (warp(shown[None].float(), flow) > _WHOLLY)
+        return flow, trusted
+
+    def _flow(self, row: int, view: View) -> Tensor:
+        values, part = seen(self.flow, FLOW, row, view)
+        return apply_vector(view, values, part)[None]
+
+
+def drawn_ways(sides: Sides, *origin: int | str) -> tuple[Way, Way]:
+    """Choose one way before a frame and one after it.
+
+    origin: of the choice: seed, stream, epoch and frame id
+    """
+    rng = generator(*origin, "neighbours")
+    before, after = (side[int(rng.integers(len(side)))] for side in sides)
+    return before, after
+
+
+def neighbours_of(triplets: Sequence[Triplet]) -> Neighbours:
+    """Tell how the frames of a batch lie in one another: T frames, the T before, the T after."""
+    count = len(triplets)
+    itself = torch.arange(count)
+    before, after = itself + count, itself + 2 * count
+    return Neighbours(
+        triplets=torch.stack([before, itself, after], dim=1),
+        pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
+        flow=torch.stack([one.flow[side] for side in (0, 1) for one in triplets]),
+        visible=torch.stack([one.visible[side] for side in (0, 1) for one in triplets]),
+    )
+
+
+def _by_draw(ways: dict[int, Way]) -> tuple[Way, ...]:
+    return tuple(ways[draw] for draw in sorted(ways))
