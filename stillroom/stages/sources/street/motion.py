@@ -1,4 +1,4 @@
-"""Where each pixel of a frame goes in the next one."""
+"""Where each pixel of a frame goes in another one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ _BEHIND = 0.05
 
 
 def flow_to_next(scene: Scene, time: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Exact flow from `time` to `time + 1`, and where its targets can be seen.
+    """`flow_between` a frame and the next."""
+    return flow_between(scene, time, time + 1)
+
+
+def flow_between(
+    scene: Scene, time: int, other: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Exact flow from `time` to `other`, before it or after, and where its targets can be seen.
 
     Returns:
         float32 (2, H, W): u to the right, v down, in pixels.
         bool (H, W): True where all four pixels around the target show the same surface and label.
     """
-    now, then = cast(scene, time), cast(scene, time + 1)
+    now, then = cast(scene, time), cast(scene, other)
     column, row = _targets(scene, now, then)
     u = column - np.arange(scene.width)[None, :]
     v = row - np.arange(scene.height)[:, None]
@@ -33,7 +40,8 @@ def flow_to_next(scene: Scene, time: int) -> tuple[NDArray[np.float32], NDArray[
 def _targets(
     scene: Scene, now: Cast, then: Cast
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(column, row) in the next frame of the point at each pixel's centre."""
+    """(column, row) in the other frame of the point at each pixel's centre."""
+    steps = then.time - now.time
     sky = now.surface == SKY
     ahead = np.where(sky, 1.0, now.depth)
     # the sky lies at infinity: it follows the image plane's shift alone
@@ -45,8 +53,8 @@ def _targets(
         if not (panel.vx or panel.vz or panel.stride):
             continue
         here = now.surface == FIRST_PANEL + index
-        x[here] += panel.vx
-        z[here] += panel.vz
+        x[here] += panel.vx * steps
+        z[here] += panel.vz * steps
         if panel.stride:
             drop = panel.picture.height_m - (now.pose.y - (now.down[:, None] * ahead)[here])
             x[here] += (panel.lean(then.time) - panel.lean(now.time)) * (drop + panel.y)
