@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.codes import CODE, readable_code, set_with
 from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
 from stillroom.stages.train.dataset import is_labelled
+from stillroom.stages.train.reads import LABELS, MOTION
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
@@ -162,7 +163,8 @@ def check_objective(
     thresholds: dict[str, float] = {}
     softmax_only: set[str] = set()
     for stream, dataset in streams.items():
-        available[stream] = {"labels"} if dataset.labelled else set()
+        available[stream] = {LABELS} if dataset.labelled else set()
+        available[stream] |= {MOTION} if dataset.clips else set()
         for set_name, said in dataset.teachers.items():
             teacher = teacher_of(set_name)
             if not dataset.needs.isdisjoint({f"{teacher}/logits", f"{teacher}/pseudo_label"}):

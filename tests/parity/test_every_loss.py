@@ -80,11 +80,14 @@ COMPARISONS = OF_RELATIONS | {
         s, t, augmentation=unmoved(s), mask=mask
     ),
 }
-# Labels or a memory come in too; each has a module of its own here.
+# Labels, a memory or other frames come in too; each has a module of its own here.
 OF_MORE_THAN_TWO_MAPS = {
     "cross_entropy",
     "cross_image_memory",
     "cross_image_pixel",
+    "multi_frame",
+    "pairwise_frame",
+    "temporal",
 }
 every = pytest.mark.parametrize("loss", COMPARISONS.values(), ids=COMPARISONS.keys())
 

@@ -76,6 +76,11 @@ class Batch:
         if self.labelled and self.labels is None:
             raise ArtifactError(f"stream {self.stream!r} is labelled, and its batch has no labels")
 
+    @property
+    def clips(self) -> bool:
+        """Whether its frames are triplets of clips."""
+        return self.neighbours is not None
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch with every tensor on `device`."""
 

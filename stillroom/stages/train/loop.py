@@ -140,6 +140,8 @@ def _log(job: TrainJob, learner: Learner, lr: float, step: Step, metrics: Metric
     learner.last = learner.window.mean()
     learner.window = Window()
     metrics.steps(learner.step, job.epoch(learner.step), lr, learner.last, learner.seconds)
+    if step.watched:
+        metrics.watched(learner.step, job.epoch(learner.step), step.watched)
 
 
 def _validate(

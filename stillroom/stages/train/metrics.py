@@ -70,6 +70,11 @@ class Metrics:
         self._write({"step": step, "epoch": epoch, "gradients": _finite(dict(norms))})
         self._plot(step, {f"gradients/{name}": value for name, value in norms.items()})
 
+    def watched(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Write one line of what terms say of what they train, as of this step."""
+        self._write({"step": step, "epoch": epoch, "watched": _finite(dict(values))})
+        self._plot(step, {f"watched/{name}": value for name, value in values.items()})
+
     def scores(self, step: int, epoch: float, scores: Mapping[str, Any]) -> None:
         """Write one line of validation."""
         self._write({"step": step, "epoch": epoch, "scores": _finite(dict(scores))})

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from stillroom.stages.train.reads import LABELS, how_to_cache, on_grid
+from stillroom.stages.train.reads import BESIDE, LABELS, MOTION, how_to_cache, on_grid
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.cross_entropy import LabelTerm
 from stillroom.stages.train.terms.term import LOGITS, Seen, TermState
+from stillroom.stages.train.unfed import idle_stream, idle_term
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -57,16 +58,21 @@ class Objective:
         self.states = nn.ModuleDict()
         self._cached: Mapping[str, int] = {}
 
-    def artifacts(self, labelled: bool) -> frozenset[str]:
-        """Return the artifact keys, as "fpn/logits", that the terms read on such a stream."""
-        reads = [term.reads(labelled) for term in self.terms]
-        return frozenset[str]().union(*reads) - {LABELS}
+    def artifacts(self, labelled: bool, *, clips: bool = False) -> frozenset[str]:
+        """Return the artifact keys, as "fpn/logits", that the terms read on such a stream.
+
+        clips: whether the stream's frames are triplets, which some terms do not go without
+        """
+        reads = [reads for _, _, reads in self._reads(labelled, clips)]
+        return frozenset[str]().union(*reads) - BESIDE
 
     def needs(
         self,
         labelled: bool,
         strides: Mapping[str, int],
         cached: Mapping[str, int] = MappingProxyType({}),
+        *,
+        clips: bool = False,
     ) -> frozenset[str]:
         """Return the same with the grids they are read on: "fpn/features/stage4@16".
 
@@ -74,16 +80,14 @@ class Objective:
         raises: ConfigError where a term compares on a layer that the student does not have
         """
         found = set()
-        for label, term in zip(self.labels, self.terms, strict=True):
+        for label, term, reads in self._reads(labelled, clips):
             if term.grid not in strides:
                 raise ConfigError(
                     f"term {label} compares on the student's {term.grid}; this student has "
                     f"{', '.join(strides)}"
                 )
             stride = term.stride(strides, cached)
-            found |= {
-                on_grid(key, stride, strides[LOGITS]) for key in term.reads(labelled) - {LABELS}
-            }
+            found |= {on_grid(key, stride, strides[LOGITS]) for key in reads - BESIDE}
         return frozenset(found)
 
     def prepare(self, sizes: Sizes) -> None:
@@ -104,6 +108,15 @@ class Objective:
         for state in self._states():
             state.after_step()
 
+    def watched(self) -> dict[str, Tensor]:
+        """Return what the terms' states say of themselves, by "<term>/<what>": ()."""
+        found = {}
+        for place, label in enumerate(self.labels):
+            state = self._state(place)
+            said = {} if state is None else state.watched()
+            found |= {f"{label}/{what}": value for what, value in said.items()}
+        return found
+
     def values(
         self, output: StudentOutput, batch: Batch, student: Student, progress: float = 0.0
     ) -> dict[str, Tensor]:
@@ -114,15 +127,20 @@ class Objective:
         raises: ArtifactError where the batch lacks an artifact, or has it in another shape;
             ConfigError where it feeds no term
         """
-        fed = self.fed(batch.labelled)
+        fed = self.fed(batch.labelled, clips=batch.clips)
         if not fed:
-            raise ConfigError(_idle(batch.stream, self.labels))
+            raise ConfigError(idle_stream(batch.stream, self._by_label(), batch.clips))
         return {label: self.value(label, output, batch, student, progress) for label in fed}
 
-    def fed(self, labelled: bool) -> list[str]:
+    def fed(self, labelled: bool, *, clips: bool = False) -> list[str]:
         """Return the labels of the terms that such a stream feeds."""
-        both = zip(self.labels, self.terms, strict=True)
-        return [label for label, term in both if term.reads(labelled)]
+        return [label for label, _, reads in self._reads(labelled, clips) if reads]
+
+    def _reads(self, labelled: bool, clips: bool) -> Iterator[tuple[str, Term, frozenset[str]]]:
+        """What each term reads on such a stream: nothing where it lacks the triplets it asks for."""
+        for label, term in self._by_label().items():
+            reads = term.reads(labelled)
+            yield label, term, frozenset() if MOTION in reads and not clips else reads
 
     def value(
         self, label: str, output: StudentOutput, batch: Batch, student: Student, progress: float
@@ -148,6 +166,9 @@ class Objective:
             loss = loss + share
         return loss, values
 
+    def _by_label(self) -> dict[str, Term]:
+        return dict(zip(self.labels, self.terms, strict=True))
+
     def _states(self) -> list[TermState]:
         return [state for state in self.states.values() if isinstance(state, TermState)]
 
@@ -166,7 +187,7 @@ class Objective:
         """Refuse, before the first step, an objective that the run cannot feed.
 
         available: for each stream the artifact keys that its cache holds, as "fpn/logits", and
-            "labels" where the stream is labelled
+            "labels" where the stream is labelled, "motion" where its frames are triplets
         teacher_classes: class count of every teacher of the run
         student_classes: class count of the student
         teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255 already
@@ -182,7 +203,7 @@ class Objective:
             faults += [
                 f"term {label} needs the logits of teacher {teacher} themselves, and its "
                 "cache keeps only their likeliest classes (codec topk): store them with codec kl"
-                for label, term in zip(self.labels, self.terms, strict=True)
+                for label, term in self._by_label().items()
                 for teacher in term.teachers
                 if teacher in softmax_only and term.whole_logits()
             ]
@@ -194,7 +215,7 @@ class Objective:
     ) -> list[str]:
         known = ", ".join(sorted(classes)) or "none"
         faults = []
-        for label, term in zip(self.labels, self.terms, strict=True):
+        for label, term in self._by_label().items():
             if not term.teachers:
                 try:
                     term.reads(labelled=False)
@@ -217,31 +238,26 @@ class Objective:
 
     def _reading_faults(self, available: Mapping[str, Collection[str]]) -> list[str]:
         faults = []
-        fed = set()
+        fed: set[str] = set()
         for stream, held in available.items():
-            working = False
-            for label, term in zip(self.labels, self.terms, strict=True):
-                reads = term.reads(LABELS in held)
-                working |= bool(reads)
-                fed |= {label} if reads else set()
-                faults += [
-                    f"term {label} reads {key} on stream {stream}, whose cache holds "
-                    f"{', '.join(sorted(held)) or 'nothing'}; "
-                    f"{how_to_cache(*reversed(key.split('/', 1)))}"
-                    for key in sorted(reads - set(held))
-                ]
+            labelled, clips = LABELS in held, MOTION in held
+            working = self.fed(labelled, clips=clips)
+            fed.update(working)
+            faults += [
+                f"term {label} reads {key} on stream {stream}, whose cache holds "
+                f"{', '.join(sorted(set(held) - {MOTION})) or 'nothing'}; "
+                f"{how_to_cache(*reversed(key.split('/', 1)))}"
+                for label, _, reads in self._reads(labelled, clips)
+                for key in sorted(reads - set(held))
+            ]
             if not working:
-                faults.append(_idle(stream, self.labels))
-        faults += [
-            f"term {label} has nothing to read: no stream is labelled, and it names no teacher"
-            for label in self.labels
-            if label not in fed
-        ]
-        return faults
+                faults.append(idle_stream(stream, self._by_label(), clips))
+        unfed = {k: term for k, term in self._by_label().items() if k not in fed}
+        return faults + [idle_term(label, term) for label, term in unfed.items()]
 
     def _threshold_faults(self, cached: Mapping[str, float]) -> list[str]:
         faults = []
-        for label, term in zip(self.labels, self.terms, strict=True):
+        for label, term in self._by_label().items():
             threshold = term.threshold if isinstance(term, LabelTerm) else None
             held = cached.get(term.teacher or "", 0.0)
             if threshold is not None and threshold < held:
@@ -259,13 +275,6 @@ def _reads_classes(term: Term, kinds: Collection[bool]) -> bool:
     """
     keys = frozenset[str]().union(*(term.reads(labelled) for labelled in kinds))
     return any(key.partition("/")[2] in ("logits", "pseudo_label") for key in keys)
-
-
-def _idle(stream: str, labels: Sequence[str]) -> str:
-    return (
-        f"stream {stream} feeds no term of {', '.join(labels)}: it is unlabelled, and none of them "
-        "names a teacher; add a term with a teacher, or leave the stream out"
-    )
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

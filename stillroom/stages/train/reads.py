@@ -10,6 +10,8 @@ from stillroom.storage_specs.artifacts import artifact_of
 
 CODE = "code/"
 LABELS = "labels"  # what a labelled stream has beside its artifacts
+MOTION = "motion"  # what a stream of clips has beside them: triplets, and the flow between frames
+BESIDE = frozenset({LABELS, MOTION})
 
 
 def on_grid(key: str, stride: int, usual: int) -> str:

@@ -35,11 +35,13 @@ class Step:
     loss: the weighted sum
     terms: each term's value, unweighted, by "<stream>/<term>"
     gradients: 2-norm of each weighted term's own gradient, by the same names, where it was asked
+    watched: what terms say of what they train, by "<term>/<what>", before the update
     """
 
     loss: float
     terms: dict[str, float]
     gradients: dict[str, float] = dataclasses.field(default_factory=dict)
+    watched: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def take_step(
@@ -53,9 +55,12 @@ def take_step(
     seed_step(job, learner)
     weighted, values = _terms(job, learner, batches)
     loss = torch.stack(list(weighted.values())).sum()
+    said = job.objective.watched()
+    every = loss, *values.values(), *said.values()
     # One transfer from the device for all of them.
-    found = torch.stack([loss.detach(), *(value.detach() for value in values.values())]).tolist()
-    terms = dict(zip(values, found[1:], strict=True))
+    found = torch.stack([value.detach() for value in every]).tolist()
+    terms = dict(zip(values, found[1 : 1 + len(values)], strict=True))
+    watched = dict(zip(said, found[1 + len(values) :], strict=True))
     demand_finite("the loss", found[0], learner.step + 1, terms, batches)
     norms = _gradients_of(weighted, learner) if gradients else {}
     learner.optimiser.zero_grad(set_to_none=True)
@@ -67,7 +72,7 @@ def take_step(
     job.objective.after_step()
     if learner.ema is not None:
         learner.ema.update(learner.student, learner.step)
-    return Step(found[0], terms, norms)
+    return Step(found[0], terms, norms, watched)
 
 
 def seed_step(job: TrainJob, learner: Learner) -> None:

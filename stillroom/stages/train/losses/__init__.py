@@ -1,4 +1,4 @@
-"""Every loss by its name in a run file; each is a pure function of two tensors and a mask."""
+"""Every loss by its name in a run file; each is a pure function of tensors and masks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from stillroom.stages.train.losses.fitnet import fitnet
 from stillroom.stages.train.losses.ifvd import ifvd
 from stillroom.stages.train.losses.local_affinity import local_affinity
 from stillroom.stages.train.losses.masked_generative import masked_generative
+from stillroom.stages.train.losses.multi_frame import multi_frame
 from stillroom.stages.train.losses.pairwise_affinity import pairwise_affinity
+from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.probability_l2 import probability_l2
+from stillroom.stages.train.losses.temporal import temporal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +45,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "ifvd": ifvd,
     "local_affinity": local_affinity,
     "masked_generative": masked_generative,
+    "multi_frame": multi_frame,
     "pairwise_affinity": pairwise_affinity,
+    "pairwise_frame": pairwise_frame,
     "pixelwise_kl": pixelwise_kl,
     "probability_l2": probability_l2,
+    "temporal": temporal,
 }
 
 __all__ = [
@@ -64,7 +70,10 @@ __all__ = [
     "ifvd",
     "local_affinity",
     "masked_generative",
+    "multi_frame",
     "pairwise_affinity",
+    "pairwise_frame",
     "pixelwise_kl",
     "probability_l2",
+    "temporal",
 ]

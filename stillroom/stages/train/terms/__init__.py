@@ -26,6 +26,9 @@ from stillroom.stages.train.terms.maps import (
     PairwiseAffinityTerm,
 )
 from stillroom.stages.train.terms.masked_generative import MaskedGenerativeTerm
+from stillroom.stages.train.terms.multi_frame import MultiFrameTerm
+from stillroom.stages.train.terms.pairwise_frame import PairwiseFrameTerm
+from stillroom.stages.train.terms.temporal import TemporalTerm
 
 TermConfig = Annotated[
     AdaptationTerm
@@ -45,9 +48,12 @@ TermConfig = Annotated[
     | IfvdTerm
     | LocalAffinityTerm
     | MaskedGenerativeTerm
+    | MultiFrameTerm
     | PairwiseAffinityTerm
+    | PairwiseFrameTerm
     | PixelwiseKLTerm
-    | ProbabilityL2Term,
+    | ProbabilityL2Term
+    | TemporalTerm,
     Field(discriminator="name"),
 ]
 

@@ -50,8 +50,7 @@ class LabelTerm(Term):
     def _believed(self, seen: Seen, labels: Tensor) -> Tensor:
         """Tell which pseudo labels to believe: teachers label a canvas' padding as well."""
         height, width = labels.shape[1:]
-        mask = seen.mask.repeat_interleave(seen.stride, 2).repeat_interleave(seen.stride, 3)
-        mask = mask[:, :, :height, :width]
+        mask = seen.pixel_mask
         if self.threshold is not None:
             confidence = upsample_logits(seen.artifact("confidence"), seen.stride, (height, width))
             mask = mask & (confidence >= self.threshold)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.models.student import Student, StudentOutput
-    from stillroom.stages.train.batch import Batch
+    from stillroom.stages.train.batch import Batch, Neighbours
 
 LOGITS = "logits"
 
@@ -39,6 +39,10 @@ class TermState(nn.Module):
 
     def after_step(self) -> None:
         """Do what follows each step of the student's optimiser; nothing, unless it says more."""
+
+    def watched(self) -> dict[str, Tensor]:
+        """Return numbers, (), that metrics show beside the term's value, as of the last batches."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,26 @@ class Seen:
     def mask(self) -> Tensor:
         """(B, 1, h, w) bool: the cells of the term's grid that show the frame."""
         return self.batch.mask_at(self.stride, self.student.strides[LOGITS])
+
+    @property
+    def pixel_mask(self) -> Tensor:
+        """(B, 1, H, W) bool: the pixels below these cells."""
+        height, width = self.batch.images.shape[2:]
+        mask = self.mask.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
+        return mask[:, :, :height, :width]
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """How the batch's frames lie in one another.
+
+        raises: ArtifactError where they are single frames
+        """
+        if self.batch.neighbours is None:
+            raise ArtifactError(
+                f"term {self.term.label} compares the frames of clips, and the batch of stream "
+                f"{self.batch.stream!r} has single frames; set `triplets = true` on the stream"
+            )
+        return self.batch.neighbours
 
     def artifact(self, artifact: str, teacher: str | None = None) -> Tensor:
         """Return what the term's teacher says about the batch, on the term's grid.
@@ -201,7 +225,10 @@ class Term(Settings):
         return f"{teacher}/{artifact}"
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return what the term reads on such a stream: artifact keys, LABELS, or nothing."""
+        """Return what the term reads on such a stream: artifact keys, LABELS, MOTION, or nothing.
+
+        What reads MOTION, the triplets of a stream of clips, is fed by such streams alone.
+        """
         raise NotImplementedError
 
     def whole_logits(self) -> bool:
