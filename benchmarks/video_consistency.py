@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 
-from stillroom.pipeline.evaluation import open_model
+from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.run_file import load_run
 from stillroom.stages.evaluate.clip import ClipResult, Step, measure_clip
 from stillroom.stages.evaluate.consistency_sheet import (

@@ -74,10 +74,17 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 @main.command(
     "eval", epilog=example("stillroom eval runs/camvid-ce examples/camvid.toml --sheet test.png")
 )
-@click.argument("model", metavar="RUN_OR_CHECKPOINT")
+@click.argument("models", metavar="RUN_OR_CHECKPOINT...", nargs=-1, required=True)
 @RUN_FILE
 @SET
 @click.option("--sheet", type=click.Path(path_type=Path), help="Also draw predictions as a PNG.")
+@click.option("--video", is_flag=True, help="Also measure how steady predictions are along clips.")
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="With --video: draw curves, what changes, the flow, and a film of the first clip.",
+)
 @click.option(
     "--own-upsampling",
     is_flag=True,
@@ -86,33 +93,24 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first frames.")
 @JSON
 def evaluate(
-    model: str,
+    models: tuple[str, ...],
     run_file: Path,
     overrides: tuple[str, ...],
-    sheet: Path | None,
-    own_upsampling: bool,
-    limit: int | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
-    """Score a run folder, a checkpoint, or a teacher of the run file (teacher:NAME).
+    """Score run folders, checkpoints, or teachers of the run file (teacher:NAME).
 
-    The frames are those of [evaluate] in the run file.
+    The frames are those of [evaluate] in the run file, its clips those of [evaluate].video.
     """
-    from stillroom.pipeline import progress, show_students
-    from stillroom.pipeline.evaluation import evaluate_model
+    from stillroom.pipeline import progress, show_evaluation
+    from stillroom.pipeline.evaluation import Asked, evaluate_models
     from stillroom.pipeline.run_file import load_run
 
     run = load_run(run_file, overrides)
-    with progress.CountBar("eval", model) as bar:
-        result = evaluate_model(
-            run,
-            model,
-            own_upsampling=own_upsampling,
-            limit=limit,
-            sheet=sheet,
-            on_frames=bar.advance,
-        )
-    print_shown(show_students.evaluation(result), as_json)
+    with progress.StageBars("frames") as bars:
+        found = evaluate_models(run, models, Asked(**asked), bars.advance)
+    print_shown(show_evaluation.evaluations(found), as_json)
 
 
 @main.command(epilog=example("stillroom demo --out runs/demo"))

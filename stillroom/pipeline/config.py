@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from stillroom.stages.cache.adapt import AdaptConfig
+from stillroom.stages.evaluate.settings import EvaluateConfig
 from stillroom.stages.models.flow.flow_model import FlowModelConfig
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
@@ -183,19 +184,6 @@ class CacheConfig(Settings):
         except TypeError as error:
             raise ConfigError(f"expected names, or tables with a name ({error})") from error
         return codecs
-
-
-class EvaluateConfig(Settings):
-    """What `stillroom eval` scores on.
-
-    source: a labelled source of the run file; it need not be cached
-    batch: frames predicted at once
-    sheet_frames: rows of the picture of predictions
-    """
-
-    source: str
-    batch: int = Field(default=4, gt=0)
-    sheet_frames: int = Field(default=6, gt=0)
 
 
 class RunConfig(Settings):

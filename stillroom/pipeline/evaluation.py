@@ -1,60 +1,70 @@
-"""`stillroom eval`: a run, a checkpoint or a teacher, scored and drawn."""
+"""`stillroom eval`: runs, checkpoints and teachers, scored and drawn."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from stillroom.pipeline.targets import with_classes
-from stillroom.stages.models.student import StudentConfig, build_student
-from stillroom.stages.models.teacher import build_teacher
-from stillroom.stages.models.weights import fit_state, load_state
+from stillroom.pipeline.open_model import open_model
+from stillroom.pipeline.video import (
+    draw_video,
+    follow,
+    measure_video,
+    open_footage,
+    picture_paths,
+)
 from stillroom.stages.sources.open import open_source
-from stillroom.stages.torch_state import best_device
-from stillroom.stages.train import run_folder
-from stillroom.stages.train.checkpoint import load_checkpoint
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError, WeightsError
+from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from stillroom.pipeline.config import EvaluateConfig, RunConfig
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.open_model import Model
+    from stillroom.pipeline.video import OnFrames, VideoEvaluation, VideoFootage
     from stillroom.stages.evaluate.cost import Cost
     from stillroom.stages.evaluate.evaluation import EvaluationResult
-    from stillroom.stages.evaluate.predict import Predictor
+    from stillroom.stages.evaluate.settings import EvaluateConfig
     from stillroom.stages.sources.source import Source
 
 
 @dataclass(frozen=True)
-class Model:
-    """Something that can be scored.
+class Asked:
+    """What is wanted of models beside their scores.
 
-    module: the torch module with its parameters; None for a bare callable
-    classes: names, or None where the model does not know them
-    idle: how many of its parameters its output does not depend on
+    own_upsampling: of teachers: let their networks upsample their logits, as their authors will
+    limit: only the first frames, if not all
+    sheet: where to draw predictions, if anywhere
+    video: how steady they are along the clips of [evaluate].video
+    pictures: folder for pictures of the first clip, if any
     """
 
-    name: str
-    predictor: Predictor
-    module: Any
-    classes: tuple[str, ...] | None
-    idle: int = 0
+    own_upsampling: bool = False
+    limit: int | None = None
+    sheet: Path | None = None
+    video: bool = False
+    pictures: Path | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model on a source, and what it costs."""
+    """The scores of a model on a source, and what it costs.
+
+    video: how steady it is, where that was asked for
+    pictures: of the clips, with all models
+    """
 
     model: str
     source: str
     result: EvaluationResult
     cost: Cost
     sheet: Path | None
+    video: VideoEvaluation | None = None
+    pictures: tuple[Path, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -64,129 +74,114 @@ class Evaluation:
             **self.result.to_dict(),
             "cost": self.cost.to_dict(),
             "sheet": None if self.sheet is None else str(self.sheet),
+            "video": None if self.video is None else self.video.document(),
+            "pictures": [str(path) for path in self.pictures],
         }
 
 
 def evaluate_model(
     run: RunConfig,
     model: str,
-    *,
-    own_upsampling: bool = False,
-    limit: int | None = None,
-    sheet: Path | None = None,
+    asked: Asked = Asked(),
     on_frames: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a run folder, a checkpoint or `teacher:NAME` on the run's [evaluate] source.
+    """Score one model; see `evaluate_models`.
 
-    own_upsampling: of a teacher: let its network upsample its logits, as its author will have
-    limit: only the first frames
-    sheet: where to draw predictions, if anywhere
-    on_frames: told (frames done, frames in all)
+    on_frames: told (frames done, frames in all), of one stage after the other
+    """
+    return evaluate_models(run, [model], asked, lambda _, done, total: on_frames(done, total))[0]
+
+
+def evaluate_models(
+    run: RunConfig,
+    models: Sequence[str],
+    asked: Asked = Asked(),
+    on_frames: OnFrames = lambda stage, done, total: None,
+) -> list[Evaluation]:
+    """Score run folders, checkpoints and teachers on the run's [evaluate] source, and draw them.
+
+    models: as `open_model` knows them; all along one flow
+    on_frames: told (stage, frames done, frames in all)
 
     Raises:
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
-        CacheIncomplete: the run has not come to a model yet.
+        CacheIncomplete: a run has not come to a model yet.
     """
-    from stillroom.stages.evaluate.cost import measure_cost
-    from stillroom.stages.evaluate.evaluation import evaluate_source
     from stillroom.stages.evaluate.page import make_place
 
+    settings = _settings(run)
+    if asked.pictures is not None and not asked.video:
+        raise ConfigError("--pictures draws what --video measures; give both")
+    for place in (asked.sheet, *picture_paths(asked.pictures)):
+        if place is not None:
+            make_place(place)
+    source = open_source(run.sources[settings.source])
+    opened = {}
+    for name in models:
+        model = open_model(run, name, own_upsampling=asked.own_upsampling)
+        if model.name in opened:
+            raise ConfigError(f"{model.name} is named twice")
+        check_classes(model, source, settings)
+        opened[model.name] = model
+    footage = open_footage(run) if asked.video else None
+    if footage is not None:
+        follow(footage, on_frames)
+    test = _Test(run, source, footage, asked, on_frames)
+    found = {name: _score(test, model) for name, model in opened.items()}
+    if asked.sheet is not None:
+        results = {name: one.result for name, one in found.items()}
+        draw_predictions(run, opened, asked.sheet, results)
+    if asked.pictures is not None and footage is not None:
+        videos = {name: one.video for name, one in found.items() if one.video is not None}
+        draw_video(footage, videos, source.classes or (), asked.pictures)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What models are scored on."""
+
+    run: RunConfig
+    source: Source
+    footage: VideoFootage | None
+    asked: Asked
+    on_frames: OnFrames
+
+
+def _score(test: _Test, model: Model) -> Evaluation:
+    from stillroom.stages.evaluate.cost import measure_cost
+    from stillroom.stages.evaluate.evaluation import evaluate_source
+
+    run, asked = test.run, test.asked
+    settings, canvas = _settings(run), run.cache.canvas
+    total = len(test.source) if asked.limit is None else min(asked.limit, len(test.source))
+    result = evaluate_source(
+        model.predictor,
+        test.source,
+        canvas,
+        batch=settings.batch,
+        limit=asked.limit,
+        on_frames=lambda done: test.on_frames(f"eval {model.name}", done, total),
+    )
+    cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
+    video = None
+    if test.footage is not None:
+        video = measure_video(test.footage, model, test.on_frames, keep=asked.pictures is not None)
+    return Evaluation(
+        model.name,
+        settings.source,
+        result,
+        cost,
+        asked.sheet,
+        video,
+        tuple(picture_paths(asked.pictures)),
+    )
+
+
+def _settings(run: RunConfig) -> EvaluateConfig:
     if run.evaluate is None:
         raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
-    if sheet is not None:
-        make_place(sheet)
-    source = open_source(run.sources[run.evaluate.source])
-    opened = open_model(run, model, own_upsampling=own_upsampling)
-    check_classes(opened, source, run.evaluate)
-    total = len(source) if limit is None else min(limit, len(source))
-    result = evaluate_source(
-        opened.predictor,
-        source,
-        run.cache.canvas,
-        batch=run.evaluate.batch,
-        limit=limit,
-        on_frames=lambda done: on_frames(done, total),
-    )
-    cost = measure_cost(opened.predictor, opened.module, run.cache.canvas, idle=opened.idle)
-    if sheet is not None:
-        draw_predictions(run, {opened.name: opened}, sheet, {opened.name: result})
-    return Evaluation(opened.name, run.evaluate.source, result, cost, sheet)
-
-
-def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> Model:
-    """Find a model by what the user calls it: `teacher:NAME`, a run folder, or a checkpoint file.
-
-    Raises:
-        ConfigError: there is nothing by this name.
-        CacheIncomplete: the run folder has no model yet.
-        WeightsError: the checkpoint cannot be read.
-    """
-    from stillroom.stages.evaluate.predict import TeacherPredictor
-
-    if model.startswith("teacher:"):
-        name = model.removeprefix("teacher:")
-        if name not in run.teachers:
-            known = ", ".join(run.teachers) or "none"
-            raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
-        teacher = build_teacher(with_classes(name, run.teachers[name], run))
-        return Model(
-            model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
-        )
-    if own_upsampling:
-        raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
-    path = Path(model)
-    if not path.exists():
-        raise ConfigError(
-            f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
-            "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
-        )
-    if path.is_dir():
-        return _open_student(path / run_folder.MODEL, run)
-    return _open_student(path, run)
-
-
-def _open_student(path: Path, run: RunConfig) -> Model:
-    """A student from a checkpoint, built as its run folder says."""
-    from stillroom.stages.evaluate.predict import StudentPredictor
-
-    folder = path.parent
-    document = run_folder.read_json(folder / run_folder.CONFIG)
-    if not isinstance(document, dict) or not {"student", "classes"} <= document.keys():
-        raise ConfigError(
-            f"{folder}: its {run_folder.CONFIG} is missing or not one that `stillroom train` "
-            "wrote, so this is no run folder"
-        )
-    if not path.exists():
-        raise CacheIncomplete(
-            f"{path}: the run has not finished; run `stillroom train` again to go on, or name "
-            f"{folder / run_folder.LAST}"
-        )
-    classes = tuple(document["classes"])
-    student = build_student(_as_trained(document["student"], folder), len(classes))
-    if path.suffix == ".pt":
-        checkpoint = load_checkpoint(path)
-        if checkpoint is None or "student" not in checkpoint:
-            raise WeightsError(f"{path}: not a checkpoint of `stillroom train`")
-        fit_state(student, checkpoint.get("ema") or checkpoint["student"], path)
-    else:
-        fit_state(student.network, load_state(path), path)
-    student.to(best_device())
-    name = str(folder) if path.name == run_folder.MODEL else str(path)
-    return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
-
-
-def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
-    """The student's section, without the weights that it began from."""
-    start = ("weights", "encoder_weights")
-    said = {key: None if key in start else value for key, value in document.items()}
-    try:
-        found: StudentConfig = TypeAdapter(StudentConfig).validate_python(said)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{folder}/{run_folder.CONFIG}: its student is none that this stillroom knows; score "
-            f"the run with the version that trained it ({error.error_count()} faults)"
-        ) from error
-    return found
+    return run.evaluate
 
 
 def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> None:
@@ -219,10 +214,9 @@ def draw_predictions(
     from stillroom.stages.evaluate.prediction_sheet import PredictionRow, prediction_sheet
     from stillroom.stages.sources.canvas import to_canvas
 
-    if run.evaluate is None:
-        raise ConfigError("the run file has no [evaluate] section")
-    source = open_source(run.sources[run.evaluate.source])
-    count = min(run.evaluate.sheet_frames, len(source))
+    settings = _settings(run)
+    source = open_source(run.sources[settings.source])
+    count = min(settings.sheet_frames, len(source))
     chosen = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
     frames = []
     for index in chosen:
@@ -230,7 +224,7 @@ def draw_predictions(
             frames.append(to_canvas(source.load(index), run.cache.canvas))
     found: dict[str, list[Prediction]] = {}
     for name, model in models.items():
-        said = predictions(model.predictor, frames, run.evaluate.batch)
+        said = predictions(model.predictor, frames, settings.batch)
         found[name] = [each for each in said if isinstance(each, Prediction)]
     rows = [
         PredictionRow(
@@ -244,5 +238,5 @@ def draw_predictions(
     ]
     scores = {name: result.scores for name, result in results.items()}
     prediction_sheet(
-        path, rows, source.classes or (), scores=scores, title=f"{run.evaluate.source}: predictions"
+        path, rows, source.classes or (), scores=scores, title=f"{settings.source}: predictions"
     )

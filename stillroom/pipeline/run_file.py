@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from stillroom.pipeline.config import RunConfig, with_home_paths
+from stillroom.pipeline.config import EXACT, RunConfig, with_home_paths
 from stillroom.pipeline.config_faults import describe, listing, nearest
 from stillroom.storage_specs.errors import ConfigError
 
@@ -147,7 +147,8 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
     sources = list(_table(document, "sources"))
     teachers = list(_table(document, "teachers"))
     cache, train, evaluate = (_table(document, name) for name in ("cache", "train", "evaluate"))
-    wanted: list[tuple[str, Any, list[str], Literal["source", "teacher"]]] = []
+    flows = [*_table(document, "flows"), EXACT]
+    wanted: list[tuple[str, Any, list[str], Literal["source", "teacher", "flow model"]]] = []
     for position, name in enumerate(_sequence(cache.get("sources"))):
         wanted.append((f"cache.sources.{position}", name, sources, "source"))
     wanted += [(f"adapt.{name}", name, teachers, "teacher") for name in _table(document, "adapt")]
@@ -159,6 +160,9 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
         wanted.append(("train.validation.source", train["validation"]["source"], sources, "source"))
     if "source" in evaluate:
         wanted.append(("evaluate.source", evaluate["source"], sources, "source"))
+    video = _table(evaluate, "video")
+    wanted.append(("evaluate.video.source", video.get("source"), sources, "source"))
+    wanted.append(("evaluate.video.flow", video.get("flow"), flows, "flow model"))
     for position, term in enumerate(_sequence(document.get("terms"))):
         if isinstance(term, dict) and "teacher" in term:
             wanted.append((f"terms.{position}.teacher", term["teacher"], teachers, "teacher"))

@@ -1,4 +1,4 @@
-"""Reports of students: what training came to, what each term does, how a student scores."""
+"""Reports of students: what training came to, what each term does, what the demo found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from stillroom.pipeline.units import duration, size
 
 if TYPE_CHECKING:
     from stillroom.pipeline.demo import DemoResult
-    from stillroom.pipeline.evaluation import Evaluation
     from stillroom.stages.train.check import Check
     from stillroom.stages.train.job import TrainResult
 
@@ -70,35 +69,6 @@ def term_checks(found: Check) -> Shown:
 
 def _first_to_last(values: list[float]) -> str:
     return f"{values[0]:.3g} > {values[-1]:.3g}" if len(values) > 1 else f"{values[0]:.3g}"
-
-
-def evaluation(found: Evaluation) -> Shown:
-    """Scores of a model, class by class, and what it costs."""
-    scores, cost = found.result.scores, found.cost
-    table = grid("class", "IoU", "accuracy")
-    for name, iou, accuracy in zip(scores.classes, scores.iou, scores.accuracy, strict=True):
-        said = ("-", "-") if iou is None or accuracy is None else (f"{iou:.4f}", f"{accuracy:.4f}")
-        table.add_row(name, *said)
-    parts: list[Any] = [
-        f"{found.model} on {found.source}, {found.result.frames} frames",
-        table,
-        f"mIoU {scores.miou:.4f}   pixel accuracy {scores.pixel_accuracy:.4f}   "
-        f"mean accuracy {scores.mean_accuracy:.4f}",
-    ]
-    if scores.absent:
-        parts.append(f"no pixel in the labels, left out of the means: {', '.join(scores.absent)}")
-    if found.result.skipped:
-        parts.append(f"{len(found.result.skipped)} frames could not be used:")
-        parts += [f"  {frame.frame_id}: {frame.reason}" for frame in found.result.skipped[:10]]
-    parts.append(
-        f"{cost.parameters / 1e6:.2f} M parameters   {cost.flops / 1e9:.2f} GFLOPs at "
-        f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
-        f"(median {cost.speed.median_ms:.0f} ms, p95 {cost.speed.p95_ms:.0f} ms) "
-        f"on {cost.speed.device}"
-    )
-    if found.sheet is not None:
-        parts.append(f"predictions: {found.sheet}")
-    return Shown(parts, found.document())
 
 
 def demo_result(result: DemoResult) -> Shown:

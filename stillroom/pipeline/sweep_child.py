@@ -88,7 +88,7 @@ def _do(task: dict[str, Any], tell: Teller) -> None:
     task: document: of the run file; origin: of it; teacher: its name, None for a student; threads;
         record: where the result goes; keep: what else is to be written there
     """
-    from stillroom.pipeline.evaluation import evaluate_model
+    from stillroom.pipeline.evaluation import Asked, evaluate_model
     from stillroom.pipeline.run_file import parse_run
     from stillroom.pipeline.show_students import train_result
     from stillroom.pipeline.training import train_run
@@ -103,7 +103,8 @@ def _do(task: dict[str, Any], tell: Teller) -> None:
     if task["teacher"] is None:
         found["train"] = train_result(train_run(run, tell.step)).document
         model = str(record.parent)
-    found["test"] = evaluate_model(run, model, on_frames=tell.frames).document()
+    video = run.evaluate is not None and run.evaluate.video is not None
+    found["test"] = evaluate_model(run, model, Asked(video=video), tell.frames).document()
     write_json(record, {**found, "peak_memory_mb": peak_memory_mb(), **task["keep"]})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.pipeline.build import build
-from stillroom.pipeline.evaluation import evaluate_model
+from stillroom.pipeline.evaluation import Asked, evaluate_model
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
@@ -28,7 +28,7 @@ def test_a_student_is_trained_from_the_cache_and_scored(built: Path) -> None:
         "loss", "street/cross_entropy", "street/probability_l2/tiny", "more/probability_l2/tiny",
     }  # fmt: skip
     for model in ("run", "run/last.pt", "run/best.pt", "teacher:tiny"):
-        found = evaluate_model(run, model, limit=4)
+        found = evaluate_model(run, model, Asked(limit=4))
         assert 0 <= found.result.scores.miou <= 1
         assert found.result.frames == 4
     assert json.loads(Path("run/fingerprints.json").read_text()).keys() == {

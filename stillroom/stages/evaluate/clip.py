@@ -59,12 +59,73 @@ class ClipResult:
         }
 
 
+class ClipMeter:
+    """Follows what a model says from frame to frame; two frames' probabilities are held.
+
+    frames, pairs: predicted and compared so far
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._before: tuple[Tensor, Tensor, Tensor] | None = None
+        self.frames = self.pairs = 0
+        self.consistency: TemporalConsistency | None = None
+        self.stability, self.frame_error = WarpingError(), WarpingError()
+
+    def add(
+        self, frame: NDArray[np.uint8], step: Step | None, valid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Predict a frame, and compare with the one before it.
+
+        frame: (H, W, 3) uint8 RGB
+        step: the motion from the frame before to this one; None begins anew
+        valid: height and width of the part that is no padding, at the top left: what is measured,
+            and what the motion is of
+        returns: (1, h, w) uint8, the class of every pixel of that part
+
+        Raises:
+            ConfigError: there is a step to the first frame.
+            ArtifactError: shapes do not fit, or logits are not finite.
+        """
+        height, width = frame.shape[:2] if valid is None else valid
+        probabilities = _probabilities(self._predictor, frame)[:, :, :height, :width]
+        image = _image(frame[:height, :width])
+        classes = probabilities.argmax(1).to(torch.uint8).cpu()
+        self.frames += 1
+        if step is not None:
+            self._compare((probabilities, image, classes), step)
+            self.pairs += 1
+        self._before = probabilities, image, classes
+        return classes
+
+    def _compare(self, after: tuple[Tensor, Tensor, Tensor], step: Step) -> None:
+        if self._before is None:
+            raise ConfigError("the first frame of a clip has no motion that leads to it")
+        if self.consistency is None:
+            self.consistency = TemporalConsistency(after[0].shape[1])
+        device = after[0].device
+        flow = step.flow.to(device)
+        seen = None if step.visible is None else step.visible.to(device)
+        (likely, image, classes), (likely_after, image_after, classes_after) = self._before, after
+        self.consistency.add(classes.to(device), classes_after.to(device), flow, visible=seen)
+        self.stability.add(likely, likely_after, flow, visible=seen)
+        self.frame_error.add(image.to(device), image_after.to(device), flow, visible=seen)
+
+    def result(self) -> tuple[Consistency, float, float]:
+        """Consistency, stability and frame error of all pairs so far; see `ClipResult`.
+
+        Raises:
+            ArtifactError: no pixel of any pair counts.
+        """
+        if self.consistency is None:
+            raise ArtifactError("no two of its frames could be compared")
+        return self.consistency.scores(), self.stability.mean(), self.frame_error.mean()
+
+
 def measure_clip(
     predictor: Predictor, frames: Sequence[NDArray[np.uint8]], steps: Iterable[Step]
 ) -> ClipResult:
     """Predict every frame by itself, and follow the predictions along the flow.
-
-    Two frames' probabilities are held at a time, and the classes of all.
 
     predictor: the model; see `StudentPredictor` and `TeacherPredictor`
     frames: T images (H, W, 3) uint8 RGB of one size, in the order of time; without padding
@@ -74,24 +135,11 @@ def measure_clip(
     """
     if len(frames) < 2:
         raise ConfigError(f"a clip has 2 or more frames, got {len(frames)}")
-    before, image = _probabilities(predictor, frames[0]), _image(frames[0])
-    consistency = TemporalConsistency(before.shape[1])
-    stability, frame_error = WarpingError(), WarpingError()
-    classes = [_classes(before)]
-    for index, step in enumerate(_one_each(steps, len(frames) - 1), start=1):
-        after, image_after = _probabilities(predictor, frames[index]), _image(frames[index])
-        flow = step.flow.to(after.device)
-        seen = None if step.visible is None else step.visible.to(after.device)
-        classes.append(_classes(after))
-        consistency.add(
-            classes[-2].to(flow.device), classes[-1].to(flow.device), flow, visible=seen
-        )
-        stability.add(before, after, flow, visible=seen)
-        frame_error.add(image.to(flow.device), image_after.to(flow.device), flow, visible=seen)
-        before, image = after, image_after
-    return ClipResult(
-        consistency.scores(), stability.mean(), frame_error.mean(), torch.cat(classes)
-    )
+    meter = ClipMeter(predictor)
+    classes = [meter.add(frames[0], None)]
+    for frame, step in zip(frames[1:], _one_each(steps, len(frames) - 1), strict=True):
+        classes.append(meter.add(frame, step))
+    return ClipResult(*meter.result(), torch.cat(classes))
 
 
 def _one_each(steps: Iterable[Step], count: int) -> Iterator[Step]:
@@ -118,10 +166,6 @@ def _probabilities(predictor: Predictor, frame: NDArray[np.uint8]) -> Tensor:
         )
     height, width = frame.shape[:2]
     return upsample_logits(logits.float(), stride, (height, width)).softmax(1)
-
-
-def _classes(probabilities: Tensor) -> Tensor:
-    return probabilities.argmax(1).to(torch.uint8).cpu()
 
 
 def _image(frame: NDArray[np.uint8]) -> Tensor:

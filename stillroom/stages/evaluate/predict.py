@@ -129,6 +129,17 @@ def canvas_frames(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
+    chosen = range(min(len(source), limit or len(source)))
+    yield from chosen_frames(source, canvas, chosen, threads)
+
+
+def chosen_frames(
+    source: Source, canvas: tuple[int, int] | None, chosen: Iterable[int], threads: int = 2
+) -> Iterator[CanvasFrame | SkippedFrame]:
+    """As `canvas_frames`, of these frames in this order.
+
+    chosen: their indices
+    """
 
     def load(index: int) -> CanvasFrame | SkippedFrame:
         try:
@@ -137,7 +148,7 @@ def canvas_frames(
         except FrameError as error:
             return SkippedFrame(source.frame_ids[index], str(error))
 
-    indices = iter(range(min(len(source), limit or len(source))))
+    indices = iter(chosen)
     with ThreadPoolExecutor(threads, "decode") as pool:
         ahead = deque(pool.submit(load, index) for index in islice(indices, 4 * threads))
         while ahead:

@@ -88,6 +88,7 @@ class TemporalConsistency:
     """Counts which class follows which, pair after pair of successive frames."""
 
     def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
         self._whole = _Counts(num_classes)
         self._visible = _Counts(num_classes)
         self._masked: bool | None = None
@@ -124,6 +125,20 @@ class TemporalConsistency:
                 seen = self._visible.add(*pair, counted[index] & visible[index, 0])
             self._curve.append(PairAgreement(whole[0], whole[1], seen[0], seen[1]))
         self._masked = visible is not None if len(now) else self._masked
+
+    def join(self, other: TemporalConsistency) -> None:
+        """Add the pairs of another clip.
+
+        Raises:
+            ConfigError: one came with masks and the other without.
+        """
+        if self._masked is not None and other._masked not in (self._masked, None):
+            raise ConfigError("every clip must come with masks of what is visible, or none")
+        self._masked = other._masked if self._masked is None else self._masked
+        for mine, theirs in ((self._whole, other._whole), (self._visible, other._visible)):
+            mine.matrix.counts += theirs.matrix.counts
+            mine.pixels += theirs.pixels
+        self._curve += other._curve
 
     def scores(self) -> Consistency:
         """The scores of all pairs so far.

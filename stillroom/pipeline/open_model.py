@@ -1,0 +1,114 @@
+"""What is scored, by what the user calls it: a teacher, a run folder, a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from stillroom.pipeline.targets import with_classes
+from stillroom.stages.models.student import StudentConfig, build_student
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.weights import fit_state, load_state
+from stillroom.stages.torch_state import best_device
+from stillroom.stages.train import run_folder
+from stillroom.stages.train.checkpoint import load_checkpoint
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.evaluate.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something that can be scored.
+
+    module: the torch module with its parameters; None for a bare callable
+    classes: names, or None where the model does not know them
+    idle: how many of its parameters its output does not depend on
+    """
+
+    name: str
+    predictor: Predictor
+    module: Any
+    classes: tuple[str, ...] | None
+    idle: int = 0
+
+
+def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> Model:
+    """Find a model by what the user calls it: `teacher:NAME`, a run folder, or a checkpoint file.
+
+    Raises:
+        ConfigError: there is nothing by this name.
+        CacheIncomplete: the run folder has no model yet.
+        WeightsError: the checkpoint cannot be read.
+    """
+    from stillroom.stages.evaluate.predict import TeacherPredictor
+
+    if model.startswith("teacher:"):
+        name = model.removeprefix("teacher:")
+        if name not in run.teachers:
+            known = ", ".join(run.teachers) or "none"
+            raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
+        teacher = build_teacher(with_classes(name, run.teachers[name], run))
+        return Model(
+            model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
+        )
+    if own_upsampling:
+        raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
+    path = Path(model)
+    if not path.exists():
+        raise ConfigError(
+            f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
+            "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
+        )
+    if path.is_dir():
+        return _open_student(path / run_folder.MODEL, run)
+    return _open_student(path, run)
+
+
+def _open_student(path: Path, run: RunConfig) -> Model:
+    """A student from a checkpoint, built as its run folder says."""
+    from stillroom.stages.evaluate.predict import StudentPredictor
+
+    folder = path.parent
+    document = run_folder.read_json(folder / run_folder.CONFIG)
+    if not isinstance(document, dict) or not {"student", "classes"} <= document.keys():
+        raise ConfigError(
+            f"{folder}: its {run_folder.CONFIG} is missing or not one that `stillroom train` "
+            "wrote, so this is no run folder"
+        )
+    if not path.exists():
+        raise CacheIncomplete(
+            f"{path}: the run has not finished; run `stillroom train` again to go on, or name "
+            f"{folder / run_folder.LAST}"
+        )
+    classes = tuple(document["classes"])
+    student = build_student(_as_trained(document["student"], folder), len(classes))
+    if path.suffix == ".pt":
+        checkpoint = load_checkpoint(path)
+        if checkpoint is None or "student" not in checkpoint:
+            raise WeightsError(f"{path}: not a checkpoint of `stillroom train`")
+        fit_state(student, checkpoint.get("ema") or checkpoint["student"], path)
+    else:
+        fit_state(student.network, load_state(path), path)
+    student.to(best_device())
+    name = str(folder) if path.name == run_folder.MODEL else str(path)
+    return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
+
+
+def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
+    """The student's section, without the weights that it began from."""
+    start = ("weights", "encoder_weights")
+    said = {key: None if key in start else value for key, value in document.items()}
+    try:
+        found: StudentConfig = TypeAdapter(StudentConfig).validate_python(said)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}/{run_folder.CONFIG}: its student is none that this stillroom knows; score "
+            f"the run with the version that trained it ({error.error_count()} faults)"
+        ) from error
+    return found

@@ -1,0 +1,135 @@
+"""`stillroom eval --video`: models along the clips of the run file's [evaluate].video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stillroom.pipeline.config import EXACT
+from stillroom.stages.sources.open import open_source
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.open_model import Model
+    from stillroom.stages.evaluate.footage import Footage, FootageScores
+    from stillroom.stages.evaluate.settings import VideoConfig
+
+    OnFrames = Callable[[str, int, int], None]
+
+CURVES, CHANGES, FLOW, FILM = "consistency.png", "changes.png", "flow.png", "film.mp4"
+
+
+@dataclass(frozen=True)
+class VideoFootage:
+    """The clips that a run file asks for."""
+
+    settings: VideoConfig
+    footage: Footage
+
+
+@dataclass(frozen=True)
+class VideoEvaluation:
+    """How steady a model is along them."""
+
+    settings: VideoConfig
+    scores: FootageScores
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {
+            "source": self.settings.source,
+            "flow": self.settings.flow,
+            "occlusion": self.settings.occlusion,
+            **self.scores.to_dict(),
+        }
+
+
+def open_footage(run: RunConfig) -> VideoFootage:
+    """Find the clips and the flow; no frame is read yet.
+
+    Raises:
+        ConfigError: the run file has no [evaluate].video, or its source has no clips, or it does
+            not know its flow.
+        WeightsError: the flow model's weights are not there.
+    """
+    from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
+    from stillroom.stages.evaluate.clips import clips_of
+    from stillroom.stages.evaluate.footage import Footage
+
+    settings = None if run.evaluate is None else run.evaluate.video
+    if settings is None:
+        raise ConfigError(
+            "the run file says of no clips what --video is to measure; add to [evaluate]: "
+            'video = { source = "NAME", flow = "NAME" }, a source of clips and a section of [flows]'
+        )
+    source = open_source(run.sources[settings.source])
+    clips, left_out = clips_of(source, settings)
+    flow: ExactFlow | KeptFlow
+    if settings.flow == EXACT:
+        flow = ExactFlow(source, settings.source, both_ways=settings.occlusion)
+    else:
+        model = run.flows[settings.flow]
+        flow = KeptFlow(model, settings.path, both_ways=settings.occlusion)
+    footage = Footage(source, run.cache.canvas, tuple(clips), flow, tuple(left_out))
+    return VideoFootage(settings, footage)
+
+
+def follow(video: VideoFootage, on_frames: OnFrames) -> None:
+    """Have the flow of all clips computed and kept, as far as it is not.
+
+    on_frames: told (stage, frames done, frames in all)
+    """
+    if video.settings.flow == EXACT:
+        return  # it is drawn faster than it would be read
+    stage, total = f"flow {video.settings.flow}", video.footage.frames
+    video.footage.follow(lambda done: on_frames(stage, done, total))
+
+
+def measure_video(
+    video: VideoFootage, model: Model, on_frames: OnFrames, *, keep: bool
+) -> VideoEvaluation:
+    """Measure how steady a model is.
+
+    on_frames: told (stage, frames done, frames in all)
+    keep: its predictions, for pictures
+    """
+    from stillroom.stages.evaluate.footage import measure_footage
+
+    stage, total = f"video {model.name}", video.footage.frames
+    scores = measure_footage(
+        model.predictor,
+        video.footage,
+        keep=keep,
+        on_frames=lambda done: on_frames(stage, done, total),
+    )
+    return VideoEvaluation(video.settings, scores)
+
+
+def picture_paths(folder: Path | None) -> Iterator[Path]:
+    """The files that `draw_video` leaves there."""
+    if folder is not None:
+        yield from (folder / name for name in (CURVES, CHANGES, FLOW, FILM))
+
+
+def draw_video(
+    video: VideoFootage,
+    models: Mapping[str, VideoEvaluation],
+    classes: Sequence[str],
+    folder: Path,
+) -> None:
+    """Draw the first clip that was measured: curves, what changes, the flow, and a film."""
+    from stillroom.stages.evaluate.clip_pictures import ClipPictures
+
+    scores = {name: one.scores for name, one in models.items()}
+    pictures = ClipPictures(
+        video.footage, scores, f"{video.settings.source}, flow {video.settings.flow}"
+    )
+    curves, changes, flow, film = picture_paths(folder)
+    pictures.curves(curves)
+    pictures.changes(changes, classes)
+    pictures.flow(flow)
+    pictures.film(film, classes)

@@ -1,0 +1,124 @@
+"""Which clips a source has, and where frames are missing in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stillroom.stages.evaluate.settings import VideoConfig
+    from stillroom.stages.sources.source import Source
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of a source that follow each other.
+
+    Attributes:
+        name: of the clip.
+        indices: of its frames in the source, in the order of time.
+        breaks: positions in `indices` whose frame does not follow at once the one before it.
+    """
+
+    name: str
+    indices: tuple[int, ...]
+    breaks: frozenset[int]
+
+    @property
+    def pairs(self) -> int:
+        """Frames that follow each other at once."""
+        return len(self.indices) - 1 - len(self.breaks)
+
+
+@dataclass(frozen=True)
+class LeftOutClip:
+    """A clip that cannot be measured, and why."""
+
+    clip: str
+    reason: str
+
+
+def clips_of(source: Source, settings: VideoConfig) -> tuple[list[Clip], list[LeftOutClip]]:
+    """The clips that are asked for, in the order of the source, and those that are of no use.
+
+    Two frames follow each other at once where no more time lies between them than the difference
+    that is the most frequent in their clip.
+
+    Raises:
+        ConfigError: the source has no clips, none by such a name, none of two frames, or one with
+            two frames at a time.
+    """
+    timed = _timed_frames(source, settings.source)
+    wanted = list(timed)
+    if isinstance(settings.clips, tuple):
+        _demand_known(settings, wanted)
+        wanted = list(dict.fromkeys(settings.clips))
+    most = settings.clips if isinstance(settings.clips, int) else len(wanted)
+    found: list[Clip] = []
+    left_out: list[LeftOutClip] = []
+    for name in wanted:
+        if len(found) == most:
+            break
+        clip = _clip(source, name, timed[name], settings.frames)
+        if clip.pairs:
+            found.append(clip)
+        else:
+            count = len(clip.indices)
+            reason = "it has one frame" if count == 1 else f"its {count} frames are no neighbours"
+            left_out.append(LeftOutClip(name, reason))
+    if not found:
+        raise ConfigError(
+            f"evaluate.video.source: {settings.source!r} has no clip of two frames that follow "
+            f"each other; {left_out[0].clip}: {left_out[0].reason}"
+        )
+    return found, left_out
+
+
+def _timed_frames(source: Source, name: str) -> dict[str, list[tuple[int, int]]]:
+    """(time, index) of every frame, by clip."""
+    timed: dict[str, list[tuple[int, int]]] = {}
+    for index in range(len(source)):
+        clip, time = source.position(index)
+        if clip is not None and time is not None:
+            timed.setdefault(clip, []).append((time, index))
+    if not timed:
+        raise ConfigError(
+            f"evaluate.video.source: {name!r} has no clips: its frames do not say to which clip "
+            "they belong and when; name a source of video"
+        )
+    return timed
+
+
+def _demand_known(settings: VideoConfig, known: Sequence[str]) -> None:
+    for name in settings.clips if isinstance(settings.clips, tuple) else ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            first = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {first}"
+            raise ConfigError(
+                f"evaluate.video.clips: {settings.source!r} has no clip {name!r}; {hint}"
+            )
+
+
+def _clip(source: Source, name: str, timed: list[tuple[int, int]], most: int | str) -> Clip:
+    """The beginning of a clip; its usual difference of time is that of the whole clip."""
+    timed.sort()
+    steps = [later[0] - now[0] for now, later in pairwise(timed)]
+    if 0 in steps:
+        place = steps.index(0)
+        first, second = (source.frame_ids[timed[at][1]] for at in (place, place + 1))
+        raise ConfigError(
+            f"clip {name!r} has two frames at time {timed[place][0]}: {first} and {second}"
+        )
+    kept = timed if isinstance(most, str) else timed[:most]
+    counted = Counter(steps)
+    usual = min(counted, key=lambda step: (-counted[step], step), default=0)
+    breaks = {place for place, step in enumerate(steps[: len(kept) - 1], 1) if step > usual}
+    return Clip(name, tuple(index for _, index in kept), frozenset(breaks))
