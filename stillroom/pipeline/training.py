@@ -76,7 +76,8 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     student = build_student(student_config, len(classes))
     streams, cached = {}, _cached_strides(cache, settings, objective)
     for name, stream in settings.streams.items():
-        needs = objective.needs(is_labelled(cache, name, stream), student.strides, cached)
+        labelled, clips = is_labelled(cache, name, stream), stream.triplets is not None
+        needs = objective.needs(labelled, student.strides, cached, clips=clips)
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     check_objective(objective, streams, classes)
     objective.prepare(_sizes(student, streams, cached))

@@ -41,7 +41,8 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
     read: dict[str, set[str]] = {}
     codes: set[tuple[str, str, str]] = set()  # source, teacher, artifact
     for name, stream in settings.streams.items():
-        needs = objective.artifacts(is_labelled(cache, name, _checked(run, name, stream)))
+        labelled = is_labelled(cache, name, _checked(run, name, stream))
+        needs = objective.artifacts(labelled, clips=stream.triplets is not None)
         said = {(key.partition("/")[0], key.partition("/")[2]) for key in needs}
         source = stream.source or name
         read.setdefault(source, {FRAMES}).update(teacher for teacher, _ in said)

@@ -143,11 +143,6 @@ class CacheDataset:
         return {f"{one.source}/{one.name}": one.fingerprint for one in sets}
 
     @property
-    def clips(self) -> bool:
-        """Whether its frames come as triplets, with the flow between them: none do yet."""
-        return False
-
-    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of a sample in pixels."""
         return self.view.crop or self.canvas
