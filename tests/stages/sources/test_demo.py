@@ -178,7 +178,7 @@ def test_a_section_of_a_run_file_becomes_the_config_of_its_kind() -> None:
 
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="camvid, demo, image_mask, images"):
+    with pytest.raises(ConfigError, match="camvid, cityscapes_sequence, clips, demo, image_mask"):
         open_source(DemoConfig().model_copy(update={"kind": "movie"}))
 
 
