@@ -172,30 +172,21 @@ def test_a_container_that_seeks_wrongly_is_read_from_its_start(
     expected = sequential(films / "mp4_film.mp4")
     real, moment = video_reader._Decoder._seek, video_reader._Decoder._moment
     source = opened(films / "mp4_film.mp4")
-    lied = []
+    lied: list[int] = []
+    unknown: list[bool] = []
 
     def seek(self: Any, number: int) -> bool:
         lied.append(number)
+        unknown.append(lie == "nowhere")
         if lie == "refuses":
             return False
-        return real(self, number - 7 if lie == "wrong place" else 149 if lie == "past it" else 60)
+        return real(self, {"wrong place": number - 7, "past it": 149}.get(lie, number))
 
-    def lost(self: Any) -> float:
-        after_seek = bool(lied) and self._next == 0 and lied[-1] > 0
-        return -1.0 if lie == "nowhere" and after_seek and len(asked) else moment(self)
+    def said(self: Any) -> float:
+        return -1.0 if unknown and unknown.pop() else moment(self)
 
-    asked: list[int] = []
     monkeypatch.setattr(video_reader._Decoder, "_seek", seek)
-    if lie == "nowhere":
-        go = video_reader._Decoder._go
-
-        def going(self: Any, number: int) -> None:
-            asked.append(number)
-            go(self, number)
-            asked.clear()
-
-        monkeypatch.setattr(video_reader._Decoder, "_go", going)
-        monkeypatch.setattr(video_reader._Decoder, "_moment", lost)
+    monkeypatch.setattr(video_reader._Decoder, "_moment", said)
     for index in (130, 20, 100):
         np.testing.assert_array_equal(source.load(index).image, expected[index])
     assert lied
