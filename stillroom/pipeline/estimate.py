@@ -76,6 +76,10 @@ class Sample:
         """As the source's."""
         return self._source.position(self._indices[index])
 
+    def labelled(self, index: int) -> bool:
+        """As the source's."""
+        return self._source.labelled(self._indices[index])
+
     def identity(self) -> dict[str, object]:
         """Of a sample; no cache that lasts is made from one."""
         return {"kind": "sample", "of": self._source.identity()}

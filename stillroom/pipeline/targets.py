@@ -13,9 +13,6 @@ from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.cache.items import FrameItems, PairItems
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.stages.models.teacher import describe_teacher
-from stillroom.stages.sources.camvid import CLASSES, CamVidConfig
-from stillroom.stages.sources.image_mask import ImageMaskConfig
-from stillroom.stages.sources.images import ImagesConfig
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.pairs import RULE, plan_pairs
 from stillroom.storage_specs.codecs.steps import FLOW_MAX
@@ -251,7 +248,7 @@ def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:
     for name in run.cached_sources():
         config = run.sources[name]
         if not must_exist and _is_absent(config):
-            absent[name] = _stated_identity(config)
+            absent[name] = {**config.stated(), "frames": ANY, "listing_sha256": ANY}
         else:
             sources[name] = open_source(config)
     preset = load_preset(run.cache.preset, run.cache.codecs, run.cache.shard_frames)
@@ -310,28 +307,13 @@ def with_classes(name: str, config: TeacherConfig, run: RunConfig) -> TeacherCon
 
 def source_classes(config: SourceConfig) -> tuple[str, ...] | None:
     """Names of a source's classes, whether its files are here or not; None if unlabelled."""
-    if not folders_of(config):
-        return open_source(config).classes
-    classes = _stated_identity(config)["classes"]
+    classes = config.stated()["classes"]
     return None if classes is None else tuple(classes)
-
-
-def folders_of(config: SourceConfig) -> tuple[Path, ...]:
-    """The folders that a source's files lie in; none where it needs no files."""
-    if isinstance(config, CamVidConfig):
-        root = config.root.expanduser()
-        return (root / config.split, root / f"{config.split}annot")
-    if isinstance(config, ImageMaskConfig):
-        return config.folders()
-    if isinstance(config, ImagesConfig):
-        roots = config.root if isinstance(config.root, tuple) else (config.root,)
-        return tuple(root.expanduser() for root in roots)
-    return ()
 
 
 def _is_absent(config: SourceConfig) -> bool:
     """Whether none of its folders exists; anything short of that is a source that is broken."""
-    folders = folders_of(config)
+    folders = config.folders()
     return bool(folders) and not any(_exists(folder) for folder in folders)
 
 
@@ -345,14 +327,3 @@ def _exists(folder: Path) -> bool:
             f"{folder} cannot be read: {error.strerror}; give this user permission"
         ) from error
     return True
-
-
-def _stated_identity(config: SourceConfig) -> dict[str, Any]:
-    """The identity of a source of files as far as its section alone says it."""
-    identity: dict[str, Any] = {"kind": config.kind, "classes": None}
-    if isinstance(config, CamVidConfig):
-        identity |= {"split": config.split, "classes": list(CLASSES)}
-    elif isinstance(config, ImageMaskConfig):
-        ids = {str(raw): index for raw, index in config.label_ids().index_of.items()}
-        identity |= {"ids": ids, "unlisted": config.unlisted, "classes": list(config.classes)}
-    return {**identity, "frames": ANY, "listing_sha256": ANY}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow.compute as pc
 
 from stillroom.stages.settings import Settings
-from stillroom.stages.sources.files import FileSource, LabelIds
+from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing, find_images
 from stillroom.stages.sources.source import IGNORE
 
@@ -43,6 +44,15 @@ class CamVidConfig(Settings):
     root: Path
     split: Literal["train", "val", "test"] = "train"
 
+    def folders(self) -> tuple[Path, Path]:
+        """The folders of images and of labels."""
+        root = self.root.expanduser()
+        return root / self.split, root / f"{self.split}annot"
+
+    def stated(self) -> dict[str, Any]:
+        """The identity as far as this section alone says it."""
+        return {"kind": self.kind, "split": self.split, "classes": list(CLASSES)}
+
 
 def open_camvid(config: CamVidConfig) -> FileSource:
     """List one split. Clip and time come from names like `0016E5_07959` and `0006R0_f00930`.
@@ -50,13 +60,12 @@ def open_camvid(config: CamVidConfig) -> FileSource:
     Raises:
         ConfigError: a folder is missing, unreadable or empty, or two of its files have one name.
     """
-    root = config.root.expanduser()
-    names, images = find_images(root / config.split, recursive=False).by_stem()
-    labelled, labels = find_images(root / f"{config.split}annot", recursive=False).by_stem()
+    image_folder, label_folder = config.folders()
+    names, images = find_images(image_folder, recursive=False).by_stem()
+    labelled, labels = find_images(label_folder, recursive=False).by_stem()
     listing = Listing(names, images, labels.take(pc.index_in(names, value_set=labelled)))
     ids = {index: index for index in range(len(CLASSES))} | {VOID: IGNORE}
-    facts = {"kind": "camvid", "split": config.split}
-    return FileSource(listing, facts, LabelIds(CLASSES, ids), clip_and_time)
+    return FileSource(listing, config.stated(), LabelIds(CLASSES, ids), position_of=clip_and_time)
 
 
 def clip_and_time(frame_id: str) -> tuple[str | None, int | None]:

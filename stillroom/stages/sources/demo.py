@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
-from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.source import IGNORE, Frame
 from stillroom.stages.sources.street.draw import draw
 from stillroom.stages.sources.street.motion import flow_to_next
 from stillroom.stages.sources.street.scene import CLASSES, DRAWING, Scene, build_scene
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -28,6 +30,8 @@ class DemoConfig(Settings):
         height: rows of a frame.
         width: columns of a frame.
         labelled: False hides the labels, for an unlabelled source of the same world.
+        label_every: one frame in so many has its label, from the middle of the first so many on:
+            of a clip's 8 frames that at time 4, where this is 8.
     """
 
     kind: Literal["demo"] = "demo"
@@ -37,6 +41,30 @@ class DemoConfig(Settings):
     height: int = Field(default=128, ge=16, le=2160)
     width: int = Field(default=192, ge=16, le=4096)
     labelled: bool = True
+    label_every: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.label_every > self.frames_per_clip:
+            raise ValueError(
+                f"label_every {self.label_every} leaves clips of {self.frames_per_clip} frames "
+                "without a label; for none at all, labelled = false"
+            )
+        if self.label_every > 1 and not self.labelled:
+            raise ValueError("label_every chooses among labels, and labelled = false hides them")
+        return self
+
+    def folders(self) -> tuple[Path, ...]:
+        """None: its frames are drawn."""
+        return ()
+
+    def stated(self) -> dict[str, Any]:
+        """The config and the drawing's version: together they decide every byte."""
+        stated = self.model_dump(mode="json")
+        if self.label_every == 1:  # as it was before frames could lack one
+            del stated["label_every"]
+        classes = list(CLASSES) if self.labelled else None
+        return {**stated, "drawing": DRAWING, "classes": classes}
 
 
 class DemoSource:
@@ -68,10 +96,17 @@ class DemoSource:
         name, time = self._ids[index].split("_")
         return name, int(time)
 
+    def labelled(self, index: int) -> bool:
+        """Whether the frame shows its label."""
+        every = self.config.label_every
+        return self.config.labelled and self._time(index) % every == every // 2
+
     def load(self, index: int) -> Frame:
         """Draw one frame."""
         drawn = draw(self._scene(index), self._time(index))
         label = drawn.label if self.config.labelled else None
+        if label is not None and not self.labelled(index):
+            label = np.full_like(label, IGNORE)
         return Frame(self._ids[index], drawn.image, label)
 
     def flow(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -94,11 +129,7 @@ class DemoSource:
 
     def identity(self) -> dict[str, Any]:
         """The config and the drawing's version: together they decide every byte."""
-        return {
-            **self.config.model_dump(mode="json"),
-            "drawing": DRAWING,
-            "classes": list(CLASSES) if self.config.labelled else None,
-        }
+        return self.config.stated()
 
     def _scene(self, index: int) -> Scene:
         config = self.config

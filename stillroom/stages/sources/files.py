@@ -16,45 +16,9 @@ from stillroom.storage_specs.errors import FrameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
+    from stillroom.stages.sources.clip_places import ClipPlaces
+    from stillroom.stages.sources.label_ids import LabelIds
     from stillroom.stages.sources.listing import Listing
-
-
-@dataclass(frozen=True)
-class LabelIds:
-    """Which class a label file's raw id means.
-
-    Attributes:
-        classes: names of the class indices.
-        index_of: raw id -> class index, or 255 for an id to be ignored.
-        ignore_unlisted: whether an id outside `index_of` is ignored, or a fault of the frame.
-    """
-
-    classes: tuple[str, ...]
-    index_of: Mapping[int, int]
-    ignore_unlisted: bool = False
-
-    def convert(self, name: str, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Raw ids (H, W) to class indices uint8 (H, W).
-
-        Raises:
-            FrameError: ids that mean nothing here, named.
-        """
-        present = np.unique(raw)
-        unlisted = [int(value) for value in present if int(value) not in self.index_of]
-        if unlisted and not self.ignore_unlisted:
-            shown = ", ".join(map(str, unlisted[:8])) + (", ..." if len(unlisted) > 8 else "")
-            raise FrameError(
-                f"{name}: label values {shown} are outside the class list "
-                f"({len(self.classes)} classes; ids known here: {_ranges(self.index_of)})"
-            )
-        indices = [self.index_of.get(int(value), IGNORE) for value in present]
-        if raw.dtype == np.uint8:
-            table = np.full(256, IGNORE, np.uint8)
-            table[present] = indices
-            return np.take(table, raw)
-        return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
 
 
 def no_clip(_: str) -> tuple[None, None]:
@@ -64,22 +28,29 @@ def no_clip(_: str) -> tuple[None, None]:
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Frames listed from disk, in natural order of their ids.
+    """Frames listed from disk, in natural order of their ids or by clip and time.
 
     Attributes:
         frames: the files.
         facts: the identity's own part: kind and whatever of the config decides the content.
         ids: how label files are read; None in an unlabelled source.
         position_of: clip and time as a frame's id has them.
+        clips: clip and time of every frame, where they take more than its id to know; the frames
+            are then in the order of clips and times, as they are given.
+        sparse: whether a frame of a labelled source may have no label: it is then ignored
+            everywhere, where in other sources it is a fault of the frame.
     """
 
     frames: Listing
     facts: Mapping[str, Any]
     ids: LabelIds | None = None
     position_of: Callable[[str], tuple[str | None, int | None]] = no_clip
+    clips: ClipPlaces | None = None
+    sparse: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frames", self.frames.ordered())
+        if self.clips is None:
+            object.__setattr__(self, "frames", self.frames.ordered())
 
     @property
     def frame_ids(self) -> Names:
@@ -105,6 +76,8 @@ class FileSource:
         image = read_image(Path(listed.image))
         if self.ids is None:
             return Frame(listed.frame_id, image)
+        if listed.label is None and self.sparse:
+            return Frame(listed.frame_id, image, np.full(image.shape[:2], IGNORE, np.uint8))
         if listed.label is None:
             raise FrameError(f"{Path(listed.image).name}: it has no label file")
         raw = read_label(Path(listed.label))
@@ -117,7 +90,13 @@ class FileSource:
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Clip and time, where the layout has them."""
+        if self.clips is not None:
+            return self.clips.position(index)
         return self.position_of(self.frame_ids[index])
+
+    def labelled(self, index: int) -> bool:
+        """Whether the frame has a label file."""
+        return self.ids is not None and self.frames.labelled(index)
 
     def identity(self) -> dict[str, Any]:
         """Kind, classes, id mapping and the listing's fingerprint."""
@@ -128,14 +107,3 @@ class FileSource:
             "frames": len(self.frames),
             "listing_sha256": self.frames.sha256,
         }
-
-
-def _ranges(ids: Mapping[int, int]) -> str:
-    """Ids as "0-10, 255"."""
-    runs: list[list[int]] = []
-    for value in sorted(ids):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,6 +24,15 @@ class ImagesConfig(Settings):
     kind: Literal["images"] = "images"
     root: Path | tuple[Path, ...]
 
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that its files lie in."""
+        roots = self.root if isinstance(self.root, tuple) else (self.root,)
+        return tuple(root.expanduser() for root in roots)
+
+    def stated(self) -> dict[str, Any]:
+        """The identity as far as this section alone says it."""
+        return {"kind": self.kind, "classes": None}
+
 
 def open_images(config: ImagesConfig) -> FileSource:
     """List the images; a frame is named by its path below its root.
@@ -34,14 +43,13 @@ def open_images(config: ImagesConfig) -> FileSource:
     Raises:
         ConfigError: no root, a root inside another, or a folder missing, unreadable or empty.
     """
-    given = config.root if isinstance(config.root, tuple) else (config.root,)
     # abspath: "." has no name, and a link's own name is what its owner sees
-    roots = [Path(os.path.abspath(root.expanduser())) for root in given]
+    roots = [Path(os.path.abspath(root)) for root in config.folders()]
     prefixes = _prefixes(roots)
     found = [find_images(root, recursive=True) for root in roots]
     named = [each.by_path(prefix) for each, prefix in zip(found, prefixes, strict=True)]
     ids = pa.concat_arrays([ids for ids, _ in named])
-    return FileSource(Listing(ids, joined([files for _, files in named])), {"kind": "images"})
+    return FileSource(Listing(ids, joined([files for _, files in named])), config.stated())
 
 
 def _prefixes(roots: list[Path]) -> list[str]:

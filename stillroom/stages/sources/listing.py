@@ -12,7 +12,6 @@ from array import array
 from dataclasses import dataclass
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +28,12 @@ from stillroom.stages.sources.names import (
     sorted_places,
     text_of,
 )
+from stillroom.stages.sources.walk import walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SUFFIX = r"\.[^./]*$"
 
@@ -129,6 +130,10 @@ class Listing:
         )
         return ListedFrame(frame_id, image, size, label, label_size)
 
+    def labelled(self, index: int) -> bool:
+        """Whether a frame has a label file."""
+        return self.labels is not None and bool(self.labels.spelled[int(index)].is_valid)
+
     def take(self, places: Any) -> Listing:
         """The frames at some places, in that order."""
         labels = None if self.labels is None else self.labels.take(places)
@@ -182,6 +187,10 @@ class FoundFiles:
     names: Any
     sizes: Any
 
+    @property
+    def _shown(self) -> str:
+        return self.folder[:-1] or self.folder
+
     def by_path(self, prefix: str = "") -> tuple[Any, Files]:
         """Frames that are named `prefix` and the path below the folder: their ids and files."""
         ids = self.names
@@ -196,16 +205,18 @@ class FoundFiles:
         Files whose stem ends otherwise are left out.
 
         Raises:
-            ConfigError: two files have one name.
+            ConfigError: two files have one name, or no file's name ends so.
         """
         stems = pc.replace_substring_regex(self.names, SUFFIX, "")
         kept = pc.ends_with(stems, ending)
+        if not pc.any(kept).as_py():
+            raise ConfigError(f"{self._shown} holds no image whose name ends in {ending!r}")
         names, stems, sizes = (each.filter(kept) for each in (self.names, stems, self.sizes))
         ids = pc.utf8_slice_codeunits(stems, 0, stop=-len(ending)) if ending else stems
         if doubled := repeated(at(sorted_places(ids), ids)):
             pair = names.filter(pc.equal(ids, doubled[0]))
             raise ConfigError(
-                f"{self.folder[:-1] or self.folder} holds {pair[0]} and {pair[1]}: "
+                f"{self._shown} holds {pair[0]} and {pair[1]}: "
                 f"both would be frame {doubled[0]!r}; remove one"
             )
         suffixes = pc.replace_substring_regex(names, rf"^.*({SUFFIX[:-1]})$", r"\1")
@@ -234,7 +245,7 @@ def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
     sizes = array("q")
 
     def images() -> Iterator[str]:
-        for entry, relative in _walk(folder, recursive):
+        for entry, relative in walk(folder, recursive=recursive):
             if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                 sizes.append(entry.stat().st_size)
                 yield relative
@@ -246,45 +257,3 @@ def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
     order = sorted_places(names)
     all_sizes = pa.array(np.frombuffer(sizes, np.int64))
     return FoundFiles(os.path.join(str(folder), ""), at(order, names), at(order, all_sizes))
-
-
-def _walk(folder: Path, recursive: bool) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield (entry, path below `folder`) of every visible file."""
-    entered: set[str] = set()
-    waiting = [(str(folder), "")]
-    while waiting:
-        current, prefix = waiting.pop()
-        real = str(Path(current).resolve())
-        if real in entered:
-            continue
-        entered.add(real)
-        folders = []
-        for entry in _scan(current):
-            relative = prefix + entry.name
-            if entry.is_dir():
-                folders.append((entry.path, relative + "/"))
-            elif entry.is_file():
-                yield entry, relative
-        if recursive:
-            # sorted: which of two links to one folder is entered must not depend on the disk
-            waiting.extend(sorted(folders, reverse=True))
-
-
-def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
-    """The visible entries of a folder, in the disk's order."""
-    try:
-        with os.scandir(folder) as entries:
-            while (entry := next(entries, None)) is not None:
-                if entry.name.startswith("."):
-                    continue
-                if not entry.name.isprintable():  # undecodable bytes arrive as lone surrogates
-                    raise ConfigError(
-                        f"{folder} holds the name {entry.name!a}, which is not printable UTF-8; "
-                        "rename it"
-                    )
-                yield entry
-    except OSError as fault:
-        raise ConfigError(
-            f"{folder} cannot be read: {fault.strerror or fault}; "
-            "give this user permission, or take it out of the source"
-        ) from fault

@@ -22,7 +22,8 @@ class Frame:
     Attributes:
         frame_id: unique within its source, the same on every machine.
         image: uint8 (H, W, 3), RGB.
-        label: uint8 (H, W) class indices, 255 = ignore; None in an unlabelled source.
+        label: uint8 (H, W) class indices, 255 = ignore; None in an unlabelled source. 255
+            everywhere in a frame without a label, where a labelled source may hold such frames.
     """
 
     frame_id: str
@@ -52,6 +53,9 @@ class Source(Protocol):
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Clip and time of a frame; (None, None) where it belongs to no clip."""
+
+    def labelled(self, index: int) -> bool:
+        """Whether this frame itself has a label, as the listing says it: no file is opened."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the frames' content, as plain JSON values without absolute paths."""

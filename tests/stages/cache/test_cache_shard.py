@@ -56,6 +56,9 @@ class Numbered:
     def position(self, index: int) -> tuple[None, None]:
         return None, None
 
+    def labelled(self, index: int) -> bool:
+        return self.classes is not None
+
     def identity(self) -> dict[str, Any]:
         return {}
 

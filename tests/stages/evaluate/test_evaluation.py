@@ -65,6 +65,9 @@ class ListSource:
     def position(self, index: int) -> tuple[None, None]:
         return None, None
 
+    def labelled(self, index: int) -> bool:
+        return True
+
     def identity(self) -> dict[str, Any]:
         return {}
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.open import SOURCES, SourceConfig, open_source
 from stillroom.stages.sources.street.draws import Draws, wave
-from stillroom.stages.sources.street.scene import build_scene
+from stillroom.stages.sources.street.scene import CLASSES, DRAWING, build_scene
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 # Of frames 0, 13 and 63 of the default config. A change that moves them must raise `DRAWING`.
@@ -125,6 +125,40 @@ def test_hidden_labels_leave_the_same_images() -> None:
     np.testing.assert_array_equal(hidden.load(5).image, DemoSource(SMALL).load(5).image)
 
 
+def test_sparse_labels_are_those_of_the_middle_and_the_rest_is_ignored() -> None:
+    sparse = DemoSource(DemoConfig(clips=2, frames_per_clip=7, height=32, width=48, label_every=3))
+    full = DemoSource(DemoConfig(clips=2, frames_per_clip=7, height=32, width=48))
+    marked = [index for index in range(14) if sparse.labelled(index)]
+    assert [sparse.position(index)[1] for index in marked] == [1, 4, 1, 4]
+    assert all(full.labelled(index) for index in range(14))
+    for index in (1, 2):
+        ours, theirs = sparse.load(index), full.load(index)
+        np.testing.assert_array_equal(ours.image, theirs.image)
+        assert ours.label is not None
+        assert theirs.label is not None
+        expected = theirs.label if index in marked else np.full_like(theirs.label, 255)
+        np.testing.assert_array_equal(ours.label, expected)
+    assert sparse.identity() == {**full.identity(), "label_every": 3}
+
+
+def test_the_identity_is_what_it_was_before_labels_could_be_sparse() -> None:
+    assert DemoSource(DemoConfig()).identity() == {
+        "kind": "demo", "clips": 8, "frames_per_clip": 8, "seed": 0, "height": 128, "width": 192,
+        "labelled": True, "drawing": DRAWING, "classes": list(CLASSES),
+    }  # fmt: skip
+
+
+def test_labels_so_sparse_that_there_are_none_are_refused() -> None:
+    with pytest.raises(ValidationError, match="leaves clips of 4 frames without a label"):
+        DemoConfig(frames_per_clip=4, label_every=5)
+    with pytest.raises(ValidationError, match="labelled = false hides them"):
+        DemoConfig(label_every=2, labelled=False)
+    every = DemoSource(DemoConfig(clips=1, frames_per_clip=4, label_every=4))
+    assert [every.labelled(index) for index in range(4)] == [False, False, True, False]
+    hidden = DemoSource(SMALL.model_copy(update={"labelled": False}))
+    assert not any(hidden.labelled(index) for index in range(12))
+
+
 def test_the_identity_survives_json_and_tells_configs_apart() -> None:
     identity = DemoSource(SMALL).identity()
     assert json.loads(json.dumps(identity)) == identity
@@ -178,7 +212,7 @@ def test_a_section_of_a_run_file_becomes_the_config_of_its_kind() -> None:
 
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="camvid, demo, image_mask, images"):
+    with pytest.raises(ConfigError, match="camvid, cityscapes_sequence, clips, demo, image_mask"):
         open_source(DemoConfig().model_copy(update={"kind": "movie"}))
 
 

@@ -1,0 +1,111 @@
+"""Label files' raw ids: what of a run file says it, and how they become class indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from stillroom.stages.settings import Settings
+from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.errors import FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LabelIds:
+    """Which class a label file's raw id means.
+
+    Attributes:
+        classes: names of the class indices.
+        index_of: raw id -> class index, or 255 for an id to be ignored.
+        ignore_unlisted: whether an id outside `index_of` is ignored, or a fault of the frame.
+    """
+
+    classes: tuple[str, ...]
+    index_of: Mapping[int, int]
+    ignore_unlisted: bool = False
+
+    def convert(self, name: str, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Raw ids (H, W) to class indices uint8 (H, W).
+
+        Raises:
+            FrameError: ids that mean nothing here, named.
+        """
+        present = np.unique(raw)
+        unlisted = [int(value) for value in present if int(value) not in self.index_of]
+        if unlisted and not self.ignore_unlisted:
+            shown = ", ".join(map(str, unlisted[:8])) + (", ..." if len(unlisted) > 8 else "")
+            raise FrameError(
+                f"{name}: label values {shown} are outside the class list "
+                f"({len(self.classes)} classes; ids known here: {_ranges(self.index_of)})"
+            )
+        indices = [self.index_of.get(int(value), IGNORE) for value in present]
+        if raw.dtype == np.uint8:
+            table = np.full(256, IGNORE, np.uint8)
+            table[present] = indices
+            return np.take(table, raw)
+        return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
+
+
+class LabelSettings(Settings):
+    """What the label files of a source hold.
+
+    Attributes:
+        classes: names of the class indices.
+        mapping: raw id in a label file -> class index; None where files hold the indices.
+        ignore: raw ids that do not count.
+        unlisted: what an id in neither means: a fault of its frame, or ignore.
+    """
+
+    classes: tuple[str, ...]
+    mapping: dict[int, int] | None = None
+    ignore: tuple[int, ...] = (IGNORE,)
+    unlisted: Literal["fault", "ignore"] = "fault"
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name")
+        count = len(self.classes)
+        wrong = {k: v for k, v in (self.mapping or {}).items() if not 0 <= v < count}
+        if wrong:
+            raise ValueError(f"mapping {wrong} leads outside the {count} classes (0..{count - 1})")
+        both = sorted(set(self.mapping or {}) & set(self.ignore))
+        if both:
+            raise ValueError(f"ids {both} are both mapped and ignored")
+        return self
+
+    def label_ids(self) -> LabelIds:
+        """Raw id -> class index or ignore. An ignored id wins over an index of the same value."""
+        listed = self.mapping
+        if listed is None:
+            listed = {index: index for index in range(len(self.classes))}
+        index_of = listed | dict.fromkeys(self.ignore, IGNORE)
+        return LabelIds(self.classes, index_of, self.unlisted == "ignore")
+
+    def stated_labels(self) -> dict[str, Any]:
+        """What of this decides labels, as plain JSON values."""
+        index_of = self.label_ids().index_of
+        return {
+            "classes": list(self.classes),
+            "ids": {str(raw): index_of[raw] for raw in sorted(index_of)},
+            "unlisted": self.unlisted,
+        }
+
+
+def _ranges(ids: Mapping[int, int]) -> str:
+    """Ids as "0-10, 255"."""
+    runs: list[list[int]] = []
+    for value in sorted(ids):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

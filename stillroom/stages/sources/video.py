@@ -1,0 +1,191 @@
+"""Video files, a clip each, without labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from stillroom.stages.settings import Settings
+from stillroom.stages.sources.names import Names, natural_key, text_of
+from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.video_index import index_video
+from stillroom.stages.sources.video_reader import VideoFile, VideoReader
+from stillroom.stages.sources.walk import walk
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+_SLOWER = 0.99  # of the asked rate: 29.97 frames a second do for 30
+
+
+class VideoConfig(Settings):
+    """Video files as OpenCV decodes them.
+
+    Attributes:
+        root: a folder of videos, read with its subfolders, a file, or a list of either.
+        fps: frames a second that are taken, at most the files' own; None takes every frame.
+    """
+
+    kind: Literal["video"] = "video"
+    root: Path | tuple[Path, ...]
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def folders(self) -> tuple[Path, ...]:
+        """The folders and files that it is made of."""
+        roots = self.root if isinstance(self.root, tuple) else (self.root,)
+        return tuple(root.expanduser() for root in roots)
+
+    def stated(self) -> dict[str, Any]:
+        """The identity as far as this section alone says it."""
+        return {"kind": self.kind, "fps": self.fps, "classes": None}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file in a source: `name` without its suffix is the clip."""
+
+    name: str
+    size: int
+    file: VideoFile
+
+    @property
+    def clip(self) -> str:
+        """Its name without the suffix."""
+        return os.path.splitext(self.name)[0]
+
+    def ids(self) -> Iterator[str]:
+        """Names of its frames."""
+        for place in range(len(self.file)):
+            yield f"{self.clip}/{self.file.number(place):06d}"
+
+
+class VideoSource:
+    """The frames of video files, clip by clip in natural order of the clips' names."""
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, config: VideoConfig, clips: list[Clip]) -> None:
+        self.config = config
+        self.clips = tuple(clips)
+        self._ends = list(accumulate(len(clip.file) for clip in clips))
+        self._reader = VideoReader()
+
+    @cached_property
+    def frame_ids(self) -> Names:
+        """Names such as `tram/000123`: the file and the number of the frame in it."""
+        return Names(text_of(name for clip in self.clips for name in clip.ids()))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def load(self, index: int) -> Frame:
+        """Decode one frame: the same pixels whatever was decoded before.
+
+        Raises:
+            FrameError: it is in the part of a file that was cut off, or the file is another now.
+        """
+        which, place = self._place(index)
+        file = self.clips[which].file
+        image = self._reader.read(which, file, file.number(place))
+        return Frame(self.frame_ids[index], image)
+
+    def position(self, index: int) -> tuple[str | None, int | None]:
+        """The file, and the frame's place among those taken of it."""
+        which, place = self._place(index)
+        return self.clips[which].clip, place
+
+    def labelled(self, index: int) -> bool:
+        """No frame of a video has a label."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """The rate and the files' names, sizes and counts of frames."""
+        rows = sorted(
+            [clip.name, clip.size, len(clip.file.index), len(clip.file)] for clip in self.clips
+        )
+        listing = hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode())
+        return {
+            **self.config.stated(),
+            "frames": len(self),
+            "listing_sha256": listing.hexdigest(),
+        }
+
+    def _place(self, index: int) -> tuple[int, int]:
+        index = range(len(self))[index]
+        which = bisect_right(self._ends, index)
+        return which, index - (self._ends[which - 1] if which else 0)
+
+
+def open_video(config: VideoConfig) -> VideoSource:
+    """Find the files and count their frames.
+
+    Raises:
+        ConfigError: no file, one that cannot be opened or of which no frame decodes, two that
+            would be one clip, or `fps` is given and a file states no rate or a lower one.
+    """
+    found = sorted(_found(config), key=lambda each: (natural_key(each[0]), each[0]))
+    _refuse_equal_clips([name for name, _ in found], [path for _, path in found])
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes without the GIL
+        indices = list(pool.map(index_video, [path for _, path in found]))
+    clips = []
+    for (name, path), index in zip(found, indices, strict=True):
+        step = 1.0 if config.fps is None else _step(path, index.rate, config.fps)
+        clips.append(Clip(name, path.stat().st_size, VideoFile(path, index, step)))
+    return VideoSource(config, clips)
+
+
+def _found(config: VideoConfig) -> list[tuple[str, Path]]:
+    """Name and path of every video."""
+    found: list[tuple[str, Path]] = []
+    for root in config.folders():
+        if root.is_file():
+            found.append((root.name, root))
+            continue
+        if not root.is_dir():
+            raise ConfigError(f"{root} does not exist; `root` is a folder of videos or a list")
+        inside = [
+            (name, root / name)
+            for _, name in walk(root, recursive=True)
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        ]
+        if not inside:
+            raise ConfigError(f"{root} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
+        found += inside
+    if not found:
+        raise ConfigError("a video source needs at least one folder or file in `root`")
+    return found
+
+
+def _refuse_equal_clips(names: list[str], paths: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for name, path in zip(names, paths, strict=True):
+        clip = os.path.splitext(name)[0]
+        if clip in seen:
+            raise ConfigError(f"{seen[clip]} and {path} would both be clip {clip!r}; rename one")
+        seen[clip] = path
+
+
+def _step(path: Path, rate: float, fps: float) -> float:
+    if not rate:
+        raise ConfigError(
+            f"{path} states no frame rate, so `fps` = {fps:g} cannot be taken from it; leave `fps` "
+            "out to take every frame, or write the file anew with a rate"
+        )
+    if rate < _SLOWER * fps:
+        raise ConfigError(
+            f"{path} has {rate:g} frames a second, and `fps` asks for {fps:g}: give `fps` at most "
+            "the rate of the slowest file, or leave it out to take every frame"
+        )
+    return max(1.0, rate / fps)

@@ -1,0 +1,150 @@
+"""What a video file really holds: every frame that decodes, and the moment that it carries.
+
+A container's own word is an estimate in some formats and a promise in others: a file that was cut
+off promises frames that it lost, and one that was cut out of another carries frames that no
+player shows. So the frames are decoded once and counted. Their moments, which are exact, later
+tell which frame a seek has landed on. Counting takes a while, and every command opens its
+sources: what was found is kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STATED = frozenset({".avi", ".m4v", ".mov", ".mp4"})
+"""Containers with an index, whose count is no estimate from a duration."""
+DOUBTFUL = 4
+"""Frames before a cut that are not trusted: what was cut may be shown before what came whole."""
+_FORMAT = 1  # of a kept index
+
+
+@dataclass(frozen=True, eq=False)
+class VideoIndex:
+    """A video file by its frames.
+
+    Attributes:
+        rate: frames a second as the container states them; 0 where it does not.
+        lost: frames that the container promises and the file does not have any more.
+        moments: float64 (N,), when each frame that decodes is shown, in ms from the start.
+    """
+
+    rate: float
+    lost: int
+    moments: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Frames with those that are lost."""
+        return len(self.moments) + self.lost
+
+    @property
+    def whole(self) -> int:
+        """Frames that can be trusted."""
+        return max(0, len(self.moments) - DOUBTFUL) if self.lost else len(self.moments)
+
+
+def open_capture(path: Path, *options: int) -> cv2.VideoCapture | None:
+    """A video file, or None where it cannot be opened."""
+    capture = cv2.VideoCapture()
+    opened = capture.open(os.path.abspath(path), cv2.CAP_FFMPEG, list(options))
+    return capture if opened else None
+
+
+def index_video(path: Path) -> VideoIndex:
+    """The file's index: that of an earlier time if the file is still the same, else by decoding.
+
+    Raises:
+        ConfigError: it cannot be opened, or none of its frames decodes.
+    """
+    kept = _kept(path)
+    if kept is not None and (found := _read(kept)) is not None:
+        return found
+    made = _decode(path)
+    if kept is not None:
+        _write(kept, made)
+    return made
+
+
+def _decode(path: Path) -> VideoIndex:
+    capture = open_capture(path)
+    if capture is None:
+        raise ConfigError(
+            f"{path} cannot be opened as a video ({_bytes(path)}); it is cut off, damaged or of "
+            "a format that OpenCV does not know: repair it, or take it out of the source"
+        )
+    moments = []
+    while capture.grab():
+        moments.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    if not moments:
+        raise ConfigError(
+            f"{path} holds no frame that can be decoded ({_bytes(path)}); take it out of the source"
+        )
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    promised = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    lost = 0
+    if path.suffix.lower() in STATED and len(moments) < promised and _packets(path) < promised:
+        # Were all of them in the file, those that do not show would be meant not to.
+        lost = promised - len(moments)
+    # 1000 is how a browser's recordings say that they do not know it.
+    usable = rate if np.isfinite(rate) and 0 < rate < 1000 else 0.0
+    return VideoIndex(usable, lost, np.array(moments, np.float64))
+
+
+def _packets(path: Path) -> int:
+    """Encoded frames in a file; nothing is decoded."""
+    capture, count = open_capture(path, cv2.CAP_PROP_FORMAT, -1), 0
+    while capture is not None and capture.grab():
+        count += 1
+    return count
+
+
+def _bytes(path: Path) -> str:
+    try:
+        return f"{path.stat().st_size} bytes"
+    except OSError as fault:
+        return fault.strerror or type(fault).__name__
+
+
+def _kept(path: Path) -> Path | None:
+    """Where this state of a file has its index; None where there is no place for it."""
+    try:
+        state = path.stat()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except (OSError, RuntimeError):
+        return None
+    told = (_FORMAT, cv2.__version__, str(path.resolve()), state.st_size, state.st_mtime_ns)
+    name = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    return Path(base) / "stillroom" / "videos" / f"{name}.npy"
+
+
+def _read(kept: Path) -> VideoIndex | None:
+    try:
+        values = np.load(kept, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if values.dtype != np.float64 or values.ndim != 1 or len(values) < 3:
+        return None
+    return VideoIndex(float(values[0]), int(values[1]), values[2:].copy())
+
+
+def _write(kept: Path, index: VideoIndex) -> None:
+    values = np.concatenate([[index.rate, index.lost], index.moments])
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            np.save(Path(folder) / kept.name, values)
+            os.replace(Path(folder) / kept.name, kept)
+    except OSError:
+        return  # no room or no permission: it is counted again next time

@@ -1,0 +1,195 @@
+"""Frames of video files by number, in any order and from any thread, always the same pixels.
+
+A decoder only goes forward. A few are kept open, each at its place in a file: a shard's frames,
+asked for one after the other, are read on from there. Elsewhere a decoder must seek, and where a
+seek lands no container promises: the frame it lands on is known by its moment, which the file's
+index has. If it is unknown, or past the wanted frame, the seek aims farther back, and in the end
+the file is read from its start.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from stillroom.stages.sources.video_index import VideoIndex, open_capture
+from stillroom.storage_specs.errors import FrameError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+DECODERS = 4
+"""Open at a time: two shards are read side by side, and their files may end within them."""
+RECENT = 4
+"""Wanted frames that a decoder remembers: threads ask for neighbours in no certain order."""
+REACH = 64
+"""Frames over which reading on is preferred to a seek."""
+MARGINS = (16, 64, 256)
+"""How far before the wanted frame a seek aims: the first frames after it may refer back past it."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFile:
+    """A file and what of it is wanted.
+
+    Attributes:
+        path: the file.
+        index: its frames.
+        step: every how manieth is wanted, not always whole.
+    """
+
+    path: Path
+    index: VideoIndex
+    step: float = 1.0
+
+    def __len__(self) -> int:
+        return int((len(self.index) - 1) / self.step + 1e-6) + 1
+
+    def number(self, place: int) -> int:
+        """Which frame of the file is the wanted one at a place: the nearest in time."""
+        return min(int(place * self.step + 0.5), len(self.index) - 1)
+
+    def wanted(self, number: int) -> bool:
+        """Whether a frame of the file is wanted at some place."""
+        place = round(number / self.step)
+        return place < len(self) and self.number(place) == number
+
+
+class _Decoder:
+    """An open file at a place. `lock` is held while it moves."""
+
+    def __init__(self, file: VideoFile) -> None:
+        self.file = file
+        self.lock = threading.Lock()
+        self.aim = 0  # where it will be once everything asked of it so far is done
+        self._capture: cv2.VideoCapture | None = None
+        self._next = 0  # number of the frame that a grab gives
+        self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        moments = file.index.moments
+        self._ascending = bool((np.diff(moments) > 0).all())
+
+    def read(self, number: int) -> NDArray[np.uint8]:
+        """One frame, RGB."""
+        with self.lock:
+            if number not in self._recent:
+                if self._capture is None or not 0 <= number - self._next <= REACH:
+                    self._go(number)
+                while self._next < number:
+                    near = number - self._next < RECENT * self.file.step
+                    self._grab(keep=near and self.file.wanted(self._next))
+                self._grab(keep=True)
+            return self._recent[number].copy()
+
+    def _go(self, number: int) -> None:
+        """To any place at or before a frame."""
+        for margin in MARGINS if self._ascending else ():
+            if number - margin <= 0 or not self._seek(number - margin):
+                break
+            moment = self._moment() if self._capture and self._capture.grab() else np.nan
+            place = int(np.searchsorted(self.file.index.moments, moment))
+            known = place < len(self.file.index.moments)
+            if known and self.file.index.moments[place] == moment and place < number:
+                self._next = place + 1
+                return
+        self._capture, self._next = self._opened(), 0
+
+    def _seek(self, number: int) -> bool:
+        if self._capture is None:
+            self._capture = self._opened()
+        return bool(self._capture.set(cv2.CAP_PROP_POS_FRAMES, number))
+
+    def _grab(self, *, keep: bool) -> None:
+        """Decode the next frame; its colours only where it is to be remembered."""
+        number, index = self._next, self.file.index
+        grabbed = self._capture is not None and self._capture.grab()
+        if not grabbed or self._moment() != index.moments[number]:
+            self._capture = None
+            raise FrameError(f"{self.file.path.name}: the file has changed since it was listed")
+        self._next += 1
+        if keep:
+            self._recent[number] = self._retrieved(number)
+            while len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+
+    def _retrieved(self, number: int) -> NDArray[np.uint8]:
+        good, image = self._capture.retrieve() if self._capture is not None else (False, None)
+        if not good or image is None or image.ndim != 3 or image.shape[2] != 3:
+            raise FrameError(f"{self.file.path.name}: frame {number} cannot be read as colours")
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def _moment(self) -> float:
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) if self._capture else float("nan")
+
+    def _opened(self) -> cv2.VideoCapture:
+        capture = open_capture(self.file.path)
+        if capture is None:
+            there = self.file.path.exists()
+            what = "cannot be opened any more" if there else "the file is missing"
+            raise FrameError(f"{self.file.path.name}: {what}")
+        return capture
+
+
+_LEFT: list[_Decoder] = []
+"""A parent's, in its fork: closing them would wait for threads that the fork does not have."""
+
+
+class VideoReader:
+    """A few open decoders for any number of files and threads."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._decoders: list[tuple[int, _Decoder]] = []  # with the file's key; last used last
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideoReader, ()
+
+    def read(self, key: int, file: VideoFile, number: int) -> NDArray[np.uint8]:
+        """Frame `number` of a file, RGB uint8 (H, W, 3).
+
+        key: the file's, the same every time
+
+        Raises:
+            FrameError: the file has no such frame any more, or has changed.
+        """
+        if number >= file.index.whole:
+            raise FrameError(
+                f"{file.path.name}: the file is cut off; of the {len(file.index)} frames that it "
+                f"states, the first {file.index.whole} are whole; number {number} (from 0) is not"
+            )
+        if self._process != os.getpid():  # a fork shares its files' places with its parent
+            _LEFT.extend(decoder for _, decoder in self._decoders)
+            self._start()
+        with self._lock:
+            decoder = self._choose(key, file, number)
+            near = self._near(decoder, number)
+            decoder.aim = max(decoder.aim, number + 1) if near else number + 1
+        return decoder.read(number)
+
+    def _near(self, decoder: _Decoder, number: int) -> bool:
+        return -RECENT * decoder.file.step <= number - decoder.aim <= REACH
+
+    def _choose(self, key: int, file: VideoFile, number: int) -> _Decoder:
+        """The decoder that will be near; else a new one, in place of the one unused for longest."""
+        near = [each for each in self._decoders if each[0] == key and self._near(each[1], number)]
+        if near:
+            chosen = min(near, key=lambda each: abs(number - each[1].aim))
+        elif len(self._decoders) >= DECODERS and self._decoders[0][0] == key:
+            chosen = self._decoders[0]
+        else:
+            chosen = (key, _Decoder(file))
+        # One that leaves the list is closed when its last reader lets go of it.
+        kept = [each for each in self._decoders if each is not chosen]
+        self._decoders = [*kept, chosen][-DECODERS:]
+        return chosen[1]
