@@ -14,7 +14,6 @@ from stillroom.stages.train.batch import Batch, Neighbours
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.terms import TermConfig
-from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
@@ -71,7 +70,7 @@ def test_a_term_of_clips_that_no_stream_feeds_is_refused_with_what_to_set(sectio
     with pytest.raises(ConfigError) as error:
         check(LABELS, section, camvid={"labels", *HELD})
     (fault,) = str(error.value).splitlines()
-    for part in (f"term {section['name']}", "no stream has any", "set `triplets = true`"):
+    for part in (f"term {section['name']}", "no stream has any", "set `triplets` on a stream"):
         assert part in fault
 
 
@@ -80,7 +79,7 @@ def test_a_stream_of_single_frames_that_feeds_no_term_is_refused_saying_why():
         check(LABELS, PAIRS, city={"labels", "motion", *HELD}, rest=HELD)
     (fault,) = str(error.value).splitlines()
     assert fault.startswith("stream rest feeds no term of cross_entropy, pairwise_frame/fpn: ")
-    assert "its frames are single; set `triplets = true`" in fault
+    assert "its frames are single; if they belong to clips, set `triplets`" in fault
     with pytest.raises(ConfigError, match="it is unlabelled, and none of them names a teacher"):
         check(LABELS, city={"motion"})
 
@@ -166,13 +165,8 @@ def make_clips_job(make_job, monkeypatch):
     streams = {"camvid": {"batch": 6}, "city": {"source": "camvid", "batch": 2}}
 
     def make(run, *sections, **options):
-        job = make_job(run, sections, streams=streams, **options)
         teachers = {"fpn/logits": CLASSES, "fpn/features/penultimate": 5}
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            sizes = Sizes(CLASSES, job.student.channels, job.student.strides, teachers)
-            job.objective.prepare(sizes)
-        return job
+        return make_job(run, sections, streams=streams, teachers=teachers, **options)
 
     return make
 

@@ -245,7 +245,7 @@ def test_impossible_options_are_refused(section, said):
 
 def test_a_batch_of_single_frames_is_refused(make_clip):
     seen = make_clip(make(), neighbours=None)
-    with pytest.raises(ArtifactError, match=r"temporal .*'city' has single frames.*triplets = true"):
+    with pytest.raises(ArtifactError, match=r"temporal .*'city' has single frames.*`triplets`"):
         seen.term.value(seen)
 
 
