@@ -28,8 +28,8 @@ def idle_stream(stream: str, terms: Mapping[str, Term], clips: bool) -> str:
     )
     if not clips and any(asks_for_clips(term) for term in terms.values()):
         why = (
-            "its frames are single; set `triplets = true` if they belong to clips, add a term that "
-            "reads single frames, or leave the stream out"
+            "its frames are single; if they belong to clips, set `triplets` to a model of motion "
+            "([flows.*]); otherwise add a term that reads single frames, or leave the stream out"
         )
     return f"stream {stream} feeds no term of {', '.join(terms)}: {why}"
 
@@ -38,7 +38,8 @@ def idle_term(label: str, term: Term) -> str:
     """Say why no stream feeds a term, and what to do."""
     if asks_for_clips(term):
         return (
-            f"term {label} compares frames of a clip, and no stream has any: set `triplets = true` "
-            "on a stream of clips, as in streams = { city = { batch = 4, triplets = true } }"
+            f"term {label} compares frames of a clip, and no stream has any: set `triplets` on a "
+            "stream of clips to a model of motion ([flows.*]), as in streams = { city = { batch = "
+            '4, triplets = "dis" } }'
         )
     return f"term {label} has nothing to read: no stream is labelled, and it names no teacher"

@@ -194,7 +194,7 @@ def make_job(tmp_path, make_cache, make_student):
     make_cache(path)
     weights = iter(range(1_000))  # every job's student begins elsewhere, as after a new start
 
-    def make(run, terms=TERMS, seed=None, **options) -> TrainJob:
+    def make(run, terms=TERMS, seed=None, teachers=None, **options) -> TrainJob:
         job = {name: options.pop(name) for name in ("on_step", "validate_with") if name in options}
         document = {"streams": {"camvid": {"batch": 4}}, "steps": 6, "log_every": 2, **options}
         settings = TrainConfig.model_validate({"path": tmp_path / run, **document})
@@ -205,7 +205,7 @@ def make_job(tmp_path, make_cache, make_student):
         student = make_student(next(weights) if seed is None else seed)
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            objective.prepare(Sizes(CLASSES, student.channels, student.strides, {}))
+            objective.prepare(Sizes(CLASSES, student.channels, student.strides, teachers or {}))
         return TrainJob(
             student=student,
             objective=objective,

@@ -140,7 +140,7 @@ class Seen:
         if self.batch.neighbours is None:
             raise ArtifactError(
                 f"term {self.term.label} compares the frames of clips, and the batch of stream "
-                f"{self.batch.stream!r} has single frames; set `triplets = true` on the stream"
+                f"{self.batch.stream!r} has single frames; set `triplets` on the stream"
             )
         return self.batch.neighbours
 

@@ -1,6 +1,7 @@
 """Fixtures for terms: a batch with a teacher, and what a student says about it.
 
 make_seen (term, **changes) -> Seen of a labelled batch; changes replace the batch's entries
+make_clip (term, **changes) -> Seen of an unlabelled batch of two triplets, likewise
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.batch import Batch, Neighbours
 from stillroom.stages.train.terms.term import Seen, Sizes
 
 CLASSES, SIZE = 3, (16, 22)  # 22 is no multiple of a stride
@@ -85,5 +86,56 @@ def make_seen(sizes):
         torch.manual_seed(0)
         state = term.state(sizes)
         return Seen(term, output, replace(batch, **changes), network, state, progress)
+
+    return make
+
+
+@pytest.fixture
+def make_clip(sizes):
+    """Two triplets in the order of `Neighbours`: both frames, those before, those after."""
+    generator = torch.Generator().manual_seed(1)
+    pairs = torch.tensor([[0, 2], [0, 4], [1, 3], [1, 5]])
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    def mask(stride):
+        shown = torch.ones(6, 1, *cells(stride)).bool()
+        shown[1::2, :, :, -1] = False  # the second triplet's view reaches beyond the canvas
+        return shown
+
+    output = StudentOutput(
+        (2 * normal(6, CLASSES, *cells(4))).requires_grad_(),
+        {
+            "penultimate": normal(6, 6, *cells(4)).relu().requires_grad_(),
+            "stage4": normal(6, 7, *cells(8)).relu().requires_grad_(),
+        },
+    )
+    batch = Batch(
+        stream="city",
+        labelled=False,
+        images=255 * torch.rand(6, 3, *SIZE, generator=generator),
+        labels=None,
+        mask=mask(4),
+        artifacts={
+            "fpn/logits": 3 * normal(6, CLASSES, *cells(4)),
+            "fpn/features/penultimate": normal(6, 5, *cells(4)).relu(),
+            "fpn/features/deep@8": normal(6, 9, *cells(8)).relu(),
+        },
+        masks={8: mask(8)},
+        neighbours=Neighbours(
+            triplets=torch.tensor([[2, 0, 4], [3, 1, 5]]),
+            pairs=pairs,
+            flow=2 * normal(len(pairs), 2, *SIZE),
+            visible=torch.rand(len(pairs), 1, *SIZE, generator=generator) < 0.7,
+        ),
+    )
+    network = Network(normal(CLASSES, 6), STRIDES)
+
+    def make(term, **changes) -> Seen:
+        torch.manual_seed(0)
+        state = term.state(sizes)
+        given = changes.pop("output", output)
+        return Seen(term, given, replace(batch, **changes), network, state)
 
     return make

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.batch import Batch, Neighbours
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses import LOSSES
 from stillroom.stages.train.objective import Objective
@@ -29,9 +29,12 @@ GIVEN = {
     "cross_entropy": {},
     "holistic": {"teacher": "fpn", "weight": 1e-3},
     "masked_generative": {"teacher": "fpn", "weight": 1e-3},
+    "multi_frame": {"teacher": "fpn", "patch": 4},  # 16 cells a side are more than 32 pixels have
+    "temporal": {},
 }
+OF_CLIPS = {"multi_frame", "pairwise_frame", "temporal"}
 # All pairs of cells are compared: memory grows with their square, and docs/losses.md says so.
-PAIRWISE = {"pairwise_affinity"}
+PAIRWISE = {"multi_frame", "pairwise_affinity"}
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -53,32 +56,42 @@ class Stage:
         def normal(*shape):
             return torch.randn(*shape, generator=generator)
 
-        cells = (2, side // 4, side // 4)
-        self.logits = normal(2, classes, *cells[1:]).requires_grad_()
-        self.features = normal(2, CHANNELS, *cells[1:]).relu().requires_grad_()
+        clips = name in OF_CLIPS
+        frames, cells = 3 if clips else 2, (side // 4, side // 4)
+        self.logits = normal(frames, classes, *cells).requires_grad_()
+        self.features = normal(frames, CHANNELS, *cells).relu().requires_grad_()
         self.network = Network(normal(classes, CHANNELS))
         section = {"name": name, **GIVEN.get(name, {"teacher": "fpn"})}
         self.objective = Objective([TERM.validate_python(section)])
         channels = {"logits": classes, "features/penultimate": CHANNELS}
         held = {
-            "fpn/logits": 2 * normal(2, classes, *cells[1:]),
-            "fpn/features/penultimate": normal(2, TEACHERS, *cells[1:]).relu(),
-            "fpn/code/penultimate": normal(2, TEACHERS, *cells[1:]).relu(),
-            "fpn/confidence": torch.rand(2, 1, *cells[1:], generator=generator),
-            "fpn/pseudo_label": torch.randint(0, classes, (2, side, side), generator=generator),
+            "fpn/logits": 2 * normal(frames, classes, *cells),
+            "fpn/features/penultimate": normal(frames, TEACHERS, *cells).relu(),
+            "fpn/code/penultimate": normal(frames, TEACHERS, *cells).relu(),
+            "fpn/confidence": torch.rand(frames, 1, *cells, generator=generator),
+            "fpn/pseudo_label": torch.randint(
+                0, classes, (frames, side, side), generator=generator
+            ),
         }
         teachers = {k: v.shape[1] for k, v in held.items() if v.ndim == 4}
         torch.manual_seed(0)
         self.objective.prepare(Sizes(classes, channels, self.network.strides, teachers))
-        reads = self.objective.needs(True, self.network.strides)
+        reads = self.objective.needs(True, self.network.strides, clips=clips)
         self.batch = Batch(
             stream="camvid",
             labelled=True,
-            images=255 * torch.rand(2, 3, side, side, generator=generator),
-            labels=torch.randint(0, classes, (2, side, side), generator=generator),
-            mask=torch.rand(2, 1, *cells[1:], generator=generator) < 0.8,
+            images=255 * torch.rand(frames, 3, side, side, generator=generator),
+            labels=torch.randint(0, classes, (frames, side, side), generator=generator),
+            mask=torch.rand(frames, 1, *cells, generator=generator) < 0.8,
             artifacts={key: held[key] for key in reads},
         )
+        if clips:
+            self.batch.neighbours = Neighbours(
+                triplets=torch.tensor([[1, 0, 2]]),
+                pairs=torch.tensor([[0, 1], [0, 2]]),
+                flow=2 * normal(2, 2, side, side),
+                visible=torch.rand(2, 1, side, side, generator=generator) < 0.8,
+            )
 
     def value(self, progress=0.5):
         torch.manual_seed(1)

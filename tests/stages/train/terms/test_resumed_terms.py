@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.batch import Batch, Neighbours
 from stillroom.stages.train.checkpoint import load_checkpoint, new_learner, save_last
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
@@ -25,7 +25,11 @@ SECTIONS = {
     "masked_generative": {"weight": 1.0},
     "cross_image_pixel": {"pixels": 12},
     "cross_image_memory": {"pixels": 12, "pixel_memory": 20, "weight": 1.0, "pixel_contrast": 16},
+    "temporal": {"teacher": None},
+    "pairwise_frame": {},
+    "multi_frame": {"patch": 2},
 }
+OF_CLIPS = {"temporal", "pairwise_frame", "multi_frame"}
 STEPS, CLASSES, SIZE = 6, 4, (16, 20)
 
 
@@ -47,7 +51,30 @@ def batches(step):
             "fpn/features/penultimate": torch.randn(2, 5, 4, 5, generator=generator),
         },
     )
-    return [labelled, replace(labelled, stream="rest", labelled=False, labels=None)]
+    unlabelled = replace(labelled, stream="rest", labelled=False, labels=None)
+    return [labelled, unlabelled, clip(generator)]
+
+
+def clip(generator):
+    """One triplet, beside streams of single frames."""
+    return Batch(
+        stream="city",
+        labelled=False,
+        images=255 * torch.rand(3, 3, *SIZE, generator=generator),
+        labels=None,
+        mask=torch.ones(3, 1, 4, 5, dtype=torch.bool),
+        artifacts={
+            "fpn/logits": 3 * torch.randn(3, CLASSES, 4, 5, generator=generator),
+            "fpn/pseudo_label": torch.randint(0, CLASSES, (3, *SIZE), generator=generator),
+            "fpn/features/penultimate": torch.randn(3, 5, 4, 5, generator=generator),
+        },
+        neighbours=Neighbours(
+            triplets=torch.tensor([[1, 0, 2]]),
+            pairs=torch.tensor([[0, 1], [0, 2]]),
+            flow=2 * torch.randn(2, 2, *SIZE, generator=generator),
+            visible=torch.ones(2, 1, *SIZE, dtype=torch.bool),
+        ),
+    )
 
 
 @pytest.fixture
@@ -55,7 +82,11 @@ def begin(tmp_path, make_student):
     settings = TrainConfig.model_validate(
         {
             "path": tmp_path,
-            "streams": {"camvid": {"batch": 2}, "rest": {"batch": 2, "labelled": False}},
+            "streams": {
+                "camvid": {"batch": 2},
+                "rest": {"batch": 2, "labelled": False},
+                "city": {"batch": 1, "labelled": False},
+            },
             "steps": STEPS,
             "optimiser": {"lr": 0.05},
         }
@@ -63,7 +94,10 @@ def begin(tmp_path, make_student):
 
     def make(section, seed):
         torch.manual_seed(seed)
-        objective = Objective(TERMS.validate_python([{"teacher": "fpn", **section}]))
+        sections = [{"teacher": "fpn", **section}]
+        if section["name"] in OF_CLIPS:  # single frames must feed something as well
+            sections.append({"name": "cross_entropy", "teacher": "fpn"})
+        objective = Objective(TERMS.validate_python(sections))
         student = make_student(seed)
         student_sizes = {"logits": CLASSES, "features/penultimate": 8}
         teachers = {"fpn/logits": CLASSES, "fpn/features/penultimate": 5}
