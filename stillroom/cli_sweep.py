@@ -55,7 +55,7 @@ def sweep(
     each in a process of its own. Running it again goes on: what is done is read.
     """
     from stillroom.pipeline import progress, show_sweep
-    from stillroom.pipeline.sweep import plan_sweep, run_sweep
+    from stillroom.pipeline.sweep import Hooks, plan_sweep, run_sweep
     from stillroom.pipeline.sweep_file import load_sweep
 
     plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only)
@@ -63,10 +63,8 @@ def sweep(
         print_shown(show_sweep.plan(plan), as_json)
         return
     with progress.SweepBars(plan.sweep.config.path, len(plan.pending)) as bars:
-        found = run_sweep(
-            plan, retrain=retrain, per_class=per_class, build_cache=progress.build_with_bars,
-            listen=bars.event,
-        )  # fmt: skip
+        hooks = Hooks(progress.build_with_bars, progress.follow_with_bars, bars.event)
+        found = run_sweep(plan, retrain=retrain, per_class=per_class, hooks=hooks)
     print_shown(show_sweep.result(found, per_class=per_class), as_json)
     for work, problem in found.failed.items():
         click.echo(f"error: {work.name}: {problem}", err=True)

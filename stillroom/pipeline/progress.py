@@ -216,6 +216,14 @@ class StageBars(_Bars):
         self._moved()
 
 
+def follow_with_bars(run: RunConfig) -> None:
+    """Compute the flow of a run's clips and show a bar."""
+    from stillroom.pipeline.video import follow_clips
+
+    with StageBars("frames") as shown:
+        follow_clips(run, shown.advance)
+
+
 class Narrator:
     """Says what a long job of several steps is doing, with the seconds it took so far."""
 

@@ -24,6 +24,7 @@ SAID = {
     "changed": "of another config",
 }
 NONE = "-"
+STEADINESS = {"TC": "tc", "TC, visible": "tc_visible", "Tsb": "stability"}
 
 
 def plan(found: SweepPlan) -> Shown:
@@ -71,6 +72,7 @@ def result(found: SweepResult, *, per_class: bool) -> Shown:
 def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
     """Head and lines of the table: a line a teacher or variant."""
     head = ["", "n", "test mIoU", "min to max", f"over {sweep.baseline}", "pixel accuracy"]
+    head += list(STEADINESS) if sweep.has_video else []
     head += ["s / step", "waiting", "memory"]
     lines = []
     for row in rows:
@@ -84,6 +86,7 @@ def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
                 NONE if miou is None or miou.n < 2 else f"{miou.min:.4f} to {miou.max:.4f}",
                 NONE if gain is None or row.name == sweep.baseline else f"{100 * gain:+.2f}",
                 _mean(row.spread("pixel_accuracy"), ".4f"),
+                *(_spread(row.spread(each)) for each in STEADINESS.values() if sweep.has_video),
                 _mean(row.spread("seconds_per_step"), ".3f"),
                 _mean(row.spread("waiting"), ".1%"),
                 _mean(row.spread("peak_memory_mb"), ".0f", " MB"),
@@ -108,9 +111,11 @@ def explained(sweep: Sweep) -> str:
     side = "one at a time"
     if sweep.config.parallel > 1:
         side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
+    steady = "TC and Tsb along clips, with the deviation of a sample; " if sweep.has_video else ""
     return (
         "means over n seeds, with the lowest and the highest mIoU; gains in points of mIoU; "
-        f"memory: the most that a process held, training and scoring; students trained {side}"
+        f"{steady}memory: the most that a process held, training and scoring; "
+        f"students trained {side}"
     )
 
 
@@ -133,6 +138,14 @@ def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
 
 def _mean(found: Spread | None, form: str, unit: str = "") -> str:
     return NONE if found is None else f"{found.mean:{form}}{unit}"
+
+
+def _spread(found: Spread | None) -> str:
+    """The mean, and the standard deviation of a sample where there is one."""
+    if found is None:
+        return NONE
+    digits = ".4f" if found.mean >= 0.01 else ".5f"  # Tsb is small
+    return f"{found.mean:{digits}}" + ("" if found.std is None else f" ± {found.std:{digits}}")
 
 
 def _grid(head: list[str], lines: Lines) -> Any:

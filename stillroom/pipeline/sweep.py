@@ -14,6 +14,7 @@ from stillroom.pipeline.sweep_children import Order, run_children
 from stillroom.pipeline.sweep_results import document, rows_of
 from stillroom.pipeline.sweep_state import Ledger, State, refuse_changed, set_aside
 from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.video import follow_clips
 from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stillroom.pipeline.build_report import BuildReport
     from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.sweep_children import ChildEvent
     from stillroom.pipeline.sweep_file import Sweep, Work
@@ -66,6 +66,20 @@ class SweepResult:
     files: tuple[Path, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """How a sweep does what other commands do as well, and whom it tells.
+
+    build_cache: of the run, where shards are missing
+    follow_clips: of the run, along which all of them are scored: their flow is computed once
+    listen: told what happens to each piece of work
+    """
+
+    build_cache: Callable[[RunConfig], object] = build
+    follow_clips: Callable[[RunConfig], object] = follow_clips
+    listen: Callable[[ChildEvent], None] = lambda _: None
+
+
 def plan_sweep(sweep: Sweep, only: Sequence[str] = ()) -> SweepPlan:
     """Look what is there, and change nothing.
 
@@ -90,14 +104,12 @@ def run_sweep(
     plan: SweepPlan,
     *,
     retrain: bool = False,
-    build_cache: Callable[[RunConfig], BuildReport] = build,
-    listen: Callable[[ChildEvent], None] = lambda _: None,
     per_class: bool = False,
+    hooks: Hooks = Hooks(),
 ) -> SweepResult:
     """Build what is missing of the cache, do what is not done, and write table and charts.
 
     retrain: where folders hold students of another config, put them aside and train anew
-    build_cache: of the run, where shards are missing
     per_class: also draw the IoU of every class
 
     Raises:
@@ -108,13 +120,15 @@ def run_sweep(
     if not retrain:
         refuse_changed(pending, [plan.states[work] for work in pending])
     if plan.missing_shards and pending:
-        build_cache(sweep.run)
+        hooks.build_cache(sweep.run)
+    if pending and sweep.has_video:
+        hooks.follow_clips(sweep.run)
     for work in pending:
         if plan.states[work].kind == "changed":
             set_aside(work)
     settings = sweep.config
     orders = (_order(sweep, work, plan.states[work]) for work in pending)
-    failed = run_children(orders, settings.parallel, settings.threads, listen)
+    failed = run_children(orders, settings.parallel, settings.threads, hooks.listen)
     done = {work: state.result for work, state in plan.states.items() if state.result is not None}
     done |= {work: read_json(work.record) for work in pending if work not in failed}
     rows = rows_of(sweep, done)

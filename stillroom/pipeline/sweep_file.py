@@ -126,6 +126,11 @@ class Sweep:
         """The variant that others are compared with."""
         return self.config.baseline or next(iter(self.config.variants))
 
+    @property
+    def has_video(self) -> bool:
+        """Whether students are followed along clips."""
+        return self.run.evaluate is not None and self.run.evaluate.video is not None
+
 
 def load_sweep(
     path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None

@@ -34,6 +34,7 @@ class Outcome:
     seed: None of a teacher
     waiting: share of the training time that was spent waiting for data
     seconds_per_step, waiting: None of a teacher
+    tc, tc_visible, stability: along clips, None where they were not followed
     iou: by class, None where the test frames have no pixel of it
     """
 
@@ -45,6 +46,9 @@ class Outcome:
     seconds_per_step: float | None
     waiting: float | None
     peak_memory_mb: float | None
+    tc: float | None = None
+    tc_visible: float | None = None
+    stability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Row:
     gain: float | None = None
 
     def spread(self, measure: str) -> Spread | None:
-        """Of "miou", "pixel_accuracy", "seconds_per_step", "waiting" or "peak_memory_mb"."""
+        """Of one of `MEASURES`."""
         return spread([getattr(student, measure) for student in self.students])
 
     def iou(self, name: str) -> Spread | None:
@@ -73,7 +77,16 @@ class Row:
         return tuple(self.students[0].iou) if self.students else ()
 
 
-MEASURES = ("miou", "pixel_accuracy", "seconds_per_step", "waiting", "peak_memory_mb")
+MEASURES = (
+    "miou",
+    "pixel_accuracy",
+    "tc",
+    "tc_visible",
+    "stability",
+    "seconds_per_step",
+    "waiting",
+    "peak_memory_mb",
+)
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
@@ -128,7 +141,19 @@ def _outcome(work: Work, record: Mapping[str, Any]) -> Outcome:
         seconds_per_step=pace,
         waiting=waiting,
         peak_memory_mb=record.get("peak_memory_mb"),
+        **_steadiness(test.get("video")),
     )
+
+
+def _steadiness(video: Mapping[str, Any] | None) -> dict[str, float | None]:
+    if video is None:
+        return {}
+    visible = video["consistency"]["visible"]
+    return {
+        "tc": video["consistency"]["whole"]["miou"],
+        "tc_visible": None if visible is None else visible["miou"],
+        "stability": video["stability"],
+    }
 
 
 def document(sweep: Sweep, rows: Sequence[Row], failed: Mapping[Work, str]) -> dict[str, Any]:

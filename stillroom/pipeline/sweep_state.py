@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from stillroom.pipeline.config import as_document
+from stillroom.pipeline.config import EXACT, as_document
 from stillroom.pipeline.targets import with_classes
 from stillroom.pipeline.training import ELSEWHERE
+from stillroom.stages.models.flow.flow_model import describe_flow_model
 from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.train import run_folder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.sweep_file import Work
+    from stillroom.stages.evaluate.settings import VideoConfig
 
 Kind = Literal["done", "trained", "begun", "new", "changed"]
 # The classes are the cache's to say; `train` compares them.
@@ -51,6 +53,7 @@ class Ledger:
         self._run = run
         self._sources: dict[str, str] = {}
         self._sets: dict[str, str] | None = None
+        self._flow: str | None = None
 
     def state(self, work: Work) -> State:
         """How far it has come.
@@ -86,11 +89,22 @@ class Ledger:
             "source": self._source(work.run.evaluate.source),
             "canvas": list(work.run.cache.canvas),
         }
+        if work.run.evaluate.video is not None:  # what is scored without stays scored
+            found["video"] = self._video(work.run.evaluate.video)
         if work.seed is None:
             name = work.row.removeprefix("teacher:")
             teacher = with_classes(name, work.run.teachers[name], work.run)
             found["teacher"] = fingerprint(describe_teacher(teacher))
         return found
+
+    def _video(self, settings: VideoConfig) -> dict[str, Any]:
+        """What scores along clips depend on: the frames, the flow, and which of them."""
+        if self._flow is None:
+            self._flow = settings.flow
+            if settings.flow != EXACT:
+                self._flow = fingerprint(describe_flow_model(self._run.flows[settings.flow]))
+        chosen = plain(settings.model_dump(mode="json", include={"clips", "frames", "occlusion"}))
+        return {"source": self._source(settings.source), "flow": self._flow, **chosen}
 
     def _source(self, name: str) -> str:
         if name not in self._sources:

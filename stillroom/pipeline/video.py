@@ -89,6 +89,14 @@ def follow(video: VideoFootage, on_frames: OnFrames) -> None:
     video.footage.follow(lambda done: on_frames(stage, done, total))
 
 
+def follow_clips(run: RunConfig, on_frames: OnFrames = lambda stage, done, total: None) -> None:
+    """The same, of a run file's clips: for several processes that will want the flow at once.
+
+    Raises: as `open_footage`.
+    """
+    follow(open_footage(run), on_frames)
+
+
 def measure_video(
     video: VideoFootage, model: Model, on_frames: OnFrames, *, keep: bool
 ) -> VideoEvaluation:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from stillroom.cli import main
 from stillroom.pipeline import show_sweep
-from stillroom.pipeline.sweep import plan_sweep, run_sweep
+from stillroom.pipeline.sweep import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.sweep_child import Teller
 from stillroom.pipeline.sweep_children import Order, run_children
 from stillroom.pipeline.sweep_file import load_sweep, slug
@@ -358,7 +358,7 @@ def test_ctrl_c_lets_students_finish_their_step_and_save(
     monkeypatch.setattr(subprocess, "Popen", watched)
     plan = plan_sweep(sweep)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(replace(plan, chosen=plan.chosen[1:]), listen=stop)
+        run_sweep(replace(plan, chosen=plan.chosen[1:]), hooks=Hooks(listen=stop))
     assert [process.returncode for process in processes] == [130]
     work = student(sweep, "long", 0)
     assert (work.record.parent / "last.pt").exists()

@@ -1,13 +1,21 @@
-"""A check of every page that a test draws: nothing overlaps, nothing is cut off."""
+"""What several tests of scores and pictures need.
+
+words  a check of every page that a test draws: nothing overlaps, nothing is cut off
+film   a source of clips, held in memory
+"""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from stillroom.stages.evaluate.page import Page
+from stillroom.stages.sources.source import Frame
+from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +75,41 @@ def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Page, "save", checked)
     return seen
+
+
+@dataclass
+class Film:
+    """Frames of noise at (clip, time); those in `bad` cannot be read."""
+
+    places: list[tuple[str | None, int | None]]
+    size: tuple[int, int] = (64, 80)
+    bad: set[int] = field(default_factory=set)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def frame_ids(self) -> list[str]:
+        return [f"frame{index}" for index in range(len(self.places))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def position(self, index: int) -> tuple[str | None, int | None]:
+        return self.places[index]
+
+    def load(self, index: int) -> Frame:
+        if index in self.bad:
+            raise FrameError(f"frame{index}: torn")
+        rng = np.random.default_rng(index)
+        coarse = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        height, width = self.sizes.get(index, self.size)
+        image = np.kron(coarse, np.ones((16, 16, 1), np.uint8))[:height, :width]
+        return Frame(f"frame{index}", image)
+
+    def identity(self) -> dict[str, Any]:
+        return {"frames": len(self)}
+
+
+@pytest.fixture
+def film() -> type[Film]:
+    return Film
