@@ -110,7 +110,7 @@ class Objective:
 
     def watched(self) -> dict[str, Tensor]:
         """Return what the terms' states say of themselves, by "<term>/<what>": ()."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for place, label in enumerate(self.labels):
             state = self._state(place)
             said = {} if state is None else state.watched()
