@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.pipeline.cached_pairs import FLOW, pairs_of
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
-from stillroom.stages.cache.items import FrameItems, PairItems
+from stillroom.stages.cache.items import FrameItems
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.open import SourceConfig, open_source
-from stillroom.stages.sources.pairs import RULE, plan_pairs
-from stillroom.storage_specs.codecs.steps import FLOW_MAX
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name, teacher_of
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.pipeline.config import RunConfig
-    from stillroom.stages.cache.items import Items
+    from stillroom.stages.cache.items import Items, PairItems
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
     Model = Teacher | FlowModel  # what fills a set
 
-FLOW = "flow"  # the one array of a set of pairs
 TRANSCODED = "transcoded_from"  # in the identity of a set that was encoded twice, with loss
 FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
@@ -107,7 +104,7 @@ class Targets:
         if set_name in self.run.flows:
             config = self.run.flows[set_name]
             identity["flow_model"] = config.identity() if model is None else model.identity()
-            identity["pairs"] = self._pairing()
+            identity["pairs"] = self._pairing(source)
         elif set_name != FRAMES:
             teacher = self.teachers[teacher_of(set_name)]
             identity["teacher"] = describe_teacher(teacher) if model is None else model.identity()
@@ -115,10 +112,12 @@ class Targets:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
 
-    def _pairing(self) -> dict[str, Any]:
-        """What decides which pairs of a source there are."""
-        config = self.run.cache.pairs
-        return {"rule": RULE, **({} if config is None else config.model_dump(mode="json"))}
+    def _pairing(self, source: str) -> dict[str, Any]:
+        """What decides which pairs of a source there are, and what came of it."""
+        config, items = self.run.cache.pairs, self.pairs.get(source)
+        # Which frame follows which, a source may tell from files that are no frames of it.
+        plan = ANY if items is None else items.plan.sha256
+        return {**({} if config is None else config.model_dump(mode="json")), "sha256": plan}
 
     def holdings(self, cache: Cache | None, source: str, name: str) -> dict[str, tuple[str, ...]]:
         """The run's artifacts of a teacher, or of the frames, by the set that is to have them.
@@ -257,34 +256,9 @@ def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:
         sources=sources,
         teachers={name: with_classes(name, config, run) for name, config in run.teachers.items()},
         preset=preset,
-        pairs=_pairs(run, sources, preset),
+        pairs=pairs_of(run, sources, preset),
         absent=absent,
     )
-
-
-def _pairs(run: RunConfig, sources: dict[str, Source], preset: Preset) -> dict[str, PairItems]:
-    """The pairs of every source that has some, by the run's plan.
-
-    Raises:
-        ConfigError: no source has any, or two frames of a clip have one time.
-    """
-    if run.cache.pairs is None or not sources:
-        return {}
-    limit = FLOW_MAX if preset.storage(FLOW).codec.name == "flow" else math.inf
-    plans = {name: plan_pairs(source, run.cache.pairs) for name, source in sources.items()}
-    found = {
-        name: PairItems(sources[name], run.cache.canvas, plan, limit)
-        for name, plan in plans.items()
-        if len(plan)
-    }
-    if not found:
-        lonely = sum(plan.lonely for plan in plans.values())
-        raise ConfigError(
-            f"cache.pairs: none of the sources {', '.join(sources)} has a frame with neighbours "
-            f"before and after it at offsets {list(run.cache.pairs.offsets)} ({lonely} frames of "
-            "clips lack one side); give smaller offsets, or a source with clips (docs/video.md)"
-        )
-    return found
 
 
 def with_classes(name: str, config: TeacherConfig, run: RunConfig) -> TeacherConfig:

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.fill import Models, produce_by
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse
+from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
@@ -105,7 +105,7 @@ class ShardWorker:
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
                 self._sets[key] = self._targets.define(self._cache, *key, model, artifacts)
             produce = produce_by(model, self._targets, work.source, artifacts)
-            if isinstance(produce, TeacherArtifacts):
+            if isinstance(model, Teacher):
                 produce = self._reusing(produce, self._sets[key])
             return produce, self._sets[key]
 

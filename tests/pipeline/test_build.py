@@ -267,7 +267,7 @@ def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_th
                     arrays["logits"] += 1e6 + sum(map(ord, frame.frame_id))
             return made
 
-    monkeypatch.setattr("stillroom.pipeline.worker.TeacherArtifacts", Loud)
+    monkeypatch.setattr("stillroom.pipeline.fill.TeacherArtifacts", Loud)
     report = build(load_run(run_file, overrides))
     assert report.bad["street", "tiny"] == 1
     rows = Cache.open("street.cache").artifact_set("street", "tiny").rows().to_pylist()
@@ -346,7 +346,7 @@ def test_one_teacher_leaves_before_the_next_is_built(
         built.append(weakref.ref(teacher))
         return teacher
 
-    monkeypatch.setattr("stillroom.pipeline.worker.build_teacher", counting)
+    monkeypatch.setattr("stillroom.pipeline.fill.build_teacher", counting)
     others = [
         f'teachers.{name}={{kind="python", target="tiny_networks:teacher", device="cpu", '
         f"options={{seed={seed}}}}}"

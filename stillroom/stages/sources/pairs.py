@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stillroom.stages.sources.source import Source
 
-RULE = "sha256 1"  # how pairs are drawn: in the identity of what is cached of them
 WAY_BACK = -1  # in place of a draw
 
 
@@ -71,6 +70,14 @@ class PairPlan:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the pairs, by the frames' places in their source."""
+        digest = hashlib.sha256()
+        for each in (self.frame, self.partner, self.offset, self.draw):
+            digest.update(each.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def take(self, places: NDArray[np.int64]) -> PairPlan:
         """Some of the pairs; the counts stay those of the whole plan."""

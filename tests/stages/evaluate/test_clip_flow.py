@@ -115,9 +115,7 @@ def gzipped(array: Any, **more: Any) -> bytes:
     ],
     ids=["empty", "cut", "a bit", "no array", "another shape", "another type", "a pickle"],
 )
-def test_what_is_damaged_is_computed_again(
-    tmp_path: Path, computed: list[Any], spoil: Any
-) -> None:
+def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], spoil: Any) -> None:
     whole = kept(tmp_path, both_ways=False).step(frame(0), frame(1))
     (path,) = files(tmp_path)
     content = path.read_bytes()
@@ -156,7 +154,7 @@ def test_the_exact_flow_is_the_sources_own() -> None:
 
 
 def test_the_exact_flow_is_refused_where_it_is_not_known(film: Any) -> None:
-    with pytest.raises(ConfigError, match='"exact" is for sources that know.* and \'film\' does'):
+    with pytest.raises(ConfigError, match="\"exact\" is for sources that know.* and 'film' does"):
         ExactFlow(film([]), "film", both_ways=True)
     exact = ExactFlow(SOURCE, "street", both_ways=True)
     with pytest.raises(ConfigError, match="'street' is of 64x80 pixels, and the canvas .* 32x40"):

@@ -125,9 +125,7 @@ def test_a_bad_frame_breaks_the_clip_and_is_named(film: Any) -> None:
     source, still = film([(None, None)] * 6, size=SIZE, bad={2}), Still()
     found = measure_footage(ByColour(), filmed(source, still, clip("a", 0, 1, 2, 3, 4, 5)))
     assert still.asked == [(0, 1), (3, 4), (4, 5)]
-    assert [(each.frame_id, each.reason) for each in found.skipped] == [
-        ("frame2", "frame2: torn")
-    ]
+    assert [(each.frame_id, each.reason) for each in found.skipped] == [("frame2", "frame2: torn")]
     assert (found.clips[0].frames, found.clips[0].pairs, found.clips[0].missing_pairs) == (5, 3, 2)
 
 

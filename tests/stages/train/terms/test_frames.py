@@ -78,9 +78,13 @@ def test_what_pairs_read():
 def test_triplets_are_embedded_in_the_order_of_time(make_clip, section):
     term = multi(**section)
     seen = make_clip(term)
-    layer, mask = ("stage4", seen.batch.masks[8]) if term.layer == "stage4" else (
-        "penultimate",
-        seen.batch.mask,
+    layer, mask = (
+        ("stage4", seen.batch.masks[8])
+        if term.layer == "stage4"
+        else (
+            "penultimate",
+            seen.batch.mask,
+        )
     )
     key = "fpn/features/deep@8" if layer == "stage4" else "fpn/features/penultimate"
     student, teacher = seen.output.features[layer], seen.batch.artifacts[key]
@@ -217,9 +221,7 @@ def test_masked_cells_reach_neither_value_nor_gradient(make_clip, term):
 
         logits = spoilt(seen.output.logits).requires_grad_()
         features = spoilt(seen.output.features["penultimate"]).requires_grad_()
-        artifacts = {
-            k: v if "@" in k else spoilt(v) for k, v in seen.batch.artifacts.items()
-        }
+        artifacts = {k: v if "@" in k else spoilt(v) for k, v in seen.batch.artifacts.items()}
         value = term.value(
             replace(
                 seen,

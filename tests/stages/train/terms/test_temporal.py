@@ -176,9 +176,7 @@ def test_a_flow_that_is_not_known_does_not_count(make_clip, at, occlusion, rubbi
     seen = make_clip(make(at=at, occlusion=occlusion))
     flow = seen.batch.neighbours.flow.clone()
     flow[0, :, 3:9, 3:9] = rubbish
-    value = seen.term.value(
-        replace_neighbours(seen, replace(seen.batch.neighbours, flow=flow))
-    )
+    value = seen.term.value(replace_neighbours(seen, replace(seen.batch.neighbours, flow=flow)))
     value.backward()
     assert value.isfinite()
     assert value > 0
