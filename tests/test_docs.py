@@ -20,6 +20,7 @@ from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+OF_CLIPS = {"temporal", "pairwise_frame", "multi_frame"}
 SWEEPS = sorted((REPOSITORY / "examples").glob("*_sweep.toml"))
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
@@ -48,8 +49,12 @@ def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() 
     for page in (REPOSITORY / "docs" / "losses").glob("*.md"):
         assert f"](losses/{page.name}" in index, f"docs/losses.md leads nowhere to {page.name}"
         assert ".png)" in page.read_text(), f"{page.name} shows no picture"
-    run = load_run(REPOSITORY / "examples" / "camvid_all_terms.toml")
-    assert sorted(term.name for term in run.terms) == known
+    runs = [
+        load_run(REPOSITORY / "examples" / f"{one}.toml") for one in ("camvid_all_terms", "video")
+    ]
+    single, along_clips = ({term.name for term in run.terms} for run in runs)
+    assert single == set(known) - OF_CLIPS
+    assert along_clips >= OF_CLIPS
 
 
 def test_every_error_is_named_in_the_page_on_operations() -> None:

@@ -137,7 +137,7 @@ class Objective:
         return [label for label, _, reads in self._reads(labelled, clips) if reads]
 
     def _reads(self, labelled: bool, clips: bool) -> Iterator[tuple[str, Term, frozenset[str]]]:
-        """What each term reads on such a stream: nothing where it lacks the triplets it asks for."""
+        """What each term reads on such a stream: nothing where it asks for triplets in vain."""
         for label, term in self._by_label().items():
             reads = term.reads(labelled)
             yield label, term, frozenset() if MOTION in reads and not clips else reads

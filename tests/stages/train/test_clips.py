@@ -1,4 +1,4 @@
-"""Streams of clips beside streams of single frames: which terms each feeds, and whole runs of both."""
+"""Streams of clips beside streams of single frames: what each feeds, and runs of both."""
 
 from __future__ import annotations
 
