@@ -11,7 +11,6 @@ from stillroom.stages.evaluate.settings import VideoConfig
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.storage_specs.errors import ConfigError
 
-
 Places = list[tuple[str | None, int | None]]
 
 
