@@ -209,7 +209,7 @@ def test_flow_models_have_names_as_teachers_have_and_none_of_theirs(
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("flows.dis={kind='dis', prset='fast'}", "flows.dis.prset: unknown key; did you mean"),
+        ("flows.dis={kind='dis', pre_set='fast'}", "flows.dis.pre_set: unknown key; did you mean"),
         ("sources.camvid.splt=1", "sources.camvid.splt: unknown key; did you mean 'split'?"),
         ("terms.1.wieght=2", "terms.1.wieght: unknown key; did you mean 'weight'?"),
         ("student.encodr=2", "student.encodr: unknown key; did you mean 'encoder'?"),

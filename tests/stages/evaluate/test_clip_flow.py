@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,9 @@ from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.warp import visible
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOURCE = DemoSource(DemoConfig(clips=1, frames_per_clip=4, height=64, width=80))
 
@@ -154,10 +156,10 @@ def test_the_exact_flow_is_the_sources_own() -> None:
 
 
 def test_the_exact_flow_is_refused_where_it_is_not_known(film: Any) -> None:
-    with pytest.raises(ConfigError, match="\"exact\" is for sources that know.* and 'film' does"):
+    with pytest.raises(ConfigError, match=r"is for sources that know.* and 'film' does"):
         ExactFlow(film([]), "film", both_ways=True)
     exact = ExactFlow(SOURCE, "street", both_ways=True)
-    with pytest.raises(ConfigError, match="'street' is of 64x80 pixels, and the canvas .* 32x40"):
+    with pytest.raises(ConfigError, match=r"'street' is of 64x80 pixels, and the canvas .* 32x40"):
         exact.step(frame(0, (32, 40)), frame(1, (32, 40)))
     with pytest.raises(FrameError, match="leads to the next frame only"):
         exact.step(frame(0), frame(2))

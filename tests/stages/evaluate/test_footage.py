@@ -143,7 +143,7 @@ def test_a_clip_without_a_pair_is_left_out_and_all_of_them_are_an_error(film: An
     assert [each.clip for each in found.left_out] == ["torn"]
     assert [each.name for each in found.clips] == ["good"]
     assert len(found.predictions) == 2  # of the first clip that was measured
-    with pytest.raises(ConfigError, match="no two frames of any clip.*\n  clip torn: no two") as e:
+    with pytest.raises(ConfigError, match=r"no two frames of any clip.*\n  clip torn: no two") as e:
         measure_footage(ByColour(), filmed(source, Still(), useless))
     assert "frame frame1: frame1: torn" in str(e.value)
     hidden = Still(torch.zeros(1, 1, *SIZE, dtype=torch.bool))
