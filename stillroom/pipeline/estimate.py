@@ -16,6 +16,7 @@ from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import Targets, open_targets
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.torch_state import threads
+from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -127,13 +128,17 @@ def _places(count: int) -> NDArray[np.int64]:
 def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models) -> SetEstimate:
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
-    model = models.of(plan.set_name)
+    model, items = models.of(plan.set_name), samples.items(plan.source, plan.set_name)
+    produce = produce_by(model, samples, plan.source, plan.artifacts)
+    if model is not None:
+        with contextlib.suppress(FrameError):  # the first call costs what no other does
+            produce([items.load(0)])
     target = samples.define(cache, plan.source, plan.set_name, model, plan.artifacts)
     report = cache_shard(
         ShardJob(
             work=ShardWork(plan.source, plan.set_name, 0),
-            items=samples.items(plan.source, plan.set_name),
-            produce=produce_by(model, samples, plan.source, plan.artifacts),
+            items=items,
+            produce=produce,
             target=target,
             batch=samples.run.cache.batch,
             turn=contextlib.nullcontext(),
