@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from stillroom.stages.sources.clip_times import times_of_clips, usual_step
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def clips_of(source: Source, settings: VideoConfig) -> tuple[list[Clip], list[Le
     for name in wanted:
         if len(found) == most:
             break
-        clip = _clip(source, name, timed[name], settings.frames)
+        clip = _clip(name, timed[name], settings.frames)
         if clip.pairs:
             found.append(clip)
         else:
@@ -81,13 +81,9 @@ def clips_of(source: Source, settings: VideoConfig) -> tuple[list[Clip], list[Le
     return found, left_out
 
 
-def _timed_frames(source: Source, name: str) -> dict[str, list[tuple[int, int]]]:
-    """(time, index) of every frame, by clip."""
-    timed: dict[str, list[tuple[int, int]]] = {}
-    for index in range(len(source)):
-        clip, time = source.position(index)
-        if clip is not None and time is not None:
-            timed.setdefault(clip, []).append((time, index))
+def _timed_frames(source: Source, name: str) -> dict[str, dict[int, int]]:
+    """The index of every frame, by clip and time."""
+    timed = times_of_clips(source)
     if not timed:
         raise ConfigError(
             f"evaluate.video.source: {name!r} has no clips: its frames do not say to which clip "
@@ -107,18 +103,10 @@ def _demand_known(settings: VideoConfig, known: Sequence[str]) -> None:
             )
 
 
-def _clip(source: Source, name: str, timed: list[tuple[int, int]], most: int | str) -> Clip:
+def _clip(name: str, timed: dict[int, int], most: int | str) -> Clip:
     """The beginning of a clip; its usual difference of time is that of the whole clip."""
-    timed.sort()
-    steps = [later[0] - now[0] for now, later in pairwise(timed)]
-    if 0 in steps:
-        place = steps.index(0)
-        first, second = (source.frame_ids[timed[at][1]] for at in (place, place + 1))
-        raise ConfigError(
-            f"clip {name!r} has two frames at time {timed[place][0]}: {first} and {second}"
-        )
-    kept = timed if isinstance(most, str) else timed[:most]
-    counted = Counter(steps)
-    usual = min(counted, key=lambda step: (-counted[step], step), default=0)
-    breaks = {place for place, step in enumerate(steps[: len(kept) - 1], 1) if step > usual}
-    return Clip(name, tuple(index for _, index in kept), frozenset(breaks))
+    usual = usual_step(timed)
+    times = list(timed) if isinstance(most, str) else list(timed)[:most]
+    steps = [later - now for now, later in pairwise(times)]
+    breaks = frozenset(place for place, step in enumerate(steps, 1) if step > usual)
+    return Clip(name, tuple(timed[time] for time in times), breaks)

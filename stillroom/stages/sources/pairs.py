@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from stillroom.stages.settings import Settings
+from stillroom.stages.sources.clip_times import times_of_clips, usual_step
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from stillroom.stages.sources.source import Source
@@ -102,8 +99,8 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
     every = config.of == "all" or source.classes is None
     drawn: dict[tuple[int, int], tuple[int, int]] = {}  # (frame, partner): (offset, draw)
     chosen = lonely = 0
-    for times in _clips(source):
-        step = usual_step(sorted(times))
+    for times in times_of_clips(source).values():
+        step = usual_step(times)
         for time, frame in times.items():
             if not every and not source.labelled(frame):
                 continue
@@ -119,33 +116,6 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
                 for draw, (offset, partner) in enumerate(side[: config.draws]):
                     drawn[frame, partner] = (offset, draw)
     return _plan(drawn, config.back, chosen, lonely)
-
-
-def usual_step(times: list[int]) -> int:
-    """The most frequent difference between successive times of a clip, the least of several.
-
-    times: ascending, none twice; 1 for fewer than two
-    """
-    steps = Counter(later - earlier for earlier, later in pairwise(times))
-    most = max(steps.values(), default=0)
-    return min((step for step, count in steps.items() if count == most), default=1)
-
-
-def _clips(source: Source) -> Iterator[dict[int, int]]:
-    """Of every clip, the frames' indices by their times."""
-    clips: dict[str, dict[int, int]] = {}
-    for index in range(len(source)):
-        clip, time = source.position(index)
-        if clip is None or time is None:
-            continue
-        times = clips.setdefault(clip, {})
-        if time in times:
-            raise ConfigError(
-                f"frames {source.frame_ids[times[time]]!r} and {source.frame_ids[index]!r} are "
-                f"both at time {time} of clip {clip!r}; rename or remove one"
-            )
-        times[time] = index
-    yield from clips.values()
 
 
 def _drawn_order(frame_id: str, offsets: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -78,7 +78,7 @@ def test_a_clip_of_one_frame_is_left_out_and_does_not_count(film: Any) -> None:
         ([(None, None)] * 3, {}, "'film' has no clips: its frames do not say"),
         ([("a", None)] * 3, {}, "'film' has no clips"),
         (timed("a", 1) + timed("b", 2), {}, "no clip of two frames.*; a: it has one frame"),
-        (timed("a", 1, 2, 1), {}, "'a' has two frames at time 1: frame0 and frame2"),
+        (timed("a", 1, 2, 1), {}, "frames 'frame0' and 'frame2' are both at time 1 of clip 'a'"),
         (timed("left", 1, 2), {"clips": ["lift"]}, "no clip 'lift'; did you mean 'left'"),
         (timed("left", 1, 2), {"clips": ["xyz"]}, "no clip 'xyz'; known: left"),
     ],

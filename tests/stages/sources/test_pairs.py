@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stillroom.stages.sources.pairs import WAY_BACK, PairPlan, PairsConfig, plan_pairs, usual_step
+from stillroom.stages.sources.clip_times import usual_step
+from stillroom.stages.sources.pairs import WAY_BACK, PairPlan, PairsConfig, plan_pairs
 from stillroom.storage_specs.errors import ConfigError
 
 
