@@ -151,7 +151,8 @@ def preview(
     cache_path: str, overrides: tuple[str, ...], source: str | None, frames: int, out: Path
 ) -> None:
     """Draw a contact sheet: frame, label, teacher, confidence, pseudo label."""
-    from stillroom.pipeline.inspect_cache import cache_folder, draw_preview
+    from stillroom.pipeline.inspect_cache import cache_folder
+    from stillroom.pipeline.preview import draw_preview
 
     for path in draw_preview(cache_folder(cache_path, overrides), source, frames, out):
         click.echo(path)

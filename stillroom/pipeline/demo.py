@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.curves import CURVES
 from stillroom.pipeline.evaluation import Evaluation, draw_predictions, evaluate_model
-from stillroom.pipeline.inspect_cache import draw_preview
 from stillroom.pipeline.open_model import open_model
+from stillroom.pipeline.preview import draw_preview
 from stillroom.pipeline.progress import CountBar, TrainBar, build_with_bars
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import train_run

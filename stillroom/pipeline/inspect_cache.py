@@ -1,19 +1,16 @@
-"""`cache info` and `cache preview`: what a cache holds, in numbers and in pictures."""
+"""`cache info`: what a cache holds, in numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.targets import FRAMES
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.objects import place_of
-from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.manifest import PairRow, bad_rows
 from stillroom.storage_specs.store import Cache
 
@@ -99,78 +96,4 @@ def _describe(target: ArtifactSet) -> SetInfo:
         bad=bad,
         mean_confidence=float(np.mean(confidences)) if confidences else None,
         fidelity=target.fidelity(),
-    )
-
-
-def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
-    """A contact sheet for every (source, teacher) of a cache: OUT, or OUT with the names added.
-
-    Raises:
-        CacheIncomplete: nothing is committed that could be drawn.
-        ConfigError: there is no such source in the cache.
-    """
-    cache = Cache.open(folder)
-    sets = [(name, teacher_of(of)) for name, of in cache.sets() if of != FRAMES]
-    pairs = list(dict.fromkeys(sets))  # a teacher's extension sets are drawn with its own
-    known = sorted({name for name, _ in cache.sets()})
-    if source is not None and source not in known:
-        raise ConfigError(f"no source {source!r} in {folder}; it holds {', '.join(known)}")
-    pairs = [pair for pair in pairs if source in (None, pair[0])]
-    if not pairs:
-        raise CacheIncomplete(
-            f"{folder} holds no teacher's artifacts to draw; run `stillroom cache build RUN.toml`"
-        )
-    drawn = []
-    for name, teacher in pairs:
-        path = out if len(pairs) == 1 else out.with_stem(f"{out.stem}-{name}-{teacher}")
-        _draw(cache, name, teacher, frames, path)
-        drawn.append(path)
-    return drawn
-
-
-def _draw(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
-    from stillroom.stages.evaluate.contact_sheet import CacheRow, contact_sheet
-
-    said = cache.teacher_sets(source, teacher)
-    if (source, FRAMES) not in cache.sets():
-        raise CacheIncomplete(
-            f"{source}: the cache keeps no frames to draw; build with cache.frames = true"
-        )
-    kept = cache.artifact_set(source, FRAMES)
-    usable = reduce(np.intersect1d, [one.usable() for one in (kept, *said)])
-    if not len(usable):
-        raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; run `cache build`")
-    chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
-    about = {row["index"]: row for row in kept.rows().to_pylist()}
-
-    holders = {artifact: one for one in (*said[::-1], kept) for artifact in one.arrays}
-    specs = {artifact: one.arrays[artifact] for artifact, one in holders.items()}
-
-    def read(artifact: str, index: int) -> Any:
-        return holders[artifact].read(artifact, index) if artifact in holders else None
-
-    grids = [specs[name] for name in ("logits", "confidence") if name in specs]
-    rows = [
-        CacheRow(
-            frame_id=about[index]["frame_id"],
-            image=kept.read("frames", index),
-            label=read("labels", index),
-            logits=read("logits", index),
-            confidence=read("confidence", index),
-            pseudo_label=read("pseudo_label", index),
-            stride=grids[0].attributes["stride"] if grids else 1,
-            valid=(about[index]["valid_height"], about[index]["valid_width"]),
-        )
-        for index in chosen.tolist()
-    ]
-    named = [list(spec.attributes["classes"]) for one in said for spec in one.arrays.values()
-             if "classes" in spec.attributes]  # fmt: skip
-    of = holders.get("pseudo_label", said[0])
-    threshold = of.identity.get("pseudo_label", {}).get("threshold")
-    contact_sheet(
-        path,
-        rows,
-        named[0] if named else [str(number) for number in range(255)],
-        threshold=threshold,
-        title=f"{teacher} on {source}",
     )

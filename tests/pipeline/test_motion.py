@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from stillroom.pipeline.build import build
 from stillroom.pipeline.cache_size import plan_size
 from stillroom.pipeline.estimate import estimate_build
 from stillroom.pipeline.inspect_cache import describe_cache
+from stillroom.pipeline.preview import draw_preview
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.training import check_terms, prepare_job, train_run
 from stillroom.pipeline.verify import verify_cache
@@ -110,6 +112,18 @@ def test_a_flipped_byte_of_flow_is_found_and_named_and_a_rebuild_heals_it(
     verify_cache(Path("street.cache"), repair=True)
     assert build(run).shards == 1
     assert artifact_bytes(Path("street.cache")) == whole
+
+
+def test_a_preview_draws_the_cached_flow_of_some_pairs(clip_file: Path) -> None:
+    build(load_run(clip_file, ["teachers={}", "terms=[{name='cross_entropy'}]"]))
+    assert draw_preview("street.cache", None, 3, Path("flow.png")) == [Path("flow.png")]
+    few = cv2.imread("flow.png").shape
+    draw_preview("street.cache", "street", 1, Path("one.png"))
+    assert cv2.imread("one.png").shape[0] < few[0]
+    for shard in range(3):
+        Cache.open("street.cache").artifact_set("street", "frames").discard(shard)
+    with pytest.raises(CacheIncomplete, match="street/dis: no pair is committed yet"):
+        draw_preview("street.cache", None, 3, Path("flow.png"))
 
 
 def test_a_student_learns_from_triplets_and_a_resumed_run_repeats(clip_file: Path) -> None:
