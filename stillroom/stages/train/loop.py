@@ -49,13 +49,21 @@ def train(job: TrainJob) -> TrainResult:
     """Train a student from the cache, or resume, or say that it is done already.
 
     Raises:
-        ConfigError: the folder holds another run; a loss or a gradient is not finite.
+        ConfigError: the folder holds another run, or another process trains in it; a loss or a
+            gradient is not finite.
         CacheError: the cache cannot be read, or was rebuilt since the run began.
         KeyboardInterrupt: after saving last.pt; the same call resumes.
     """
     folder = job.settings.path
     about = {"config": dict(job.config), "fingerprints": _fingerprints(job)}
     run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
+    with run_folder.alone(folder):
+        return _go_on(job, about)
+
+
+def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
+    """Train from where the run's folder is, to the end."""
+    folder = job.settings.path
     checkpoint = load_checkpoint(folder / run_folder.LAST)
     finished = _finished(job, checkpoint)
     if finished is not None:

@@ -7,20 +7,22 @@ events.out.*        the same for TensorBoard
 last.pt, best.pt    checkpoints
 model.safetensors   the network to use: averaged if there is an average, best if validated
 result.json         there once the run has finished
+.lock               held by the process that trains here
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, ConfigError
 from stillroom.storage_specs.fingerprint import differences, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from stillroom.storage_specs.fingerprint import Difference
@@ -32,6 +34,28 @@ LAST = "last.pt"
 BEST = "best.pt"
 MODEL = "model.safetensors"
 RESULT = "result.json"
+LOCK = ".lock"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder; a process that dies lets go of it.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run folder {folder}: another process is training there; wait for it, or give "
+                "train.path another folder"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def claim(

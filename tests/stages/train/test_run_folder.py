@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from stillroom.stages.train.run_folder import claim, read_json, write_whole
+from stillroom.stages.train.run_folder import alone, claim, read_json, write_whole
 from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, ConfigError
 
 CONFIG = {"train": {"optimiser": {"lr": 0.1}, "steps": 5, "threads": 2}, "terms": [{"weight": 1}]}
@@ -75,3 +78,24 @@ def test_a_folder_that_cannot_be_made_is_an_explained_error(tmp_path):
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises((CacheUnwritable, ConfigError), match="run"):
         claim(tmp_path / "run", CONFIG, PRINTS)
+
+
+def test_two_processes_do_not_train_in_one_folder_and_a_killed_one_lets_go(tmp_path):
+    ready, hold = tmp_path / "ready", "import sys, time, pathlib\n"
+    hold += "from stillroom.stages.train.run_folder import alone\n"
+    hold += f"with alone(pathlib.Path({str(tmp_path)!r})):\n"
+    hold += f"    pathlib.Path({str(ready)!r}).touch()\n    time.sleep(60)\n"
+    other = subprocess.Popen([sys.executable, "-c", hold])
+    try:
+        while not ready.exists():
+            assert other.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(ConfigError, match="another process is training there"), alone(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with alone(tmp_path):
+        pass
+    with alone(tmp_path):  # and lets go itself
+        pass
