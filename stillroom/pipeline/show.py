@@ -11,6 +11,7 @@ from rich.text import Text
 from stillroom.pipeline.units import duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from stillroom.pipeline.build_report import BuildReport
@@ -49,7 +50,8 @@ def estimate(plan: BuildEstimate) -> Shown:
         frames = part.plan.missing_frames
         total = size(sum(part.bytes.values()))
         shards = f"{len(part.plan.missing)}"
-        table.add_row(f"{source}/{set_name}", f"{frames}", shards, total, duration(part.seconds))
+        rows = _rows(frames, part.plan.artifacts)
+        table.add_row(f"{source}/{set_name}", rows, shards, total, duration(part.seconds))
         for artifact, used in part.bytes.items():
             arrays.add_row(array_name(source, set_name, artifact), size(used), size(used / frames))
     seconds = sum(part.seconds for part in plan.sets)
@@ -76,6 +78,11 @@ def estimate(plan: BuildEstimate) -> Shown:
         "free_bytes": plan.free_bytes,
     }
     return Shown(lines, document)
+
+
+def _rows(count: int, artifacts: Collection[str]) -> str:
+    """How many frames there are, or pairs of frames."""
+    return f"{count} pairs" if list(artifacts) == ["flow"] else f"{count}"
 
 
 def build_report(path: Path | str, report: BuildReport) -> Shown:
@@ -110,7 +117,7 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> Shown:
     for entry in sets:
         table.add_row(
             f"{entry.source}/{entry.set_name}",
-            f"{entry.frames}",
+            _rows(entry.frames, entry.arrays),
             f"{entry.committed_frames}",
             f"{len(entry.bad)}",
             f"{entry.committed_shards}/{entry.shards}",
