@@ -24,7 +24,7 @@ def evaluations(found: Sequence[Evaluation]) -> Shown:
         parts += ["", *_along_clips(videos)]
     if found[0].sheet is not None:
         parts.append(f"predictions: {found[0].sheet}")
-    parts += [f"clip: {path}" for path in found[0].pictures]
+    parts += [f"along a clip: {path}" for path in found[0].pictures]
     documents = [one.document() for one in found]
     return Shown(parts, documents[0] if len(found) == 1 else {"models": documents})
 
@@ -42,7 +42,7 @@ def _one(found: Evaluation) -> list[Any]:
         *_remarks(found),
         f"{cost.parameters / 1e6:.2f} M parameters   {cost.flops / 1e9:.2f} GFLOPs at "
         f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
-        f"(median {cost.speed.median_ms:.0f} ms, p95 {cost.speed.p95_ms:.0f} ms) "
+        f"(median {_ms(cost.speed.median_ms)}, p95 {_ms(cost.speed.p95_ms)}) "
         f"on {cost.speed.device}",
     ]
 
@@ -62,8 +62,8 @@ def _side_by_side(found: Sequence[Evaluation]) -> list[Any]:
             f"{cost.parameters / 1e6:.2f} M",
             f"{cost.flops / 1e9:.2f}",
             f"{cost.speed.frames_per_second:.1f}",
-            f"{cost.speed.median_ms:.0f} ms",
-            f"{cost.speed.p95_ms:.0f} ms",
+            _ms(cost.speed.median_ms),
+            _ms(cost.speed.p95_ms),
         )
     cost = first.cost
     return [
@@ -83,7 +83,7 @@ def _remarks(found: Evaluation) -> list[str]:
         absent = ", ".join(found.result.scores.absent)
         said.append(f"no pixel in the labels, left out of the means: {absent}")
     skipped = [f"{frame.frame_id}: {frame.reason}" for frame in found.result.skipped]
-    return said + _faults(skipped, "frames could not be used:")
+    return said + _faults(skipped, "frame")
 
 
 def _along_clips(found: dict[str, VideoEvaluation]) -> list[Any]:
@@ -106,12 +106,12 @@ def _along_clips(found: dict[str, VideoEvaluation]) -> list[Any]:
     parts: list[Any] = [f"along {settings.source}, flow {settings.flow}", table]
     if missing:
         parts.append(
-            f"{missing} pairs are left out: a frame is missing, unusable or of another size"
+            f"pairs left out, since a frame is missing, unusable or of another size: {missing}"
         )
     return [
         *parts,
-        *_faults(skipped, "frames could not be used:"),
-        *_faults(left_out, "clips could not be used:"),
+        *_faults(skipped, "frame"),
+        *_faults(left_out, "clip"),
         "TC: mIoU of predictions with the next frame's; Tsb: warping error of probabilities; frame "
         "error: of the frames, the flow's own",
     ]
@@ -129,11 +129,19 @@ def _steadiness(found: ClipScores | FootageScores) -> list[str]:
     ]
 
 
-def _faults(lines: Sequence[str], heading: str) -> list[str]:
+def _faults(lines: Sequence[str], what: str) -> list[str]:
     if not lines:
         return []
     more = [f"  and {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
-    return [f"{len(lines)} {heading}", *(f"  {line}" for line in lines[:MOST_FAULTS]), *more]
+    return [
+        f"{len(lines)} {what}{'s' * (len(lines) > 1)} could not be used:",
+        *(f"  {line}" for line in lines[:MOST_FAULTS]),
+        *more,
+    ]
+
+
+def _ms(time: float) -> str:
+    return f"{time:.0f} ms" if time >= 20 else f"{time:.1f} ms"
 
 
 def _said(score: float | None) -> str:

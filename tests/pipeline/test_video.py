@@ -133,8 +133,8 @@ def test_pictures_of_a_clip_with_a_hole(run_file: Path, monkeypatch: pytest.Monk
     set_ = ("--set", "evaluate.video.frames=5", "--set", "evaluate.video.clips=1")
     done = stillroom("eval", "teacher:tiny", run_file, "--video", "--pictures", "drawn", *set_)
     assert done.exit_code == 0, done.stderr
-    assert "2 pairs are left out: a frame is missing, unusable or of another size" in done.stdout
-    assert "1 frames could not be used:\n  clip0000_02: clip0000_02: torn" in done.stdout
+    assert "pairs left out, since a frame is missing, unusable or of another size: 2" in done.stdout
+    assert "1 frame could not be used:\n  clip0000_02: clip0000_02: torn" in done.stdout
     film = cv2.VideoCapture("drawn/film.mp4")
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3  # of four that are left
     # where the frame is missing nothing counts as visible: the lower right picture is black
