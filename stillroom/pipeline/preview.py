@@ -15,8 +15,6 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
 
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
     """A sheet for every (source, teacher or model of motion) of a cache: OUT, or names added to it.
@@ -51,7 +49,7 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
 
 def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path) -> None:
     """Some pairs, spread evenly, each as two frames, the flow, and what it hides."""
-    from stillroom.stages.evaluate.flow_sheet import FlowRow, flow_sheet
+    from stillroom.stages.evaluate.flow_sheet import FlowRow, flow_sheet, visible_pixels
 
     flow, kept = cache.artifact_set(source, model), cache.artifact_set(source, FRAMES)
     place = {frame_id: index for index, frame_id in enumerate(kept.rows()["frame_id"].to_pylist())}
@@ -77,19 +75,10 @@ def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path)
                 image=kept.read("frames", place[row["frame_id"]]),
                 other=kept.read("frames", place[row["partner"]]),
                 flow=there,
-                visible=None if back is None else _visible(there, flow.read(FLOW, back)),
+                visible=None if back is None else visible_pixels(there, flow.read(FLOW, back)),
             )
         )
     flow_sheet(path, rows, title=f"{model} on {source}")
-
-
-def _visible(there: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
-    import torch
-
-    from stillroom.stages.warp import visible
-
-    seen = visible(torch.from_numpy(there)[None], torch.from_numpy(back)[None])
-    return np.asarray(seen[0, 0].numpy(), np.bool_)
 
 
 def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from stillroom.stages.evaluate.flow_wheel import flow_colours, wheel_picture
 from stillroom.stages.evaluate.sheet import Entry, Sheet, Tile, draw_sheet
 from stillroom.stages.evaluate.tiles import counted_frames
-from stillroom.stages.warp import inside_frame, warp
+from stillroom.stages.warp import inside_frame, visible, warp
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,16 @@ class FlowRow:
     other: NDArray[np.uint8]
     flow: NDArray[np.float32]
     visible: NDArray[np.bool_] | None = None
+
+
+def visible_pixels(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell (H, W) the pixels of frame t that t+k shows too.
+
+    Args:
+        flow, back: (2, H, W) pixels, t -> t+k and t+k -> t.
+    """
+    seen = visible(torch.from_numpy(flow)[None], torch.from_numpy(back)[None])
+    return np.asarray(seen[0, 0].numpy(), np.bool_)
 
 
 def flow_sheet(
