@@ -50,7 +50,8 @@ def visible_pixels(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDAr
     """Tell (H, W) the pixels of frame t that t+k shows too.
 
     Args:
-        flow, back: (2, H, W) pixels, t -> t+k and t+k -> t.
+        flow: (2, H, W) pixels, t -> t+k.
+        back: (2, H, W) pixels, t+k -> t.
     """
     seen = visible(torch.from_numpy(flow)[None], torch.from_numpy(back)[None])
     return np.asarray(seen[0, 0].numpy(), np.bool_)
