@@ -24,7 +24,12 @@ SAID = {
     "changed": "of another config",
 }
 NONE = "-"
-STEADINESS = {"TC": "tc", "TC, visible": "tc_visible", "Tsb": "stability"}
+STEADINESS = {
+    "TC": "tc",
+    "TC, visible": "tc_visible",
+    "TC, shared": "tc_shared",
+    "Tsb": "stability",
+}
 
 
 def plan(found: SweepPlan) -> Shown:
@@ -111,7 +116,12 @@ def explained(sweep: Sweep) -> str:
     side = "one at a time"
     if sweep.config.parallel > 1:
         side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
-    steady = "TC and Tsb along clips, with the deviation of a sample; " if sweep.has_video else ""
+    steady = ""
+    if sweep.has_video:
+        steady = (
+            "TC and Tsb along clips, with the deviation of a sample, TC also over the classes that "
+            "all students predict; "
+        )
     return (
         "means over n seeds, with the lowest and the highest mIoU; gains in points of mIoU; "
         f"{steady}memory: the most that a process held, training and scoring; "

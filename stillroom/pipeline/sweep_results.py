@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Outcome:
     waiting: share of the training time that was spent waiting for data
     seconds_per_step, waiting: None of a teacher
     tc, tc_visible, stability: along clips, None where they were not followed
+    tc_by_class: tc class by class, None where one is not predicted at all
+    tc_shared: its mean over the classes that every student of the sweep predicts along the clips:
+        in tc a class that is predicted on a few pixels counts as much as any
     iou: by class, None where the test frames have no pixel of it
     """
 
@@ -49,6 +52,8 @@ class Outcome:
     tc: float | None = None
     tc_visible: float | None = None
     stability: float | None = None
+    tc_by_class: tuple[float | None, ...] = ()
+    tc_shared: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ MEASURES = (
     "pixel_accuracy",
     "tc",
     "tc_visible",
+    "tc_shared",
     "stability",
     "seconds_per_step",
     "waiting",
@@ -123,7 +129,28 @@ def rows_of(sweep: Sweep, records: Mapping[Work, Mapping[str, Any]]) -> list[Row
         mine = spread([student.miou for student in students])
         gain = None if mine is None or base is None else mine.mean - base.mean
         rows.append(Row(name, dict(sweep.config.variants[name]), students, gain))
-    return rows
+    return _with_shared_classes(rows)
+
+
+def _with_shared_classes(rows: list[Row]) -> list[Row]:
+    """The same, each outcome with its TC over the classes that all students predict."""
+    everyone = [one for row in rows for one in row.students]
+    students = [one.tc_by_class for one in everyone if one.seed is not None and one.tc_by_class]
+    shared = [
+        place
+        for place, values in enumerate(zip(*students, strict=True))
+        if all(value is not None for value in values)
+    ]
+
+    def shared_tc(one: Outcome) -> float | None:
+        values = [one.tc_by_class[place] for place in shared] if one.tc_by_class else []
+        known = [value for value in values if value is not None]
+        return math.fsum(known) / len(known) if known and len(known) == len(shared) else None
+
+    return [
+        replace(row, students=tuple(replace(o, tc_shared=shared_tc(o)) for o in row.students))
+        for row in rows
+    ]
 
 
 def _outcome(work: Work, record: Mapping[str, Any]) -> Outcome:
@@ -145,7 +172,7 @@ def _outcome(work: Work, record: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _steadiness(video: Mapping[str, Any] | None) -> dict[str, float | None]:
+def _steadiness(video: Mapping[str, Any] | None) -> dict[str, Any]:
     if video is None:
         return {}
     visible = video["consistency"]["visible"]
@@ -153,6 +180,7 @@ def _steadiness(video: Mapping[str, Any] | None) -> dict[str, float | None]:
         "tc": video["consistency"]["whole"]["miou"],
         "tc_visible": None if visible is None else visible["miou"],
         "stability": video["stability"],
+        "tc_by_class": tuple(video["consistency"]["whole"]["iou"]),
     }
 
 

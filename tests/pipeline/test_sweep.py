@@ -505,6 +505,35 @@ def test_a_table_says_how_many_seeds_there_are_and_how_they_were_trained(place: 
     assert "3 side by side" in show_sweep.explained(sweep)
 
 
+def test_consistency_is_told_over_the_classes_that_all_students_predict_as_well(
+    place: Path,
+) -> None:
+    sweep = sweep_with("seeds = [0, 1]\nvariants = { a = {}, b = {} }")
+
+    def made(*iou: float | None) -> dict[str, Any]:
+        known = [one for one in iou if one is not None]
+        whole = {"miou": sum(known) / len(known), "iou": list(iou)}
+        video = {"consistency": {"whole": whole, "visible": None}, "stability": 0.1}
+        test = {"miou": 0.5, "pixel_accuracy": 0.5, "classes": [], "video": video}
+        return {"test": test, "train": None}
+
+    rows = rows_of(
+        sweep,
+        {
+            student(sweep, "a", 0): made(0.9, 0.7, 0.0),  # the third on a pixel or two
+            student(sweep, "a", 1): made(0.8, 0.6, None),
+            student(sweep, "b", 0): made(0.95, 0.85, 0.0),
+        },
+    )
+    a, b = (row for row in rows if row.name in "ab")
+    assert [one.tc_shared for one in a.students] == pytest.approx([0.8, 0.7])
+    assert [one.tc for one in a.students] == pytest.approx([1.6 / 3, 0.7])
+    assert b.students[0].tc_shared == pytest.approx(0.9)
+    without = rows_of(sweep, {student(sweep, "a", 0): {**made(0.5), "test": {
+        "miou": 0.5, "pixel_accuracy": 0.5, "classes": []}}})  # fmt: skip
+    assert [one.tc_shared for row in without for one in row.students] == [None]
+
+
 def test_variants_have_folders_that_a_shell_can_name() -> None:
     assert slug("1/8 labels: CE + L_p") == "1-8-labels-ce-l-p"
     assert slug("Ä & ß") == "ä-ß"
