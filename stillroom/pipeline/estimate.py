@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.stages.cache.cache_shard import Produce
+    from stillroom.stages.cache.items import Items
     from stillroom.stages.sources.source import Frame, Source
 
 SAMPLE_FRAMES = 4
@@ -130,9 +133,7 @@ def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models)
         return SetEstimate(plan, {}, 0.0)
     model, items = models.of(plan.set_name), samples.items(plan.source, plan.set_name)
     produce = produce_by(model, samples, plan.source, plan.artifacts)
-    if model is not None:
-        with contextlib.suppress(FrameError):  # the first call costs what no other does
-            produce([items.load(0)])
+    load_seconds = _warmed_up(items, None if model is None else produce)
     target = samples.define(cache, plan.source, plan.set_name, model, plan.artifacts)
     report = cache_shard(
         ShardJob(
@@ -146,7 +147,23 @@ def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models)
     )
     scale = plan.missing_frames / report.frames
     sizes = {name: round(size * scale) for name, size in target.sizes().items()}
-    return SetEstimate(plan, sizes, report.wall_seconds * scale)
+    # Beside reading and computing, each shard costs its commit, however many rows it has.
+    rows = load_seconds + report.produce_seconds
+    shards = max(0.0, report.wall_seconds - rows) * len(plan.missing)
+    return SetEstimate(plan, sizes, rows * scale + shards)
+
+
+def _warmed_up(items: Items, produce: Produce | None) -> float:
+    """Seconds of reading a few rows; then a model is called once, since first calls are slow."""
+    began = time.perf_counter()
+    loaded = []
+    for index in range(len(items)):
+        with contextlib.suppress(FrameError):
+            loaded.append(items.load(index))
+    seconds = time.perf_counter() - began
+    if produce is not None and loaded:
+        produce(loaded[:1])
+    return seconds
 
 
 def free_bytes(path: Path | str) -> int | None:

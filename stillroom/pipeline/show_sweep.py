@@ -28,6 +28,7 @@ STEADINESS = {
     "TC": "tc",
     "TC, visible": "tc_visible",
     "TC, shared": "tc_shared",
+    "pixels that stay": "stay",
     "Tsb": "stability",
 }
 

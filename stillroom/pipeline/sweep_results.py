@@ -35,6 +35,7 @@ class Outcome:
     waiting: share of the training time that was spent waiting for data
     seconds_per_step, waiting: None of a teacher
     tc, tc_visible, stability: along clips, None where they were not followed
+    stay: share of the visible pixels that keep their class; of all, where visibility is unknown
     tc_by_class: tc class by class, None where one is not predicted at all
     tc_shared: its mean over the classes that every student of the sweep predicts along the clips:
         in tc a class that is predicted on a few pixels counts as much as any
@@ -54,6 +55,7 @@ class Outcome:
     stability: float | None = None
     tc_by_class: tuple[float | None, ...] = ()
     tc_shared: float | None = None
+    stay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ MEASURES = (
     "tc",
     "tc_visible",
     "tc_shared",
+    "stay",
     "stability",
     "seconds_per_step",
     "waiting",
@@ -180,6 +183,7 @@ def _steadiness(video: Mapping[str, Any] | None) -> dict[str, Any]:
         "tc": video["consistency"]["whole"]["miou"],
         "tc_visible": None if visible is None else visible["miou"],
         "stability": video["stability"],
+        "stay": (visible or video["consistency"]["whole"])["pixels"],
         "tc_by_class": tuple(video["consistency"]["whole"]["iou"]),
     }
 

@@ -512,7 +512,7 @@ def test_consistency_is_told_over_the_classes_that_all_students_predict_as_well(
 
     def made(*iou: float | None) -> dict[str, Any]:
         known = [one for one in iou if one is not None]
-        whole = {"miou": sum(known) / len(known), "iou": list(iou)}
+        whole = {"miou": sum(known) / len(known), "iou": list(iou), "pixels": 0.9}
         video = {"consistency": {"whole": whole, "visible": None}, "stability": 0.1}
         test = {"miou": 0.5, "pixel_accuracy": 0.5, "classes": [], "video": video}
         return {"test": test, "train": None}

@@ -241,7 +241,7 @@ def test_a_sweep_has_columns_along_clips_and_follows_them_once(
     assert flow_files() == followed[0]  # no student has computed a flow
     head, (line,) = show_sweep.summary(sweep, found.rows)
     place = head.index("pixel accuracy") + 1
-    assert head[place : place + 4] == ["TC", "TC, visible", "TC, shared", "Tsb"]
+    assert head[place : place + 4] == ["TC", "TC, visible", "TC, shared", "pixels that stay"]
     records = [json.loads(Path(f"swept/ce-seed{seed}/sweep.json").read_text()) for seed in (0, 1)]
     tc = [each["test"]["video"]["consistency"]["whole"]["miou"] for each in records]
     mean, deviation = sum(tc) / 2, abs(tc[0] - tc[1]) / 2**0.5
@@ -249,7 +249,10 @@ def test_a_sweep_has_columns_along_clips_and_follows_them_once(
     (row,) = json.loads(Path("swept/results.json").read_text())["rows"]
     assert row["tc"]["mean"] == pytest.approx(mean)
     assert row["stability"]["n"] == 2
-    assert "| TC | TC, visible | TC, shared | Tsb |" in Path("swept/table.md").read_text()
+    assert (
+        "| TC | TC, visible | TC, shared | pixels that stay | Tsb |"
+        in Path("swept/table.md").read_text()
+    )
 
     # what is measured otherwise is scored again; where its flow is kept does not matter
     assert not plan_sweep(sweep).pending

@@ -102,8 +102,8 @@ class PairItems:
     canvas: tuple[int, int]
     plan: PairPlan
     limit: float = float("inf")
-    _recent: OrderedDict[int, CanvasFrame] = field(default_factory=OrderedDict)
-    _lock: Any = field(default_factory=Lock)
+    _recent: OrderedDict[int, CanvasFrame] = field(default_factory=OrderedDict, init=False)
+    _lock: Any = field(default_factory=Lock, init=False)
 
     def __len__(self) -> int:
         return len(self.plan)

@@ -12,7 +12,13 @@ from stillroom.stages.evaluate.curve_chart import Panel, curve_chart
 from stillroom.stages.evaluate.palette import BLACK, colourise, palette
 from stillroom.stages.evaluate.prediction_sheet import WRONG, error_map
 from stillroom.stages.evaluate.sheet import Entry, Sheet, Tile, draw_sheet
-from stillroom.stages.evaluate.tiles import IGNORE, class_legend, counted_frames, same_size
+from stillroom.stages.evaluate.tiles import (
+    IGNORE,
+    class_legend,
+    counted_frames,
+    models_of,
+    same_size,
+)
 from stillroom.stages.warp import warp_labels
 from stillroom.storage_specs.errors import ConfigError
 
@@ -66,15 +72,7 @@ def consistency_sheet(
         ConfigError: no rows, or they differ in their models.
         ArtifactError: arrays that do not fit together.
     """
-    if not rows:
-        raise ConfigError("a sheet needs at least one pair of frames to show")
-    models = list(rows[0].predictions)
-    for row in rows:
-        if not models or list(row.predictions) != models:
-            raise ConfigError(
-                f"{row.frame_id}: expected predictions by {', '.join(models) or 'some model'}; "
-                f"got {', '.join(row.predictions) or 'none'}"
-            )
+    models = models_of([(row.frame_id, row.predictions) for row in rows], "pair of frames")
     seen = [each for row in rows for pair in row.predictions.values() for each in pair]
     colours = palette(classes)
     entries, left_out = class_legend(classes, colours, seen)

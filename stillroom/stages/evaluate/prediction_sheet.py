@@ -14,6 +14,7 @@ from stillroom.stages.evaluate.tiles import (
     PADDING,
     class_legend,
     counted_frames,
+    models_of,
     same_size,
     show_padding,
     valid_part,
@@ -76,7 +77,7 @@ def prediction_sheet(
         ConfigError: no rows, or they differ in their models, or `errors_of` is none of them.
         ArtifactError: arrays that do not fit together.
     """
-    models = _models(rows)
+    models = models_of([(row.frame_id, row.predictions) for row in rows], "frame")
     judged = errors_of if errors_of is not None else models[-1]
     if judged not in models:
         raise ConfigError(f"errors_of: no prediction {judged!r}; there are: {', '.join(models)}")
@@ -120,19 +121,6 @@ def error_map(
     painted[wrong] = 0.15 * painted[wrong] + 0.85 * np.array(WRONG)
     painted[label == IGNORE] = BLACK
     return painted.round().astype(np.uint8)
-
-
-def _models(rows: Sequence[PredictionRow]) -> list[str]:
-    if not rows:
-        raise ConfigError("a sheet needs at least one frame to show")
-    models = list(rows[0].predictions)
-    for row in rows:
-        if not models or list(row.predictions) != models:
-            raise ConfigError(
-                f"{row.frame_id}: expected predictions by {', '.join(models) or 'some model'}; "
-                f"got {', '.join(row.predictions) or 'none'}"
-            )
-    return models
 
 
 def _legend(

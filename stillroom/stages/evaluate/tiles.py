@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.stages.evaluate.sheet import Entry
-from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,26 @@ def same_size(frame_id: str, name: str, made: NDArray[np.uint8], image: NDArray[
         raise ArtifactError(
             f"{frame_id}: {name} {tuple(made.shape)} does not cover the frame {image.shape[:2]}"
         )
+
+
+def models_of(rows: Sequence[tuple[str, Mapping[str, object]]], what: str) -> list[str]:
+    """Names of the models that a sheet has columns for: the same in each of its rows.
+
+    rows: name and predictions of each; what: one of them is called in errors
+
+    Raises:
+        ConfigError: no rows, or they differ in their models.
+    """
+    if not rows:
+        raise ConfigError(f"a sheet needs at least one {what} to show")
+    models = list(rows[0][1])
+    for name, predictions in rows:
+        if not models or list(predictions) != models:
+            raise ConfigError(
+                f"{name}: expected predictions by {', '.join(models) or 'some model'}; "
+                f"got {', '.join(predictions) or 'none'}"
+            )
+    return models
 
 
 def show_padding(picture: NDArray[np.uint8], valid: tuple[int, int] | None) -> NDArray[np.uint8]:

@@ -232,14 +232,23 @@ def test_a_bad_pair_and_a_bad_frame_leave_out_what_needs_them(tmp_path):
 
 
 def test_without_the_way_back_all_that_stays_in_the_frame_is_trusted(tmp_path):
-    cache = build(tmp_path / "c.cache", PairsConfig(of="all", offsets=(1,), back=False), Exact())
-    clips = dataset(cache)
-    alone = clips.sample(0, 1)
-    x = torch.arange(WIDTH) + alone.flow[:, 0]
-    y = torch.arange(HEIGHT)[:, None] + alone.flow[:, 1]
-    inside = (x >= 0) & (x <= WIDTH - 1) & (y >= 0) & (y <= HEIGHT - 1)
-    # of all frames each is another's neighbour, so that ways back are there all the same
-    assert (alone.visible[:, 0] & ~inside).sum() == 0
+    """Of one labelled frame a clip, so that no pair is by chance another's way back."""
+    sparse = DemoSource(DEMO.model_copy(update={"label_every": 6}))
+    trusted = []
+    for back in (False, True):
+        config = PairsConfig(offsets=(1,), back=back)
+        cache = build(tmp_path / f"{back}.cache", config, Exact(), sparse)
+        clips = dataset(cache)
+        assert [clips.frame_ids[index] for index in clips.indices] == ["clip0000_03", "clip0001_03"]
+        triplet = clips.sample(0, 0)
+        x = torch.arange(WIDTH) + triplet.flow[:, 0]
+        y = torch.arange(HEIGHT)[:, None] + triplet.flow[:, 1]
+        inside = (x >= 0) & (x <= WIDTH - 1) & (y >= 0) & (y <= HEIGHT - 1)
+        trusted.append(triplet.visible[:, 0])
+        assert not (trusted[-1] & ~inside).any()
+    without, with_it = trusted
+    assert torch.equal(without, inside)
+    assert with_it.sum() < without.sum()  # what is hidden is known only there and back
 
 
 def test_frames_that_fill_the_canvas_differently_have_no_motion_between_them(tmp_path):
