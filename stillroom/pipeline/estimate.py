@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,12 @@ class BuildEstimate:
     """The whole plan; sizes are those of what is missing, not of what is there already.
 
     free_bytes: where the cache is to be; None for an object store, which does not say
+    lonely: by source of clips, how many frames are left out of the pairs, and how many are not
     """
 
     sets: tuple[SetEstimate, ...]
     free_bytes: int | None
+    lonely: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -107,7 +109,8 @@ def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     ):
         cache = Cache.create(Path(folder) / "sample.cache")
         estimates = tuple(_estimate_set(samples, cache, plan, models) for plan in plans)
-    return BuildEstimate(estimates, free_bytes(run.cache.path))
+    lonely = {name: (p.plan.lonely, p.plan.chosen) for name, p in targets.pairs.items()}
+    return BuildEstimate(estimates, free_bytes(run.cache.path), lonely)
 
 
 def sampled(targets: Targets) -> Targets:

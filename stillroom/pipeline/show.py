@@ -57,6 +57,12 @@ def estimate(plan: BuildEstimate) -> Shown:
     seconds = sum(part.seconds for part in plan.sets)
     total = f"in all {size(plan.bytes)} and {duration(seconds)} of one worker, by a few frames"
     lines: list[Any] = [table, "", arrays, "", total]
+    lines += [
+        f"{source}: {lonely} of {lonely + chosen} frames have no neighbour on one side at these "
+        "offsets, and are in no triplet"
+        for source, (lonely, chosen) in plan.lonely.items()
+        if lonely
+    ]
     free = "" if plan.free_bytes is None else f". free disk: {size(plan.free_bytes)}"
     lines.append(f"nothing written (--dry-run){free}")
     if plan.free_bytes is not None and plan.bytes > plan.free_bytes:
@@ -76,6 +82,7 @@ def estimate(plan: BuildEstimate) -> Shown:
         "bytes": plan.bytes,
         "seconds": seconds,
         "free_bytes": plan.free_bytes,
+        "lonely_frames": {source: lonely for source, (lonely, _) in plan.lonely.items()},
     }
     return Shown(lines, document)
 

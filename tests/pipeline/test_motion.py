@@ -17,6 +17,7 @@ from stillroom.pipeline.estimate import estimate_build
 from stillroom.pipeline.inspect_cache import describe_cache
 from stillroom.pipeline.preview import draw_preview
 from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.show import estimate
 from stillroom.pipeline.training import check_terms, prepare_job, train_run
 from stillroom.pipeline.verify import verify_cache
 from stillroom.stages.models.flow.dis import DisConfig
@@ -62,6 +63,9 @@ def test_flow_is_planned_built_resumed_and_verified_as_any_other_set(
     motion = planned["street", "dis"]
     assert (motion.plan.frames, motion.plan.shards) == (28, 7)
     assert motion.bytes["flow"] > 0
+    said = estimate(estimate_build(run))
+    assert said.document["lonely_frames"] == {"street": 4}  # the ends of two clips
+    assert any("street: 4 of 10 frames have no neighbour" in str(part) for part in said.parts)
     assert "dis" in {one.set_name for one in plan_size(run).sets}
 
     assert build(run).shards == 3 + 3 + 7
