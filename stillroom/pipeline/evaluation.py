@@ -206,7 +206,7 @@ def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> Non
 def draw_predictions(
     run: RunConfig, models: Mapping[str, Model], path: Path, results: Mapping[str, EvaluationResult]
 ) -> None:
-    """A sheet with a column for every model, over frames spread evenly through the source.
+    """A sheet with a column for every model, over labelled frames spread evenly through the source.
 
     models, results: by the name that the picture shows
     """
@@ -216,12 +216,13 @@ def draw_predictions(
 
     settings = _settings(run)
     source = open_source(run.sources[settings.source])
-    count = min(settings.sheet_frames, len(source))
-    chosen = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
+    labelled = [index for index in range(len(source)) if source.labelled(index)]
+    count = min(settings.sheet_frames, len(labelled))
+    chosen = np.linspace(0, len(labelled) - 1, count).round().astype(int).tolist()
     frames = []
-    for index in chosen:
+    for place in chosen:
         with suppress(FrameError):  # the scores have counted and named it
-            frames.append(to_canvas(source.load(index), run.cache.canvas))
+            frames.append(to_canvas(source.load(labelled[place]), run.cache.canvas))
     found: dict[str, list[Prediction]] = {}
     for name, model in models.items():
         said = predictions(model.predictor, frames, settings.batch)

@@ -82,6 +82,8 @@ def _remarks(found: Evaluation) -> list[str]:
     if found.result.scores.absent:
         absent = ", ".join(found.result.scores.absent)
         said.append(f"no pixel in the labels, left out of the means: {absent}")
+    if found.result.unlabelled:
+        said.append(f"frames without a label, not predicted: {found.result.unlabelled}")
     skipped = [f"{frame.frame_id}: {frame.reason}" for frame in found.result.skipped]
     return said + _faults(skipped, "frame")
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
 from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, canvas_frames, predictions
+from stillroom.stages.sources.source import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ class EvaluationResult:
         scores: mIoU, accuracies, and IoU by class.
         frames: how many were scored.
         skipped: those that could not be used, with reasons.
+        unlabelled: how many were passed over, because none of their pixels has a label.
         confusion: int64 (C, C), row = label, column = prediction, as nested tuples.
     """
 
@@ -36,6 +38,7 @@ class EvaluationResult:
     frames: int
     skipped: tuple[SkippedFrame, ...]
     confusion: tuple[tuple[int, ...], ...]
+    unlabelled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON values; without the confusion matrix, which is C x C numbers."""
@@ -44,6 +47,7 @@ class EvaluationResult:
             "skipped": [
                 {"frame_id": frame.frame_id, "reason": frame.reason} for frame in self.skipped
             ],
+            "unlabelled": self.unlabelled,
             **self.scores.to_dict(),
         }
 
@@ -59,39 +63,54 @@ def evaluate(
     """Score a model on canvas frames, at the canvas's resolution.
 
     Logits are upsampled bilinearly by their stride before the argmax. Padding does not count: the
-    pixels outside a frame's valid area are scored as ignored whatever their label says.
+    pixels outside a frame's valid area are scored as ignored whatever their label says. Frames
+    with no labelled pixel are not predicted: of a sparsely labelled clip they are most.
 
     Args:
         predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
         frames: labelled frames; see `canvas_frames`.
         classes: names of the label values 0..C-1.
         batch: frames predicted at once; the scores do not depend on it.
-        on_frames: told how many frames are done, skipped ones included, after each.
+        on_frames: told how many frames are done, with those skipped or passed over.
 
     Raises:
-        ConfigError: a frame has no label, the model tells another number of classes apart, or no
-            frame could be used.
+        ConfigError: a frame comes without a label map, the model tells another number of classes
+            apart, or no frame could be scored.
         ArtifactError: a label is out of range, or logits are not finite.
     """
     matrix = ConfusionMatrix(len(classes))
     skipped: list[SkippedFrame] = []
-    scored = 0
-    for done, found in enumerate(predictions(predictor, frames, batch), start=1):
+    scored = unlabelled = 0
+
+    def tell() -> None:
+        if on_frames is not None:
+            on_frames(scored + len(skipped) + unlabelled)
+
+    def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
+        nonlocal unlabelled
+        for frame in frames:
+            if isinstance(frame, SkippedFrame) or (_label(frame) != IGNORE).any():
+                yield frame
+            else:
+                unlabelled += 1
+                tell()
+
+    for found in predictions(predictor, labelled(), batch):
         if isinstance(found, SkippedFrame):
             skipped.append(found)
         else:
             _check_channels(found, classes)
             matrix.update(found.classes, _label(found.frame))
             scored += 1
-        if on_frames is not None:
-            on_frames(done)
+        tell()
     if not scored:
-        raise ConfigError(_nothing_scored(skipped))
+        raise ConfigError(_nothing_scored(skipped, unlabelled))
     return EvaluationResult(
         scores=matrix.scores(classes),
         frames=scored,
         skipped=tuple(skipped),
         confusion=tuple(map(tuple, matrix.counts.tolist())),
+        unlabelled=unlabelled,
     )
 
 
@@ -138,12 +157,17 @@ def _label(frame: CanvasFrame) -> NDArray[np.uint8]:
     if frame.label is None:
         raise ConfigError(f"{frame.frame_id} has no label; evaluation needs a labelled source")
     height, width = frame.valid
-    label = np.full_like(frame.label, 255)
+    label = np.full_like(frame.label, IGNORE)
     label[:height, :width] = frame.label[:height, :width]
     return label
 
 
-def _nothing_scored(skipped: Sequence[SkippedFrame]) -> str:
+def _nothing_scored(skipped: Sequence[SkippedFrame], unlabelled: int) -> str:
+    if unlabelled:
+        return (
+            f"nothing to evaluate: no pixel of {unlabelled} frames has a label; name a source, "
+            "or as many frames of it, that has some"
+        )
     if not skipped:
         return "nothing to evaluate: the source has no frames"
     return (

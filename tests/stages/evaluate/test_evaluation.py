@@ -151,6 +151,26 @@ def test_bad_frames_are_skipped_counted_and_named() -> None:
     assert document["miou"] == 1
 
 
+def test_frames_without_a_labelled_pixel_are_counted_and_not_predicted() -> None:
+    none, some = np.full((6, 8), 255), random_label(0)
+    frames = [frame(none), frame(some), FrameError("truncated"), frame(none), frame(none)]
+    predictor, done = Reader(), list[int]()
+    result = evaluate_source(predictor, ListSource(frames), (6, 8), on_frames=done.append)
+    assert predictor.batches == [(1, 6, 8)]
+    assert (result.frames, len(result.skipped), result.unlabelled) == (1, 1, 3)
+    assert done == sorted(done)
+    assert done[-1] == 5
+    assert result.to_dict()["unlabelled"] == 3
+    assert result.scores == evaluate(Reader(), [on_canvas(some)], CLASSES).scores
+
+
+def test_labels_in_the_padding_alone_are_none() -> None:
+    label = np.full((6, 8), 255)
+    label[5] = 1
+    with pytest.raises(ConfigError, match="no pixel of 1 frames has a label"):
+        evaluate(Reader(), [on_canvas(label, (5, 8))], CLASSES)
+
+
 def test_an_error_that_is_not_about_the_frame_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         evaluate_source(Reader(), ListSource([ZeroDivisionError()]), (6, 8))
