@@ -10,11 +10,9 @@ import click
 from stillroom.cli_options import JSON, SET, example, print_shown
 
 
-def _seeds(
-    context: click.Context, option: click.Parameter, given: str | None
-) -> tuple[int, ...] | None:
+def _seeds(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
     try:
-        return None if given is None else tuple(int(each) for each in given.split(","))
+        return () if given is None else tuple(int(each) for each in given.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{given!r}: expected numbers, as in --seeds 0,1,2") from error
 
@@ -26,9 +24,9 @@ def _seeds(
     "--only",
     multiple=True,
     metavar="VARIANT",
-    help="Only this variant; may be given more than once.",
+    help="Train only this variant; may be given more than once.",
 )
-@click.option("--seeds", callback=_seeds, metavar="N,N", help="Seeds in place of the file's.")
+@click.option("--seeds", callback=_seeds, metavar="N,N", help="Train only with these seeds.")
 @click.option(
     "--retrain",
     is_flag=True,
@@ -43,7 +41,7 @@ def sweep(
     sweep_file: Path,
     overrides: tuple[str, ...],
     only: tuple[str, ...],
-    seeds: tuple[int, ...] | None,
+    seeds: tuple[int, ...],
     retrain: bool,
     per_class: bool,
     dry_run: bool,
@@ -58,7 +56,7 @@ def sweep(
     from stillroom.pipeline.sweep import Hooks, plan_sweep, run_sweep
     from stillroom.pipeline.sweep_file import load_sweep
 
-    plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only)
+    plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only, seeds)
     if dry_run:
         print_shown(show_sweep.plan(plan), as_json)
         return

@@ -59,6 +59,10 @@ def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
         return f"unknown key{nearest(str(fault['loc'][-1]), list(section.get('properties', {})))}"
     if fault["type"] == "missing":
         return "required, but not given"
+    if fault["type"] == "union_tag_invalid":
+        known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
+        tag = fault["ctx"]["discriminator"].strip("'")
+        return f"no {tag} {fault['ctx']['tag']!r}{nearest(str(fault['ctx']['tag']), known)}"
     got = repr(fault.get("input"))
     expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
     return f"{', or: '.join(expected)}; got {got if len(got) < 80 else got[:77] + '...'}"

@@ -44,7 +44,8 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s")
+        known = speed is not None and task.fields.get("has_rate", True)
+        return Text(f"{speed:.1f} {self._unit}/s" if known else "")
 
 
 class _Bars:
@@ -75,7 +76,8 @@ class _Bars:
         self._said = time.monotonic()
         for task in self._bars.tasks:
             if task.total is not None and 0 < task.completed < task.total:
-                speed = f"{task.speed:.1f} {self._unit}/s" if task.speed else ""
+                known = task.speed and task.fields.get("has_rate", True)
+                speed = f"{task.speed:.1f} {self._unit}/s" if known else ""
                 parts = (task.description, f"{task.completed:.0f}/{task.total:.0f}", speed)
                 self.console.print("  ".join((*parts, task.fields["note"])), soft_wrap=True)
 
@@ -158,7 +160,7 @@ class SweepBars(_Bars):
 
     def __init__(self, path: Path | str, total: int) -> None:
         super().__init__("steps")
-        self._all = self._bars.add_task(f"sweep {path}", total=total, note="")
+        self._all = self._bars.add_task(f"sweep {path}", total=total, note="", has_rate=False)
         self._tasks: dict[Work, TaskID] = {}
 
     def __enter__(self) -> SweepBars:

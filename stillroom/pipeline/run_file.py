@@ -164,8 +164,10 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
     wanted.append(("evaluate.video.source", video.get("source"), sources, "source"))
     wanted.append(("evaluate.video.flow", video.get("flow"), flows, "flow model"))
     for position, term in enumerate(_sequence(document.get("terms"))):
-        if isinstance(term, dict) and "teacher" in term:
-            wanted.append((f"terms.{position}.teacher", term["teacher"], teachers, "teacher"))
+        term = term if isinstance(term, dict) else {}
+        wanted.append((f"terms.{position}.teacher", term.get("teacher"), teachers, "teacher"))
+        place = f"terms.{position}.mean_of"
+        wanted += [(place, name, teachers, "teacher") for name in _table(term, "mean_of")]
     for place, name, known, what in wanted:
         if isinstance(name, str) and name not in known:
             yield f"{place}: no {what} {name!r} in this file{nearest(name, known)}"

@@ -60,6 +60,7 @@ def plan(found: SweepPlan) -> Shown:
     parts: list[Any] = [
         table,
         f"cache {found.sweep.run.cache.path} {cache}",
+        *_unscored(found.sweep),
         f"{done} of {len(found.chosen)} chosen are done. nothing is begun (--dry-run)",
     ]
     return Shown(parts, {"missing_shards": found.missing_shards, "runs": runs})
@@ -70,9 +71,16 @@ def result(found: SweepResult, *, per_class: bool) -> Shown:
     parts: list[Any] = [_grid(*summary(found.sweep, found.rows))]
     if per_class:
         parts += ["", _grid(*by_class(found.rows))]
-    parts += ["", explained(found.sweep)]
+    parts += ["", explained(found.sweep), *_unscored(found.sweep)]
     parts += [f"{path}" for path in found.files]
     return Shown(parts, document(found.sweep, found.rows, found.failed))
+
+
+def _unscored(sweep: Sweep) -> list[str]:
+    return [
+        f"teacher {name} is not scored: its classes are not those of the labels"
+        for name in sweep.unscored
+    ]
 
 
 def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
@@ -132,7 +140,9 @@ def explained(sweep: Sweep) -> str:
 
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """Both tables as a page."""
-    parts = [f"# {sweep.file.stem}", f"`stillroom sweep {sweep.file}`, from `{sweep.config.run}`."]
+    given = (f"--set {each}" for each in sweep.overrides)
+    command = " ".join(["stillroom sweep", str(sweep.file), *given])
+    parts = [f"# {sweep.file.stem}", f"`{command}`, from `{sweep.config.run}`."]
     parts += [_markdown(*summary(sweep, rows)), explained(sweep) + "."]
     head, lines = by_class(rows)
     if lines:

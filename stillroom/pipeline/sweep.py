@@ -80,10 +80,10 @@ class Hooks:
     listen: Callable[[ChildEvent], None] = lambda _: None
 
 
-def plan_sweep(sweep: Sweep, only: Sequence[str] = ()) -> SweepPlan:
+def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepPlan:
     """Look what is there, and change nothing.
 
-    only: these variants; all of them if left out
+    only, seeds: these variants and seeds are chosen; all of them if left out
 
     Raises:
         ConfigError: there is no such variant; a source or a record cannot be read.
@@ -96,7 +96,12 @@ def plan_sweep(sweep: Sweep, only: Sequence[str] = ()) -> SweepPlan:
     missing = _missing_shards(sweep.run)
     ledger = Ledger(sweep.run)
     works = (*sweep.teachers, *sweep.students)
-    chosen = tuple(w for w in works if w.seed is None or not only or w.row in only)
+    chosen = tuple(
+        work
+        for work in works
+        if work.seed is None
+        or ((not only or work.row in only) and (not seeds or work.seed in seeds))
+    )
     return SweepPlan(sweep, {work: ledger.state(work) for work in works}, chosen, missing)
 
 
@@ -151,6 +156,7 @@ def _order(sweep: Sweep, work: Work, state: State) -> Order:
             "run": str(sweep.config.run),
             "run_file": sweep.run_text,
             "set": dict(sweep.config.set),
+            "command_line": list(sweep.overrides),
             "variant": work.row,
             "overrides": dict(work.overrides),
             "config": as_document(work.run),

@@ -93,19 +93,25 @@ def _do(task: dict[str, Any], tell: Teller) -> None:
     from stillroom.pipeline.show_students import train_result
     from stillroom.pipeline.training import train_run
     from stillroom.stages.torch_state import use_threads
-    from stillroom.stages.train.run_folder import write_json
+    from stillroom.stages.train.run_folder import read_json, write_json
 
     use_threads(task["threads"])
     run = parse_run(task["document"], task["origin"])
     record = Path(task["record"])
     found: dict[str, Any] = {}
     model = f"teacher:{task['teacher']}"
+    held_before: list[float | None] = []
     if task["teacher"] is None:
-        found["train"] = train_result(train_run(run, tell.step)).document
+        trained = train_run(run, tell.step)
+        if trained.already_finished:  # in another process
+            held_before.append((read_json(record) or {}).get("peak_memory_mb"))
+        found["train"] = train_result(trained).document
         model = str(record.parent)
     video = run.evaluate is not None and run.evaluate.video is not None
     found["test"] = evaluate_model(run, model, Asked(video=video), tell.frames).document()
-    write_json(record, {**found, "peak_memory_mb": peak_memory_mb(), **task["keep"]})
+    held = [*held_before, peak_memory_mb()]
+    peak = None if None in held else max(each for each in held if each is not None)
+    write_json(record, {**found, "peak_memory_mb": peak, **task["keep"]})
 
 
 def peak_memory_mb() -> float | None:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from stillroom.pipeline.config_faults import describe, listing, nearest
 from stillroom.pipeline.run_file import check_run, override, read_toml, set_key
+from stillroom.pipeline.targets import source_classes, with_classes
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
 
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Of all variants: one cache, one test.
 SHARED = ("sources", "teachers", "flows", "cache", "evaluate")
 OWN = {"train.path": "`path` of the sweep", "train.seed": "`seeds` of the sweep"}
@@ -109,17 +110,21 @@ class Sweep:
     """A sweep file, read and found sound.
 
     file: where it was read from
+    overrides: what the command line sets for all variants, as KEY=VALUE
     run: the run file with what is set for all variants: the cache that all of them read
     run_text: the run file as it was written
     teachers, students: what there is to do, in this order; students seed by seed
+    unscored: teachers of other classes than the labels that students are scored on
     """
 
     file: Path
     config: SweepConfig
+    overrides: tuple[str, ...]
     run: RunConfig
     run_text: str
     teachers: tuple[Work, ...]
     students: tuple[Work, ...]
+    unscored: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> str:
@@ -132,13 +137,11 @@ class Sweep:
         return self.run.evaluate is not None and self.run.evaluate.video is not None
 
 
-def load_sweep(
-    path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> Sweep:
+def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Sweep:
     """Read a sweep file and its run file, and check every variant.
 
     overrides: of the run file, for all variants, as --set
-    seeds: in place of the file's
+    seeds: beside the file's
 
     Raises:
         ConfigError: a file is missing or not TOML, or any number of faults, all of them listed.
@@ -164,19 +167,33 @@ def load_sweep(
         raise ConfigError(f"{path}: {listing(faults)}")
     order = {seed: place for place, seed in enumerate(config.seeds)}
     students.sort(key=lambda work: order.get(work.seed or 0, 0))
-    teachers = (
+    scored = [name for name in run.teachers if _can_be_scored(name, run)]
+    teachers = tuple(
         Work(f"teacher:{name}", None, {}, document, run, config.path / f"teacher-{name}.json")
-        for name in run.teachers
+        for name in scored
     )
-    return Sweep(path, config, run, run_text, tuple(teachers), tuple(students))
+    unscored = tuple(name for name in run.teachers if name not in scored)
+    given = tuple(overrides)
+    return Sweep(path, config, given, run, run_text, teachers, tuple(students), unscored)
 
 
-def _config(path: Path, seeds: Sequence[int] | None) -> SweepConfig:
+def _can_be_scored(name: str, run: RunConfig) -> bool:
+    """Whether a teacher tells the classes apart that students are scored on.
+
+    One that gives features alone need not.
+    """
+    labels = None if run.evaluate is None else source_classes(run.sources[run.evaluate.source])
+    teacher = with_classes(name, run.teachers[name], run)
+    names = teacher.class_names()
+    return labels is None or (teacher.num_classes() == len(labels) and names in (None, labels))
+
+
+def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
     given = read_toml(path, "sweep file")
-    if seeds is not None:
-        given["seeds"] = list(seeds)
     try:
-        return SweepConfig.model_validate(given)
+        config = SweepConfig.model_validate(given)
+        more = [seed for seed in seeds if seed not in config.seeds]
+        return SweepConfig.model_validate({**given, "seeds": [*config.seeds, *more]})
     except ValidationError as error:
         raise ConfigError(f"{path}: {listing(describe(error, SweepConfig))}") from error
 

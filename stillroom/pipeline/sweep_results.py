@@ -194,6 +194,7 @@ def document(sweep: Sweep, rows: Sequence[Row], failed: Mapping[Work, str]) -> d
         "sweep": str(sweep.file),
         "run": str(sweep.config.run),
         "set": dict(sweep.config.set),
+        "command_line": list(sweep.overrides),
         "seeds": list(sweep.config.seeds),
         "parallel": sweep.config.parallel,
         "threads": sweep.config.threads,

@@ -68,7 +68,7 @@ class Ledger:
             return State("new" if result is None else "done", wanted, result=result)
         folder = work.record.parent
         theirs = run_folder.read_json(folder / run_folder.CONFIG)
-        if theirs is None:
+        if theirs is None or not run_folder.is_begun(folder):
             return State("new", wanted)
         changed = run_folder.changes(theirs, plain(as_document(work.run)), MAY_DIFFER)
         known = run_folder.read_json(folder / run_folder.FINGERPRINTS) or {}

@@ -71,7 +71,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     objective = Objective(run.terms, settings.unlabelled_weight)
     cache = Cache.open(run.cache.path)
     check_cache(run, settings, cache, objective)
-    classes = student_classes(cache, settings)
+    classes = student_classes(cache, run, settings)
     use_seed(settings.seed)
     student = build_student(student_config, len(classes))
     streams, cached = {}, _cached_strides(cache, settings, objective)
@@ -133,6 +133,11 @@ def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | Non
     if run.train is None or run.train.validation is None:
         return None
     source = open_source(run.sources[run.train.validation.source])
+    if source.classes is None:
+        raise ConfigError(
+            f"train.validation.source: {run.train.validation.source!r} has no labels; name a "
+            "labelled source"
+        )
     if source.classes != classes:
         raise ConfigError(
             f"train.validation.source: its classes are {source.classes}, the student's {classes}"

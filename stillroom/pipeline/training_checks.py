@@ -132,23 +132,44 @@ def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) ->
         )
 
 
-def student_classes(cache: Cache, settings: TrainConfig) -> tuple[str, ...]:
-    """Names of the student's classes: those of the labelled streams.
+def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tuple[str, ...]:
+    """Names of the student's classes: those of the labelled streams; without any, its teachers'.
 
     Raises:
-        ConfigError: no stream is labelled, or two of them have other classes.
+        ConfigError: no stream is labelled and no teacher speaks of classes, or two of them speak
+            of other ones.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name, stream in settings.streams.items():
         arrays = cache.artifact_set(stream.source or name, FRAMES).arrays
         if stream.labelled is not False and "labels" in arrays:
-            found[name] = tuple(arrays["labels"].attributes["classes"])
+            found[f"stream {name}"] = tuple(arrays["labels"].attributes["classes"])
+    found = found or _classes_of_teachers(cache, run, settings)
     if not found:
-        raise ConfigError("train.streams: no stream is labelled, so the student has no classes")
+        raise ConfigError(
+            "train.streams: no stream is labelled, and no term has a teacher whose logits or "
+            "pseudo labels are cached, so the student has no classes; give one of them"
+        )
     if len(set(found.values())) > 1:
         listing = "\n".join(f"  {name}: {', '.join(classes)}" for name, classes in found.items())
-        raise ConfigError(f"train.streams: labelled streams with different classes\n{listing}")
+        raise ConfigError(f"train.streams: a student cannot have different classes\n{listing}")
     return next(iter(found.values()))
+
+
+def _classes_of_teachers(
+    cache: Cache, run: RunConfig, settings: TrainConfig
+) -> dict[str, tuple[str, ...]]:
+    """Names of the classes that the terms' teachers tell apart, where they are cached."""
+    teachers = sorted({teacher for term in run.terms for teacher in term.teachers})
+    sources = {stream.source or name for name, stream in settings.streams.items()}
+    return {
+        f"teacher {teacher}": tuple(spec.attributes["classes"])
+        for source in sorted(sources)
+        for teacher in teachers
+        for one in cache.teacher_sets(source, teacher)
+        for artifact, spec in one.arrays.items()
+        if artifact in ("logits", "pseudo_label") and "classes" in spec.attributes
+    }
 
 
 def check_objective(

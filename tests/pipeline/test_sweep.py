@@ -27,7 +27,7 @@ from stillroom.pipeline.sweep import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.sweep_child import Teller
 from stillroom.pipeline.sweep_children import Order, run_children
 from stillroom.pipeline.sweep_file import load_sweep, slug
-from stillroom.pipeline.sweep_results import rows_of, spread
+from stillroom.pipeline.sweep_results import document, rows_of, spread
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -248,7 +248,8 @@ def test_students_side_by_side_are_those_that_were_trained_alone(alone: Result) 
 
 def test_what_fails_is_named_and_the_others_go_on(alone: Result) -> None:
     assert alone.exit_code == 2
-    assert "error: no labels, seed 0: train.streams: no stream is labelled" in alone.stderr
+    said = "error: no labels, seed 0: term cross_entropy has nothing to read: no stream is labelled"
+    assert said in alone.stderr
     shown = json.loads(Path("b/results.json").read_text())
     students = {row["name"]: len(row["students"]) for row in shown["rows"]}
     assert students == {"teacher:tiny": 1, "no labels": 0, "CE": 1}
@@ -460,13 +461,65 @@ def test_overrides_reach_every_variant_and_its_own_win(place: Path) -> None:
     sweep = sweep_with(
         'set = { "train.steps" = 7 }\nvariants = { a = {}, b = { "train.steps" = 9 } }',
         overrides=["train.log_every=1"],
-        seeds=(4, 2),
+        seeds=(4, 0),
     )
     trains = [work.run.train for work in sweep.students if work.run.train is not None]
     assert [(one.seed, one.steps, one.log_every) for one in trains] == [
-        (4, 7, 1), (4, 9, 1), (2, 7, 1), (2, 9, 1),
+        (0, 7, 1), (0, 9, 1), (4, 7, 1), (4, 9, 1),
     ]  # fmt: skip
     assert sweep.baseline == "a"
+    assert document(sweep, [], {})["command_line"] == ["train.log_every=1"]
+    assert f"`stillroom sweep {sweep.file} --set train.log_every=1`" in show_sweep.markdown(
+        sweep, []
+    )
+
+
+def test_seeds_choose_what_is_trained_and_the_others_stay_in_the_table(swept: Result) -> None:
+    shown = stillroom("a.toml", "--seeds", "1,5", "--dry-run", "--json")
+    chosen = [(each["name"], each["seed"]) for each in shown["runs"] if each["chosen"]]
+    students = [one for one in chosen if one[1] is not None]
+    assert students == [("CE", 1), ("CE + KL", 1), ("CE", 5), ("CE + KL", 5)]
+    table = Path("a/table.md").read_text()
+    shown = stillroom("a.toml", "--seeds", "1", "--json")
+    assert Path("a/table.md").read_text() == table
+    assert [len(row["students"]) for row in shown["rows"]] == [1, 2, 2]
+
+
+def test_a_student_that_failed_before_its_first_checkpoint_is_to_be_trained(place: Path) -> None:
+    text = 'variants = { a = { "train.optimiser.lr" = 1e15, "train.steps" = 3 } }'
+    sweep = sweep_with(text)
+    failed = run_sweep(plan_sweep(sweep)).failed
+    assert ["not finite" in problem for problem in failed.values()] == [True]
+    mended = sweep.file.read_text().replace("1e15", "1e-3")
+    sweep.file.write_text(mended)
+    plan = plan_sweep(load_sweep(sweep.file))
+    assert [state.kind for work, state in plan.states.items() if work.seed == 0] == ["new"]
+    assert not run_sweep(plan).failed
+
+
+def test_a_teacher_of_other_classes_is_not_scored_and_that_is_said(place: Path) -> None:
+    other = '"teachers.other" = { kind = "python", target = "sweep_networks:teacher", classes = 3 }'
+    sweep = sweep_with(f"set = {{ {other} }}\nvariants = {{ a = {{}} }}")
+    assert [work.row for work in sweep.teachers] == ["teacher:tiny"]
+    assert sweep.unscored == ("other",)
+    said = show_sweep.plan(plan_sweep(sweep)).parts
+    assert "teacher other is not scored: its classes are not those of the labels" in said
+
+
+def test_the_memory_of_a_student_that_is_scored_again_is_what_its_training_took(
+    swept: Result,
+) -> None:
+    folder = "a/ce-seed0"
+    before = record(folder)
+    kept = {**before, "scored": {}, "peak_memory_mb": 1e6}
+    Path(folder, "sweep.json").write_text(json.dumps(kept))
+    stillroom("a.toml", "--json")
+    assert record(folder)["peak_memory_mb"] == 1e6
+    assert record(folder)["scored"] == before["scored"]
+    Path(folder, "sweep.json").unlink()
+    stillroom("a.toml", "--json")
+    assert record(folder)["peak_memory_mb"] is None  # that of another process is not known
+    Path(folder, "sweep.json").write_text(json.dumps(before))
 
 
 def test_numbers_over_seeds_are_those_of_the_textbook() -> None:

@@ -13,7 +13,14 @@ import torch
 
 from stillroom.stages.train.checkpoint import new_learner
 from stillroom.stages.train.live_memory import LiveMemory
-from stillroom.stages.train.step import forward, lr_at, seed_step, take_step, term_gradient_norm
+from stillroom.stages.train.step import (
+    demand_a_spread,
+    forward,
+    lr_at,
+    seed_step,
+    take_step,
+    term_gradient_norm,
+)
 from stillroom.stages.train.stream import Loader
 
 if TYPE_CHECKING:
@@ -94,7 +101,8 @@ def _measure(
     """Measure every term that one batch feeds."""
     progress = learner.step / job.steps
     alone = _cut_off(output)
-    wholes = job.objective.values(output, batch, learner.student, progress)
+    with demand_a_spread(f"a term on stream {batch.stream}"):
+        wholes = job.objective.values(output, batch, learner.student, progress)
     for label, whole in wholes.items():
         weight = job.objective.weight(label, batch.labelled)
         one = found.setdefault((batch.stream, label), TermCheck(batch.stream, label, weight))

@@ -37,7 +37,7 @@ class Learner:
     step: steps done
     window: sums since the last line of metrics; last: the means of that line
     best_score, best_step: of the best validation so far
-    seconds, wait_seconds: in the loop, and waiting for data in it
+    seconds, wait_seconds: of training, validation left out, and waiting for data in it
     """
 
     student: Student

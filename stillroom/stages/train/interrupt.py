@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never inside one."""
+"""Ctrl-C, and a polite order to end, between two steps and never inside one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 LOG = logging.getLogger(__name__)
+# Batch systems and containers send SIGTERM, and some seconds later SIGKILL.
+HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 
 
 class DeferredInterrupt:
-    """While entered, the first Ctrl-C only raises a flag; the second interrupts at once.
+    """While entered, the first Ctrl-C or SIGTERM only raises a flag; the second acts at once.
 
     A step that is broken off leaves weights and optimiser of no one step, which must not become a
     checkpoint. Outside the main thread, where signals cannot be caught, it does nothing.
@@ -22,8 +24,7 @@ class DeferredInterrupt:
 
     def __init__(self) -> None:
         self._asked = False
-        self._previous: object = None
-        self._installed = False
+        self._previous: dict[signal.Signals, object] = {}
 
     def raise_if_asked(self) -> None:
         """Raise the KeyboardInterrupt that was held back, if there was one."""
@@ -31,10 +32,10 @@ class DeferredInterrupt:
             raise KeyboardInterrupt
 
     def __enter__(self) -> DeferredInterrupt:
-        """Start to hold Ctrl-C back."""
+        """Start to hold them back."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
-            self._installed = True
+            for each in HELD_BACK:
+                self._previous[each] = signal.signal(each, self._on_signal)
         return self
 
     def __exit__(
@@ -43,9 +44,9 @@ class DeferredInterrupt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give Ctrl-C back to whoever had it."""
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)  # type: ignore[arg-type]
+        """Give them back to whoever had them."""
+        for each, previous in self._previous.items():
+            signal.signal(each, previous)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked:

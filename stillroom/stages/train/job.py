@@ -96,7 +96,8 @@ class Progress:
     step: steps done so far, of `steps`
     loss, terms: of this step; terms by "<stream>/<term>", unweighted
     lr: the learning rate this step used
-    seconds, wait_seconds: since the run began, resumptions included; spent waiting for data
+    seconds, wait_seconds: of training since the run began, resumptions included and validation
+        left out; spent waiting for data
     scores: what validation found, where it took place after this step
     """
 
@@ -117,7 +118,8 @@ class TrainResult:
 
     best_score, best_step: of best.pt; None where nothing was validated
     losses: "loss" and every term, mean over the last line of metrics
-    seconds, wait_seconds: of all sessions of the run; spent waiting for data
+    seconds, wait_seconds: of training in all sessions of the run, without validation; spent
+        waiting for data
     skipped: bad rows left out, by stream
     paths: "model", "last", "best" (where validated), "metrics", "config", "fingerprints"
     already_finished: the run folder held a finished run, and nothing was trained

@@ -56,8 +56,8 @@ def train(job: TrainJob) -> TrainResult:
     """
     folder = job.settings.path
     about = {"config": dict(job.config), "fingerprints": _fingerprints(job)}
-    run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
     with run_folder.alone(folder):
+        run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
         return _go_on(job, about)
 
 
@@ -115,7 +115,11 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
             watch.see(step.terms, learner.step)
             learner.seconds += time.perf_counter() - began
             _log(job, learner, lr, step, metrics)
-            scores = _validate(job, learner, metrics, about)
+            try:
+                scores = _validate(job, learner, metrics, about)
+            except Exception:
+                _save(job, learner, about)  # what training has come to is not validation's to lose
+                raise
             if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
                 _save(job, learner, about)
                 metrics.flush()
@@ -161,10 +165,8 @@ def _validate(
         return None
     if learner.step % asked.every and learner.step != job.steps:
         return None
-    began = time.perf_counter()
     with torch.no_grad():
         scores = job.validate(learner.shown.eval())
-    learner.seconds += time.perf_counter() - began
     metrics.scores(learner.step, job.epoch(learner.step), scores)
     if job.score not in scores:
         raise ConfigError(f"validation gave {', '.join(scores) or 'nothing'}, and no {job.score!r}")
@@ -190,12 +192,19 @@ def _progress(
 def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:
     """Export the network to use, and write down what the run came to."""
     folder = job.settings.path
-    chosen, step = learner.shown, learner.step
+    chosen, step, score = learner.shown, learner.step, None
     best = load_checkpoint(folder / run_folder.BEST) if learner.best_step is not None else None
     if best is not None:
-        chosen, step = copy.deepcopy(chosen), best["step"]
+        chosen, step, score = copy.deepcopy(chosen), best["step"], best["scores"][job.score]
         chosen.load_state_dict(best["student"])
-    metadata = {"step": step, "score": learner.best_score, "stride": chosen.stride, **about}
+    elif learner.best_step is not None:
+        LOG.warning(
+            "%s is gone: the model is that of the last step, not of step %d, which scored %.4f",
+            folder / run_folder.BEST,
+            learner.best_step,
+            learner.best_score,
+        )
+    metadata = {"step": step, "score": score, "stride": chosen.stride, **about}
     export(folder / run_folder.MODEL, chosen, metadata)
     result = TrainResult(
         steps=learner.step,

@@ -43,8 +43,16 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process trains there.
+        CacheUnwritable: there can be no such folder.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CacheUnwritable(
+            f"run folder {folder}: cannot be written ({error.strerror or error}); make it writable "
+            "or give train.path another folder"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,6 +66,11 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a run has left something there that would be lost: a checkpoint or a model."""
+    return any((folder / name).exists() for name in (LAST, BEST, MODEL, RESULT))
+
+
 def claim(
     folder: Path,
     config: Mapping[str, Any],
@@ -66,6 +79,8 @@ def claim(
 ) -> None:
     """Make the folder this run's, or find that it is.
 
+    A run that failed before its first checkpoint has no claim: what made it fail is to be mended.
+
     may_differ: dotted fields or sections of the config that may have changed since
 
     Raises:
@@ -73,7 +88,8 @@ def claim(
         CacheMismatch: it holds a run of this config that read another cache.
     """
     mine = plain(dict(config))
-    theirs = read_json(folder / CONFIG)
+    begun = is_begun(folder)
+    theirs = read_json(folder / CONFIG) if begun else None
     if theirs is not None:
         found = changes(theirs, mine, may_differ)
         if found:
@@ -82,7 +98,7 @@ def claim(
                 f"run folder {folder} holds a run of another config\n{listing}\n  give train.path "
                 "another folder, remove this one, or set these fields back to resume it"
             )
-    known = read_json(folder / FINGERPRINTS)
+    known = read_json(folder / FINGERPRINTS) if begun else None
     changed = [] if known is None else differences(known, dict(fingerprints))
     if changed:
         listing = "\n".join(f"  {one}" for one in changed).replace("   cache ", "   folder ")

@@ -104,7 +104,7 @@ class TrainConfig(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     amp: Literal["auto", "off"] = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)
     validation: ValidationConfig | None = None
     checkpoint_every: int = Field(default=500, gt=0)

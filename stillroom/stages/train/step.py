@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from stillroom.stages.train.optimiser import (
     trained_parameters,
 )
 from stillroom.stages.train.order import stable_seed
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,9 +101,27 @@ def forward(job: TrainJob, learner: Learner, batches: list[Batch]) -> list[Stude
     """Run the student once over the frames of all batches; its output, a part for each batch."""
     device = batches[0].images.device
     images = torch.cat([batch.images for batch in batches])  # (sum of B, 3, H, W)
-    with torch.autocast(device.type, enabled=uses_amp(job.settings, device)):
+    with (
+        torch.autocast(device.type, enabled=uses_amp(job.settings, device)),
+        demand_a_spread("the student"),
+    ):
         output = learner.student.train()(images)
     return list(_split(output, batches))
+
+
+@contextmanager
+def demand_a_spread(what: str) -> Iterator[None]:
+    """Say what to do about a batch whose single value torch's batch normalisation refuses."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"{what} normalises over the batch, and has a single value per channel to do it with "
+            f"({error}): a frame is pooled to one cell, and the batch is 1; give "
+            "train.streams a batch of 2 or more, or train.view a larger crop"
+        ) from error
 
 
 def _terms(
@@ -111,7 +131,8 @@ def _terms(
     weighted, values = {}, {}
     progress = learner.step / job.steps
     for batch, output in zip(batches, forward(job, learner, batches), strict=True):
-        found = job.objective.values(output, batch, learner.student, progress)
+        with demand_a_spread(f"a term on stream {batch.stream}"):
+            found = job.objective.values(output, batch, learner.student, progress)
         for label, value in found.items():
             name = f"{batch.stream}/{label}"
             values[name] = value
