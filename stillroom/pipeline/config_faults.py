@@ -61,8 +61,9 @@ def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
         return "required, but not given"
     if fault["type"] == "union_tag_invalid":
         known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
-        tag = fault["ctx"]["discriminator"].strip("'")
-        return f"no {tag} {fault['ctx']['tag']!r}{nearest(str(fault['ctx']['tag']), known)}"
+        key, name = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]["tag"]
+        hint, every = nearest(name, known), f"known: {', '.join(known)}"
+        return f"no {key} {name!r}{hint}" + ("" if hint.endswith(every) else f" {every}")
     got = repr(fault.get("input"))
     expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
     return f"{', or: '.join(expected)}; got {got if len(got) < 80 else got[:77] + '...'}"

@@ -214,6 +214,13 @@ def test_flow_models_have_names_as_teachers_have_and_none_of_theirs(
         ("terms.1.wieght=2", "terms.1.wieght: unknown key; did you mean 'weight'?"),
         ("student.encodr=2", "student.encodr: unknown key; did you mean 'encoder'?"),
         ("teachers.fpn.weihts=2", "teachers.fpn.weihts: unknown key; did you mean 'weights'?"),
+        ("terms.1.name=probabilty_l2", "terms.1: no name 'probabilty_l2'; did you mean 'prob"),
+        ("sources.camvid.kind=camvit", "sources.camvid: no kind 'camvit'; did you mean 'camvid'?"),
+        (
+            "terms.1={name='pixelwise_kl', mean_of={fpn=0.5, fpm=0.5}}",
+            "terms.1.mean_of: no teacher 'fpm' in this file; did you mean 'fpn'?",
+        ),
+        (f"train.seed={2**63}", "train.seed: Input should be less than"),
     ],
 )
 def test_a_place_is_what_the_file_calls_it(override: str, complaint: str) -> None:

@@ -73,6 +73,22 @@ def test_labels_alone_train_a_baseline_without_any_teacher(run_file: Path) -> No
     assert set(train_run(run).losses) == {"loss", "street/cross_entropy"}
 
 
+@pytest.mark.parametrize(
+    "streams", ["{more={batch=3}}", "{street={batch=3, labelled=false}, more={batch=2}}"]
+)
+def test_a_teacher_alone_trains_a_student_of_its_classes(built: Path, streams: str) -> None:
+    terms = 'terms=[{name="pixelwise_kl", teacher="tiny"}]'
+    result = train_run(load_run(built, [terms, f"train.streams={streams}"]))
+    assert "more/pixelwise_kl/tiny" in result.losses
+    assert evaluate_model(load_run(built), "run", Asked(limit=2)).result.frames == 2
+
+
+def test_without_labels_and_without_a_teacher_a_student_has_no_classes(built: Path) -> None:
+    terms = 'terms=[{name="cross_entropy"}]'
+    with pytest.raises(ConfigError, match="the student has no classes; give one of them"):
+        train_run(load_run(built, [terms, "train.streams={more={batch=3}}"]))
+
+
 @pytest.fixture
 def photos(run_file: Path) -> list[str]:
     """A cache of files beside a drawn source, and the overrides that it was built with."""

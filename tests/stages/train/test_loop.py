@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -108,10 +109,11 @@ def test_a_run_that_was_killed_resumes_from_the_last_checkpoint(make_job):
     assert lines(again) == lines(whole)
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["step", "validation"])
-def test_ctrl_c_waits_for_the_end_of_the_step_and_saves(make_job, where, caplog):
+def test_a_signal_waits_for_the_end_of_the_step_and_saves(make_job, where, sent, caplog):
     def press(*_):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), sent)
         return {"miou": 0.5}
 
     options = {**EVERYTHING, "checkpoint_every": 100}
@@ -119,11 +121,11 @@ def test_ctrl_c_waits_for_the_end_of_the_step_and_saves(make_job, where, caplog)
         job = make_job("run", on_step=lambda p: press() if p.step == 4 else None, **options)
     else:
         job = make_job("run", validate_with=press, **options)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(sent)
     with pytest.raises(KeyboardInterrupt):
         train(job)
     assert checkpoint(job)["step"] == 4
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(sent) is before
     assert "interrupted at step 4 of 9, saved" in caplog.text
 
 
@@ -180,6 +182,52 @@ def test_the_best_score_outlives_an_interruption(make_job):
         train(make_job("run", validate_with=validate, on_step=stop_at(2), **options))
     result = train(make_job("run", validate_with=validate, **options))
     assert (result.best_score, result.best_step) == (0.9, 2)
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_claimed_for_the_last_weights(make_job, caplog):
+    from safetensors import safe_open
+
+    options = {"steps": 3, "validation": {"source": "x", "every": 1}}
+    scores = iter([0.2, 0.9, 0.5])
+
+    def validate(student):
+        return {"miou": next(scores)}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job("run", validate_with=validate, on_step=stop_at(2), **options))
+    job = make_job("run", validate_with=validate, **options)
+    (job.settings.path / "best.pt").unlink()
+    model = train(job).paths["model"]
+    with safe_open(model, "pt") as file:
+        assert (file.metadata()["step"], file.metadata()["score"]) == ("3", "null")
+    assert "best.pt is gone: the model is that of the last step, not of step 2" in caplog.text
+
+
+def test_a_validation_that_fails_loses_no_step(make_job):
+    def fail(student):
+        raise ValueError("no frame could be read")
+
+    job = make_job("run", validate_with=fail, **{**EVERYTHING, "checkpoint_every": 100})
+    with pytest.raises(ValueError, match="no frame"):
+        train(job)
+    assert checkpoint(job)["step"] == 4
+
+
+def test_validation_is_not_time_that_steps_take(make_job):
+    def validate(student):
+        time.sleep(0.2)
+        return {"miou": 0.5}
+
+    job = make_job("run", validate_with=validate, steps=2, validation={"source": "x", "every": 1})
+    began = time.perf_counter()
+    result = train(job)
+    assert result.seconds < time.perf_counter() - began - 0.4
+
+
+def test_a_single_value_to_normalise_is_explained(make_job):
+    job = make_job("run", steps=2, streams={"camvid": {"batch": 1}}, view={"crop": [4, 4]})
+    with pytest.raises(ConfigError, match=r"the student normalises.*batch of 2 or more"):
+        train(job)
 
 
 def test_a_student_trains_in_training_mode_and_is_scored_in_the_other(make_job):

@@ -15,6 +15,12 @@ CONFIG = {"train": {"optimiser": {"lr": 0.1}, "steps": 5, "threads": 2}, "terms"
 PRINTS = {"camvid/frames": "a" * 64}
 
 
+def begin(folder, config=CONFIG, fingerprints=PRINTS):
+    """A run that has saved its first checkpoint."""
+    claim(folder, config, fingerprints)
+    (folder / "last.pt").touch()
+
+
 def test_the_same_run_may_come_again(tmp_path):
     claim(tmp_path / "run", CONFIG, PRINTS)
     claim(tmp_path / "run", CONFIG, PRINTS)
@@ -24,7 +30,7 @@ def test_the_same_run_may_come_again(tmp_path):
 
 
 def test_another_config_is_refused_naming_each_field_and_both_values(tmp_path):
-    claim(tmp_path, CONFIG, PRINTS)
+    begin(tmp_path)
     other = {
         "train": {"optimiser": {"lr": 0.2}, "steps": 5, "threads": 2},
         "terms": [{"weight": 3}],
@@ -40,7 +46,7 @@ def test_another_config_is_refused_naming_each_field_and_both_values(tmp_path):
 
 
 def test_fields_that_change_no_loss_may_differ(tmp_path):
-    claim(tmp_path, CONFIG, PRINTS)
+    begin(tmp_path)
     changed = {**CONFIG, "train": {**CONFIG["train"], "threads": 8}}
     claim(tmp_path, changed, PRINTS, ("train.threads",))
     claim(tmp_path, {**CONFIG, "terms": []}, PRINTS, ("train", "terms"))
@@ -48,13 +54,25 @@ def test_fields_that_change_no_loss_may_differ(tmp_path):
         claim(tmp_path, changed, PRINTS, ("train.thread",))
 
 
+@pytest.mark.parametrize("left", ["last.pt", "best.pt", "model.safetensors", "result.json"])
+def test_a_run_that_saved_nothing_keeps_nobody_out(tmp_path, left):
+    claim(tmp_path, {"train": {"lr": 1e12}}, PRINTS)
+    claim(tmp_path, CONFIG, {"camvid/frames": "b" * 64})
+    assert read_json(tmp_path / "config.json") == CONFIG
+    assert read_json(tmp_path / "fingerprints.json") == {"camvid/frames": "b" * 64}
+    (tmp_path / left).touch()
+    with pytest.raises(ConfigError, match="another config"):
+        claim(tmp_path, {"train": {"lr": 1e12}}, PRINTS)
+
+
 def test_another_cache_is_refused(tmp_path):
-    claim(tmp_path, CONFIG, PRINTS)
+    begin(tmp_path)
     with pytest.raises(CacheMismatch, match="camvid/frames"):
         claim(tmp_path, CONFIG, {"camvid/frames": "b" * 64})
 
 
 def test_a_config_that_is_no_json_is_refused_by_name(tmp_path):
+    begin(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json.*cannot be read"):
         claim(tmp_path, CONFIG, PRINTS)
@@ -78,6 +96,8 @@ def test_a_folder_that_cannot_be_made_is_an_explained_error(tmp_path):
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises((CacheUnwritable, ConfigError), match="run"):
         claim(tmp_path / "run", CONFIG, PRINTS)
+    with pytest.raises(CacheUnwritable, match="cannot be written"), alone(tmp_path / "run"):
+        pass
 
 
 def test_two_processes_do_not_train_in_one_folder_and_a_killed_one_lets_go(tmp_path):
