@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import stillroom
 from stillroom.cli import main
@@ -109,6 +111,41 @@ def test_sweeps_of_the_examples_are_sound(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(REPOSITORY)
     sweep = load_sweep(path)
     assert len(sweep.students) == len(sweep.config.variants) * len(sweep.config.seeds)
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that docs/your_data.md describes, with its run file and its networks."""
+    text = (REPOSITORY / "docs" / "your_data.md").read_text()
+    (tmp_path / "town.toml").write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+    (tmp_path / "town_networks.py").write_text(
+        re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    )
+    rng = np.random.default_rng(0)
+    for place, count in (("train", 6), ("test", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "town" / place / kind).mkdir(parents=True)
+        for number in range(count):
+            mask = np.kron(rng.integers(0, 3, (6, 8)), np.ones((16, 16))).astype(np.uint8)
+            folder, name = tmp_path / "town" / place, f"{number:04d}.png"
+            Image.fromarray(mask).save(folder / "masks" / name)
+            Image.fromarray(np.stack([mask * 80] * 3, -1)).save(folder / "images" / name)
+    (tmp_path / "town" / "photos").mkdir()
+    for number, size in enumerate([(128, 96), (60, 90), (200, 120)]):
+        Image.new("RGB", size, (90, 90, 90)).save(tmp_path / "town" / "photos" / f"{number}.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_walk_through_your_own_data_is_so(town: Path) -> None:
+    text = (REPOSITORY / "docs" / "your_data.md").read_text()
+    commands = re.findall(r"^stillroom (.* town\.toml.*)$", text, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        done = CliRunner().invoke(main, command.split())
+        assert done.exit_code == 0, f"{command}: {done.stderr}"
+    assert (town / "runs" / "town" / "test.png").exists()
+    assert "teacher:heavy" in done.stdout
 
 
 def test_every_key_and_option_of_a_sweep_is_documented() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import StringConstraints
@@ -11,6 +13,7 @@ from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
@@ -23,11 +26,11 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
     """
     module_name, _, name = target.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = _module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"target {target!r}: module {module_name!r} cannot be imported ({error}); "
-            "install it, or put its folder on PYTHONPATH"
+            "install it, call from its folder, or put that on PYTHONPATH"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -36,3 +39,19 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
         return function(**options)
     except TypeError as error:
         raise ConfigError(f"target {target!r} does not take {dict(options)}: {error}") from error
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module, from the folder that is called from where it is nowhere else.
+
+    That folder comes last: nothing in it hides a module that is installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        if error.name != name.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
