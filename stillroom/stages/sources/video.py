@@ -155,11 +155,7 @@ def _found(config: VideoConfig) -> list[tuple[str, Path]]:
             continue
         if not root.is_dir():
             raise ConfigError(f"{root} does not exist; `root` is a folder of videos or a list")
-        inside = [
-            (name, root / name)
-            for _, name in walk(root, recursive=True)
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
+        inside = [(name, root / name) for name, _ in walk(root, VIDEO_SUFFIXES, recursive=True)]
         if not inside:
             raise ConfigError(f"{root} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
         found += inside

@@ -86,6 +86,15 @@ def test_one_bad_file_is_one_bad_frame(tmp_path: Path) -> None:
         source.load(1)
 
 
+def test_a_link_that_leads_nowhere_is_a_bad_frame(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    source = open_source(ImagesConfig(root=tmp_path))
+    assert list(source.frame_ids) == ["a.png", "b.png"]
+    with pytest.raises(FrameError, match=r"^b\.png: the file is missing"):
+        source.load(1)
+
+
 def test_real_photos_of_any_size_and_colour_reach_the_canvas(shared_data: Path) -> None:
     source = open_source(ImagesConfig(root=shared_data / "coco" / "val2017"))
     assert len(source) == 128

@@ -96,9 +96,26 @@ def test_a_circle_of_links_is_walked_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["sub/a.png"]
 
 
-def test_a_dangling_link_is_left_out(tmp_path: Path) -> None:
+def test_a_link_that_leads_nowhere_is_listed_as_an_empty_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "gone.txt")
+    found = find_images(tmp_path, recursive=True)
+    assert found.names.to_pylist() == ["a.png", "b.png"]
+    assert found.sizes.to_pylist() == [5, 0]
+
+
+def test_a_link_that_may_have_led_to_a_folder_is_a_config_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "drive").symlink_to(tmp_path / "gone")
+    assert names(tmp_path, recursive=False) == ["a.png"]
+    with pytest.raises(ConfigError, match=r"/drive is a link that leads nowhere.*mend the link"):
+        find_images(tmp_path, recursive=True)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
     assert names(tmp_path) == ["a.png"]
 
 

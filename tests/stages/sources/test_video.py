@@ -409,6 +409,13 @@ def test_a_file_that_changes_or_goes_after_the_listing_is_bad_frames(tmp_path: P
         gone.load(0)
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", "mp4v", 3)
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(ConfigError, match=r"b\.mp4 cannot be opened as a video \(No such file"):
+        opened(tmp_path)
+
+
 def test_frames_of_two_files_may_differ_in_size(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", "mp4v", 2, size=(48, 64))
     film(tmp_path / "b.mp4", "mp4v", 2, size=(32, 96))
