@@ -57,9 +57,11 @@ def _prefixes(roots: list[Path]) -> list[str]:
         raise ConfigError("an images source needs at least one folder in `root`")
     if len(roots) == 1:
         return [""]
+    # realpath: unlike resolve() it leaves links in a circle to be named when they are read
+    real = {root: Path(os.path.realpath(root)) for root in roots}
     for root in roots:
         for other in roots:
-            if root is not other and root.resolve().is_relative_to(other.resolve()):
+            if root is not other and real[root].is_relative_to(real[other]):
                 raise ConfigError(f"root {root} lies inside root {other}: its images count twice")
     for depth in range(1, max(len(root.parts) for root in roots) + 1):
         tails = ["/".join(root.parts[1:][-depth:]) for root in roots]

@@ -28,7 +28,7 @@ from stillroom.stages.sources.names import (
     sorted_places,
     text_of,
 )
-from stillroom.stages.sources.walk import walk
+from stillroom.stages.sources.walk import kind_at, walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -240,8 +240,9 @@ def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
         ConfigError: no such folder, a folder that cannot be read, a name that is not UTF-8, a
             link that may have led to a folder and leads nowhere, or no image in it.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+    found = kind_at(folder)
+    if found != "folder":
+        what = "is a file, not a folder" if found else "does not exist"
         raise ConfigError(f"{folder} {what}; point the source at a folder of images")
     sizes = array("q")
 

@@ -20,7 +20,7 @@ from stillroom.stages.sources.names import Names, natural_key, text_of
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
-from stillroom.stages.sources.walk import walk
+from stillroom.stages.sources.walk import kind_at, walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,10 +150,11 @@ def _found(config: VideoConfig) -> list[tuple[str, Path]]:
     """Name and path of every video."""
     found: list[tuple[str, Path]] = []
     for root in config.folders():
-        if root.is_file():
+        kind = kind_at(root)
+        if kind == "file":
             found.append((root.name, root))
             continue
-        if not root.is_dir():
+        if kind != "folder":
             raise ConfigError(f"{root} does not exist; `root` is a folder of videos or a list")
         inside = [(name, root / name) for name, _ in walk(root, VIDEO_SUFFIXES, recursive=True)]
         if not inside:

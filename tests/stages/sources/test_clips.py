@@ -171,6 +171,12 @@ def test_a_label_that_is_a_link_to_nothing_is_not_taken_for_a_frame_without_one(
         source.load(4)
 
 
+def test_a_folder_of_labels_that_is_a_link_to_itself_is_named(root: Path) -> None:
+    (root / "self").symlink_to("self")
+    with pytest.raises(ConfigError, match="self cannot be read: Too many levels"):
+        labelled(root, labels=root / "self")
+
+
 def test_no_clip_at_all_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "clips" / "empty").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no image"):

@@ -86,6 +86,13 @@ def test_one_bad_file_is_one_bad_frame(tmp_path: Path) -> None:
         source.load(1)
 
 
+def test_a_root_that_is_a_link_to_itself_is_a_config_error(tmp_path: Path) -> None:
+    put(tmp_path / "one" / "a.png")
+    (tmp_path / "self").symlink_to("self")
+    with pytest.raises(ConfigError, match="self cannot be read: Too many levels"):
+        open_source(ImagesConfig(root=(tmp_path / "one", tmp_path / "self")))
+
+
 def test_a_link_that_leads_nowhere_is_a_bad_frame(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
