@@ -53,6 +53,7 @@ def build(
         TooManyBadFrames: of one set, earlier builds' counted too; what was committed stays.
         CacheIncomplete: shards that failed three times; what was committed stays.
         CacheUnwritable: no space, no permission; what was committed stays.
+        SourceUnavailable: a source's file cannot be read now; what was committed stays.
     """
     started = time.perf_counter()
     targets = open_targets(run)

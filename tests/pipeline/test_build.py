@@ -29,6 +29,7 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
     CacheUnwritable,
     ConfigError,
+    SourceUnavailable,
     TooManyBadFrames,
 )
 from stillroom.storage_specs.files.durable_files import host
@@ -211,6 +212,29 @@ def photos(folder: Path, torn: Sequence[int]) -> None:
         cv2.imwrite(str(folder / f"{number:02d}.png"), image)
     for number in torn:
         (folder / f"{number:02d}.png").write_bytes(b"")
+
+
+def test_a_file_that_is_closed_for_a_while_stops_the_build_and_leaves_no_bad_row(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(Path("photos"), ())
+    overrides = ['sources.more={kind="images", root="photos"}', 'cache.sources=["more"]']
+    read_bytes = Path.read_bytes
+
+    def closed(self: Path) -> bytes:
+        if self.name == "06.png":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read_bytes(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", closed)
+        with pytest.raises(SourceUnavailable, match=r"06\.png cannot be read now: Permission"):
+            build(load_run(run_file, overrides))
+    report = build(load_run(run_file, overrides))
+    assert report.shards > 0
+    for name in ("frames", "tiny"):
+        rows = Cache.open("street.cache").artifact_set("more", name).rows().to_pylist()
+        assert [row["status"] for row in rows] == ["ok"] * 12
 
 
 @pytest.mark.parametrize("torn", [(0, 1, 5), (9, 10, 11)])  # found early, and in the last shard

@@ -95,6 +95,7 @@ class VideoSource:
 
         Raises:
             FrameError: it is in the part of a file that was cut off, or the file is another now.
+            SourceUnavailable: the file cannot be read now.
         """
         which, place = self._place(index)
         file = self.clips[which].file
@@ -134,6 +135,7 @@ def open_video(config: VideoConfig) -> VideoSource:
     Raises:
         ConfigError: no file, one that cannot be opened or of which no frame decodes, two that
             would be one clip, or `fps` is given and a file states no rate or a lower one.
+        SourceUnavailable: a file cannot be read now.
     """
     found = sorted(_found(config), key=lambda each: (natural_key(each[0]), each[0]))
     _refuse_equal_clips([name for name, _ in found], [path for _, path in found])
