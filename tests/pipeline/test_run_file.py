@@ -222,6 +222,33 @@ def test_a_place_is_what_the_file_calls_it(override: str, complaint: str) -> Non
     assert f"1 fault\n  {complaint}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5] * 3, [0.5] * 3)]
+)
+def test_a_mean_and_deviation_of_pixels_in_0_to_1_are_refused(
+    run_document: dict[str, Any], mean: list[float], std: list[float]
+) -> None:
+    run_document["teachers"]["tiny"] |= {"mean": mean, "std": std}
+    run_document["student"] |= {"mean": mean, "std": std}
+    found = faults(run_document)
+    for line, section in zip(found, ("teachers.tiny", "student"), strict=True):
+        assert line.startswith(
+            f"{section}.std: mean {mean} and std {std} look like those of pixels"
+        )
+        assert "multiply both by 255" in line
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([0, 0, 0], [1, 1, 1]), ([0, 0, 0], [255, 255, 255]), ([127.5] * 3, [127.5] * 3)],
+)
+def test_other_means_and_deviations_are_taken(
+    run_document: dict[str, Any], mean: list[float], std: list[float]
+) -> None:
+    run_document["teachers"]["tiny"] |= {"mean": mean, "std": std}
+    assert parse_run(run_document, "run.toml").teachers["tiny"].std == tuple(std)
+
+
 @pytest.mark.parametrize("root", [3, ["a", 3]])
 def test_a_value_of_several_types_has_one_line(run_document: dict[str, Any], root: Any) -> None:
     run_document["sources"]["images"] = {"kind": "images", "root": root}
