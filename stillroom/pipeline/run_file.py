@@ -28,7 +28,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A file's TOML document.
+    """A file's TOML document; a byte order mark at its start, as some editors write, is no fault.
 
     what: the file is called in errors
 
@@ -36,7 +36,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         ConfigError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{what} {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

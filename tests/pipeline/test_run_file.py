@@ -127,6 +127,12 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load_run(tmp_path / "latin.toml")
 
 
+def test_a_byte_order_mark_is_no_fault(run_file: Path) -> None:
+    plain = load_run(run_file)
+    run_file.write_bytes(b"\xef\xbb\xbf" + run_file.read_bytes())
+    assert load_run(run_file) == plain
+
+
 def test_faults_of_the_cache_are_found_together_before_anything_runs(
     run_document: dict[str, Any],
 ) -> None:
