@@ -144,6 +144,19 @@ def test_faults_of_the_cache_are_found_together_before_anything_runs(
     assert any("cache.preset" in line and "mean 'fast'?" in line for line in found)
 
 
+@pytest.mark.parametrize("value", ["cache.path=", "cache.path= ", "cache.reuse=''"])
+def test_an_empty_place_of_a_cache_is_not_the_current_folder(run_file: Path, value: str) -> None:
+    key = value.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"1 fault\n  {key}: .* got an empty text; write '\.'"):
+        load_run(run_file, [value])
+
+
+@pytest.mark.parametrize("canvas", ["[true,64.0]", "[32,48.0]", '["32",48]'])
+def test_the_sides_of_a_canvas_are_whole_numbers(run_file: Path, canvas: str) -> None:
+    with pytest.raises(ConfigError, match=r"cache\.canvas\.\d: Input should be a valid integer"):
+        load_run(run_file, [f"cache.canvas={canvas}"])
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
