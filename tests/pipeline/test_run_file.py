@@ -183,6 +183,51 @@ def test_a_fault_of_the_cache_is_a_fault_of_the_run_file(
     assert complaint in found
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("features/penultimat", "did you mean 'features/penultimate'?"),
+        ("code/penultimat", "did you mean 'code/penultimate'?"),
+        ("code/mine", "did you mean 'code/mind'?"),
+    ],
+)
+def test_a_codec_of_what_is_not_cached_is_a_fault(
+    run_document: dict[str, Any], name: str, hint: str
+) -> None:
+    run_document["adapt"] = {"tiny": {} if "pen" in name else {"name": "mind"}}
+    run_document["cache"]["codecs"] = {name: "half"}
+    (found,) = faults(run_document)
+    assert found == f"cache.codecs.{name}: this run caches no such artifact; {hint}"
+
+
+def test_a_codec_of_an_artifact_that_is_left_out_is_a_fault(run_document: dict[str, Any]) -> None:
+    run_document["cache"] |= {"artifacts": ["pseudo_label"], "codecs": {"features": "half"}}
+    (found,) = faults(run_document)
+    assert found.startswith("cache.codecs.features: this run caches no such artifact; known: ")
+
+
+def test_a_codec_of_what_may_be_cached_is_taken(run_document: dict[str, Any]) -> None:
+    run_document["adapt"] = {"tiny": {"layer": "penultimate"}}
+    codecs = {"frames": "raw", "labels": "raw", "flow": "half", "features": "half", "code": "half"}
+    codecs |= {"logits": "half", "features/penultimate": "byte", "code/penultimate": "byte"}
+    run_document["cache"]["codecs"] = codecs
+    assert parse_run(run_document, "run.toml").cache.codecs == codecs
+    # Training reads a code whose section was in the run that made it.
+    del run_document["adapt"]
+    run_document["terms"][1] = {"name": "adaptation", "teacher": "tiny", "teacher_layer": "small"}
+    run_document["cache"]["codecs"] = {"code/small": "half"}
+    parse_run(run_document, "run.toml")
+    del run_document["cache"]["artifacts"]
+    run_document["cache"]["codecs"] = {"confidence": "half"}
+    parse_run(run_document, "run.toml")
+
+
+def test_frames_of_a_shard_are_no_codec(run_document: dict[str, Any]) -> None:
+    run_document["cache"]["codecs"] = {"shard_frames": 3}
+    (found,) = faults(run_document)
+    assert found.startswith("cache.codecs: unknown artifact 'shard_frames'")
+
+
 def test_a_run_that_caches_nothing_is_refused(run_document: dict[str, Any]) -> None:
     run_document |= {"teachers": {}, "terms": []}
     run_document["cache"]["frames"] = False
