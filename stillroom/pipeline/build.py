@@ -18,6 +18,7 @@ from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.worker import ShardWorker
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError, TooManyBadFrames
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.manifest import bad_rows
 from stillroom.storage_specs.store import Cache
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 SHOWN_REASONS = 3
+NOT_FINITE = "not finite"  # of a model's output, whatever found it so
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
@@ -53,6 +55,7 @@ def build(
         TooManyBadFrames: of one set, earlier builds' counted too; what was committed stays.
         CacheIncomplete: shards that failed three times; what was committed stays.
         CacheUnwritable: no space, no permission; what was committed stays.
+        SourceUnavailable: a source's file cannot be read now; what was committed stays.
     """
     started = time.perf_counter()
     targets = open_targets(run)
@@ -180,15 +183,29 @@ def _save_catalogues(run: RunConfig, plans: list[SetPlan]) -> None:
 
 
 def _stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
-    bad = report.bad[plan.source, plan.set_name]
-    if bad > run.cache.max_bad_fraction * plan.frames:
+    limit = run.cache.max_bad_fraction * plan.frames
+    if report.bad[plan.source, plan.set_name] <= limit:
+        return
+    # Another shard may be committed by now that the report has not heard of: the rows have it all.
+    rows = _bad_rows(run, plan)
+    if len(rows) > limit:
         raise TooManyBadFrames(
-            f"{plan.source}/{plan.set_name}: {bad} of {plan.frames} frames are unusable so far, "
-            f"more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
-            + _reasons(_bad_rows(run, plan))
-            + "  see all of them with `stillroom cache info RUN.toml --bad`; mend the source and "
-            "build into another cache.path, or raise the limit; committed shards stay"
+            f"{plan.source}/{plan.set_name}: {len(rows)} of {plan.frames} frames are unusable so "
+            f"far, more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
+            + _reasons(rows)
+            + "  see all of them with `stillroom cache info RUN.toml --bad`; "
+            + _remedies(rows, teacher_of(plan.set_name))
+            + " and build into another cache.path, or raise the limit; committed shards stay"
         )
+
+
+def _remedies(rows: list[FrameRow], model: str) -> str:
+    """What mends the causes of such rows, as far as their reasons tell those apart."""
+    output = [NOT_FINITE in row.reason for row in rows]
+    remedies = [] if all(output) else ["mend the source"]
+    if any(output):
+        remedies.append(f"check the weights and the precision of {model!r}")
+    return ", ".join(remedies)
 
 
 def _reasons(rows: list[FrameRow]) -> str:

@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     Field,
     PlainValidator,
+    StrictInt,
     ValidationInfo,
     field_validator,
 )
@@ -34,7 +35,7 @@ from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_pres
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-TileSide = Annotated[int, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
+TileSide = Annotated[StrictInt, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
 EXACT = "exact"
 """What stands for the flow that a source knows of itself, where a flow model is named."""
 OF_A_TEACHER = ("logits", "pseudo_label", "confidence", "features/<layer>")
@@ -126,7 +127,7 @@ class CacheConfig(Settings):
 
     path: Annotated[Path | str, PlainValidator(_place)]
     reuse: Annotated[Path | str, PlainValidator(_place)] | None = None
-    canvas: tuple[int, int]
+    canvas: tuple[StrictInt, StrictInt]
     sources: tuple[str, ...] | None = None
     artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")
     pairs: PairsConfig | None = None

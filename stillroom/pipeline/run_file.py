@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from stillroom.pipeline.config import EXACT, RunConfig, with_home_paths
+from stillroom.pipeline.config import EXACT, CacheConfig, RunConfig, with_home_paths
 from stillroom.pipeline.config_faults import describe, listing, nearest
+from stillroom.stages.cache.adapt import AdaptConfig
+from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A file's TOML document.
+    """A file's TOML document; a byte order mark at its start, as some editors write, is no fault.
 
     what: the file is called in errors
 
@@ -36,7 +38,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         ConfigError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{what} {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -64,6 +66,7 @@ def check_run(document: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
     except ValidationError as error:
         faults += describe(error, RunConfig)
     faults += _dangling_names(document)
+    faults += _idle_codecs(document)
     return (None if faults else run), faults
 
 
@@ -173,9 +176,35 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"{place}: no {what} {name!r} in this file{nearest(name, known)}"
 
 
+def _idle_codecs(document: Mapping[str, Any]) -> Iterator[str]:
+    """Codecs of artifacts that this run caches nowhere: most often a layer's name is misspelt."""
+    cache = _table(document, "cache")
+    cached = _sequence(cache.get("artifacts", CacheConfig.model_fields["artifacts"].default))
+    layer = AdaptConfig.model_fields["layer"].default
+    made = [code.get("name") or code.get("layer", layer) for code in _tables(document, "adapt")]
+    read = [term.get("teacher_layer", layer) for term in _tables(document, "terms")]
+    names = ["frames", "labels", "flow", "code"]
+    names += [each for each in cached if isinstance(each, str)]
+    names += dict.fromkeys(f"code/{name}" for name in (*made, *read))
+    if any(name.startswith("features/") for name in names):
+        names.append("features")  # of all layers
+    for name in _table(cache, "codecs"):
+        if name in names or name.partition("/")[0] not in ARTIFACTS:  # the latter are told already
+            continue
+        hint = nearest(name, names) if "/" in name else f"; known: {', '.join(names)}"
+        yield f"cache.codecs.{name}: this run caches no such artifact{hint}"
+
+
 def _table(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = document.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _tables(document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The tables of a list, or of a table, of tables."""
+    found = document.get(name)
+    each = found.values() if isinstance(found, dict) else _sequence(found)
+    return [table for table in each if isinstance(table, dict)]
 
 
 def _sequence(value: Any) -> Sequence[Any]:

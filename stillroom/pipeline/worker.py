@@ -60,6 +60,7 @@ class ShardWorker:
         Raises:
             CacheMismatch: the set on disk was built from something else (another device, say).
             CacheUnwritable: no space, no permission.
+            SourceUnavailable: a source's file cannot be read now.
         """
 
         def count(frames: int) -> None:

@@ -3,6 +3,7 @@
     StillroomError
     ├── ConfigError        change the run file or the command line
     ├── FrameError         one frame is unreadable: becomes a bad row, the build goes on
+    ├── SourceUnavailable  a source's file cannot be read now: mend that, run the same command again
     ├── ArtifactError      an array has another shape, dtype or range than its artifact demands
     ├── WeightsError       a weights file does not fit its network
     ├── StoreUnavailable   an object store refuses or does not answer: nothing is known of the cache
@@ -29,6 +30,10 @@ class ConfigError(StillroomError, ValueError):
 
 class FrameError(StillroomError):
     """One frame cannot be used; the message is the reason its row will carry."""
+
+
+class SourceUnavailable(StillroomError):
+    """The machine does not give a source's file; no FrameError: the frame may well be good."""
 
 
 class ArtifactError(StillroomError, ValueError):

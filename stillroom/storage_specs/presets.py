@@ -58,7 +58,8 @@ def load_preset(
     """Read a packaged preset and apply a run's changes.
 
     overrides: artifact -> {"codec": ..., "compressor": ...}, either may be left out and either
-        may be a bare name; "shard_frames" may stand here too
+        may be a bare name
+    shard_frames: in place of the preset's
 
     Raises:
         ConfigError: an unknown preset, artifact, key, codec or compressor.
@@ -70,9 +71,8 @@ def load_preset(
     document = tomllib.loads(text)
     frames = document.pop("shard_frames")
     storages = {artifact: _storage(artifact, given, None) for artifact, given in document.items()}
-    changes = dict(overrides or {})
-    frames = _shard_frames(shard_frames or changes.pop("shard_frames", frames))
-    for artifact, given in changes.items():
+    frames = _shard_frames(frames if shard_frames is None else shard_frames)
+    for artifact, given in (overrides or {}).items():
         usual = storages.get(artifact) or storages[artifact_of(artifact).name]
         storages[artifact] = _storage(artifact, given, usual)
     return Preset(name, frames, storages)

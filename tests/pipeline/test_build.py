@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillroom.pipeline.build import BuildEvent, build, run_inline
+from stillroom.pipeline.build import BuildEvent, _stop_if_too_bad, build, run_inline
+from stillroom.pipeline.build_report import BuildReport
 from stillroom.pipeline.estimate import estimate_build
-from stillroom.pipeline.plan import plan_build
+from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.verify import verify_cache
@@ -29,6 +31,7 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
     CacheUnwritable,
     ConfigError,
+    SourceUnavailable,
     TooManyBadFrames,
 )
 from stillroom.storage_specs.files.durable_files import host
@@ -213,6 +216,29 @@ def photos(folder: Path, torn: Sequence[int]) -> None:
         (folder / f"{number:02d}.png").write_bytes(b"")
 
 
+def test_a_file_that_is_closed_for_a_while_stops_the_build_and_leaves_no_bad_row(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(Path("photos"), ())
+    overrides = ['sources.more={kind="images", root="photos"}', 'cache.sources=["more"]']
+    read_bytes = Path.read_bytes
+
+    def closed(self: Path) -> bytes:
+        if self.name == "06.png":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read_bytes(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", closed)
+        with pytest.raises(SourceUnavailable, match=r"06\.png cannot be read now: Permission"):
+            build(load_run(run_file, overrides))
+    report = build(load_run(run_file, overrides))
+    assert report.shards > 0
+    for name in ("frames", "tiny"):
+        rows = Cache.open("street.cache").artifact_set("more", name).rows().to_pylist()
+        assert [row["status"] for row in rows] == ["ok"] * 12
+
+
 @pytest.mark.parametrize("torn", [(0, 1, 5), (9, 10, 11)])  # found early, and in the last shard
 def test_too_many_bad_frames_stop_every_call_until_the_limit_is_raised(
     run_file: Path, torn: tuple[int, ...]
@@ -246,6 +272,40 @@ def test_bad_frames_of_earlier_calls_and_of_this_one_are_added_up(run_file: Path
     Cache.open("street.cache").artifact_set("more", "tiny").discard(2)
     with pytest.raises(TooManyBadFrames, match=r"more/tiny: 2 of 12 frames"):
         build(load_run(run_file, [*overrides, "cache.frames=false", "cache.max_bad_fraction=0.1"]))
+
+
+def test_what_the_report_has_not_heard_of_is_counted_with_the_reasons(run_file: Path) -> None:
+    photos(Path("photos"), (0, 11))
+    overrides = ['sources.more={kind="images", root="photos"}', 'cache.sources=["more"]']
+    build(load_run(run_file, [*overrides, "cache.max_bad_fraction=1"]))
+    run = load_run(run_file, [*overrides, "cache.max_bad_fraction=0.05"])
+    plan = SetPlan("more", "tiny", 12, 4, (), ())
+    report = BuildReport([plan], bad=Counter({("more", "tiny"): 1}))
+    with pytest.raises(TooManyBadFrames, match=r"more/tiny: 2 of 12 frames.*\n  2 x "):
+        _stop_if_too_bad(run, report, plan)
+
+
+@pytest.mark.parametrize(
+    ("torn", "advice"),
+    [
+        ((), "check the weights and the precision of 'tiny' and build into another"),
+        ((3,), "mend the source, check the weights and the precision of 'tiny' and build into"),
+    ],
+)
+def test_a_teacher_that_says_nan_is_to_be_checked_and_not_the_source(
+    run_file: Path, torn: tuple[int, ...], advice: str
+) -> None:
+    photos(Path("photos"), torn)
+    overrides = [
+        'sources.more={kind="images", root="photos"}',
+        'cache.sources=["more"]',
+        "cache.shard_frames=12",
+        "cache.max_bad_fraction=0.1",
+        'teachers.tiny.target="tiny_networks:sometimes_nan"',
+    ]
+    with pytest.raises(TooManyBadFrames, match="is not finite in") as caught:
+        build(load_run(run_file, overrides))
+    assert f"--bad`; {advice}" in str(caught.value)
 
 
 def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_the_cause(

@@ -127,6 +127,12 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load_run(tmp_path / "latin.toml")
 
 
+def test_a_byte_order_mark_is_no_fault(run_file: Path) -> None:
+    plain = load_run(run_file)
+    run_file.write_bytes(b"\xef\xbb\xbf" + run_file.read_bytes())
+    assert load_run(run_file) == plain
+
+
 def test_faults_of_the_cache_are_found_together_before_anything_runs(
     run_document: dict[str, Any],
 ) -> None:
@@ -136,6 +142,19 @@ def test_faults_of_the_cache_are_found_together_before_anything_runs(
     assert "cache.canvas: height and width must both be above 0; got [0, -4]" in found
     assert any("cache.artifacts" in line and "mean 'logits'?" in line for line in found)
     assert any("cache.preset" in line and "mean 'fast'?" in line for line in found)
+
+
+@pytest.mark.parametrize("value", ["cache.path=", "cache.path= ", "cache.reuse=''"])
+def test_an_empty_place_of_a_cache_is_not_the_current_folder(run_file: Path, value: str) -> None:
+    key = value.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"1 fault\n  {key}: .* got an empty text; write '\.'"):
+        load_run(run_file, [value])
+
+
+@pytest.mark.parametrize("canvas", ["[true,64.0]", "[32,48.0]", '["32",48]'])
+def test_the_sides_of_a_canvas_are_whole_numbers(run_file: Path, canvas: str) -> None:
+    with pytest.raises(ConfigError, match=r"cache\.canvas\.\d: Input should be a valid integer"):
+        load_run(run_file, [f"cache.canvas={canvas}"])
 
 
 @pytest.mark.parametrize(
@@ -162,6 +181,51 @@ def test_a_fault_of_the_cache_is_a_fault_of_the_run_file(
     (found,) = faults(run_document)
     assert found.startswith(f"cache.{key}: ")
     assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("features/penultimat", "did you mean 'features/penultimate'?"),
+        ("code/penultimat", "did you mean 'code/penultimate'?"),
+        ("code/mine", "did you mean 'code/mind'?"),
+    ],
+)
+def test_a_codec_of_what_is_not_cached_is_a_fault(
+    run_document: dict[str, Any], name: str, hint: str
+) -> None:
+    run_document["adapt"] = {"tiny": {} if "pen" in name else {"name": "mind"}}
+    run_document["cache"]["codecs"] = {name: "half"}
+    (found,) = faults(run_document)
+    assert found == f"cache.codecs.{name}: this run caches no such artifact; {hint}"
+
+
+def test_a_codec_of_an_artifact_that_is_left_out_is_a_fault(run_document: dict[str, Any]) -> None:
+    run_document["cache"] |= {"artifacts": ["pseudo_label"], "codecs": {"features": "half"}}
+    (found,) = faults(run_document)
+    assert found.startswith("cache.codecs.features: this run caches no such artifact; known: ")
+
+
+def test_a_codec_of_what_may_be_cached_is_taken(run_document: dict[str, Any]) -> None:
+    run_document["adapt"] = {"tiny": {"layer": "penultimate"}}
+    codecs = {"frames": "raw", "labels": "raw", "flow": "half", "features": "half", "code": "half"}
+    codecs |= {"logits": "half", "features/penultimate": "byte", "code/penultimate": "byte"}
+    run_document["cache"]["codecs"] = codecs
+    assert parse_run(run_document, "run.toml").cache.codecs == codecs
+    # Training reads a code whose section was in the run that made it.
+    del run_document["adapt"]
+    run_document["terms"][1] = {"name": "adaptation", "teacher": "tiny", "teacher_layer": "small"}
+    run_document["cache"]["codecs"] = {"code/small": "half"}
+    parse_run(run_document, "run.toml")
+    del run_document["cache"]["artifacts"]
+    run_document["cache"]["codecs"] = {"confidence": "half"}
+    parse_run(run_document, "run.toml")
+
+
+def test_frames_of_a_shard_are_no_codec(run_document: dict[str, Any]) -> None:
+    run_document["cache"]["codecs"] = {"shard_frames": 3}
+    (found,) = faults(run_document)
+    assert found.startswith("cache.codecs: unknown artifact 'shard_frames'")
 
 
 def test_a_run_that_caches_nothing_is_refused(run_document: dict[str, Any]) -> None:
@@ -227,6 +291,33 @@ def test_a_place_is_what_the_file_calls_it(override: str, complaint: str) -> Non
     with pytest.raises(ConfigError) as caught:
         load_run(CAMVID, [override])
     assert f"1 fault\n  {complaint}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5] * 3, [0.5] * 3)]
+)
+def test_a_mean_and_deviation_of_pixels_in_0_to_1_are_refused(
+    run_document: dict[str, Any], mean: list[float], std: list[float]
+) -> None:
+    run_document["teachers"]["tiny"] |= {"mean": mean, "std": std}
+    run_document["student"] |= {"mean": mean, "std": std}
+    found = faults(run_document)
+    for line, section in zip(found, ("teachers.tiny", "student"), strict=True):
+        assert line.startswith(
+            f"{section}.std: mean {mean} and std {std} look like those of pixels"
+        )
+        assert "multiply both by 255" in line
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [([0, 0, 0], [1, 1, 1]), ([0, 0, 0], [255, 255, 255]), ([127.5] * 3, [127.5] * 3)],
+)
+def test_other_means_and_deviations_are_taken(
+    run_document: dict[str, Any], mean: list[float], std: list[float]
+) -> None:
+    run_document["teachers"]["tiny"] |= {"mean": mean, "std": std}
+    assert parse_run(run_document, "run.toml").teachers["tiny"].std == tuple(std)
 
 
 @pytest.mark.parametrize("root", [3, ["a", 3]])

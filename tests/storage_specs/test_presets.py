@@ -57,10 +57,15 @@ def test_what_a_preset_says_makes_an_array() -> None:
         ("fast", {"logits": {"compressor": {"name": "zstd", "clevel": 1}}}, "known: level"),
         ("fast", {"logits": {"compressor": {"name": "blosc", "cname": "zlib"}}}, "allowed: lz4"),
         ("fast", {"logits": 3}, "expected a codec and a compressor, got 3"),
-        ("fast", {"shard_frames": 0}, "shard_frames = 0"),
-        ("fast", {"shard_frames": True}, "shard_frames = True"),
+        ("fast", {"shard_frames": 3}, "unknown artifact 'shard_frames'"),
     ],
 )
 def test_a_wrong_choice_is_refused(name: str, overrides: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_preset(name, overrides)
+
+
+@pytest.mark.parametrize("count", [0, True, 4097])
+def test_a_wrong_number_of_frames_in_a_shard_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"shard_frames = {count}; expected 1 to 4096"):
+        load_preset("fast", shard_frames=count)

@@ -90,6 +90,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
 
     Raises:
         CacheUnwritable: no space or no permission; nothing was committed.
+        SourceUnavailable: a frame's file cannot be read now; nothing was committed.
     """
     started = time.perf_counter()
     writer = job.target.writer(job.work.shard)

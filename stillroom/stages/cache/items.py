@@ -39,6 +39,7 @@ class Items(Protocol):
 
         Raises:
             FrameError: it cannot be used; the message is the same on every machine.
+            SourceUnavailable: it cannot be read now, and may be good.
         """
 
     def row(self, index: int) -> FrameRow:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from stillroom.stages.models.dense_network import (
@@ -29,7 +29,7 @@ from stillroom.stages.models.smp import (
     freeze_idle_layers,
     pad_multiple,
 )
-from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
+from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD, Std
 from stillroom.stages.models.weights import check_classes, fit_encoder, fit_state, load_state
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
@@ -49,7 +49,7 @@ class StudentSettings(Settings):
 
     weights: Path | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
+    std: Std = IMAGENET_STD
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo
 
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+Three = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+def _of_pixels(std: Three, info: ValidationInfo) -> Three:
+    """Refuse values of libraries whose pixels are 0..1: nothing would fail, only be wrong."""
+    mean = info.data.get("mean")  # is not there where it has a fault of its own
+    if mean is not None and max(std) < 1 and max(mean) <= 1:
+        raise ConfigError(
+            f"mean {list(mean)} and std {list(std)} look like those of pixels in 0..1; they are of "
+            "pixels in 0..255: multiply both by 255"
+        )
+    return std
+
+
+Std = Annotated[Three, AfterValidator(_of_pixels)]
+"""Standard deviation of R, G and B in 0..255; stands after a field `mean`."""
 
 Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
 
@@ -27,7 +44,7 @@ class TeacherSettings(Settings):
 
     classes: Classes | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGENET_STD
+    std: Std = IMAGENET_STD
     pad: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -16,6 +16,7 @@ from stillroom.stages.sources.files import FileSource
 from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing, find_images
 from stillroom.stages.sources.names import at
+from stillroom.stages.sources.walk import kind_at
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
 
 
 def _refuse_single_frames(config: CityscapesSequenceConfig, folder: Path) -> None:
-    if not folder.is_dir() and (single := config.root.expanduser() / "leftImg8bit").is_dir():
+    single = config.root.expanduser() / "leftImg8bit"
+    if kind_at(folder) is None and kind_at(single) == "folder":
         raise ConfigError(
             f"{folder} does not exist, only {single} with the labelled frames alone; this kind "
             "wants the frames around them, leftImg8bit_sequence_trainvaltest.zip of Cityscapes; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -95,7 +96,8 @@ def open_clips(config: ClipsConfig) -> FileSource:
 def _labels(config: ClipsConfig, ids: Any) -> Any:
     """The frames' label files: Files."""
     root, folder = config.folders()
-    if folder.resolve().is_relative_to(root.resolve()):
+    # realpath: unlike resolve() it leaves links in a circle to be named when they are read
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
         raise ConfigError(
             f"labels {folder} lies inside root {root}: label maps would be taken for frames; "
             "keep them in a folder beside it"

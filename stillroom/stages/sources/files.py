@@ -71,6 +71,7 @@ class FileSource:
         Raises:
             FrameError: a file is missing, damaged, of another size than its image, or its label
                 holds ids outside the class list.
+            SourceUnavailable: a file cannot be read now.
         """
         listed = self.frames[index]
         image = read_image(Path(listed.image))

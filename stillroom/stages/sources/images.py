@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,12 +58,24 @@ def _prefixes(roots: list[Path]) -> list[str]:
         raise ConfigError("an images source needs at least one folder in `root`")
     if len(roots) == 1:
         return [""]
-    for root in roots:
-        for other in roots:
-            if root is not other and root.resolve().is_relative_to(other.resolve()):
-                raise ConfigError(f"root {root} lies inside root {other}: its images count twice")
-    for depth in range(1, max(len(root.parts) for root in roots) + 1):
-        tails = ["/".join(root.parts[1:][-depth:]) for root in roots]
-        if len(set(tails)) == len(tails):
-            return [tail + "/" for tail in tails]
-    raise ConfigError("the same root is given twice")
+    _refuse_overlaps(roots)
+    depth = 1
+    while len({_tail(root, depth) for root in roots}) < len(roots):
+        depth += 1
+    return [_tail(root, depth) + "/" for root in roots]
+
+
+def _tail(root: Path, depth: int) -> str:
+    return "/".join(root.parts[1:][-depth:])
+
+
+def _refuse_overlaps(roots: list[Path]) -> None:
+    """Refuse roots that hold the same images."""
+    # realpath: unlike resolve() it leaves links in a circle to be named when they are read
+    real = [Path(os.path.realpath(root)) for root in roots]
+    for (root, here), (other, there) in permutations(zip(roots, real, strict=True), 2):
+        if here == there:
+            which = f"root {root} is" if root == other else f"roots {root} and {other} are"
+            raise ConfigError(f"{which} the same folder given twice; take one out of the list")
+        if here.is_relative_to(there):
+            raise ConfigError(f"root {root} lies inside root {other}: its images count twice")

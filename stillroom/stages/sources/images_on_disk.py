@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from stillroom.stages.sources.read_faults import read_fault
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         FrameError: the file is missing, empty, truncated, damaged or not an image.
+        SourceUnavailable: it cannot be read now.
     """
     image = _decode(path)
     if image.mode in _SIXTEEN_BIT:
@@ -64,6 +66,7 @@ def read_label(path: Path) -> NDArray[np.integer[Any]]:
 
     Raises:
         FrameError: as for an image, or the file holds colours instead of ids.
+        SourceUnavailable: it cannot be read now.
     """
     image = _decode(path)
     if image.mode == "1":
@@ -98,12 +101,8 @@ def _decode(path: Path) -> Image.Image:
 def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise FrameError(f"{path.name}: the file is missing") from None
     except OSError as fault:
-        raise FrameError(
-            f"{path.name}: cannot be read: {fault.strerror or type(fault).__name__}"
-        ) from fault
+        raise read_fault(path, fault) from fault
     if not data:
         raise FrameError(f"{path.name}: the file is empty (0 bytes)")
     return data

@@ -28,7 +28,7 @@ from stillroom.stages.sources.names import (
     sorted_places,
     text_of,
 )
-from stillroom.stages.sources.walk import walk
+from stillroom.stages.sources.walk import kind_at, walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -233,22 +233,23 @@ def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
     """List the image files of a folder, told by suffix.
 
     Hidden files and folders (a leading dot) are left out; links are followed, a folder that was
-    already entered is not entered again.
+    already entered is not entered again. A link that leads nowhere is listed with 0 bytes: loading
+    it says that it is missing.
 
     Raises:
-        ConfigError: no such folder, a folder that cannot be read, a name that is not UTF-8, or
-            no image in it.
+        ConfigError: no such folder, a folder that cannot be read, a name that is not UTF-8, a
+            link that may have led to a folder and leads nowhere, or no image in it.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+    found = kind_at(folder)
+    if found != "folder":
+        what = "is a file, not a folder" if found else "does not exist"
         raise ConfigError(f"{folder} {what}; point the source at a folder of images")
     sizes = array("q")
 
     def images() -> Iterator[str]:
-        for entry, relative in walk(folder, recursive=recursive):
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                sizes.append(entry.stat().st_size)
-                yield relative
+        for relative, size in walk(folder, IMAGE_SUFFIXES, recursive=recursive):
+            sizes.append(size)
+            yield relative
 
     names = text_of(images())
     if not len(names):

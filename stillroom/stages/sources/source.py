@@ -49,6 +49,7 @@ class Source(Protocol):
 
         Raises:
             FrameError: the frame cannot be used; the message is the same on every machine.
+            SourceUnavailable: it cannot be read now, and may be good.
         """
 
     def position(self, index: int) -> tuple[str | None, int | None]:

@@ -20,7 +20,7 @@ from stillroom.stages.sources.names import Names, natural_key, text_of
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
-from stillroom.stages.sources.walk import walk
+from stillroom.stages.sources.walk import kind_at, walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class VideoSource:
 
         Raises:
             FrameError: it is in the part of a file that was cut off, or the file is another now.
+            SourceUnavailable: the file cannot be read now.
         """
         which, place = self._place(index)
         file = self.clips[which].file
@@ -134,6 +135,7 @@ def open_video(config: VideoConfig) -> VideoSource:
     Raises:
         ConfigError: no file, one that cannot be opened or of which no frame decodes, two that
             would be one clip, or `fps` is given and a file states no rate or a lower one.
+        SourceUnavailable: a file cannot be read now.
     """
     found = sorted(_found(config), key=lambda each: (natural_key(each[0]), each[0]))
     _refuse_equal_clips([name for name, _ in found], [path for _, path in found])
@@ -150,16 +152,13 @@ def _found(config: VideoConfig) -> list[tuple[str, Path]]:
     """Name and path of every video."""
     found: list[tuple[str, Path]] = []
     for root in config.folders():
-        if root.is_file():
+        kind = kind_at(root)
+        if kind == "file":
             found.append((root.name, root))
             continue
-        if not root.is_dir():
+        if kind != "folder":
             raise ConfigError(f"{root} does not exist; `root` is a folder of videos or a list")
-        inside = [
-            (name, root / name)
-            for _, name in walk(root, recursive=True)
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
+        inside = [(name, root / name) for name, _ in walk(root, VIDEO_SUFFIXES, recursive=True)]
         if not inside:
             raise ConfigError(f"{root} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
         found += inside

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.stages.sources.read_faults import read_through
+from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +69,7 @@ def index_video(path: Path) -> VideoIndex:
 
     Raises:
         ConfigError: it cannot be opened, or none of its frames decodes.
+        SourceUnavailable: it cannot be read now.
     """
     kept = _kept(path)
     if kept is not None and (found := _read(kept)) is not None:
@@ -80,6 +83,7 @@ def index_video(path: Path) -> VideoIndex:
 def _decode(path: Path) -> VideoIndex:
     capture = open_capture(path)
     if capture is None:
+        _hear_the_disk(path)
         raise ConfigError(
             f"{path} cannot be opened as a video ({_bytes(path)}); it is cut off, damaged or of "
             "a format that OpenCV does not know: repair it, or take it out of the source"
@@ -88,6 +92,7 @@ def _decode(path: Path) -> VideoIndex:
     while capture.grab():
         moments.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     if not moments:
+        _hear_the_disk(path)
         raise ConfigError(
             f"{path} holds no frame that can be decoded ({_bytes(path)}); take it out of the source"
         )
@@ -97,9 +102,20 @@ def _decode(path: Path) -> VideoIndex:
     if path.suffix.lower() in STATED and len(moments) < promised and _packets(path) < promised:
         # Were all of them in the file, those that do not show would be meant not to.
         lost = promised - len(moments)
+        _hear_the_disk(path)
     # 1000 is how a browser's recordings say that they do not know it.
     usable = rate if np.isfinite(rate) and 0 < rate < 1000 else 0.0
     return VideoIndex(usable, lost, np.array(moments, np.float64))
+
+
+def _hear_the_disk(path: Path) -> None:
+    """Before a file is called damaged: OpenCV does not tell that from a disk that fails.
+
+    Raises:
+        SourceUnavailable: the file cannot be read now.
+    """
+    with suppress(FrameError):
+        read_through(path)
 
 
 def _packets(path: Path) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from stillroom.stages.sources.read_faults import read_through
 from stillroom.stages.sources.video_index import VideoIndex, open_capture
 from stillroom.storage_specs.errors import FrameError
 
@@ -73,6 +74,7 @@ class _Decoder:
         self._capture: cv2.VideoCapture | None = None
         self._next = 0  # number of the frame that a grab gives
         self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._disk_works = False  # until it is asked, which is once: files are large
         moments = file.index.moments
         self._ascending = bool((np.diff(moments) > 0).all())
 
@@ -112,7 +114,7 @@ class _Decoder:
         grabbed = self._capture is not None and self._capture.grab()
         if not grabbed or self._moment() != index.moments[number]:
             self._capture = None
-            raise FrameError(f"{self.file.path.name}: the file has changed since it was listed")
+            raise self._fault("the file has changed since it was listed")
         self._next += 1
         if keep:
             self._recent[number] = self._retrieved(number)
@@ -122,7 +124,7 @@ class _Decoder:
     def _retrieved(self, number: int) -> NDArray[np.uint8]:
         good, image = self._capture.retrieve() if self._capture is not None else (False, None)
         if not good or image is None or image.ndim != 3 or image.shape[2] != 3:
-            raise FrameError(f"{self.file.path.name}: frame {number} cannot be read as colours")
+            raise self._fault(f"frame {number} cannot be read as colours")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
     def _moment(self) -> float:
@@ -131,10 +133,15 @@ class _Decoder:
     def _opened(self) -> cv2.VideoCapture:
         capture = open_capture(self.file.path)
         if capture is None:
-            there = self.file.path.exists()
-            what = "cannot be opened any more" if there else "the file is missing"
-            raise FrameError(f"{self.file.path.name}: {what}")
+            raise self._fault("cannot be opened any more")
         return capture
+
+    def _fault(self, what: str) -> FrameError:
+        """What a frame has against it, once the disk has been heard: it may be at fault."""
+        if not self._disk_works:
+            read_through(self.file.path)
+            self._disk_works = True
+        return FrameError(f"{self.file.path.name}: {what}")
 
 
 _LEFT: list[_Decoder] = []
@@ -162,6 +169,7 @@ class VideoReader:
 
         Raises:
             FrameError: the file has no such frame any more, or has changed.
+            SourceUnavailable: it cannot be read now.
         """
         if number >= file.index.whole:
             raise FrameError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stillroom.storage_specs.errors import ConfigError
 
@@ -12,14 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def walk(folder: Path, *, recursive: bool) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield (entry, path below `folder`) of every visible file.
+def walk(folder: Path, suffixes: frozenset[str], *, recursive: bool) -> Iterator[tuple[str, int]]:
+    """Yield (path below `folder`, bytes) of every visible file with one of the suffixes.
 
     Hidden files and folders (a leading dot) are left out; links are followed, a folder that was
-    already entered is not entered again.
+    already entered is not entered again. A link that leads nowhere is a file of 0 bytes: who opens
+    it finds it missing, and says so.
 
     Raises:
-        ConfigError: a folder cannot be read, or holds a name that is not UTF-8.
+        ConfigError: a folder or what is in it cannot be read, or a folder holds a name that is not
+            UTF-8, or a link that leads nowhere and has no suffix: it may stand for a whole folder.
     """
     entered: set[str] = set()
     waiting = [(str(folder), "")]
@@ -32,13 +36,64 @@ def walk(folder: Path, *, recursive: bool) -> Iterator[tuple[os.DirEntry[str], s
         folders = []
         for entry in _scan(current):
             relative = prefix + entry.name
-            if entry.is_dir():
+            suffix = os.path.splitext(entry.name)[1].lower()
+            what = _look(entry, wanted=suffix in suffixes)
+            if what == "folder":
                 folders.append((entry.path, relative + "/"))
-            elif entry.is_file():
-                yield entry, relative
+            elif isinstance(what, int):
+                yield relative, what
+            elif what == "nowhere" and recursive and not suffix:
+                raise ConfigError(
+                    f"{entry.path} is a link that leads nowhere, perhaps to a folder of the "
+                    "source that is not there; mend the link, or remove it"
+                )
         if recursive:
             # sorted: which of two links to one folder is entered must not depend on the disk
             waiting.extend(sorted(folders, reverse=True))
+
+
+def kind_at(path: Path) -> Literal["folder", "file", "other"] | None:
+    """What is at a path, links followed: "other" is a pipe or a device, None is nothing.
+
+    Raises:
+        ConfigError: it cannot be told: a folder above it is closed to this user, say.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as fault:
+        raise _unreadable(str(path), fault) from fault
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def _look(entry: os.DirEntry[str], *, wanted: bool) -> int | Literal["folder", "nowhere", "other"]:
+    """What an entry is: the bytes of a wanted file (0 of one that is not there), or another thing.
+
+    Only of links and of wanted files is more asked than the disk tells with their names.
+    """
+    try:
+        if entry.is_dir():
+            return "folder"
+        if wanted and entry.is_file():
+            return entry.stat().st_size
+        nowhere = entry.is_symlink() and kind_at(Path(entry.path)) is None
+    except FileNotFoundError:  # removed since its name was read
+        nowhere = True
+    except OSError as fault:
+        raise _unreadable(entry.path, fault) from fault
+    if nowhere:
+        return 0 if wanted else "nowhere"
+    return "other"
+
+
+def _unreadable(path: str, fault: OSError) -> ConfigError:
+    remedy = "mend the link" if fault.errno == errno.ELOOP else "give this user permission"
+    return ConfigError(
+        f"{path} cannot be read: {fault.strerror or fault}; {remedy}, or take it out of the source"
+    )
 
 
 def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -55,7 +110,4 @@ def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
                     )
                 yield entry
     except OSError as fault:
-        raise ConfigError(
-            f"{folder} cannot be read: {fault.strerror or fault}; "
-            "give this user permission, or take it out of the source"
-        ) from fault
+        raise _unreadable(folder, fault) from fault

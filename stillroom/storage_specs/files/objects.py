@@ -80,10 +80,15 @@ def place_of(place: str | Path) -> Path | str:
     """A cache's place: a Path for a folder, a string for a URL, without slashes at its end.
 
     Raises:
-        ConfigError: a URL of another kind, or one without a bucket.
+        ConfigError: an empty text, a URL of another kind, or one without a bucket.
     """
     if isinstance(place, Path):
         return place
+    if not place.strip():
+        raise ConfigError(
+            "expected a folder, or the URL of a place in an object store, got an empty text; "
+            "write '.' if you mean the folder that you call from"
+        )
     if "://" not in place:
         return Path(place)
     url = place.rstrip("/")

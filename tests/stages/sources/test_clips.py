@@ -163,6 +163,20 @@ def test_an_empty_clip_folder_is_no_clip(root: Path) -> None:
     assert opened(root).identity() == before.identity()
 
 
+def test_a_label_that_is_a_link_to_nothing_is_not_taken_for_a_frame_without_one(root: Path) -> None:
+    (root / "labels" / "tram" / "f_4.png").symlink_to(root / "gone.png")
+    source = labelled(root)
+    assert [source.labelled(index) for index in range(5)] == [False, False, False, True, True]
+    with pytest.raises(FrameError, match=r"^f_4\.png: the file is missing"):
+        source.load(4)
+
+
+def test_a_folder_of_labels_that_is_a_link_to_itself_is_named(root: Path) -> None:
+    (root / "self").symlink_to("self")
+    with pytest.raises(ConfigError, match="self cannot be read: Too many levels"):
+        labelled(root, labels=root / "self")
+
+
 def test_no_clip_at_all_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "clips" / "empty").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no image"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from PIL import Image
 
 from stillroom.stages.sources.images_on_disk import read_image, read_label
-from stillroom.storage_specs.errors import FrameError
+from stillroom.storage_specs.errors import FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -113,6 +116,32 @@ def test_a_folder_in_place_of_a_file_is_a_bad_frame(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     with pytest.raises(FrameError, match=r"a\.jpg: cannot be read"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_a_link_to_itself_is_a_bad_frame(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    with pytest.raises(FrameError, match=r"^a\.jpg: cannot be read: Too many levels"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("code", ["EACCES", "EMFILE", "EIO", "ESTALE", "ENOMEM", "EPERM"])
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_a_file_that_the_machine_does_not_give_is_no_bad_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, read: Callable[[Path], object]
+) -> None:
+    path = saved(tmp_path, "a.png", Image.fromarray(picture()[:, :, 0]))
+    number = getattr(errno, code)
+
+    def refuse(self: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "read_bytes", refuse)
+        with pytest.raises(SourceUnavailable) as caught:
+            read(path)
+    assert str(caught.value).startswith(f"{path} cannot be read now: {os.strerror(number)}\n")
+    assert "run the same command again" in str(caught.value)
+    read(path)
 
 
 def test_a_text_file_is_not_an_image_and_the_reason_is_the_same_each_time(tmp_path: Path) -> None:

@@ -4,7 +4,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
@@ -21,6 +26,9 @@ from stillroom.stages.sources.listing import (
 )
 from stillroom.stages.sources.names import CHUNK, Names, natural_order, repeated, text_of
 from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -96,9 +104,26 @@ def test_a_circle_of_links_is_walked_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["sub/a.png"]
 
 
-def test_a_dangling_link_is_left_out(tmp_path: Path) -> None:
+def test_a_link_that_leads_nowhere_is_listed_as_an_empty_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "gone.txt")
+    found = find_images(tmp_path, recursive=True)
+    assert found.names.to_pylist() == ["a.png", "b.png"]
+    assert found.sizes.to_pylist() == [5, 0]
+
+
+def test_a_link_that_may_have_led_to_a_folder_is_a_config_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "drive").symlink_to(tmp_path / "gone")
+    assert names(tmp_path, recursive=False) == ["a.png"]
+    with pytest.raises(ConfigError, match=r"/drive is a link that leads nowhere.*mend the link"):
+        find_images(tmp_path, recursive=True)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
     assert names(tmp_path) == ["a.png"]
 
 
@@ -133,6 +158,67 @@ def test_an_unreadable_folder_is_a_config_error(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match="locked cannot be read: Permission denied"):
         find_images(tmp_path, recursive=True)
+
+
+@pytest.mark.parametrize("name", ["self", "self.png"])
+def test_links_in_a_circle_are_a_config_error(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(ConfigError, match=rf"/{name} cannot be read: Too many.*mend the link"):
+        find_images(tmp_path, recursive=True)
+    with pytest.raises(ConfigError, match=rf"/{name} cannot be read: Too many"):
+        find_images(tmp_path / name, recursive=True)
+
+
+AS_SOMEBODY = """
+import os, sys
+from pydantic import TypeAdapter
+from stillroom.stages.sources.open import SourceConfig, open_source
+from stillroom.storage_specs.errors import ConfigError
+if os.geteuid() == 0:  # root reads anything: go on as nobody, all being imported
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+for kind in sys.argv[2:]:
+    try:
+        open_source(TypeAdapter(SourceConfig).validate_python({"kind": kind, "root": sys.argv[1]}))
+    except ConfigError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder where every user may go: pytest's own is closed to all but its owner."""
+    folder = Path(tempfile.mkdtemp(prefix="stillroom-listing-"))
+    folder.chmod(0o755)
+    yield folder
+    for path in (folder / "locked", *folder.glob("*/locked")):
+        if path.exists():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("root", "mode", "kinds"),
+    [
+        # a folder above the root is closed
+        ("locked/deep", 0o000, ["images", "clips", "video", "camvid", "cityscapes_sequence"]),
+        # names may be read, and nothing behind them
+        ("", 0o444, ["images", "clips", "video"]),
+    ],
+)
+def test_what_permissions_hide_is_named(
+    open_place: Path, root: str, mode: int, kinds: list[str]
+) -> None:
+    touch(open_place, "locked/deep/a.png", "locked/deep.png", "locked/deep.mp4", "clip/b.png")
+    (open_place / "locked").chmod(mode)
+    call = [sys.executable, "-c", AS_SOMEBODY, str(open_place / root), *kinds]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(kinds)
+    for line in lines:
+        assert line.startswith(str(open_place / "locked" / "deep"))
+        assert "cannot be read: Permission denied; give this user permission" in line
 
 
 def test_a_name_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ no index and MPG2 no moments that a seek could be told by.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pickle
@@ -24,7 +26,7 @@ from stillroom.stages.sources.open import open_source
 from stillroom.stages.sources.video import VideoConfig, VideoSource
 from stillroom.stages.sources.video_index import DOUBTFUL, index_video
 from stillroom.stages.sources.video_reader import DECODERS, VideoFile
-from stillroom.storage_specs.errors import ConfigError, FrameError
+from stillroom.storage_specs.errors import ConfigError, FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -407,6 +409,63 @@ def test_a_file_that_changes_or_goes_after_the_listing_is_bad_frames(tmp_path: P
     path.unlink()
     with pytest.raises(FrameError, match=r"a\.mp4: the file is missing"):
         gone.load(0)
+
+
+def denied(*_: Any, **__: Any) -> Any:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    """A file that opens on a disk that cannot be read."""
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return Failing()
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [(denied, "Permission denied"), (failing, "Input/output error")]
+)
+def test_a_file_that_the_machine_does_not_give_is_neither_bad_frames_nor_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str
+) -> None:
+    path = film(tmp_path / "a.mp4", "mp4v", 30)
+    source = opened(path)
+    with monkeypatch.context() as patch:  # of the reader, which has its index already
+        patch.setattr(video_reader, "open_capture", lambda *_: None)
+        patch.setattr(type(path), "open", fault)
+        with pytest.raises(SourceUnavailable, match=rf"a\.mp4 cannot be read now: {says}"):
+            source.load(3)
+    assert source.load(3).image.shape == (48, 64, 3)
+    path.write_bytes(path.read_bytes()[:-7])  # another file: its index must be made
+    with monkeypatch.context() as patch:
+        patch.setattr(video_index, "open_capture", lambda *_: None)
+        patch.setattr(type(path), "open", fault)
+        with pytest.raises(SourceUnavailable, match=rf"a\.mp4 cannot be read now: {says}"):
+            opened(path)
+
+
+def test_a_video_cut_off_by_the_disk_is_not_remembered_as_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = film(tmp_path / "a.avi", "MJPG")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "open", failing)
+        with pytest.raises(SourceUnavailable, match="Input/output error"):
+            opened(path)
+    with pytest.raises(FrameError, match="the file is cut off"):
+        opened(path).load(COUNT - 1)
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", "mp4v", 3)
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(ConfigError, match=r"b\.mp4 cannot be opened as a video \(No such file"):
+        opened(tmp_path)
 
 
 def test_frames_of_two_files_may_differ_in_size(tmp_path: Path) -> None:

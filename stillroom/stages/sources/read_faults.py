@@ -1,0 +1,47 @@
+"""Why a source's file cannot be read: for what it is, or for what the machine would not give.
+
+The first is a property of the frame and is committed as its row's reason. The second says nothing
+of the frame and may be mended at any moment: committed, it would outlive the fault.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from stillroom.storage_specs.errors import FrameError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OF_THE_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
+_PIECE = 1 << 20  # bytes
+
+
+def read_fault(path: Path, fault: OSError) -> FrameError | SourceUnavailable:
+    """What is to be raised where a file cannot be read."""
+    if fault.errno == errno.ENOENT:
+        return FrameError(f"{path.name}: the file is missing")
+    reason = fault.strerror or type(fault).__name__
+    if fault.errno in OF_THE_FILE:
+        return FrameError(f"{path.name}: cannot be read: {reason}")
+    return SourceUnavailable(
+        f"{path} cannot be read now: {reason}\n  expected a file that opens, whatever it holds; "
+        "mend that (its permissions, the disk, the number of open files), then run the same "
+        "command again: what is committed stays, and the rest goes on"
+    )
+
+
+def read_through(path: Path) -> None:
+    """Read a file to its end and keep nothing: tells a damaged file from a disk that fails.
+
+    Raises:
+        FrameError: there is no such file.
+        SourceUnavailable: it cannot be read now.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_PIECE):
+                pass
+    except OSError as fault:
+        raise read_fault(path, fault) from fault
