@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stillroom.stages.cache.artifacts_of_teacher import demand_labels_fit
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
 from stillroom.storage_specs.layout import teacher_of
@@ -58,8 +59,11 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of
             its artifacts and is not to be extended.
+        ConfigError: a teacher has more classes than the pseudo labels that are wanted can say.
         WeightsError: a teacher's weights are not there.
     """
+    for name, teacher in targets.teachers.items():
+        demand_labels_fit(targets.run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
     try:
         cache = Cache.open(targets.run.cache.path)
     except CacheIncomplete:
