@@ -19,7 +19,7 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
-from stillroom.storage_specs.fingerprint import ANY, differences
+from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
@@ -97,12 +97,12 @@ class ArtifactSet:
         return f"ArtifactSet({self.source}/{self.name} in {self.cache.path})"
 
     def require(self, identity: dict[str, Any]) -> None:
-        """Refuse a run that was made for something else; "auto" on its side agrees with anything.
+        """Refuse a run that was made for something else; ANY on its side agrees with anything.
 
         Raises:
             CacheMismatch: names each field that differs, both values, and what to do.
         """
-        found = differences(self.identity, identity, wildcard=ANY)
+        found = differences(self.identity, identity)
         if found:
             raise mismatch(self.cache, self.definition, found)
 

@@ -178,6 +178,23 @@ def test_another_canvas_teacher_threshold_or_source_is_refused_by_name(run_file:
         assert "cache build" in message
 
 
+def test_auto_agrees_with_any_device_and_is_else_a_word_like_others(run_file: Path) -> None:
+    networks = Path("tiny_networks.py")
+    networks.write_text(
+        networks.read_text() + "\ndef moded(mode):\n    return Tiny(9, len(mode))\n"
+    )
+    moded = ["teachers.tiny.target=tiny_networks:moded", 'teachers.tiny.options={mode="slow"}']
+    named = 'teachers.tiny.classes=["a","b","c","d","e","f","g","h","i"]'
+    build(load_run(run_file, [*moded, named]))
+    assert build(load_run(run_file, [*moded, named, "teachers.tiny.device=auto"])).shards == 0
+    for override, field in (
+        ('teachers.tiny.options={mode="auto"}', "teacher.options.mode"),
+        (named.replace('"a"', '"auto"'), "teacher.classes"),
+    ):
+        with pytest.raises(CacheMismatch, match=field):
+            build(load_run(run_file, [*moded, named, override]))
+
+
 def test_unreadable_frames_become_bad_rows(run_file: Path, run_document: dict[str, Any]) -> None:
     import cv2
 
