@@ -111,12 +111,14 @@ class Teacher:
 
         Raises:
             ArtifactError: frames of another shape or dtype.
+            ConfigError: the network's grids do not follow the size of the frames.
         """
         from stillroom.stages.models.dense_network import crop
 
         with inference(self.device, self._config.precision):
             images = self._images(frames)
-            output = crop(self._network.forward(images), self.strides, *frames.shape[1:3])
+            output = self._network.forward(images)
+            output = crop(output, self.strides, images, *frames.shape[1:3])
         return TeacherOutput(
             output.logits.float().contiguous(),
             {name: grid.float().contiguous() for name, grid in output.features.items()},

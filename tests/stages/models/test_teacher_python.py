@@ -34,6 +34,12 @@ def with_features():
 def ragged():
     return lambda images: torch.zeros(len(images), 4, images.shape[2] // 4, images.shape[3] // 5)
 
+def fixed_grid(side=32):
+    def network(images):
+        return {"logits": torch.zeros(len(images), 4, images.shape[2] // 4, images.shape[3] // 4),
+                "features": {"deep": torch.zeros(len(images), 2, side, 40)}}
+    return network
+
 def three_classes():
     return lambda images: images
 
@@ -81,6 +87,14 @@ def test_named_features_come_with_their_own_stride() -> None:
     teacher = build_teacher(config("with_features"))
     assert teacher.strides == {"logits": 2, "features/deep": 8}
     assert teacher(FRAMES).features["deep"].shape == (2, 3, 9, 12)
+
+
+def test_a_grid_of_one_size_whatever_the_frames_is_refused() -> None:
+    teacher = build_teacher(config("fixed_grid"))  # 32x40 cells are stride 4 of 128x160 pixels
+    assert teacher(np.zeros((1, 120, 150, 3), np.uint8)).features["deep"].shape == (1, 2, 30, 38)
+    for height, width, cells in ((70, 90, "24x24"), (128, 200, "32x56"), (200, 160, "56x40")):
+        with pytest.raises(ConfigError, match=f"features/deep: .*grid of 32x40.*expected {cells}"):
+            teacher(np.zeros((1, height, width, 3), np.uint8))
 
 
 def test_weights_are_loaded_into_a_module(tmp_path: Path) -> None:
