@@ -155,7 +155,7 @@ def build_teacher(config: TeacherConfig) -> Teacher:
 
     Raises:
         ConfigError: there is no such network, or its classes are not known.
-        WeightsError: the weights are unreadable or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
     """
     import torch
 

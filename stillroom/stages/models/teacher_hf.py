@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
-from stillroom.stages.models.weights import weights_sha256
+from stillroom.stages.models.weights import demand_finite, weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 
     Raises:
         ConfigError: transformers is not installed.
-        WeightsError: files are missing or damaged, tensors do not fit, or the classes are others.
+        WeightsError: files are missing or damaged, tensors do not fit or are not finite, or the
+            classes are others.
     """
     from stillroom.stages.models.dense_network import TeacherNetwork
 
@@ -127,6 +128,7 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
                 f"teacher {config.path}: the files do not fill the network: {len(names)} {what}: "
                 f"{', '.join(names[:4])}; save it again with save_pretrained"
             )
+    demand_finite(model.state_dict(), config.folder)
     return model
 
 
