@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stillroom.pipeline.build import BuildEvent, build, run_inline
@@ -30,6 +32,7 @@ from stillroom.storage_specs.errors import (
     CacheUnwritable,
     ConfigError,
     TooManyBadFrames,
+    WeightsError,
 )
 from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.layout import STAGING
@@ -38,6 +41,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stillroom.pipeline.fill import Models
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
@@ -304,7 +308,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     class Patient:
         """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
 
-        def __init__(self, targets: Targets) -> None:
+        def __init__(self, targets: Targets, models: Models | None) -> None:
             pass
 
         def work(
@@ -370,7 +374,52 @@ def test_one_teacher_leaves_before_the_next_is_built(
         for seed, name in enumerate(("tiny", "second", "third"))
     ]
     build(load_run(run_file, others))
-    assert alive == [0, 0, 0]
+    # Each is looked at before the first shard, the first last: it then goes to work at once.
+    assert alive == [0] * (3 + 2)
+
+
+def test_a_build_that_has_nothing_to_do_builds_no_model(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[TeacherConfig] = []
+
+    def counting(config: TeacherConfig) -> Teacher:
+        built.append(config)
+        return build_teacher(config)
+
+    monkeypatch.setattr("stillroom.pipeline.fill.build_teacher", counting)
+    build(load_run(run_file))
+    assert len(built) == 1
+    build(load_run(run_file))
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (['cache.artifacts=["logits","features/penultimat"]'], ConfigError, "features/penultimat'"),
+        (['teachers.tiny.weights="other.pth"'], WeightsError, "do not fit Tiny"),
+        (['teachers.tiny.weights="nan.pth"'], WeightsError, "not finite: classifier.bias"),
+        (['cache.reuse="nowhere.cache"'], ConfigError, "cache.reuse = nowhere.cache: there is no"),
+        (
+            ['flows.raft={kind="raft_small",weights="other.pth"}', "cache.pairs={offsets=[1]}",
+             "sources.street.frames_per_clip=4"],
+            WeightsError, "do not fit",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("runner", ["inline", "ray", "none"])
+def test_what_the_last_shards_would_stumble_over_is_found_before_the_first(
+    run_file: Path, overrides: list[str], error: type[Exception], message: str, runner: str
+) -> None:
+    networks = importlib.import_module("tiny_networks")
+    tensors = networks.teacher().state_dict()
+    torch.save({**tensors, "classifier.bias": torch.full((9,), torch.nan)}, "nan.pth")
+    torch.save(networks.teacher(classes=5).state_dict(), "other.pth")
+    run = load_run(run_file, overrides)
+    with pytest.raises(error, match=message):
+        estimate_build(run) if runner == "none" else build(run, runner=runner)
+    assert not Path("street.cache").exists()
 
 
 def test_a_teacher_that_says_nan_of_a_frame_makes_that_frame_a_bad_row(run_file: Path) -> None:
