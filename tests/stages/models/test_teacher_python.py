@@ -51,6 +51,13 @@ def failing():
         raise RuntimeError("shapes do not match")
     return network
 
+def mistaken(gain=1.0):
+    return len(gain)
+
+def first_only():
+    return lambda images: {"logits": images[:, [0, 1, 2, 0], ::2, ::2],
+                           "features": {"deep": images[:1, :, ::8, ::8]}}
+
 def number():
     return 7
 
@@ -124,13 +131,25 @@ def test_version_and_options_are_part_of_the_identity() -> None:
     assert all(a != b for i, a in enumerate(descriptions) for b in descriptions[:i])
 
 
+def test_a_mistake_inside_the_function_keeps_its_own_words() -> None:
+    with pytest.raises(TypeError, match=r"object of type 'float' has no len\(\)"):
+        build_teacher(config("mistaken", options={"gain": 2.0}))
+
+
+def test_a_grid_for_fewer_frames_than_were_given_is_refused() -> None:
+    teacher = build_teacher(config("first_only"))
+    assert teacher(FRAMES[:1]).features["deep"].shape == (1, 3, 9, 12)
+    with pytest.raises(ConfigError, match=r"features/deep: 2 frames give .*\(1, 3, 12, 12\)"):
+        teacher(FRAMES)
+
+
 @pytest.mark.parametrize(
     ("function", "changes", "message"),
     [
         ("absent", {}, "has no function 'absent'"),
         ("not_a_function", {}, "has no function 'not_a_function'"),
         ("number", {}, "expected a module or callable, got int"),
-        ("plain", {"options": {"gian": 1}}, "does not take"),
+        ("plain", {"options": {"gian": 1}}, r"does not take .*'gian'.* called as \(gain=1\.0\)"),
         ("three_classes", {}, r"expected \(B, 4, h, w\)"),
         ("a_list", {}, "a network must return logits.*got list"),
         ("ragged", {}, "no whole stride"),
