@@ -300,4 +300,20 @@ def mismatch(cache: Cache, on_disk: Definition, found: list[Difference]) -> Cach
         + "\n".join(lines)
         + "\n  point cache.path at another folder and run `stillroom cache build`, "
         "or make the run agree with the cache"
+        + (_reusable(cache) if _only_frames_changed(found) else "")
+    )
+
+
+def _only_frames_changed(found: list[Difference]) -> bool:
+    """Whether only the source differs, and not in its classes: teachers may answer for those."""
+    fields = [difference.field for difference in found]
+    return all(
+        field.startswith("source.") and not field.startswith("source.classes") for field in fields
+    )
+
+
+def _reusable(cache: Cache) -> str:
+    return (
+        "\n  only the source has changed: in a build with `--set cache.reuse="
+        f"{cache.path} --set cache.path=NEW` teachers run on changed and new frames only"
     )
