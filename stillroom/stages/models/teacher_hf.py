@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
 
+PART = re.compile(r"model-\d+-of-\d+\.safetensors")  # of a large model
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -64,13 +65,16 @@ class HfTeacherConfig(TeacherSettings):
         """The hub id, or the sha256 of each file of the folder that decides the network."""
         if self.revision is not None and not self.folder.is_dir():
             return {"path": self.path}
-        files = [self.folder / "config.json"]
-        for pattern in ("*.safetensors", "*.bin"):
-            files += sorted(self.folder.glob(pattern))
-        if not self.folder.is_dir() or len(files) == 1:
-            raise WeightsError(
-                f"teacher path {self.path}: expected a folder with config.json and .safetensors"
-            )
+        files = [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]
+        if not any(file.name == "model.safetensors" or PART.fullmatch(file.name) for file in files):
+            # Only then are they read, and other .bin files (training_args.bin) never.
+            weights = sorted(self.folder.glob("pytorch_model*.bin"))
+            if not weights:
+                raise WeightsError(
+                    f"teacher path {self.path}: expected a folder with config.json and "
+                    "model.safetensors, as save_pretrained writes it"
+                )
+            files += weights
         return {"files_sha256": {file.name: weights_sha256(file) for file in files}}
 
 

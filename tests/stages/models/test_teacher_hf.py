@@ -103,6 +103,17 @@ def test_identity_follows_the_files_and_not_their_place(model_folder: Path, copy
     assert describe_teacher(config(copy)) != describe_teacher(config(model_folder))
 
 
+def test_identity_follows_only_files_that_are_read(model_folder: Path, copy: Path) -> None:
+    described = describe_teacher(config(model_folder))
+    assert set(described["files_sha256"]) == {"config.json", "model.safetensors"}
+    for name in ("training_args.bin", "optimizer.bin", "pytorch_model.bin"):
+        (copy / name).write_bytes(b"beside")
+        assert describe_teacher(config(copy)) == described
+    (copy / "model.safetensors").unlink()
+    old = describe_teacher(config(copy))
+    assert set(old["files_sha256"]) == {"config.json", "pytorch_model.bin"}
+
+
 def test_other_number_of_classes_is_said_in_those_words(model_folder: Path) -> None:
     with pytest.raises(WeightsError, match="has 5 classes, but 9 are configured"):
         build_teacher(config(model_folder, classes=9))
