@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
 
+LOG = logging.getLogger(__name__)
+NEAR = 0.5  # of 255: means and deviations that are one but for rounding
 PART = re.compile(r"model-\d+-of-\d+\.safetensors")  # of a large model
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -97,6 +101,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         ) from error
     with _quiet(transformers):
         model = _load(transformers, config)
+        _warn_of_other_classes(model.config, config)
+        _warn_of_other_colours(transformers, config)
     classifier = _find_classifier(model.eval(), config)
     return TeacherNetwork(
         module=model,
@@ -134,6 +140,62 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
             )
     demand_finite(model.state_dict(), config.folder)
     return model
+
+
+def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
+    """Say where the model calls its classes otherwise than the run, or has them in another order.
+
+    Only people can tell whether "car" and "vehicle" are one, so that is no error.
+    """
+    said = [str(model.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_classes())]
+    wanted = config.class_names()
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(said))
+    if wanted is not None and not nameless and said != list(wanted):
+        LOG.warning(
+            "teacher %s: its classes and those of the run differ in names or order; give `classes` "
+            "in its order, or a teacher of this run's classes\n  teacher  %s\n  run      %s",
+            config.path,
+            ", ".join(said),
+            ", ".join(wanted),
+        )
+
+
+def _warn_of_other_colours(transformers: Any, config: HfTeacherConfig) -> None:
+    """Say where the model was trained on frames of another mean and deviation than the run's."""
+    said = _preprocessor(transformers, config)
+    if said.get("do_normalize") is False:
+        return
+    for key, wanted in (("mean", config.mean), ("std", config.std)):
+        found = said.get(f"image_{key}")
+        if not isinstance(found, list) or len(found) != len(wanted):
+            continue
+        colours = [round(255 * float(value), 3) for value in found]
+        if any(abs(a - b) > NEAR for a, b in zip(colours, wanted, strict=True)):
+            LOG.warning(
+                "teacher %s: it was trained with %s = %s, of RGB 0..255, the run has %s; mend "
+                "`%s` in its section",
+                config.path,
+                key,
+                colours,
+                list(wanted),
+                key,
+            )
+
+
+def _preprocessor(transformers: Any, config: HfTeacherConfig) -> dict[str, Any]:
+    """What stands beside the model about its input; {} where nothing does."""
+    local = config.folder.is_dir()
+    try:
+        file = transformers.utils.cached_file(
+            str(config.folder) if local else config.path,
+            "preprocessor_config.json",
+            revision=config.revision or "main",
+            local_files_only=local,
+        )
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 @contextmanager
