@@ -188,11 +188,11 @@ class Targets:
             if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
                 attributes["classes"] = list(classes)
             spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
-            arrays.append(replace(spec, tile=self._tile(spec)))
+            arrays.append(replace(spec, tile=self.tile(spec)))
         return arrays
 
-    def _tile(self, spec: ArraySpec) -> tuple[int, int] | None:
-        """The tiles that a frame of an artifact is cut into, or None."""
+    def tile(self, spec: ArraySpec) -> tuple[int, int] | None:
+        """The tiles that the run cuts a frame of an artifact into, or None."""
         wanted, axes = self.run.cache.tile, spec.kind.axes
         if wanted == "none" or not spec.codec.cell_by_cell:
             return None

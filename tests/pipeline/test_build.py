@@ -124,6 +124,27 @@ def test_a_build_in_tiles_says_the_same_and_small_frames_are_not_cut_by_themselv
         load_run(run_file, ["cache.tile=[4,16]"])
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_tiles_are_refused_whether_the_cache_is_finished_or_not(
+    run_file: Path, finished: bool
+) -> None:
+    cut = ["cache.tile=[8,16]", 'cache.sources=["street"]']
+    build(load_run(run_file, cut))
+    if not finished:
+        Cache.open("street.cache").artifact_set("street", "frames").discard(1)
+    for tile, says in (
+        ("[16,16]", r"tile\[0\] +cache 8 +run 16"),
+        ("none", r"tile +cache \[8,16\] +run \(absent\)"),
+    ):
+        with pytest.raises(CacheMismatch, match=rf"layout\.arrays\.frames\.{says}"):
+            build(load_run(run_file, [*cut, f"cache.tile={tile}"]))
+    assert build(load_run(run_file, cut)).shards == (0 if finished else 1)
+    build(load_run(run_file, [*cut, "cache.path=whole.cache", "cache.tile=none"]))
+    for tile in ("none", "auto"):
+        run = load_run(run_file, [*cut, "cache.path=whole.cache", f"cache.tile={tile}"])
+        assert build(run).shards == 0
+
+
 def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(
     run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
 ) -> None:
