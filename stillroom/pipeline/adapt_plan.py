@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.codes import code_set_name, readable_code, set_with
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
-from stillroom.storage_specs.fingerprint import ANY, differences
+from stillroom.storage_specs.fingerprint import differences
 
 if TYPE_CHECKING:
     from stillroom.pipeline.targets import Targets
@@ -86,7 +86,7 @@ def _features(targets: Targets, cache: Cache, source: str, teacher: str) -> Arti
 
 
 def _demand_same_code(targets: Targets, teacher: str, found: ArtifactSet) -> None:
-    wrong = differences(found.identity, readable_code(targets, teacher, found), wildcard=ANY)
+    wrong = differences(found.identity, readable_code(targets, teacher, found))
     if wrong:
         config = targets.run.adapt[teacher]
         listing = "\n".join(f"  {one}" for one in wrong)

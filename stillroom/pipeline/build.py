@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build_checks import check_before_build
 from stillroom.pipeline.build_report import BuildEvent, BuildReport
 from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import open_targets
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.fill import Models
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
     from stillroom.storage_specs.manifest import FrameRow
@@ -51,6 +53,7 @@ def build(
     extend: as for `plan_build`
 
     Raises:
+        ConfigError, WeightsError: as `check_before_build`; nothing was cached.
         CacheMismatch: the cache was built from something else.
         TooManyBadFrames: of one set, earlier builds' counted too; what was committed stays.
         CacheIncomplete: shards that failed three times; what was committed stays.
@@ -75,10 +78,11 @@ def build(
         if works and runner == "ray":
             from stillroom.pipeline.ray_runner import run_on_ray
 
+            check_before_build(targets, plans, here=False)
             report.quarantined = run_on_ray(run, works, address, listen)
             _stop_if_given_up(run, report.quarantined)
         elif works:
-            run_inline(targets, works, listen)
+            run_inline(targets, works, listen, check_before_build(targets, plans, here=True))
     finally:
         del targets  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
@@ -100,11 +104,16 @@ def _stop_if_given_up(run: RunConfig, quarantined: dict[ShardWork, str]) -> None
 
 
 def run_inline(
-    targets: Targets, works: list[ShardWork], listen: Callable[[BuildEvent], None]
+    targets: Targets,
+    works: list[ShardWork],
+    listen: Callable[[BuildEvent], None],
+    models: Models | None = None,
 ) -> None:
     """Work the shards off in this process, two at a time around one teacher.
 
     The first failure ends the build: here a traceback serves better than a retry.
+
+    models: as for `ShardWorker`
     """
     stop = threading.Event()
 
@@ -121,7 +130,7 @@ def run_inline(
 
     # What this process does next, training perhaps, has its own number of threads.
     with threads(targets.run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
-        worker = ShardWorker(targets)
+        worker = ShardWorker(targets, models)
         try:
             # All of one teacher's shards end before the next teacher takes its memory.
             for _, group in groupby(works, key=lambda work: work.set_name):

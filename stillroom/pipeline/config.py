@@ -21,6 +21,7 @@ from stillroom.stages.evaluate.settings import EvaluateConfig
 from stillroom.stages.models.flow.flow_model import FlowModelConfig
 from stillroom.stages.models.student import StudentConfig
 from stillroom.stages.models.teacher import TeacherConfig
+from stillroom.stages.models.teacher_hf import HfTeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.sources.pairs import PairsConfig
@@ -247,7 +248,16 @@ class RunConfig(Settings):
 
 def with_absolute_paths(run: RunConfig) -> RunConfig:
     """The same run, for a process with another working folder."""
-    return _with_paths(run, Path.absolute)
+    absolute = _with_paths(run, Path.absolute)
+    teachers = {name: _with_absolute_folder(each) for name, each in absolute.teachers.items()}
+    return absolute.model_copy(update={"teachers": teachers})
+
+
+def _with_absolute_folder(teacher: TeacherConfig) -> TeacherConfig:
+    """The same teacher; what it names by a string is a path only where there is such a folder."""
+    if not isinstance(teacher, HfTeacherConfig) or not teacher.folder.is_dir():
+        return teacher
+    return teacher.model_copy(update={"path": str(teacher.folder.absolute())})
 
 
 def with_home_paths(run: RunConfig) -> RunConfig:

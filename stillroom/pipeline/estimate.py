@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillroom.pipeline.build_checks import check_reuse
 from stillroom.pipeline.fill import Models, produce_by
 from stillroom.pipeline.plan import SetPlan, plan_build
 from stillroom.pipeline.targets import Targets, open_targets
@@ -98,9 +99,11 @@ def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
 
     Raises:
         CacheMismatch: the cache on disk was built from something else.
+        ConfigError, WeightsError: as `check_before_build`.
     """
     targets = open_targets(run)
     plans = plan_build(targets, extend=extend)
+    check_reuse(run, plans)
     samples = sampled(targets)
     models = Models(samples)
     with (

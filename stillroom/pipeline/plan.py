@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from stillroom.stages.cache.artifacts_of_teacher import demand_labels_fit
 from stillroom.stages.cache.cache_shard import ShardWork
+from stillroom.storage_specs.artifact_set import mismatch
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
+from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from stillroom.pipeline.targets import Targets
+    from stillroom.storage_specs.store import ArtifactSet
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,11 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of
             its artifacts and is not to be extended.
+        ConfigError: a teacher has more classes than the pseudo labels that are wanted can say.
         WeightsError: a teacher's weights are not there.
     """
+    for name, teacher in targets.teachers.items():
+        demand_labels_fit(targets.run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
     try:
         cache = Cache.open(targets.run.cache.path)
     except CacheIncomplete:
@@ -78,6 +85,7 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
         if cache is not None and (source, set_name) in known:
             target = cache.artifact_set(source, set_name)
             target.require(identity)
+            _demand_tiles(targets, target)
             committed = target.committed()
         elif cache is not None and set_name != teacher_of(set_name) and not extend:
             raise CacheMismatch(_lacking(cache, source, teacher_of(set_name), artifacts))
@@ -85,6 +93,22 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
         missing = tuple(shard for shard in wanted if shard not in committed)
         plans.append(SetPlan(source, set_name, frames, shard_frames, missing, artifacts))
     return plans
+
+
+def _demand_tiles(targets: Targets, target: ArtifactSet) -> None:
+    """Refuse tiles that are not the cache's, where the run names some: no identity speaks of them.
+
+    Raises:
+        CacheMismatch: names each artifact that is cut otherwise.
+    """
+    if targets.run.cache.tile == "auto":
+        return
+    specs = target.arrays.values()
+    cached = {spec.artifact: spec.to_dict() for spec in specs}
+    wanted = {spec.artifact: replace(spec, tile=targets.tile(spec)).to_dict() for spec in specs}
+    found = differences({"layout": {"arrays": cached}}, {"layout": {"arrays": wanted}})
+    if found:
+        raise mismatch(target.cache, target.definition, found)
 
 
 def _lacking(cache: Cache, source: str, teacher: str, artifacts: tuple[str, ...]) -> str:

@@ -56,7 +56,7 @@ class Crew:
         self.actors = [self._start() for _ in range(min(asked, room))]
 
     def _start(self) -> Actor:
-        """An actor, with a GPU where teachers use one; threads for two shards and a heartbeat."""
+        """An actor, with a GPU where models use one; threads for two shards and a heartbeat."""
         remote = self._ray.remote(
             num_cpus=1,
             num_gpus=1 if self._gpus else 0,
@@ -129,9 +129,10 @@ class Crew:
 
 
 def _use_gpus(run: RunConfig, works: list[ShardWork]) -> bool:
-    """Whether a teacher that has work to do may run on a GPU; frames are written without one."""
+    """Whether a model that has work to do may run on a GPU; frames are written without one."""
+    models = {**run.teachers, **run.flows}
     names = {teacher_of(work.set_name) for work in works}
-    return any(run.teachers[name].device != "cpu" for name in names if name in run.teachers)
+    return any(models[name].device != "cpu" for name in names if name in models)
 
 
 def cause_of(error: Any) -> Exception:

@@ -12,7 +12,6 @@ from stillroom.pipeline.cached_pairs import FLOW, pairs_of
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.cache.items import FrameItems
 from stillroom.stages.models.flow.flow_model import FlowModel
-from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.stages.cache.items import Items, PairItems
+    from stillroom.stages.models.flow.flow_model import FlowModelConfig
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
@@ -102,12 +102,11 @@ class Targets:
             },
         }
         if set_name in self.run.flows:
-            config = self.run.flows[set_name]
-            identity["flow_model"] = config.identity() if model is None else model.identity()
+            identity["flow_model"] = _said_by(self.run.flows[set_name], model)
             identity["pairs"] = self._pairing(source)
         elif set_name != FRAMES:
             teacher = self.teachers[teacher_of(set_name)]
-            identity["teacher"] = describe_teacher(teacher) if model is None else model.identity()
+            identity["teacher"] = _said_by(teacher, model)
             if "pseudo_label" in artifacts:
                 identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
         return identity
@@ -189,11 +188,11 @@ class Targets:
             if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
                 attributes["classes"] = list(classes)
             spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
-            arrays.append(replace(spec, tile=self._tile(spec)))
+            arrays.append(replace(spec, tile=self.tile(spec)))
         return arrays
 
-    def _tile(self, spec: ArraySpec) -> tuple[int, int] | None:
-        """The tiles that a frame of an artifact is cut into, or None."""
+    def tile(self, spec: ArraySpec) -> tuple[int, int] | None:
+        """The tiles that the run cuts a frame of an artifact into, or None."""
         wanted, axes = self.run.cache.tile, spec.kind.axes
         if wanted == "none" or not spec.codec.cell_by_cell:
             return None
@@ -283,6 +282,14 @@ def source_classes(config: SourceConfig) -> tuple[str, ...] | None:
     """Names of a source's classes, whether its files are here or not; None if unlabelled."""
     classes = config.stated()["classes"]
     return None if classes is None else tuple(classes)
+
+
+def _said_by(config: TeacherConfig | FlowModelConfig, model: Model | None) -> dict[str, Any]:
+    """What decides a model's output; of one that is not built, a device "auto" agrees with any."""
+    if model is not None:
+        return model.identity()
+    described = config.identity()
+    return {**described, "device": ANY} if described["device"] == "auto" else described
 
 
 def _is_absent(config: SourceConfig) -> bool:

@@ -32,16 +32,18 @@ class ShardWorker:
 
     Two threads may call `work` at once: a turn then keeps the teacher to one shard at a time, while
     the other shard is decoded, encoded or written.
+
+    models: of the same targets, where one may have been built already
     """
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, models: Models | None = None) -> None:
         use_threads(targets.run.cache.threads)
         self._run = targets.run
         self._targets = targets
         self._cache = Cache.create(targets.run.cache.path)
         self._turn = threading.Lock()
         self._building = threading.Lock()
-        self._models = Models(targets)
+        self._models = Models(targets) if models is None else models
         self._sets: dict[tuple[str, str], ArtifactSet] = {}
         self._older: dict[tuple[str, str], ArtifactSet | None] = {}
         self._progress: dict[ShardWork, int] = {}

@@ -19,7 +19,7 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
-from stillroom.storage_specs.fingerprint import ANY, differences
+from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
@@ -97,12 +97,12 @@ class ArtifactSet:
         return f"ArtifactSet({self.source}/{self.name} in {self.cache.path})"
 
     def require(self, identity: dict[str, Any]) -> None:
-        """Refuse a run that was made for something else; "auto" on its side agrees with anything.
+        """Refuse a run that was made for something else; ANY on its side agrees with anything.
 
         Raises:
             CacheMismatch: names each field that differs, both values, and what to do.
         """
-        found = differences(self.identity, identity, wildcard=ANY)
+        found = differences(self.identity, identity)
         if found:
             raise mismatch(self.cache, self.definition, found)
 
@@ -300,4 +300,20 @@ def mismatch(cache: Cache, on_disk: Definition, found: list[Difference]) -> Cach
         + "\n".join(lines)
         + "\n  point cache.path at another folder and run `stillroom cache build`, "
         "or make the run agree with the cache"
+        + (_reusable(cache) if _only_frames_changed(found) else "")
+    )
+
+
+def _only_frames_changed(found: list[Difference]) -> bool:
+    """Whether only the source differs, and not in its classes: teachers may answer for those."""
+    fields = [difference.field for difference in found]
+    return all(
+        field.startswith("source.") and not field.startswith("source.classes") for field in fields
+    )
+
+
+def _reusable(cache: Cache) -> str:
+    return (
+        "\n  only the source has changed: in a build with `--set cache.reuse="
+        f"{cache.path} --set cache.path=NEW` teachers run on changed and new frames only"
     )

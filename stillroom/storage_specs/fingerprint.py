@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ABSENT = "(absent)"
-ANY = "auto"
+
+
+class _Any(str):
+    """Written like "auto", but not equal to it for `differences`: a user may mean that word."""
+
+    __slots__ = ()
+
+
+ANY = _Any("auto")
 """On the run's side, a value that agrees with whatever the cache says."""
 
 
@@ -75,26 +83,25 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(cache: Any, run: Any, *, wildcard: str | None = None) -> list[Difference]:
+def differences(cache: Any, run: Any) -> list[Difference]:
     """Fields in which two identities differ, by dotted name.
 
-    Lists of one length are compared item by item, others as a whole.
-
-    wildcard: a value on the run's side that agrees with anything
+    Lists of one length are compared item by item, others as a whole. ANY on the run's side agrees
+    with anything.
     """
-    return list(_differences("", plain(cache), plain(run), wildcard))
+    return list(_differences("", plain(cache), plain(run)))
 
 
-def _differences(field: str, cache: Any, run: Any, wildcard: str | None) -> Iterator[Difference]:
-    if wildcard is not None and run == wildcard:
+def _differences(field: str, cache: Any, run: Any) -> Iterator[Difference]:
+    if isinstance(run, _Any):
         return
     if isinstance(cache, dict) and isinstance(run, dict):
         for key in [*cache, *(key for key in run if key not in cache)]:
             inner = f"{field}.{key}" if field else key
-            yield from _differences(inner, cache.get(key, ABSENT), run.get(key, ABSENT), wildcard)
+            yield from _differences(inner, cache.get(key, ABSENT), run.get(key, ABSENT))
     elif isinstance(cache, list) and isinstance(run, list) and len(cache) == len(run):
         for i, (mine, theirs) in enumerate(zip(cache, run, strict=True)):
-            yield from _differences(f"{field}[{i}]", mine, theirs, wildcard)
+            yield from _differences(f"{field}[{i}]", mine, theirs)
     # Not by ==, for which True is 1.
     elif canonical_json(cache) != canonical_json(run):
         yield Difference(field, cache, run)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stillroom.pipeline.build import BuildEvent, _stop_if_too_bad, build, run_inline
@@ -33,6 +35,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     SourceUnavailable,
     TooManyBadFrames,
+    WeightsError,
 )
 from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.layout import STAGING
@@ -41,6 +44,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stillroom.pipeline.fill import Models
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
@@ -123,6 +127,27 @@ def test_a_build_in_tiles_says_the_same_and_small_frames_are_not_cut_by_themselv
         load_run(run_file, ["cache.tile=[4,16]"])
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_tiles_are_refused_whether_the_cache_is_finished_or_not(
+    run_file: Path, finished: bool
+) -> None:
+    cut = ["cache.tile=[8,16]", 'cache.sources=["street"]']
+    build(load_run(run_file, cut))
+    if not finished:
+        Cache.open("street.cache").artifact_set("street", "frames").discard(1)
+    for tile, says in (
+        ("[16,16]", r"tile\[0\] +cache 8 +run 16"),
+        ("none", r"tile +cache \[8,16\] +run \(absent\)"),
+    ):
+        with pytest.raises(CacheMismatch, match=rf"layout\.arrays\.frames\.{says}"):
+            build(load_run(run_file, [*cut, f"cache.tile={tile}"]))
+    assert build(load_run(run_file, cut)).shards == (0 if finished else 1)
+    build(load_run(run_file, [*cut, "cache.path=whole.cache", "cache.tile=none"]))
+    for tile in ("none", "auto"):
+        run = load_run(run_file, [*cut, "cache.path=whole.cache", f"cache.tile={tile}"])
+        assert build(run).shards == 0
+
+
 def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(
     run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
 ) -> None:
@@ -179,6 +204,23 @@ def test_another_canvas_teacher_threshold_or_source_is_refused_by_name(run_file:
         message = str(caught.value)
         assert field in message, message
         assert "cache build" in message
+
+
+def test_auto_agrees_with_any_device_and_is_else_a_word_like_others(run_file: Path) -> None:
+    networks = Path("tiny_networks.py")
+    networks.write_text(
+        networks.read_text() + "\ndef moded(mode):\n    return Tiny(9, len(mode))\n"
+    )
+    moded = ["teachers.tiny.target=tiny_networks:moded", 'teachers.tiny.options={mode="slow"}']
+    named = 'teachers.tiny.classes=["a","b","c","d","e","f","g","h","i"]'
+    build(load_run(run_file, [*moded, named]))
+    assert build(load_run(run_file, [*moded, named, "teachers.tiny.device=auto"])).shards == 0
+    for override, field in (
+        ('teachers.tiny.options={mode="auto"}', "teacher.options.mode"),
+        (named.replace('"a"', '"auto"'), "teacher.classes"),
+    ):
+        with pytest.raises(CacheMismatch, match=field):
+            build(load_run(run_file, [*moded, named, override]))
 
 
 def test_unreadable_frames_become_bad_rows(run_file: Path, run_document: dict[str, Any]) -> None:
@@ -347,7 +389,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     class Patient:
         """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
 
-        def __init__(self, targets: Targets) -> None:
+        def __init__(self, targets: Targets, models: Models | None) -> None:
             pass
 
         def work(
@@ -413,7 +455,52 @@ def test_one_teacher_leaves_before_the_next_is_built(
         for seed, name in enumerate(("tiny", "second", "third"))
     ]
     build(load_run(run_file, others))
-    assert alive == [0, 0, 0]
+    # Each is looked at before the first shard, the first last: it then goes to work at once.
+    assert alive == [0] * (3 + 2)
+
+
+def test_a_build_that_has_nothing_to_do_builds_no_model(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[TeacherConfig] = []
+
+    def counting(config: TeacherConfig) -> Teacher:
+        built.append(config)
+        return build_teacher(config)
+
+    monkeypatch.setattr("stillroom.pipeline.fill.build_teacher", counting)
+    build(load_run(run_file))
+    assert len(built) == 1
+    build(load_run(run_file))
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (['cache.artifacts=["logits","features/penultimat"]'], ConfigError, "features/penultimat'"),
+        (['teachers.tiny.weights="other.pth"'], WeightsError, "do not fit Tiny"),
+        (['teachers.tiny.weights="nan.pth"'], WeightsError, "not finite: classifier.bias"),
+        (['cache.reuse="nowhere.cache"'], ConfigError, "cache.reuse = nowhere.cache: there is no"),
+        (
+            ['flows.raft={kind="raft_small",weights="other.pth"}', "cache.pairs={offsets=[1]}",
+             "sources.street.frames_per_clip=4"],
+            WeightsError, "do not fit",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("runner", ["inline", "ray", "none"])
+def test_what_the_last_shards_would_stumble_over_is_found_before_the_first(
+    run_file: Path, overrides: list[str], error: type[Exception], message: str, runner: str
+) -> None:
+    networks = importlib.import_module("tiny_networks")
+    tensors = networks.teacher().state_dict()
+    torch.save({**tensors, "classifier.bias": torch.full((9,), torch.nan)}, "nan.pth")
+    torch.save(networks.teacher(classes=5).state_dict(), "other.pth")
+    run = load_run(run_file, overrides)
+    with pytest.raises(error, match=message):
+        estimate_build(run) if runner == "none" else build(run, runner=runner)
+    assert not Path("street.cache").exists()
 
 
 def test_a_teacher_that_says_nan_of_a_frame_makes_that_frame_a_bad_row(run_file: Path) -> None:

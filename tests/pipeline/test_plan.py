@@ -10,7 +10,7 @@ from stillroom.pipeline.build import build
 from stillroom.pipeline.plan import plan_build
 from stillroom.pipeline.run_file import load_run
 from stillroom.pipeline.targets import open_targets, source_classes
-from stillroom.storage_specs.errors import WeightsError
+from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 
 def test_a_plan_lists_every_set_with_its_shards(run_file: Path) -> None:
@@ -29,6 +29,16 @@ def test_weights_that_are_not_there_are_found_before_anything_is_cached(run_file
     with pytest.raises(WeightsError, match=r"nowhere\.pth"):
         build(run)
     assert not Path("street.cache").exists()
+
+
+def test_more_classes_than_a_pseudo_label_can_say_are_refused_before_anything_is_cached(
+    run_file: Path,
+) -> None:
+    many = ["teachers.tiny.classes=256", "teachers.tiny.options={classes=256}"]
+    with pytest.raises(ConfigError, match=r"teachers\.tiny: 256 classes.*pseudo_label"):
+        build(load_run(run_file, many))
+    assert not Path("street.cache").exists()
+    build(load_run(run_file, [*many, 'cache.artifacts=["logits"]', 'cache.sources=["more"]']))
 
 
 def test_classes_are_known_without_the_files(run_file: Path) -> None:

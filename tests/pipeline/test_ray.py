@@ -160,7 +160,11 @@ def done(work: ShardWork) -> ShardReport:
 
 
 def on_fake(
-    monkeypatch: pytest.MonkeyPatch, run: Any, said: dict[str, list[Any]], **resources: float
+    monkeypatch: pytest.MonkeyPatch,
+    run: Any,
+    said: dict[str, list[Any]],
+    works: list[ShardWork] = WORKS,
+    **resources: float,
 ) -> tuple[FakeRay, Any]:
     """The fake, and what `run_on_ray` gives or raises on it."""
     fake = FakeRay({"heartbeat": [({}, 0.0)], "work": [done], **said}, **resources)
@@ -168,7 +172,7 @@ def on_fake(
         "stillroom.pipeline.ray_runner.connected", lambda *_: contextlib.nullcontext(fake)
     )
     try:
-        return fake, run_on_ray(run, list(WORKS), None, lambda _: None)
+        return fake, run_on_ray(run, list(works), None, lambda _: None)
     except Exception as error:
         return fake, error
 
@@ -231,6 +235,18 @@ def test_no_more_workers_are_started_than_the_cluster_has_room_for(
     run = load_run(run_file, ["cache.workers=2", "teachers.tiny.device=auto"])
     fake, _ = on_fake(monkeypatch, run, {}, CPU=8, GPU=1)
     assert [options["num_gpus"] for options in fake.options] == [1]
+
+
+@pytest.mark.parametrize(
+    ("flow", "gpus"), [('kind="dis"', 0), ('kind="raft_small", weights="raft.pth"', 1)]
+)
+def test_models_of_motion_get_a_gpu_where_they_use_one(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, flow: str, gpus: int
+) -> None:
+    run = load_run(run_file, [f"flows.motion={{{flow}}}", "cache.pairs={offsets=[1]}"])
+    works = [ShardWork("street", "motion", 0)]
+    fake, _ = on_fake(monkeypatch, run, {}, works, CPU=8, GPU=1)
+    assert [options["num_gpus"] for options in fake.options] == [gpus]
 
 
 def test_a_worker_that_was_idle_for_long_is_not_replaced_when_it_is_fed(

@@ -62,6 +62,24 @@ def test_a_frame_whose_pixels_changed_is_taught_again(run_file: Path, taught: li
     assert len(taught) == 10
 
 
+def test_of_a_changed_source_the_refusal_says_how_to_keep_what_is_there(
+    run_file: Path, taught: list[str]
+) -> None:
+    build(load_run(run_file))
+    with pytest.raises(CacheMismatch) as caught:
+        build(load_run(run_file, GROWN[:1]))
+    hint = "--set cache.reuse=street.cache --set cache.path=NEW"
+    assert hint in str(caught.value)
+    taught.clear()
+    settings = hint.replace("NEW", "new.cache").replace("--set ", "").split()
+    build(load_run(run_file, [*GROWN[:1], *settings]))
+    assert len(taught) == 4, "two clips of two frames"
+    both = [*GROWN[:1], "cache.canvas=[16,24]"]
+    with pytest.raises(CacheMismatch) as caught:
+        build(load_run(run_file, both))
+    assert "cache.reuse" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stillroom.pipeline.config import with_absolute_paths
 from stillroom.pipeline.run_file import load_run, parse_run
 from stillroom.storage_specs.errors import ConfigError
 
@@ -347,3 +348,20 @@ def test_home_is_found_in_every_path(
     run_document["cache"]["path"] = "~nobody-of-this-name/a.cache"
     with pytest.raises(ConfigError, match="begins with ~"):
         parse_run(run_document, "run.toml")
+
+
+def test_another_process_gets_absolute_paths_and_the_ids_of_the_hub_as_they_are(
+    run_document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "segformer").mkdir(parents=True)
+    hub = {"kind": "hf", "revision": "a" * 40, "classes": 3}
+    run_document["teachers"]["local"] = {"kind": "hf", "path": "models/segformer", "classes": 3}
+    run_document["teachers"]["hub"] = {**hub, "path": "somebody/segformer"}
+    run = with_absolute_paths(with_absolute_paths(parse_run(run_document, "run.toml")))
+    paths = {name: run.teachers[name].model_dump()["path"] for name in ("local", "hub")}
+    assert paths == {
+        "local": str(tmp_path / "models" / "segformer"),
+        "hub": "somebody/segformer",
+    }
+    assert run.cache.path == tmp_path / "street.cache"

@@ -22,6 +22,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
 )
 from stillroom.storage_specs.files.durable_files import host
+from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import STAGING
 from stillroom.storage_specs.store import ArraySpec, Cache
 
@@ -205,7 +206,7 @@ def test_a_run_is_held_against_the_identity(tmp_path: Path, define: Define) -> N
     made = define(tmp_path / "c")
     teacher = made.identity["teacher"]
     made.require(made.identity)
-    made.require({**made.identity, "teacher": {**teacher, "device": "auto"}})
+    made.require({**made.identity, "teacher": {**teacher, "device": ANY}})
     with pytest.raises(CacheMismatch, match=r"teacher\.device +cache cpu +run cuda"):
         made.require({**made.identity, "teacher": {**teacher, "device": "cuda"}})
 

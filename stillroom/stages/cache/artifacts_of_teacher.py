@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stillroom.stages.sources.canvas import CanvasFrame
 
 IGNORE = 255
+MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TeacherArtifacts:
         """The artifacts of each frame, in order: float32 arrays, uint8 for pseudo-labels.
 
         Raises:
-            ConfigError: the teacher has no such layer.
+            ConfigError: the teacher has no such layer, or more classes than a pseudo label can say.
         """
         output = self.teacher(np.stack([frame.image for frame in frames]))
         return [self._of_frame(output, position, frame) for position, frame in enumerate(frames)]
@@ -64,6 +65,7 @@ class TeacherArtifacts:
 
     def _pseudo_label(self, logits: torch.Tensor, frame: CanvasFrame) -> NDArray[np.uint8]:
         """The class of each canvas pixel, 255 where unsure or outside the photo: (H, W)."""
+        demand_labels_fit(self.artifacts, len(logits))
         height, width = frame.image.shape[:2]
         full = upsample_logits(logits[None], self.teacher.strides["logits"], (height, width))[0]
         best, label = full.softmax(0).max(0)  # (H, W)
@@ -87,6 +89,20 @@ def layer_of(artifact: str, layers: tuple[str, ...]) -> str:
         )
         raise ConfigError(f"artifact {artifact!r}: this teacher has no such output; known: {known}")
     return layer
+
+
+def demand_labels_fit(artifacts: tuple[str, ...], classes: int, whose: str = "teacher") -> None:
+    """Refuse pseudo labels of a teacher whose classes a byte cannot tell apart.
+
+    Raises:
+        ConfigError: they are wanted, and some class would be written as another, or as "ignore".
+    """
+    if "pseudo_label" in artifacts and classes > MOST_CLASSES:
+        raise ConfigError(
+            f"{whose}: {classes} classes, but a pseudo_label is a byte: at most {MOST_CLASSES} "
+            f"classes, for {IGNORE} says 'ignore'; take pseudo_label out of cache.artifacts, and "
+            "learn from logits"
+        )
 
 
 def reason_unusable(arrays: dict[str, NDArray[np.generic]]) -> str | None:

@@ -99,15 +99,34 @@ class Normalise(nn.Module):
         return images.contiguous(memory_format=self._order)
 
 
-def crop(output: DenseOutput, strides: Mapping[str, int], height: int, width: int) -> DenseOutput:
-    """Cut off the cells that see nothing but padding: (ceil(height/stride), ceil(width/stride))."""
+def crop(
+    output: DenseOutput, strides: Mapping[str, int], images: Tensor, height: int, width: int
+) -> DenseOutput:
+    """Cut off the cells that see nothing but padding: (ceil(height/stride), ceil(width/stride)).
 
-    def cut(grid: Tensor, stride: int) -> Tensor:
+    images: what the network was given, padded
+    height, width: without the padding
+
+    Raises:
+        ConfigError: a grid is not that of its stride, as that of a network whose grids have one
+            size whatever its input's.
+    """
+
+    def cut(name: str, grid: Tensor) -> Tensor:
+        stride = strides[name]
+        expected = (images.shape[-2] // stride, images.shape[-1] // stride)
+        if tuple(grid.shape[-2:]) != expected:
+            raise ConfigError(
+                f"{name}: an input of {images.shape[-2]}x{images.shape[-1]} gives a grid of "
+                f"{'x'.join(map(str, grid.shape[-2:]))} cells, expected "
+                f"{'x'.join(map(str, expected))} at its stride of {stride}; let the network take "
+                "inputs of any size, or choose a canvas of the size that it was made for"
+            )
         return grid[..., : -(-height // stride), : -(-width // stride)]
 
     return DenseOutput(
-        cut(output.logits, strides["logits"]),
-        {name: cut(grid, strides[f"features/{name}"]) for name, grid in output.features.items()},
+        cut("logits", output.logits),
+        {name: cut(f"features/{name}", grid) for name, grid in output.features.items()},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from pydantic import StringConstraints
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
 Target = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -22,7 +23,8 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
     """Import the module of "module:function" and call the function with `options` as keywords.
 
     Raises:
-        ConfigError: no such module or function, or it does not take these options.
+        ConfigError: no such module or function, or it does not take these options. What goes wrong
+            inside the function is raised as it is: its traceback shows where.
     """
     module_name, _, name = target.partition(":")
     try:
@@ -35,10 +37,21 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"target {target!r}: module {module_name!r} has no function {name!r}")
+    _demand_taken(target, function, options)
+    return function(**options)
+
+
+def _demand_taken(target: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     try:
-        return function(**options)
+        signature = inspect.signature(function)
+    except ValueError:  # of some functions in C; the call itself will tell
+        return
+    try:
+        signature.bind(**options)
     except TypeError as error:
-        raise ConfigError(f"target {target!r} does not take {dict(options)}: {error}") from error
+        raise ConfigError(
+            f"target {target!r} does not take {dict(options)}: {error}; it is called as {signature}"
+        ) from error
 
 
 def _module(name: str) -> ModuleType:

@@ -159,10 +159,12 @@ class Student(nn.Module):
 
         Raises:
             ArtifactError: images of another shape.
+            ConfigError: the network's grids do not follow the size of the images.
         """
         check_images(images)
-        output = self._run(self.network, self.normalise(images))
-        output = crop(output, self.strides, images.shape[-2], images.shape[-1])
+        padded = self.normalise(images)
+        output = self._run(self.network, padded)
+        output = crop(output, self.strides, padded, images.shape[-2], images.shape[-1])
         return StudentOutput(output.logits, output.features)
 
 

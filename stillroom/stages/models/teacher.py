@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import TeacherNetwork
+    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
 
 LOG = logging.getLogger(__name__)
 SEED = 0  # of teachers without weights: the same network in every worker
@@ -111,12 +111,15 @@ class Teacher:
 
         Raises:
             ArtifactError: frames of another shape or dtype.
+            ConfigError: what the network gives does not follow the number or size of the frames.
         """
         from stillroom.stages.models.dense_network import crop
 
         with inference(self.device, self._config.precision):
             images = self._images(frames)
-            output = crop(self._network.forward(images), self.strides, *frames.shape[1:3])
+            output = self._network.forward(images)
+            _demand_batch(output, len(images))
+            output = crop(output, self.strides, images, *frames.shape[1:3])
         return TeacherOutput(
             output.logits.float().contiguous(),
             {name: grid.float().contiguous() for name, grid in output.features.items()},
@@ -148,12 +151,24 @@ class Teacher:
         return images
 
 
+def _demand_batch(output: DenseOutput, frames: int) -> None:
+    grids = {"logits": output.logits}
+    grids |= {f"features/{name}": grid for name, grid in output.features.items()}
+    for name, grid in grids.items():
+        if len(grid) != frames:
+            raise ConfigError(
+                f"{name}: {frames} frames give a grid of shape {tuple(grid.shape)}, expected "
+                f"({frames}, ...), a grid for each; mend the network, or set cache.batch = 1 if it "
+                "takes one frame at a time"
+            )
+
+
 def build_teacher(config: TeacherConfig) -> Teacher:
     """Build a teacher, load its weights, and move it to its device.
 
     Raises:
         ConfigError: there is no such network, or its classes are not known.
-        WeightsError: the weights are unreadable or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
     """
     import torch
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
-from stillroom.stages.models.weights import weights_sha256
+from stillroom.stages.models.weights import demand_finite, weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
 
+LOG = logging.getLogger(__name__)
+NEAR = 0.5  # of 255: means and deviations that are one but for rounding
+PART = re.compile(r"model-\d+-of-\d+\.safetensors")  # of a large model
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -64,13 +69,16 @@ class HfTeacherConfig(TeacherSettings):
         """The hub id, or the sha256 of each file of the folder that decides the network."""
         if self.revision is not None and not self.folder.is_dir():
             return {"path": self.path}
-        files = [self.folder / "config.json"]
-        for pattern in ("*.safetensors", "*.bin"):
-            files += sorted(self.folder.glob(pattern))
-        if not self.folder.is_dir() or len(files) == 1:
-            raise WeightsError(
-                f"teacher path {self.path}: expected a folder with config.json and .safetensors"
-            )
+        files = [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]
+        if not any(file.name == "model.safetensors" or PART.fullmatch(file.name) for file in files):
+            # Only then are they read, and other .bin files (training_args.bin) never.
+            weights = sorted(self.folder.glob("pytorch_model*.bin"))
+            if not weights:
+                raise WeightsError(
+                    f"teacher path {self.path}: expected a folder with config.json and "
+                    "model.safetensors, as save_pretrained writes it"
+                )
+            files += weights
         return {"files_sha256": {file.name: weights_sha256(file) for file in files}}
 
 
@@ -79,7 +87,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 
     Raises:
         ConfigError: transformers is not installed.
-        WeightsError: files are missing or damaged, tensors do not fit, or the classes are others.
+        WeightsError: files are missing or damaged, tensors do not fit or are not finite, or the
+            classes are others.
     """
     from stillroom.stages.models.dense_network import TeacherNetwork
 
@@ -92,6 +101,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         ) from error
     with _quiet(transformers):
         model = _load(transformers, config)
+        _warn_of_other_classes(model.config, config)
+        _warn_of_other_colours(transformers, config)
     classifier = _find_classifier(model.eval(), config)
     return TeacherNetwork(
         module=model,
@@ -127,7 +138,64 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
                 f"teacher {config.path}: the files do not fill the network: {len(names)} {what}: "
                 f"{', '.join(names[:4])}; save it again with save_pretrained"
             )
+    demand_finite(model.state_dict(), config.folder)
     return model
+
+
+def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
+    """Say where the model calls its classes otherwise than the run, or has them in another order.
+
+    Only people can tell whether "car" and "vehicle" are one, so that is no error.
+    """
+    said = [str(model.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_classes())]
+    wanted = config.class_names()
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(said))
+    if wanted is not None and not nameless and said != list(wanted):
+        LOG.warning(
+            "teacher %s: its classes and those of the run differ in names or order; give `classes` "
+            "in its order, or a teacher of this run's classes\n  teacher  %s\n  run      %s",
+            config.path,
+            ", ".join(said),
+            ", ".join(wanted),
+        )
+
+
+def _warn_of_other_colours(transformers: Any, config: HfTeacherConfig) -> None:
+    """Say where the model was trained on frames of another mean and deviation than the run's."""
+    said = _preprocessor(transformers, config)
+    if said.get("do_normalize") is False:
+        return
+    for key, wanted in (("mean", config.mean), ("std", config.std)):
+        found = said.get(f"image_{key}")
+        if not isinstance(found, list) or len(found) != len(wanted):
+            continue
+        colours = [round(255 * float(value), 3) for value in found]
+        if any(abs(a - b) > NEAR for a, b in zip(colours, wanted, strict=True)):
+            LOG.warning(
+                "teacher %s: it was trained with %s = %s, of RGB 0..255, the run has %s; mend "
+                "`%s` in its section",
+                config.path,
+                key,
+                colours,
+                list(wanted),
+                key,
+            )
+
+
+def _preprocessor(transformers: Any, config: HfTeacherConfig) -> dict[str, Any]:
+    """What stands beside the model about its input; {} where nothing does."""
+    local = config.folder.is_dir()
+    try:
+        file = transformers.utils.cached_file(
+            str(config.folder) if local else config.path,
+            "preprocessor_config.json",
+            revision=config.revision or "main",
+            local_files_only=local,
+        )
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 @contextmanager

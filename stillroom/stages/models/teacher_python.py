@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stillroom.stages.models.python_target import Target, call_target
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.weights import fit_state, load_state, weights_sha256
+from stillroom.stages.models.weights import demand_finite, fit_state, load_state, weights_sha256
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
 
     Raises:
         ConfigError: no such function, or it does not return a network.
-        WeightsError: the weights are unreadable or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
     """
     from torch import nn
 
@@ -62,7 +62,9 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
                 f"target {config.target!r}: returns no torch module, so `weights` cannot be "
                 "loaded; leave the key out and let the function load its own"
             )
-        fit_state(module, load_state(config.weights), config.weights)
+        state = load_state(config.weights)
+        fit_state(module, state, config.weights)
+        demand_finite(state, config.weights)
     return TeacherNetwork(
         module=module,
         forward=lambda images: as_dense_output(network(images)),

@@ -16,7 +16,13 @@ from stillroom.stages.models.smp import (
     pad_multiple,
 )
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.weights import check_classes, fit_state, load_state, weights_sha256
+from stillroom.stages.models.weights import (
+    check_classes,
+    demand_finite,
+    fit_state,
+    load_state,
+    weights_sha256,
+)
 
 if TYPE_CHECKING:
     from stillroom.stages.models.dense_network import TeacherNetwork
@@ -46,7 +52,7 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
 
     Raises:
         ConfigError: there is no such network.
-        WeightsError: the weights are unreadable or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
     """
     from stillroom.stages.models.dense_network import TeacherNetwork
 
@@ -56,6 +62,7 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     if state is not None and config.weights is not None:
         check_classes(state, CLASSIFIER, classes, config.weights)
         fit_state(network, state, config.weights)
+        demand_finite(state, config.weights)
     return TeacherNetwork(
         module=network,
         forward=lambda images: forward_smp(network, images),

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
-from stillroom.stages.models.weights import check_classes, fit_state, load_state, weights_sha256
+from stillroom.stages.models.weights import (
+    check_classes,
+    demand_finite,
+    fit_state,
+    load_state,
+    weights_sha256,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +55,7 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     """Build the network and load its weights.
 
     Raises:
-        WeightsError: the weights are unreadable or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
     """
     from stillroom.stages.models.dense_network import TeacherNetwork
 
@@ -65,6 +71,7 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
         state = {name: value for name, value in state.items() if not name.startswith(AUXILIARY)}
         check_classes(state, CLASSIFIERS[family], config.num_classes(), config.weights)
         fit_state(network, state, config.weights)
+        demand_finite(state, config.weights)
     forward = _forward_lraspp if family == "lraspp" else _forward_sequential
     return TeacherNetwork(
         module=network,

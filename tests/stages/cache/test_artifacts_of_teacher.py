@@ -100,6 +100,16 @@ def test_a_certain_pixel_passes_the_highest_threshold() -> None:
     assert (label == 1).all()
 
 
+def test_the_last_class_that_a_pseudo_label_can_say_is_254() -> None:
+    logits = torch.zeros(1, 256, 8, 12)
+    logits[:, 254] = 9.0
+    label = made_of(logits[:, :255], ("pseudo_label",), stride=1)[0]["pseudo_label"]
+    assert (label == 254).all()
+    with pytest.raises(ConfigError, match=r"256 classes.*at most 255"):
+        made_of(logits, ("pseudo_label",), stride=1)
+    assert made_of(logits, ("logits",), stride=1)[0]["logits"].shape == (256, 8, 12)
+
+
 @pytest.mark.parametrize(
     ("valid", "cells"),
     [((8, 12), (2, 3)), ((5, 9), (2, 3)), ((4, 8), (1, 2)), ((4, 9), (1, 3)), ((1, 1), (1, 1))],

@@ -214,6 +214,14 @@ def test_weights_for_another_number_of_classes_are_refused_in_those_words(weight
         build_teacher(config(weights=weights, classes=7))
 
 
+def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
+    state = load_file(weights)
+    state["segmentation_head.0.bias"][1] = torch.nan
+    save_file(state, weights)
+    with pytest.raises(WeightsError, match=r"not finite: segmentation_head\.0\.bias"):
+        build_teacher(config(weights=weights))
+
+
 def test_weights_of_another_network_are_refused(weights: Path) -> None:
     with pytest.raises(WeightsError, match="missing"):
         build_teacher(config(weights=weights, encoder="resnet18"))

@@ -103,6 +103,38 @@ def test_identity_follows_the_files_and_not_their_place(model_folder: Path, copy
     assert describe_teacher(config(copy)) != describe_teacher(config(model_folder))
 
 
+def test_identity_follows_only_files_that_are_read(model_folder: Path, copy: Path) -> None:
+    described = describe_teacher(config(model_folder))
+    assert set(described["files_sha256"]) == {"config.json", "model.safetensors"}
+    for name in ("training_args.bin", "optimizer.bin", "pytorch_model.bin"):
+        (copy / name).write_bytes(b"beside")
+        assert describe_teacher(config(copy)) == described
+    (copy / "model.safetensors").unlink()
+    old = describe_teacher(config(copy))
+    assert set(old["files_sha256"]) == {"config.json", "pytorch_model.bin"}
+
+
+def test_other_classes_and_colours_than_the_runs_are_warned_of(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["sky", "road", "car", "tree", "wall"]
+    build_teacher(config(copy, classes=names))
+    assert not caplog.messages, "LABEL_0 and so on are no names, and nothing is said of colours"
+    settings = json.loads((copy / "config.json").read_text())
+    settings["id2label"] = dict(enumerate(names))
+    settings["label2id"] = {name: i for i, name in enumerate(names)}
+    (copy / "config.json").write_text(json.dumps(settings))
+    colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (copy / "preprocessor_config.json").write_text(json.dumps(colours))
+    build_teacher(config(copy, classes=names))
+    build_teacher(config(copy, classes=5))
+    assert not caplog.messages
+    build_teacher(config(copy, classes=names[::-1], mean=[127, 127, 127]))
+    classes, mean = caplog.messages
+    assert "teacher  sky, road, car, tree, wall\n  run      wall, tree, car, road, sky" in classes
+    assert "mean = [123.675, 116.28, 103.53], of RGB 0..255, the run has [127.0, 127.0, 12" in mean
+
+
 def test_other_number_of_classes_is_said_in_those_words(model_folder: Path) -> None:
     with pytest.raises(WeightsError, match="has 5 classes, but 9 are configured"):
         build_teacher(config(model_folder, classes=9))

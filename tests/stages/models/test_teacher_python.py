@@ -34,6 +34,12 @@ def with_features():
 def ragged():
     return lambda images: torch.zeros(len(images), 4, images.shape[2] // 4, images.shape[3] // 5)
 
+def fixed_grid(side=32):
+    def network(images):
+        return {"logits": torch.zeros(len(images), 4, images.shape[2] // 4, images.shape[3] // 4),
+                "features": {"deep": torch.zeros(len(images), 2, side, 40)}}
+    return network
+
 def three_classes():
     return lambda images: images
 
@@ -44,6 +50,13 @@ def failing():
     def network(images):
         raise RuntimeError("shapes do not match")
     return network
+
+def mistaken(gain=1.0):
+    return len(gain)
+
+def first_only():
+    return lambda images: {"logits": images[:, [0, 1, 2, 0], ::2, ::2],
+                           "features": {"deep": images[:1, :, ::8, ::8]}}
 
 def number():
     return 7
@@ -83,6 +96,14 @@ def test_named_features_come_with_their_own_stride() -> None:
     assert teacher(FRAMES).features["deep"].shape == (2, 3, 9, 12)
 
 
+def test_a_grid_of_one_size_whatever_the_frames_is_refused() -> None:
+    teacher = build_teacher(config("fixed_grid"))  # 32x40 cells are stride 4 of 128x160 pixels
+    assert teacher(np.zeros((1, 120, 150, 3), np.uint8)).features["deep"].shape == (1, 2, 30, 38)
+    for height, width, cells in ((70, 90, "24x24"), (128, 200, "32x56"), (200, 160, "56x40")):
+        with pytest.raises(ConfigError, match=f"features/deep: .*grid of 32x40.*expected {cells}"):
+            teacher(np.zeros((1, height, width, 3), np.uint8))
+
+
 def test_weights_are_loaded_into_a_module(tmp_path: Path) -> None:
     torch.manual_seed(9)
     trained = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 4, stride=4), torch.nn.Conv2d(6, 4, 1))
@@ -110,13 +131,25 @@ def test_version_and_options_are_part_of_the_identity() -> None:
     assert all(a != b for i, a in enumerate(descriptions) for b in descriptions[:i])
 
 
+def test_a_mistake_inside_the_function_keeps_its_own_words() -> None:
+    with pytest.raises(TypeError, match=r"object of type 'float' has no len\(\)"):
+        build_teacher(config("mistaken", options={"gain": 2.0}))
+
+
+def test_a_grid_for_fewer_frames_than_were_given_is_refused() -> None:
+    teacher = build_teacher(config("first_only"))
+    assert teacher(FRAMES[:1]).features["deep"].shape == (1, 3, 9, 12)
+    with pytest.raises(ConfigError, match=r"features/deep: 2 frames give .*\(1, 3, 12, 12\)"):
+        teacher(FRAMES)
+
+
 @pytest.mark.parametrize(
     ("function", "changes", "message"),
     [
         ("absent", {}, "has no function 'absent'"),
         ("not_a_function", {}, "has no function 'not_a_function'"),
         ("number", {}, "expected a module or callable, got int"),
-        ("plain", {"options": {"gian": 1}}, "does not take"),
+        ("plain", {"options": {"gian": 1}}, r"does not take .*'gian'.* called as \(gain=1\.0\)"),
         ("three_classes", {}, r"expected \(B, 4, h, w\)"),
         ("a_list", {}, "a network must return logits.*got list"),
         ("ragged", {}, "no whole stride"),
