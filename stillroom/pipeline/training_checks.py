@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.targets import Targets
+    from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
@@ -92,11 +93,18 @@ def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[s
     for one in found[1:]:
         _demand_one_source(cache, found[0], one)
     if source in targets.absent:
-        LOG.warning(
-            "source %s is not on this machine: that its frames are those of %s is taken on trust",
-            source,
-            cache.path,
-        )
+        LOG.warning(_unchecked(source, targets.run.sources[source], cache))
+
+
+def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
+    """That a source is absent: on purpose, or since the run file misspells where it is."""
+    folders = [str(folder) for folder in config.folders()]
+    key = f"sources.{source}" + (".root" if getattr(config, "root", None) is not None else "")
+    return (
+        f"source {source}: {' and '.join(folders)} {'do' if len(folders) > 1 else 'does'} not "
+        f"exist; its frames are taken from {cache.path} unchecked (correct {key} if that is a "
+        "typing mistake)"
+    )
 
 
 def _sets_read(

@@ -102,7 +102,10 @@ def test_training_needs_no_source_once_the_cache_is_built(
     run = load_run(run_file, photos)
     shutil.rmtree("photos")
     assert train_run(run).steps == 6
-    assert "source photos is not on this machine" in caplog.text
+    assert (
+        "source photos: photos/images and photos/masks do not exist; its frames are taken from "
+        "street.cache unchecked (correct sources.photos.root if that is a typing mistake)"
+    ) in caplog.text
 
 
 @pytest.mark.parametrize("gone", ["photos/masks", "photos/images"])
