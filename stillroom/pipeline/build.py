@@ -124,9 +124,12 @@ def run_inline(
             for _, group in groupby(works, key=lambda work: work.set_name):
                 for work, report in _in_flight(pool, one, group):
                     listen(BuildEvent(work, report=report))
-        except BaseException:
+        except BaseException as error:
             stop.set()  # the shard in the other thread is given up before its next batch
-            LOG.warning("stopping: the batch in hand is finished first; what is committed stays")
+            if isinstance(error, KeyboardInterrupt):  # whoever asked to stop is kept waiting
+                LOG.warning(
+                    "stopping: the batch in hand is finished first; what is committed stays"
+                )
             raise
 
 

@@ -26,6 +26,7 @@ from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.listing import FoundFiles, find_images
 from stillroom.storage_specs.errors import (
+    CacheIncomplete,
     CacheMismatch,
     CacheUnwritable,
     ConfigError,
@@ -314,6 +315,17 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     assert [record.message for record in caplog.records if "batch in hand" in record.message] == [
         "stopping: the batch in hand is finished first; what is committed stays"
     ]
+
+
+def test_a_build_that_fails_says_nothing_of_being_stopped(
+    run_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: BuildEvent) -> None:
+        raise CacheIncomplete("this is why")
+
+    with pytest.raises(CacheIncomplete, match="this is why"):
+        run_inline(open_targets(load_run(run_file)), [ShardWork("street", "tiny", 0)], fail)
+    assert "batch in hand" not in caplog.text
 
 
 def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> None:
