@@ -16,7 +16,7 @@ from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.objects import absolute
-from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ def measure_stats(
         raise ConfigError(f"no {features!r} in {folder}; it holds {', '.join(layers) or 'none'}")
     claims = [(one, shard) for one in targets for shard in sorted(one.committed())]
     if not claims:
-        raise CacheIncomplete(f"{folder}: nothing is committed; run `stillroom cache build`")
+        raise CacheIncomplete(f"{folder}: nothing is committed; {BUILD}")
     pieces = over_shards(_Work(features), claims, on_shard, ray_address=ray_address)
     merged = _merged(claims, pieces)
     sets = tuple(_named(cache, one, merged[one], features) for one in targets if one in merged)

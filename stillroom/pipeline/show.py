@@ -178,7 +178,8 @@ def verdicts(path: Path | str, found: list[SetVerdict]) -> Shown:
         )
     elif any(verdict.missing for verdict in found):
         parts.append(
-            f"{path}: what is committed is sound; shards are missing: run `stillroom cache build`"
+            f"{path}: what is committed is sound; shards are missing: run "
+            "`stillroom cache build RUN.toml`"
         )
     else:
         parts.append(f"{path}: complete and sound")

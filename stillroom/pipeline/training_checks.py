@@ -75,7 +75,7 @@ def _checked_flow(run: RunConfig, name: str, model: str) -> str:
         raise ConfigError(
             f"train.streams.{name}: triplets = {model!r} is no model of motion whose flow this run "
             f"caches ({', '.join(known) or 'none'}); it needs a section [flows.{model}] and one "
-            "[cache.pairs], and `stillroom cache build`"
+            "[cache.pairs], and `stillroom cache build RUN.toml`"
         )
     return model
 
@@ -136,7 +136,7 @@ def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) ->
         raise CacheMismatch(
             f"{cache.path}: the sets {frames.name} and {other.name} of {frames.source} were built "
             f"from different frames\n{listing}\n  give cache.path another folder and run "
-            "`stillroom cache build`"
+            "`stillroom cache build RUN.toml`"
         )
 
 
