@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.targets import Targets
+    from stillroom.stages.geometry import ViewConfig
     from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
@@ -178,6 +179,18 @@ def _classes_of_teachers(
         for artifact, spec in one.arrays.items()
         if artifact in ("logits", "pseudo_label") and "classes" in spec.attributes
     }
+
+
+def check_view(view: ViewConfig, canvas: tuple[int, int]) -> None:
+    """Tell of a crop that the canvas does not fill, unless frames are enlarged until it does."""
+    enlarged = [side * max(1.0, view.scale[0]) for side in canvas]
+    if view.crop is not None and (view.crop[0] > enlarged[0] or view.crop[1] > enlarged[1]):
+        LOG.warning(
+            "train.view.crop %dx%d is larger than cache.canvas %dx%d (height x width): what the "
+            "student sees is then partly padding",
+            *view.crop,
+            *canvas,
+        )
 
 
 def check_objective(
