@@ -424,7 +424,7 @@ def test_all_faults_of_a_sweep_file_are_named_at_once(place: Path) -> None:
         "set.train.seed: `seeds` of the sweep says it",
         "run.toml: train.lag_every: unknown key; did you mean 'log_every'?",
         "variants.'CE'.train.step: unknown key; did you mean 'steps'?",
-        "variants.'CE'.terms.9.weight: '9' should be a position from 0 to 2",
+        "variants.'CE'.terms.9.weight: '9' should be a position from 0 to 1 (2 adds one)",
         "variants.'CE + KL'.cache.path: all variants share this",
         "variants.'CE + KL'.train.seed: `seeds` of the sweep says it",
         "variants.'CE + KL'.terms.1.teacher: no teacher 'tony' in this file; did you mean 'tiny'?",
