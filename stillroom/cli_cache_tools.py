@@ -47,14 +47,12 @@ def fidelity(
 
 
 @click.command(
-    epilog=example(
-        "stillroom cache stats runs/camvid.cache --features features/penultimate --out stats.npz"
-    )
+    epilog=example("stillroom cache stats runs/camvid.cache --features penultimate --out stats.npz")
 )
 @CACHE
 @SET
 @click.option("--source", help="Only this source; all of them if left out.")
-@click.option("--features", metavar="LAYER", help="Also means and variances of features/<layer>.")
+@click.option("--features", metavar="LAYER", help="Also means and variances of features/LAYER.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE",
     help="Where those of the features go: .npz or .safetensors.",
