@@ -19,7 +19,11 @@ from stillroom.cli_options import CACHE, JSON, RAY, RUN_FILE, SET, example, prin
 )
 @click.option("--source", help="Only this source; all of them if left out.")
 @click.option("--codecs", is_flag=True, help="Try every other codec on the same live outputs.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw mirrored frames as a PNG.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path),
+    help="Also draw mirrored frames as a PNG; where there are several sets, each has its own, "
+    "whose name ends in -SOURCE-TEACHER.",
+)  # fmt: skip
 @JSON
 def fidelity(
     run_file: Path,

@@ -92,7 +92,8 @@ def test_curves_of_any_kind_stay_readable(tmp_path: Path, words: list[str]) -> N
         Panel("flat", {"lr": ([5], [0.01])}),
     ]
     curve_chart(tmp_path / "curves.png", panels, title="runs/student")
-    assert {"loss", "mIoU", "gaps", "many", "flat", "step", "cross_entropy"} <= set(words)
+    assert {"mIoU", "many", "flat", "step", "cross_entropy"} <= set(words)
+    assert {"loss (logarithmic axis)", "gaps (logarithmic axis)"} <= set(words)
     assert "nothing yet" not in words
 
 
