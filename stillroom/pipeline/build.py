@@ -79,6 +79,7 @@ def build(
     finally:
         del targets  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
+    report.bad_frames = _bad_frames(run, plans) if any(report.bad.values()) else 0
     report.wall_seconds = time.perf_counter() - started
     return report
 
@@ -173,6 +174,12 @@ def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
     except CacheIncomplete:
         return []  # nothing of it has been built yet
     return bad_rows(target.rows())
+
+
+def _bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:
+    """Frames with an unusable row in any set; a bad pair of frames does not tell which it is."""
+    rows = ((plan, row) for plan in plans for row in _bad_rows(run, plan))
+    return len({(p.source, row.frame_id) for p, row in rows if p.set_name not in run.flows})
 
 
 def _save_catalogues(run: RunConfig, plans: list[SetPlan]) -> None:

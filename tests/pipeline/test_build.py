@@ -236,8 +236,18 @@ def test_too_many_bad_frames_stop_every_call_until_the_limit_is_raised(
     assert len(set(messages)) == 1
     report = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
     assert report.bad["more", "tiny"] == 3  # earlier builds' counted too
+    assert report.bad_frames == 3
     again = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
     assert (again.shards, again.bad["more", "tiny"]) == (0, 3)
+
+
+def test_a_torn_file_is_a_bad_row_in_every_set_and_one_frame(run_file: Path) -> None:
+    photos(Path("photos"), (0, 11))
+    overrides = ['sources.more={kind="images", root="photos"}', "cache.max_bad_fraction=1"]
+    report = build(load_run(run_file, overrides))
+    assert sum(report.bad.values()) == 4
+    assert report.bad_frames == 2
+    assert build(load_run(run_file, overrides)).bad_frames == 2
 
 
 def test_bad_frames_of_earlier_calls_and_of_this_one_are_added_up(run_file: Path) -> None:
