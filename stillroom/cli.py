@@ -77,7 +77,10 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 @click.argument("models", metavar="RUN_OR_CHECKPOINT...", nargs=-1, required=True)
 @RUN_FILE
 @SET
-@click.option("--sheet", type=click.Path(path_type=Path), help="Also draw predictions as a PNG.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path),
+    help="Also draw predictions as a PNG, and the errors of the last model.",
+)  # fmt: skip
 @click.option("--video", is_flag=True, help="Also measure how steady predictions are along clips.")
 @click.option(
     "--pictures",

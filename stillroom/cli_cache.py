@@ -145,8 +145,9 @@ def verify(
     "--frames", type=click.IntRange(min=1), default=4, show_default=True, help="Rows a source."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True
-)
+    "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True,
+    help="PNG; where there are several sets, each has its own, whose name ends in -SOURCE-TEACHER.",
+)  # fmt: skip
 def preview(
     cache_path: str, overrides: tuple[str, ...], source: str | None, frames: int, out: Path
 ) -> None:

@@ -19,7 +19,11 @@ from stillroom.cli_options import CACHE, JSON, RAY, RUN_FILE, SET, example, prin
 )
 @click.option("--source", help="Only this source; all of them if left out.")
 @click.option("--codecs", is_flag=True, help="Try every other codec on the same live outputs.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw mirrored frames as a PNG.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path),
+    help="Also draw mirrored frames as a PNG; where there are several sets, each has its own, "
+    "whose name ends in -SOURCE-TEACHER.",
+)  # fmt: skip
 @JSON
 def fidelity(
     run_file: Path,
@@ -47,14 +51,12 @@ def fidelity(
 
 
 @click.command(
-    epilog=example(
-        "stillroom cache stats runs/camvid.cache --features features/penultimate --out stats.npz"
-    )
+    epilog=example("stillroom cache stats runs/camvid.cache --features penultimate --out stats.npz")
 )
 @CACHE
 @SET
 @click.option("--source", help="Only this source; all of them if left out.")
-@click.option("--features", metavar="LAYER", help="Also means and variances of features/<layer>.")
+@click.option("--features", metavar="LAYER", help="Also means and variances of features/LAYER.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE",
     help="Where those of the features go: .npz or .safetensors.",

@@ -86,6 +86,7 @@ def build(
     finally:
         del targets  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
+    report.bad_frames = _bad_frames(run, plans) if any(report.bad.values()) else 0
     report.wall_seconds = time.perf_counter() - started
     return report
 
@@ -136,9 +137,12 @@ def run_inline(
             for _, group in groupby(works, key=lambda work: work.set_name):
                 for work, report in _in_flight(pool, one, group):
                     listen(BuildEvent(work, report=report))
-        except BaseException:
+        except BaseException as error:
             stop.set()  # the shard in the other thread is given up before its next batch
-            LOG.warning("stopping: the batch in hand is finished first; what is committed stays")
+            if isinstance(error, KeyboardInterrupt):  # whoever asked to stop is kept waiting
+                LOG.warning(
+                    "stopping: the batch in hand is finished first; what is committed stays"
+                )
             raise
 
 
@@ -182,6 +186,12 @@ def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
     except CacheIncomplete:
         return []  # nothing of it has been built yet
     return bad_rows(target.rows())
+
+
+def _bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:
+    """Frames with an unusable row in any set; a bad pair of frames does not tell which it is."""
+    rows = ((plan, row) for plan in plans for row in _bad_rows(run, plan))
+    return len({(p.source, row.frame_id) for p, row in rows if p.set_name not in run.flows})
 
 
 def _save_catalogues(run: RunConfig, plans: list[SetPlan]) -> None:

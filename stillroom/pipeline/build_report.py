@@ -25,7 +25,8 @@ class BuildEvent:
 class BuildReport:
     """What a build did, for the person who started it.
 
-    bad: unusable frames of each set, those of earlier builds of the same cache included
+    bad: unusable rows of each set, those of earlier builds of the same cache included
+    bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
     """
 
     plans: list[SetPlan]
@@ -35,6 +36,7 @@ class BuildReport:
     produce_seconds: float = 0.0
     wall_seconds: float = 0.0
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
+    bad_frames: int = 0
     quarantined: dict[ShardWork, str] = field(default_factory=dict)
 
     def add(self, report: ShardReport) -> None:

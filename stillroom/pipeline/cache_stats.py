@@ -16,7 +16,7 @@ from stillroom.pipeline.over_shards import over_shards
 from stillroom.pipeline.targets import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.objects import absolute
-from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +70,8 @@ class StatsRequest:
     """What is to be counted.
 
     source: only this one; all of them if left out
-    features: "features/<layer>", whose moments by class go into `out`, .npz or .safetensors
+    features: "features/<layer>" or "<layer>": its moments by class go into `out`, .npz or
+        .safetensors
     plot: PNG of charts
     """
 
@@ -95,7 +96,8 @@ def measure_stats(
         CacheIncomplete: there is no teacher's set, or nothing of it is committed.
         ConfigError: no such source or layer, or a file of another kind.
     """
-    source, features, out, plot = request.source, request.features, request.out, request.plot
+    source, out, plot = request.source, request.out, request.plot
+    features = None if request.features is None else _array_of(request.features)
     _check_files(features, out, plot)
     cache = Cache.open(folder if ray_address is None else absolute(folder))
     pairs = [pair for pair in cache.sets() if pair[1] != FRAMES and source in (None, pair[0])]
@@ -108,7 +110,7 @@ def measure_stats(
         raise ConfigError(f"no {features!r} in {folder}; it holds {', '.join(layers) or 'none'}")
     claims = [(one, shard) for one in targets for shard in sorted(one.committed())]
     if not claims:
-        raise CacheIncomplete(f"{folder}: nothing is committed; run `stillroom cache build`")
+        raise CacheIncomplete(f"{folder}: nothing is committed; {BUILD}")
     pieces = over_shards(_Work(features), claims, on_shard, ray_address=ray_address)
     merged = _merged(claims, pieces)
     sets = tuple(_named(cache, one, merged[one], features) for one in targets if one in merged)
@@ -237,12 +239,15 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def _array_of(layer: str) -> str:
+    """A layer's array; "features/penultimate" may be given as "penultimate" too."""
+    return layer if layer.startswith("features/") else f"features/{layer}"
+
+
 def _check_files(features: str | None, out: Path | None, plot: Path | None) -> None:
     """Find out before the work that its result has a place."""
     if (features is None) != (out is None):
         raise ConfigError("--features LAYER and --out FILE belong together: one needs the other")
-    if features is not None and not features.startswith("features/"):
-        raise ConfigError(f"--features {features}: expected features/<layer>")
     if out is not None and out.suffix not in SUFFIXES:
         raise ConfigError(f"{out}: expected a file named {' or '.join(SUFFIXES)}")
     for path in (out, plot):

@@ -11,24 +11,39 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel, ValidationError
 
+PAIRS = {
+    "canvas": "[height, width] (two numbers)",
+    "crop": "[height, width] (two numbers)",
+    "scale": "[lowest, highest] (two numbers)",
+}
+
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """A line for every fault; those of one value that may be of several types share theirs."""
     schema = model.model_json_schema()
+    found: list[dict[str, Any]] = [dict(fault) for fault in error.errors()]
+    misspelt = _misspelt(schema, found)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for position, fault in enumerate(error.errors()):
-        place = _locate(schema, fault["loc"])
-        key = (place.name, -1 if place.is_union else position)
-        groups.setdefault(key, []).append(dict(fault))
+    for position, fault in enumerate(found):
+        if fault["type"] == "missing" and fault["loc"] in misspelt:
+            continue
+        loc = fault["loc"][:-1] if _is_short(fault) else fault["loc"]
+        place = _locate(schema, loc)
+        key = (place.name, -1 if place.is_union or _is_short(fault) else position)
+        groups.setdefault(key, []).append(fault)
     return [f"{name or 'file'}: {_describe(schema, group)}" for (name, _), group in groups.items()]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """What somebody may have meant, to be put behind a fault; else what there is."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    close = _closest(name, known)
+    if close is not None:
+        return f"; did you mean {close!r}?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def _closest(name: str, known: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def listing(faults: Sequence[str]) -> str:
@@ -51,12 +66,35 @@ class _Place:
     is_union: bool = False
 
 
+def _misspelt(schema: Any, faults: Sequence[dict[str, Any]]) -> set[tuple[int | str, ...]]:
+    """Places of the keys that unknown ones were meant to be: these are faults that are told."""
+    return {
+        (*fault["loc"][:-1], meant)
+        for fault in faults
+        if fault["type"] == "extra_forbidden"
+        if (meant := _closest(str(fault["loc"][-1]), _keys(schema, fault))) is not None
+    }
+
+
+def _keys(schema: Any, fault: dict[str, Any]) -> list[str]:
+    """What there is in the section that a fault lies in."""
+    return list(_locate(schema, fault["loc"][:-1]).schema.get("properties", {}))
+
+
+def _is_short(fault: dict[str, Any]) -> bool:
+    """Whether it says that a list ends too early, which is a fault of the list."""
+    return fault["type"] == "missing" and isinstance(fault["loc"][-1], int)
+
+
 def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
     """What was expected, and what was found."""
     fault = min(group, key=lambda fault: len(fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        section = _locate(schema, fault["loc"][:-1]).schema
-        return f"unknown key{nearest(str(fault['loc'][-1]), list(section.get('properties', {})))}"
+        return f"unknown key{nearest(str(fault['loc'][-1]), _keys(schema, fault))}"
+    if _is_short(fault):
+        count = _locate(schema, fault["loc"][:-1]).schema.get("minItems", "more")
+        wanted = PAIRS.get(str(fault["loc"][-2]), f"{count} values")
+        return f"expected {wanted}; got {fault['input']!r}"
     if fault["type"] == "missing":
         return "required, but not given"
     if fault["type"] == "union_tag_invalid":
@@ -64,9 +102,16 @@ def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
         key, name = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]["tag"]
         hint, every = nearest(name, known), f"known: {', '.join(known)}"
         return f"no {key} {name!r}{hint}" + ("" if hint.endswith(every) else f" {every}")
-    got = repr(fault.get("input"))
+    if fault["type"] == "union_tag_not_found":
+        known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
+        key = fault["ctx"]["discriminator"].strip("'")
+        return f"give its `{key}`; known: {', '.join(known)}"
     expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
-    return f"{', or: '.join(expected)}; got {got if len(got) < 80 else got[:77] + '...'}"
+    said = ", or: ".join(expected)
+    if isinstance(fault.get("input"), dict):
+        return said  # the place names the section, and whoever wrote it can see the rest
+    got = repr(fault.get("input"))
+    return f"{said}; got {got if len(got) < 80 else got[:77] + '...'}"
 
 
 def _locate(root: Any, loc: Sequence[int | str]) -> _Place:

@@ -18,7 +18,7 @@ from stillroom.storage_specs.errors import (
     CacheMismatch,
 )
 from stillroom.storage_specs.layout import teacher_of
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import BUILD, ArraySpec, Cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,9 +111,7 @@ class FidelityJob:
                 f"{self.source}: its files are not here, and the cache keeps no frames of it"
             )
         if not len(usable):
-            raise CacheIncomplete(
-                f"{self.source}/{self.set_name}: no frame is committed; run `cache build`"
-            )
+            raise CacheIncomplete(f"{self.source}/{self.set_name}: no frame is committed; {BUILD}")
         places = np.linspace(0, len(usable) - 1, min(self.frames, len(usable))).round()
         self.chosen = usable[places.astype(int)].tolist()
         rows = self.cached.rows().to_pylist()

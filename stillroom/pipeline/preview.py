@@ -10,7 +10,7 @@ import numpy as np
 from stillroom.pipeline.cached_pairs import FLOW
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import FRAMES, teacher_of
-from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +31,7 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
         raise ConfigError(f"no source {source!r} in {folder}; it holds {', '.join(known)}")
     pairs = [pair for pair in pairs if source in (None, pair[0])]
     if not pairs:
-        raise CacheIncomplete(
-            f"{folder} holds no teacher's artifacts to draw; run `stillroom cache build RUN.toml`"
-        )
+        raise CacheIncomplete(f"{folder} holds no teacher's artifacts to draw; {BUILD}")
     drawn = []
     for name, teacher in pairs:
         path = out if len(pairs) == 1 else out.with_stem(f"{out.stem}-{name}-{teacher}")
@@ -61,7 +59,7 @@ def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path)
         and {place.get(row["frame_id"]), place.get(row["partner"])} <= usable
     ]
     if not about:
-        raise CacheIncomplete(f"{source}/{model}: no pair is committed yet; run `cache build`")
+        raise CacheIncomplete(f"{source}/{model}: no pair is committed yet; {BUILD}")
     row_of = {(row["frame_id"], row["partner"]): row["index"] for row in about}
     drawn = [row for row in about if row["draw"] is not None] or about
     chosen = np.linspace(0, len(drawn) - 1, min(frames, len(drawn))).round().astype(int)
@@ -88,7 +86,7 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
     said, kept = cache.teacher_sets(source, teacher), cache.artifact_set(source, FRAMES)
     usable = reduce(np.intersect1d, [one.usable() for one in (kept, *said)])
     if not len(usable):
-        raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; run `cache build`")
+        raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; {BUILD}")
     chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
     about = {row["index"]: row for row in kept.rows().to_pylist()}
 

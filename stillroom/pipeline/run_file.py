@@ -141,7 +141,8 @@ def _step(node: Any, part: str, origin: str) -> Any:
 
 def _position(node: list[Any], part: str, origin: str) -> int:
     if not part.isdecimal() or int(part) > len(node):
-        raise ConfigError(f"{origin}: {part!r} should be a position from 0 to {len(node)}")
+        there = f"a position from 0 to {len(node) - 1} ({len(node)} adds one)"
+        raise ConfigError(f"{origin}: {part!r} should be {there if node else '0, which adds one'}")
     return int(part)
 
 

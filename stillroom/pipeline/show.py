@@ -48,6 +48,9 @@ def estimate(plan: BuildEstimate) -> Shown:
     for part in plan.sets:
         source, set_name = part.plan.source, part.plan.set_name
         frames = part.plan.missing_frames
+        if not frames:
+            table.add_row(f"{source}/{set_name}", "done")
+            continue
         total = size(sum(part.bytes.values()))
         shards = f"{len(part.plan.missing)}"
         rows = _rows(frames, part.plan.artifacts)
@@ -113,8 +116,13 @@ def build_report(path: Path | str, report: BuildReport) -> Shown:
         f"{size(report.bytes)} in {duration(report.wall_seconds)}"
     )
     if bad:
-        text += f"; {bad} bad (stillroom cache info {path} --bad)"
+        text += f"; {_bad(bad, report.bad_frames)}: stillroom cache info {path} --bad"
     return Shown([text], document)
+
+
+def _bad(rows: int, frames: int) -> str:
+    said = f"{rows} bad row{'s' * (rows > 1)}"
+    return said + (f" ({frames} frame{'s' * (frames > 1)})" if frames else "")
 
 
 def cache_info(sets: list[SetInfo], *, bad: bool) -> Shown:
@@ -178,7 +186,8 @@ def verdicts(path: Path | str, found: list[SetVerdict]) -> Shown:
         )
     elif any(verdict.missing for verdict in found):
         parts.append(
-            f"{path}: what is committed is sound; shards are missing: run `stillroom cache build`"
+            f"{path}: what is committed is sound; shards are missing: run "
+            "`stillroom cache build RUN.toml`"
         )
     else:
         parts.append(f"{path}: complete and sound")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.show import Shown, grid
+from stillroom.pipeline.units import gflops, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def _one(found: Evaluation) -> list[Any]:
         f"mIoU {scores.miou:.4f}   pixel accuracy {scores.pixel_accuracy:.4f}   "
         f"mean accuracy {scores.mean_accuracy:.4f}",
         *_remarks(found),
-        f"{cost.parameters / 1e6:.2f} M parameters   {cost.flops / 1e9:.2f} GFLOPs at "
+        f"{parameters(cost.parameters)} parameters   {gflops(cost.flops)} GFLOPs at "
         f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
         f"(median {_ms(cost.speed.median_ms)}, p95 {_ms(cost.speed.p95_ms)}) "
         f"on {cost.speed.device}",
@@ -59,8 +60,8 @@ def _side_by_side(found: Sequence[Evaluation]) -> list[Any]:
             one.model,
             f"{scores.miou:.4f}",
             f"{scores.pixel_accuracy:.4f}",
-            f"{cost.parameters / 1e6:.2f} M",
-            f"{cost.flops / 1e9:.2f}",
+            parameters(cost.parameters),
+            gflops(cost.flops),
             f"{cost.speed.frames_per_second:.1f}",
             _ms(cost.speed.median_ms),
             _ms(cost.speed.p95_ms),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from stillroom.pipeline.show import Shown, grid
-from stillroom.pipeline.units import duration, size
+from stillroom.pipeline.units import duration, parameters, size
 
 if TYPE_CHECKING:
     from stillroom.pipeline.demo import DemoResult
-    from stillroom.stages.train.check import Check
+    from stillroom.stages.train.check import Check, TermCheck
     from stillroom.stages.train.job import TrainResult
 
 
@@ -64,7 +66,16 @@ def term_checks(found: Check) -> Shown:
     )
     terms = sum(one.seconds for one in found.terms)
     whole = f"a whole step of training: {found.step_seconds:.2f} s; its terms alone: {terms:.2f} s"
-    return Shown([table, whole, explained], asdict(found))
+    silent = [one for one in found.terms if one.gradients and not any(one.gradients)]
+    remarks = [Text(_nothing_to_learn(one), style="yellow") for one in silent]
+    return Shown([table, *remarks, whole, explained], asdict(found))
+
+
+def _nothing_to_learn(one: TermCheck) -> str:
+    return (
+        f"term {one.label} on stream {one.stream} had no gradient: nothing to learn from; "
+        "`stillroom cache stats RUN.toml` counts pseudo labels"
+    )
 
 
 def _first_to_last(values: list[float]) -> str:
@@ -79,7 +90,7 @@ def demo_result(result: DemoResult) -> Shown:
             name,
             f"{found.result.scores.miou:.4f}",
             f"{found.result.scores.pixel_accuracy:.4f}",
-            f"{found.cost.parameters / 1e6:.2f} M",
+            parameters(found.cost.parameters),
             f"{found.cost.speed.frames_per_second:.0f}",
         )
     miou = {name: found.result.scores.miou for name, found in result.evaluations.items()}

@@ -23,7 +23,7 @@ from stillroom.stages.evaluate.page import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
     said = f"a dot a seed, a stroke for the mean; the line: {sweep.baseline}"
     page.text(MARGIN, MARGIN + TITLE + 4, fitted(said, room), colour=FAINT)
     axes = page.axes(MARGIN + label, top, WIDTH, height)
-    _draw_dots(axes, shown, sweep.baseline)
+    _draw_dots(axes, shown, sweep.baseline, _colours(rows))
     for position, row in enumerate(shown):
         middle = top + (position + 0.5) * STEP
         name = fitted(row.name, label - 12)
@@ -62,10 +62,14 @@ def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
     return page.save(path)
 
 
-def _draw_dots(axes: Axes, rows: Sequence[Row], baseline: str) -> None:
+def _colours(rows: Sequence[Row]) -> dict[str, str]:
+    """A colour a row, in all charts of a sweep; rows of which nothing is done yet keep theirs."""
+    return series_colours([row.name for row in rows])
+
+
+def _draw_dots(axes: Axes, rows: Sequence[Row], baseline: str, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    colours = series_colours(["teacher", "baseline", "variant"])
     values = [student.miou for row in rows for student in row.students]
     span = max(max(values) - min(values), LEAST_SPAN)
     axes.set_xlim(min(values) - 0.08 * span, max(values) + 0.08 * span)
@@ -73,8 +77,7 @@ def _draw_dots(axes: Axes, rows: Sequence[Row], baseline: str) -> None:
     axes.set_yticks([])
     for position, row in enumerate(rows):
         middle = (position + 0.5) * STEP
-        kind = "teacher" if row.students[0].seed is None else "variant"
-        found, colour = row.spread("miou"), colours["baseline" if row.name == baseline else kind]
+        found, colour = row.spread("miou"), colours[row.name]
         axes.axhline(middle, color=LINE, linewidth=0.6, zorder=0)
         axes.scatter(
             [student.miou for student in row.students], [middle] * len(row.students),
@@ -107,4 +110,5 @@ def draw_classes(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
             accuracy=(None,) * len(row.classes),
             pixels=(0,) * len(row.classes),
         )
-    return iou_chart(path, means, title=f"{sweep.file.stem}: IoU by class, mean over the seeds")
+    title = f"{sweep.file.stem}: IoU by class, mean over the seeds"
+    return iou_chart(path, means, title=title, colours=_colours(rows))

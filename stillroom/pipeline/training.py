@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.config import as_document
 from stillroom.pipeline.curves import draw_curves
-from stillroom.pipeline.training_checks import check_cache, check_objective, student_classes
+from stillroom.pipeline.training_checks import (
+    check_cache,
+    check_objective,
+    check_view,
+    student_classes,
+)
 from stillroom.stages.models.student import build_student
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
@@ -68,6 +73,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         CacheIncomplete: frames that the run reads are not cached.
     """
     settings, student_config = _sections(run)
+    check_view(settings.view, run.cache.canvas)
     objective = Objective(run.terms, settings.unlabelled_weight)
     cache = Cache.open(run.cache.path)
     check_cache(run, settings, cache, objective)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.targets import Targets
+    from stillroom.stages.geometry import ViewConfig
+    from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
@@ -74,7 +76,7 @@ def _checked_flow(run: RunConfig, name: str, model: str) -> str:
         raise ConfigError(
             f"train.streams.{name}: triplets = {model!r} is no model of motion whose flow this run "
             f"caches ({', '.join(known) or 'none'}); it needs a section [flows.{model}] and one "
-            "[cache.pairs], and `stillroom cache build`"
+            "[cache.pairs], and `stillroom cache build RUN.toml`"
         )
     return model
 
@@ -92,11 +94,18 @@ def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[s
     for one in found[1:]:
         _demand_one_source(cache, found[0], one)
     if source in targets.absent:
-        LOG.warning(
-            "source %s is not on this machine: that its frames are those of %s is taken on trust",
-            source,
-            cache.path,
-        )
+        LOG.warning(_unchecked(source, targets.run.sources[source], cache))
+
+
+def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
+    """That a source is absent: on purpose, or since the run file misspells where it is."""
+    folders = [str(folder) for folder in config.folders()]
+    key = f"sources.{source}" + (".root" if getattr(config, "root", None) is not None else "")
+    return (
+        f"source {source}: {' and '.join(folders)} {'do' if len(folders) > 1 else 'does'} not "
+        f"exist; its frames are taken from {cache.path} unchecked (correct {key} if that is a "
+        "typing mistake)"
+    )
 
 
 def _sets_read(
@@ -128,7 +137,7 @@ def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) ->
         raise CacheMismatch(
             f"{cache.path}: the sets {frames.name} and {other.name} of {frames.source} were built "
             f"from different frames\n{listing}\n  give cache.path another folder and run "
-            "`stillroom cache build`"
+            "`stillroom cache build RUN.toml`"
         )
 
 
@@ -170,6 +179,18 @@ def _classes_of_teachers(
         for artifact, spec in one.arrays.items()
         if artifact in ("logits", "pseudo_label") and "classes" in spec.attributes
     }
+
+
+def check_view(view: ViewConfig, canvas: tuple[int, int]) -> None:
+    """Tell of a crop that the canvas does not fill, unless frames are enlarged until it does."""
+    enlarged = [side * max(1.0, view.scale[0]) for side in canvas]
+    if view.crop is not None and (view.crop[0] > enlarged[0] or view.crop[1] > enlarged[1]):
+        LOG.warning(
+            "train.view.crop %dx%d is larger than cache.canvas %dx%d (height x width): what the "
+            "student sees is then partly padding",
+            *view.crop,
+            *canvas,
+        )
 
 
 def check_objective(

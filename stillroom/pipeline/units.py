@@ -1,4 +1,4 @@
-"""Bytes and seconds as people read them."""
+"""Bytes, seconds, parameters and operations as people read them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def parameters(count: int) -> str:
+    """How many parameters, in thousands or millions: 836, 2.84 k, 29.20 M."""
+    if count < 1000:
+        return f"{count}"
+    return f"{count / 1e3:.2f} k" if count < 999_995 else f"{count / 1e6:.2f} M"
+
+
+def gflops(count: int) -> str:
+    """Floating-point operations in 10^9, two digits of them where two decimals would be 0.00."""
+    billions = count / 1e9
+    return f"{billions:.2f}" if billions >= 0.01 else f"{billions:.2g}"

@@ -151,7 +151,7 @@ class ArtifactSet:
             span = self.shard_range(shard)
             raise CacheIncomplete(
                 f"{self.cache.path}: frames {span[0]} to {span[-1]} of {self.source} are not in "
-                f"{self.name!r} (shard {shard}); run `stillroom cache build`"
+                f"{self.name!r} (shard {shard}); run `stillroom cache build RUN.toml`"
             ) from error
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
@@ -162,17 +162,17 @@ class ArtifactSet:
             raise CacheMismatch(
                 f"{self.cache.objects.where(path)} belongs to {part.source}/{part.set_name}, shard "
                 f"{part.shard}, fingerprint {part.fingerprint[:12]}..., not to this set "
-                f"({self.fingerprint[:12]}...); re-run `stillroom cache build`"
+                f"({self.fingerprint[:12]}...); re-run `stillroom cache build RUN.toml`"
             )
         if [row.index for row in part.rows] != list(span):
             raise CacheCorrupt(
                 f"{self.cache.objects.where(path)}: its rows are not frames {span[0]} to "
-                f"{span[-1]}; re-run `stillroom cache build`"
+                f"{span[-1]}; re-run `stillroom cache build RUN.toml`"
             )
         if strangers := sorted(part.objects.keys() - self._paths):
             raise CacheCorrupt(
                 f"{self.cache.objects.where(path)}: it names an object of {strangers[0]!r:.60}, "
-                "which is no array of this set; re-run `stillroom cache build`"
+                "which is no array of this set; re-run `stillroom cache build RUN.toml`"
             )
         if self.cache.objects.remote:
             self._objects[shard] = part.objects
@@ -298,7 +298,7 @@ def mismatch(cache: Cache, on_disk: Definition, found: list[Difference]) -> Cach
     return CacheMismatch(
         f"{cache.path}: {on_disk.name!r} on {on_disk.source!r} was built from something else\n"
         + "\n".join(lines)
-        + "\n  point cache.path at another folder and run `stillroom cache build`, "
+        + "\n  point cache.path at another folder and run `stillroom cache build RUN.toml`, "
         "or make the run agree with the cache"
         + (_reusable(cache) if _only_frames_changed(found) else "")
     )

@@ -9,7 +9,7 @@
     ├── StoreUnavailable   an object store refuses or does not answer: nothing is known of the cache
     └── CacheError
         ├── CacheMismatch  built from something else: rebuild, or point at another folder
-        ├── CacheIncomplete  frames are missing: run `stillroom cache build`
+        ├── CacheIncomplete  frames are missing: run `stillroom cache build RUN.toml`
         ├── CacheCorrupt   bytes changed since they were committed: run `stillroom cache verify`
         ├── CacheUnwritable  disk full, no permission: free it and run the same command again
         └── TooManyBadFrames  see why, then build into another folder or raise the limit

@@ -295,5 +295,5 @@ def check_seal(content: bytes, path: str) -> None:
 def _not_a_part(path: str, why: str) -> str:
     return (
         f"{path}: not a manifest part as it was committed ({why}); its shard counts as not built: "
-        "re-run `stillroom cache build`"
+        "re-run `stillroom cache build RUN.toml`"
     )

@@ -146,7 +146,7 @@ class ShardWriter:
         if not self._still_defined():
             raise CacheMismatch(
                 f"{self.objects.where('')}: {self._name} was removed or redefined while shard "
-                f"{self.shard} was made; re-run `stillroom cache build`"
+                f"{self.shard} was made; re-run `stillroom cache build RUN.toml`"
             )
         committed = self._committed()
         if committed is not None:

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.files.objects import Objects
 
-__all__ = ["ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
+__all__ = ["BUILD", "ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
 
-BUILD = "run `stillroom cache build`"
+BUILD = "run `stillroom cache build RUN.toml`"
 BAD_DOCUMENT = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 DEFINING = 2**62
 """The byte that is locked to define the frames of a source; shards lock that of their number."""
@@ -324,5 +324,5 @@ def _other_version(cache: Cache, version: Any, maker: Any) -> str:
 def _damaged(cache: Cache, folder: str, why: str) -> str:
     return (
         f"{cache.objects.where(folder)}/zarr.json is damaged ({why}); "
-        "run `stillroom cache verify CACHE --repair`, then `stillroom cache build`"
+        "run `stillroom cache verify CACHE --repair`, then `stillroom cache build RUN.toml`"
     )

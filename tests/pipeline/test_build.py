@@ -30,6 +30,7 @@ from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.listing import FoundFiles, find_images
 from stillroom.storage_specs.errors import (
+    CacheIncomplete,
     CacheMismatch,
     CacheUnwritable,
     ConfigError,
@@ -303,8 +304,18 @@ def test_too_many_bad_frames_stop_every_call_until_the_limit_is_raised(
     assert len(set(messages)) == 1
     report = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
     assert report.bad["more", "tiny"] == 3  # earlier builds' counted too
+    assert report.bad_frames == 3
     again = build(load_run(run_file, [*overrides[:-1], "cache.max_bad_fraction=0.25"]))
     assert (again.shards, again.bad["more", "tiny"]) == (0, 3)
+
+
+def test_a_torn_file_is_a_bad_row_in_every_set_and_one_frame(run_file: Path) -> None:
+    photos(Path("photos"), (0, 11))
+    overrides = ['sources.more={kind="images", root="photos"}', "cache.max_bad_fraction=1"]
+    report = build(load_run(run_file, overrides))
+    assert sum(report.bad.values()) == 4
+    assert report.bad_frames == 2
+    assert build(load_run(run_file, overrides)).bad_frames == 2
 
 
 def test_bad_frames_of_earlier_calls_and_of_this_one_are_added_up(run_file: Path) -> None:
@@ -416,6 +427,17 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     assert [record.message for record in caplog.records if "batch in hand" in record.message] == [
         "stopping: the batch in hand is finished first; what is committed stays"
     ]
+
+
+def test_a_build_that_fails_says_nothing_of_being_stopped(
+    run_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: BuildEvent) -> None:
+        raise CacheIncomplete("this is why")
+
+    with pytest.raises(CacheIncomplete, match="this is why"):
+        run_inline(open_targets(load_run(run_file)), [ShardWork("street", "tiny", 0)], fail)
+    assert "batch in hand" not in caplog.text
 
 
 def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> None:

@@ -23,6 +23,13 @@ def stillroom(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def test_a_layer_may_be_named_alone(run_file: Path) -> None:
+    build(load_run(run_file))
+    for features, out in ((LAYER, "long.npz"), ("penultimate", "short.npz")):
+        measure_stats(Path("street.cache"), StatsRequest(features=features, out=Path(out)))
+    assert Path("short.npz").read_bytes() == Path("long.npz").read_bytes()
+
+
 def test_features_of_a_cache_are_float64_numpys(run_file: Path) -> None:
     build(load_run(run_file))
     folder = Path("street.cache")
@@ -100,7 +107,7 @@ def test_what_cannot_be_counted_is_said(run_file: Path) -> None:
     folder = Path("street.cache")
     for options, words in (
         ({"features": LAYER}, "belong together"),
-        ({"features": "logits", "out": Path("f.npz")}, "expected features/<layer>"),
+        ({"features": "logits", "out": Path("f.npz")}, "no 'features/logits' in street"),
         ({"features": "features/x", "out": Path("f.npz")}, "it holds features/penultimate"),
         ({"features": LAYER, "out": Path("f.pkl")}, r"\.npz or \.safetensors"),
     ):

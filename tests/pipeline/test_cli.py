@@ -112,7 +112,7 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("cache", "preview", "nowhere.cache"), "there is no cache here"),
         (("train", "run.toml", "--set", "train.stepz=1"), "did you mean 'steps'?"),
         (("train", "run.toml", "--set", "nonsense"), "KEY=VALUE"),
-        (("train", "run.toml"), "run `stillroom cache build`"),
+        (("train", "run.toml"), "run `stillroom cache build RUN.toml`"),
         (("eval", "nowhere", "run.toml"), "no such run folder or checkpoint"),
         (
             ("cache", "build", "run.toml", "--set", "teachers.tiny.target=absent:network"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stillroom.pipeline.config import with_absolute_paths
-from stillroom.pipeline.run_file import load_run, parse_run
+from stillroom.pipeline.run_file import load_run, override, parse_run
 from stillroom.storage_specs.errors import ConfigError
 
 CAMVID = Path(__file__).resolve().parents[2] / "examples" / "camvid.toml"
@@ -91,6 +91,45 @@ def test_names_of_other_sections_must_exist(run_document: dict[str, Any]) -> Non
         assert place in str(caught.value)
 
 
+def test_a_kind_or_name_that_is_not_given_is_asked_for(run_document: dict[str, Any]) -> None:
+    run_document["terms"].append({"weight": 2.0})
+    run_document["sources"]["photos"] = {"root": "photos"}
+    photos, term = faults(run_document)
+    assert photos.startswith("sources.photos: give its `kind`; known: camvid, ")
+    assert term.startswith("terms.2: give its `name`; known: ")
+    assert ", cross_entropy, " in term
+
+
+@pytest.mark.parametrize("given", [[], [96]])
+def test_a_pair_that_is_short_says_what_it_is_of(
+    run_document: dict[str, Any], given: list[int]
+) -> None:
+    run_document["cache"]["canvas"] = given
+    run_document["train"]["view"] = {"crop": given, "scale": given}
+    assert faults(run_document) == [
+        f"cache.canvas: expected [height, width] (two numbers); got {given}",
+        f"train.view.crop: expected [height, width] (two numbers); got {given}",
+        f"train.view.scale: expected [lowest, highest] (two numbers); got {given}",
+    ]
+
+
+def test_a_misspelt_key_that_is_required_is_one_fault(run_document: dict[str, Any]) -> None:
+    run_document["cache"]["canvass"] = run_document["cache"].pop("canvas")
+    run_document["train"]["streams"]["more"] = {"bach": 2}
+    assert faults(run_document) == [
+        "cache.canvass: unknown key; did you mean 'canvas'?",
+        "train.streams.more.bach: unknown key; did you mean 'batch'?",
+    ]
+    run_document["cache"]["canvas"] = run_document["cache"].pop("canvass")
+    run_document["train"]["streams"]["more"] = {"qqq": 2}
+    assert len(faults(run_document)) == 2
+
+
+def test_a_section_is_not_repeated_behind_its_fault(run_document: dict[str, Any]) -> None:
+    run_document["train"]["epochs"] = 3
+    assert faults(run_document) == ["train: give either steps or epochs, and not both"]
+
+
 def test_an_unknown_kind_or_term_lists_the_known(run_document: dict[str, Any]) -> None:
     run_document["sources"]["street"]["kind"] = "cityscape"
     run_document["terms"][0]["name"] = "dice"
@@ -104,7 +143,7 @@ def test_an_unknown_kind_or_term_lists_the_known(run_document: dict[str, Any]) -
     ("override", "complaint"),
     [
         ("seed", "KEY=VALUE"),
-        ("terms.9.weight=1", "position from 0 to 2"),
+        ("terms.9.weight=1", r"'9' should be a position from 0 to 1 \(2 adds one\)"),
         ("train.steps.deep=1", "is a value, not a section"),
         ("cache.path.x.y=1", "below a value"),
     ],
@@ -114,6 +153,12 @@ def test_a_wrong_override_says_what_it_should_be(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load_run(run_file, [override])
+
+
+def test_a_list_that_is_empty_has_one_position(run_document: dict[str, Any]) -> None:
+    run_document["terms"] = []
+    with pytest.raises(ConfigError, match="'1' should be 0, which adds one"):
+        override(run_document, ["terms.1.weight=2"])
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -224,6 +224,22 @@ def test_the_charts_show_every_row(swept: Result) -> None:
     assert (0xD5, 0x5E, 0x00) in colours  # the line of the baseline
 
 
+def test_a_row_has_one_colour_in_both_charts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stillroom.pipeline import sweep_chart
+
+    seen: list[Any] = []
+    monkeypatch.setattr(sweep_chart, "_draw_dots", lambda *given: seen.append(given[3]))
+    monkeypatch.setattr(sweep_chart, "iou_chart", lambda *_, colours, **__: seen.append(colours))
+    sweep = sweep_with("variants = { a = {}, b = {} }")
+    test = {"miou": 0.5, "pixel_accuracy": 0.5, "classes": [{"name": "sky", "iou": 0.5}]}
+    made = {"test": test, "train": {"seconds": 1.0, "steps": 1, "wait_seconds": 0.0}}
+    rows = rows_of(sweep, {student(sweep, "b", 0): {**made, "peak_memory_mb": 100.0}})
+    sweep_chart.draw_miou(place / "miou.png", sweep, rows)
+    sweep_chart.draw_classes(place / "classes.png", sweep, rows)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0].values())) == len(rows) == 3  # with those that are not done yet
+
+
 def test_what_is_done_is_read(swept: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     def begins(*_: object, **__: object) -> None:
         raise AssertionError("a process was begun")
@@ -408,7 +424,7 @@ def test_all_faults_of_a_sweep_file_are_named_at_once(place: Path) -> None:
         "set.train.seed: `seeds` of the sweep says it",
         "run.toml: train.lag_every: unknown key; did you mean 'log_every'?",
         "variants.'CE'.train.step: unknown key; did you mean 'steps'?",
-        "variants.'CE'.terms.9.weight: '9' should be a position from 0 to 2",
+        "variants.'CE'.terms.9.weight: '9' should be a position from 0 to 1 (2 adds one)",
         "variants.'CE + KL'.cache.path: all variants share this",
         "variants.'CE + KL'.train.seed: `seeds` of the sweep says it",
         "variants.'CE + KL'.terms.1.teacher: no teacher 'tony' in this file; did you mean 'tiny'?",

@@ -9,7 +9,7 @@ import pytest
 from stillroom.pipeline.build import build
 from stillroom.pipeline.evaluation import Asked, evaluate_model
 from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.training import train_run
+from stillroom.pipeline.training import check_terms, train_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 
 
@@ -118,7 +118,24 @@ def test_training_needs_no_source_once_the_cache_is_built(
     run = load_run(run_file, photos)
     shutil.rmtree("photos")
     assert train_run(run).steps == 6
-    assert "source photos is not on this machine" in caplog.text
+    assert (
+        "source photos: photos/images and photos/masks do not exist; its frames are taken from "
+        "street.cache unchecked (correct sources.photos.root if that is a typing mistake)"
+    ) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "told"),
+    [("[32,64]", "[1,1]", True), ("[32,48]", "[0.5,1]", False), ("[64,96]", "[2,2]", False)],
+)
+def test_a_crop_that_the_canvas_does_not_fill_is_told_of(
+    run_file: Path, crop: str, scale: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(load_run(run_file))
+    check_terms(load_run(run_file, [f"train.view.crop={crop}", f"train.view.scale={scale}"]))
+    said = "train.view.crop 32x64 is larger than cache.canvas 32x48 (height x width)"
+    assert caplog.text.count(said) == told
+    assert ("partly padding" in caplog.text) == told
 
 
 @pytest.mark.parametrize("gone", ["photos/masks", "photos/images"])

@@ -89,7 +89,7 @@ def contact_sheet(
     legend_title, legend = _legend(rows, maps, classes)
     bar = None
     if "confidence" in present:
-        bar = ColourBar(present.index("confidence"), heat(), threshold, "threshold")
+        bar = ColourBar(present.index("confidence"), heat(), mark=threshold, mark_name="threshold")
     return draw_sheet(
         Sheet(
             title=title,

@@ -89,7 +89,8 @@ def curve_chart(path: Path, panels: Sequence[Panel], *, title: str = "Training")
     for row, head in zip(rows, heads, strict=True):
         for column, panel in enumerate(row):
             left = MARGIN + column * (TICKS + WIDTH + GAP) + TICKS
-            page.text(left, top, fitted(panel.title, WIDTH, TEXT, bold=True), TEXT, bold=True)
+            titled = panel.title + (" (logarithmic axis)" if panel.logarithmic else "")
+            page.text(left, top, fitted(titled, WIDTH, TEXT, bold=True), TEXT, bold=True)
             page.key(left, top + 24, _key(panel), colours)
             _draw(page.axes(left, top + head, WIDTH, HEIGHT), panel, colours)
         top += head + HEIGHT + FOOT + GAP

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("mirrored frame", "teacher on it", "cached word, mirrored", "where they differ", "KL")
 DIFFERS: Colour = (28, 31, 36)  # no class has it: `palette` keeps away from black
-MOST_NATS = 1.0
+BRIGHTEST = 0.99  # of the cells: a few that are worse than all others leave the others visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +54,21 @@ def equivariance_sheet(
     ordered = sorted(rows, key=lambda row: -row.mean_kl)
     colours = palette(classes)
     maps = [(row.seen.classes(row.seen.live), row.seen.classes(row.seen.said)) for row in ordered]
+    most = _most_nats(ordered)
     legend, left_out = class_legend(classes, colours, [one for pair in maps for one in pair])
     return draw_sheet(
         Sheet(
             title=title,
             subtitle=f"{len(ordered)} frame{'s' * (len(ordered) > 1)}, the worst first; KL of the "
-            f"teacher live against its cached word, from 0 to {MOST_NATS:g} nat and more",
+            f"teacher live against its cached word, from 0 to {nats(most)} and more",
             columns=COLUMNS,
             rows=tuple(
-                _tiles(row, live, said, colours)
+                _tiles(row, live, said, colours, most)
                 for row, (live, said) in zip(ordered, maps, strict=True)
             ),
             legend_title="Classes" + (f" ({left_out})" if left_out else ""),
             legend=(*legend, Entry(DIFFERS, "another class")),
-            bar=ColourBar(COLUMNS.index("KL"), heat()),
+            bar=ColourBar(COLUMNS.index("KL"), heat(), most),
         ),
         path,
     )
@@ -78,6 +79,7 @@ def _tiles(
     live: NDArray[np.uint8],
     said: NDArray[np.uint8],
     colours: NDArray[np.uint8],
+    most: float,
 ) -> tuple[Tile, ...]:
     seen = row.seen
     shown = _at_pixels(seen.mask.astype(np.float32), seen) > 0.5
@@ -85,15 +87,28 @@ def _tiles(
     share = float(differ.sum() / max(1, shown.sum()))
     pale = np.asarray(255 - (255 - _grey(seen.image)) * 0.25, np.uint8)
     pale[differ] = DIFFERS
-    steps = (_at_pixels(seen.kl.astype(np.float32), seen) / MOST_NATS).clip(0, 1) * 255
+    steps = (_at_pixels(seen.kl.astype(np.float32), seen) / most).clip(0, 1) * 255
     warm = heat()[steps.round().astype(np.uint8)]
     return (
         Tile(seen.image, row.frame_id, smooth=True),
         Tile(_hidden(colourise(live, colours), shown), _accuracy(live, seen.label)),
         Tile(_hidden(colourise(said, colours), shown), _accuracy(said, seen.label)),
         Tile(_hidden(pale, shown), f"{share:.1%} of the pixels"),
-        Tile(_hidden(warm, shown), f"mean {row.mean_kl:.3f} nats"),
+        Tile(_hidden(warm, shown), f"mean {nats(row.mean_kl)}"),
     )
+
+
+def _most_nats(rows: Sequence[MirroredRow]) -> float:
+    """What the brightest colour stands for: nearly the highest KL of a cell that shows a frame."""
+    cells = np.concatenate([row.seen.kl[row.seen.mask] for row in rows])
+    most = float(np.quantile(cells, BRIGHTEST)) if cells.size else 0.0
+    return most if most > 0 else float(cells.max(initial=0.0)) or 1.0
+
+
+def nats(value: float) -> str:
+    """A KL divergence in three digits, 0.123 nats, or as a power of ten: 1.2e-05 nats."""
+    small = 0 < value < 0.01
+    return f"{value:.1e} nats" if small else f"{value:.3f} nats"
 
 
 def _accuracy(made: NDArray[np.uint8], label: NDArray[np.uint8] | None) -> str:

@@ -46,6 +46,7 @@ def iou_chart(
     *,
     title: str = "IoU by class",
     order: Literal["given", "best"] = "given",
+    colours: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw the IoU of each class as bars, one a run, below the mIoU, as a PNG.
 
@@ -54,6 +55,7 @@ def iou_chart(
         runs: scores by the name of the run; all of the same classes.
         title: the first line.
         order: "given": as the classes are numbered; "best": by the IoU of the last run.
+        colours: of each run, where another chart shows it too; chosen here if left out.
 
     Raises:
         ConfigError: no runs, or their classes differ.
@@ -73,12 +75,12 @@ def iou_chart(
     step = len(runs) * BAR + BETWEEN
     page = Page(width, top + each * step + 34 + MARGIN // 2)
     page.text(MARGIN, MARGIN - 8, fitted(title, room, TITLE, bold=True), TITLE, bold=True)
-    colours = series_colours(list(runs))
+    colours = series_colours(list(runs)) if colours is None else colours
     page.key(MARGIN, MARGIN + TITLE + 12, key, colours)
     for number, panel in enumerate(panels):
         left = MARGIN + number * pitch + label
         axes = page.axes(left, top, bars, len(panel) * step)
-        _draw_bars(axes, panel, list(colours.values()), step)
+        _draw_bars(axes, panel, [colours[name] for name in runs], step)
         for position, (name, _) in enumerate(panel):
             shown = fitted(name, label - 10, bold=name == MEAN)
             middle = top + (position + 0.5) * step

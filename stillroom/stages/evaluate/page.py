@@ -48,7 +48,7 @@ class Page:
 
         if max(width, height) > LONGEST_SIDE:
             raise ConfigError(
-                f"a picture of {width}x{height} pixels is too large to draw "
+                f"a picture of {height}x{width} pixels is too large to draw "
                 f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
             )
         self.width, self.height = width, height

@@ -86,7 +86,8 @@ def prediction_sheet(
     headings = [
         f"{name} · mIoU {scores[name].miou:.3f}" if name in scores else name for name in models
     ]
-    truth, errors = (["label"], [f"errors of {judged}, in red"]) if labelled else ([], [])
+    only = " only" if len(models) > 1 else ""
+    truth, errors = (["label"], [f"errors of {judged}{only}, in red"]) if labelled else ([], [])
     colours = palette(classes)
     legend_title, legend = _legend(rows, classes, scores, labelled=labelled)
     return draw_sheet(

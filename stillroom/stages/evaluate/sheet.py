@@ -61,16 +61,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class ColourBar:
-    """Which value a column's colours mean: 0 at the left, 1 at the right.
+    """Which value a column's colours mean: 0 at the left, `most` at the right.
 
     Attributes:
         column: index of the column it stands below.
         colours: (256, 3) uint8.
+        most: the value of the last colour.
         mark: a value to mark, with `mark_name`.
     """
 
     column: int
     colours: NDArray[np.uint8]
+    most: float = 1.0
     mark: float | None = None
     mark_name: str = ""
 
@@ -187,8 +189,9 @@ def _draw_bar(page: Page, bar: ColourBar, left: int, top: int, width: int) -> No
         :, np.linspace(0, 255, width).round().astype(int)
     ])  # fmt: skip
     taken: list[tuple[float, float]] = []
-    marks = [] if bar.mark is None else [(bar.mark, f"{bar.mark_name} {bar.mark:.2f}")]
-    for value, words in (*marks, (0.0, "0"), (1.0, "1"), (0.5, "0.5")):
+    marks = [] if bar.mark is None else [(bar.mark / bar.most, f"{bar.mark_name} {bar.mark:.2f}")]
+    ticks = [(share, f"{share * bar.most:.2g}") for share in (0.0, 1.0, 0.5)]
+    for value, words in (*marks, *ticks):
         half = text_width(words, SMALL) / 2
         centre = min(max(value * width, half), width - half)
         if any(centre - half < end + 6 and centre + half > start - 6 for start, end in taken):

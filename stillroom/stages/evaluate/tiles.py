@@ -67,7 +67,7 @@ def valid_part(made: NDArray[np.uint8], valid: tuple[int, int] | None) -> NDArra
 def counted_frames(sizes: Sequence[tuple[int, ...]]) -> str:
     """How many frames of what size, for the line below a title; sizes are (H, W)."""
     different = sorted(set(sizes), reverse=True)
-    shown = ", ".join(f"{width} × {height}" for height, width in different[:3])
+    shown = ", ".join(f"{height}x{width}" for height, width in different[:3])
     more = ", …" if len(different) > 3 else ""
     return f"{len(sizes)} frame{'s' if len(sizes) > 1 else ''}, {shown}{more} pixels"
 

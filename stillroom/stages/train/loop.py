@@ -71,13 +71,15 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
         return finished
     for stream, dataset in job.streams.items():
         if dataset.skipped:
-            LOG.warning("stream %s: %d bad rows left out", stream, len(dataset.skipped))
+            count = len(dataset.skipped)
+            LOG.warning("stream %s: %d bad row%s left out", stream, count, "s" * (count > 1))
     device = torch.device(job.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = new_learner(job.student, job.objective, job.settings, device)
         if checkpoint is not None:
             learner.restore(checkpoint)
-            LOG.info("run %s: resuming at step %d of %d", folder, learner.step, job.steps)
+            # A warning, since only those are shown: the run may have been meant to be a new one.
+            LOG.warning("run %s: resuming at step %d of %d", folder, learner.step, job.steps)
         _run(job, learner, device, about)
     return _finish(job, learner, about)
 
@@ -147,8 +149,8 @@ def _gradients_due(job: TrainJob, step: int) -> bool:
 def _log(job: TrainJob, learner: Learner, lr: float, step: Step, metrics: Metrics) -> None:
     if step.gradients:
         metrics.gradients(learner.step, job.epoch(learner.step), step.gradients)
-    if learner.step % job.settings.log_every and learner.step != job.steps:
-        return
+    if learner.step % job.settings.log_every and learner.step not in (1, job.steps):
+        return  # the first step has a line of its own: curves begin where training does
     learner.last = learner.window.mean()
     learner.window = Window()
     metrics.steps(learner.step, job.epoch(learner.step), lr, learner.last, learner.seconds)

@@ -2,7 +2,7 @@
 
 config.json         the resolved run file
 fingerprints.json   fingerprint of every artifact set that was read
-metrics.jsonl       one line each `log_every` steps, one for each validation
+metrics.jsonl       one line for the first step and each `log_every`, one for each validation
 events.out.*        the same for TensorBoard
 last.pt, best.pt    checkpoints
 model.safetensors   the network to use: averaged if there is an average, best if validated

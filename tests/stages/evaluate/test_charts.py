@@ -42,6 +42,13 @@ def test_bars_are_as_long_as_their_iou(tmp_path: Path, words: list[str]) -> None
     assert {"mIoU", "0.600", "1.000", "0.250", "0.550", "absent"} <= set(words)
 
 
+def test_a_run_can_be_given_the_colour_that_it_has_elsewhere(tmp_path: Path) -> None:
+    runs = {"a": scores(1.0), "b": scores(0.5)}
+    colours = {"b": "#0072b2", "not here": "#d55e00", "a": "#009e73"}
+    path = iou_chart(tmp_path / "iou.png", runs, colours=colours)
+    assert longest_run(path, BLUE) == pytest.approx([260, 260], abs=2)
+
+
 def test_classes_can_be_sorted_by_the_last_run_with_absent_ones_last(
     tmp_path: Path, words: list[str]
 ) -> None:
@@ -85,7 +92,8 @@ def test_curves_of_any_kind_stay_readable(tmp_path: Path, words: list[str]) -> N
         Panel("flat", {"lr": ([5], [0.01])}),
     ]
     curve_chart(tmp_path / "curves.png", panels, title="runs/student")
-    assert {"loss", "mIoU", "gaps", "many", "flat", "step", "cross_entropy"} <= set(words)
+    assert {"mIoU", "many", "flat", "step", "cross_entropy"} <= set(words)
+    assert {"loss (logarithmic axis)", "gaps (logarithmic axis)"} <= set(words)
     assert "nothing yet" not in words
 
 

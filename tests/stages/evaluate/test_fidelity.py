@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stillroom.stages.evaluate.equivariance import (
     FLIP,
@@ -20,6 +22,7 @@ from stillroom.stages.evaluate.equivariance import (
 )
 from stillroom.stages.evaluate.equivariance_sheet import MirroredRow, equivariance_sheet
 from stillroom.stages.evaluate.fidelity import FidelityTally, pixel_kl, spatial_kl
+from stillroom.stages.evaluate.heat import heat
 from stillroom.storage_specs.codecs import CODECS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -195,6 +198,23 @@ def test_the_sheet_is_drawn_worst_first(tmp_path: Path) -> None:
     assert max(rows, key=lambda row: row.mean_kl).frame_id == "bad"
     with pytest.raises(ConfigError):
         equivariance_sheet(path, [], "abc", title="t")
+
+
+@pytest.mark.parametrize("least", [1e-5, 3.0])
+def test_the_sheets_colours_reach_from_0_to_the_highest_kl(
+    tmp_path: Path, words: list[str], least: float
+) -> None:
+    seen = look(views_of((16, 24))[FLIP], frame(), pointwise)
+    kl = np.full_like(seen.kl, least)
+    kl[:, : kl.shape[1] // 2] = 0
+    row = MirroredRow("small", replace(seen, kl=kl, mask=np.ones_like(seen.mask)))
+    path = equivariance_sheet(tmp_path / "x.png", [row], "abc", title="t")
+    said = {1e-5: {"mean 5.0e-06 nats", "1e-05", "5e-06"}, 3.0: {"mean 1.500 nats", "3", "1.5"}}
+    assert said[least] <= set(words)
+    colours = {colour for _, colour in Image.open(path).getcolors(2**20) or []}
+    assert {tuple(heat()[0].tolist()), tuple(heat()[255].tolist())} <= colours
+    equivariance_sheet(path, [replace(row, seen=replace(seen, kl=0 * kl))], "abc", title="t")
+    assert "mean 0.000 nats" in words
 
 
 def test_upsampled_classes_cover_the_frame() -> None:

@@ -75,13 +75,13 @@ def test_a_prediction_sheet_has_a_column_for_everything(tmp_path: Path, words: l
     row = prediction_row(predictions={"fpn": LABEL.clip(0, 1), "student": PREDICTION})
     found = {"fpn": scores(0.75), "student": scores(0.5)}
     assert prediction_sheet(path, [row, row], CLASSES, scores=found, title="test") == path
-    assert words[:2] == ["test", "2 frames, 16 × 12 pixels"]
+    assert words[:2] == ["test", "2 frames, 12x16 pixels"]
     assert words[2:7] == [
         "frame",
         "label",
         "fpn · mIoU 0.750",
         "student · mIoU 0.500",
-        "errors of student, in red",
+        "errors of student only, in red",
     ]
     assert words.count("seq/frame_01") == 2
     assert words.count("pixel accuracy 1.000") == 2
@@ -103,7 +103,7 @@ def test_pictures_show_each_class_in_its_colour_over_its_share(tmp_path: Path) -
 def test_errors_of_another_model_can_be_asked_for(tmp_path: Path, words: list[str]) -> None:
     row = prediction_row(predictions={"fpn": PREDICTION, "student": PREDICTION})
     prediction_sheet(tmp_path / "sheet.png", [row], CLASSES, errors_of="fpn")
-    assert "errors of fpn, in red" in words
+    assert "errors of fpn only, in red" in words
     with pytest.raises(ConfigError, match="no prediction 'other'; there are: fpn, student"):
         prediction_sheet(tmp_path / "sheet.png", [row], CLASSES, errors_of="other")
 
@@ -118,6 +118,7 @@ def test_a_frame_without_a_label_leaves_empty_fields(tmp_path: Path, words: list
     rows = [prediction_row(), prediction_row(label=None)]
     prediction_sheet(tmp_path / "sheet.png", rows, CLASSES)
     assert words.count("no label") == 2
+    assert "errors of student, in red" in words  # there is no other whose errors are not shown
 
 
 def test_with_150_classes_the_legend_names_those_that_can_be_seen(

@@ -135,9 +135,9 @@ def test_the_lines_of_metrics_hold_means_of_every_term(make_job):
     result = train(job)
     assert [p.step for p in steps] == list(range(1, 10))
     found = [line for line in lines(job) if "loss" in line]
-    assert [line["step"] for line in found] == [2, 4, 6, 8, 9]
+    assert [line["step"] for line in found] == [1, 2, 4, 6, 8, 9]
     names = {f"camvid/{label}" for label in job.objective.labels} | {"rest/probability_l2/fpn"}
-    for line, start in zip(found, (0, 2, 4, 6, 8), strict=True):
+    for line, start in zip(found, (0, 1, 2, 4, 6, 8), strict=True):
         window = steps[start : line["step"]]
         assert set(line["terms"]) == names
         assert line["loss"] == pytest.approx(sum(p.loss for p in window) / len(window))
@@ -373,6 +373,18 @@ def test_bad_rows_are_told(make_job, make_cache, tmp_path, caplog):
     job = make_job("run", steps=1, streams={"holes": {"batch": 4}})
     assert train(job).skipped == {"holes": 2}
     assert "stream holes: 2 bad rows left out" in caplog.text
+    make_cache(tmp_path / "cache", source="hole", bad=(1,))
+    train(make_job("other", steps=1, streams={"hole": {"batch": 4}}))
+    assert "stream hole: 1 bad row left out" in caplog.text
+
+
+def test_a_run_that_resumes_says_so_where_it_is_seen(make_job, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job("run", on_step=stop_at(4)))
+    assert "resuming" not in caplog.text
+    train(make_job("run"))
+    told = [record for record in caplog.records if "resuming at step 4 of 6" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING]  # what is lower is not shown
 
 
 def test_a_student_learns_what_is_in_the_cache(make_job):
