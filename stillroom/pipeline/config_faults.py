@@ -97,21 +97,25 @@ def _describe(schema: Any, group: list[dict[str, Any]]) -> str:
         return f"expected {wanted}; got {fault['input']!r}"
     if fault["type"] == "missing":
         return "required, but not given"
-    if fault["type"] == "union_tag_invalid":
-        known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
-        key, name = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]["tag"]
-        hint, every = nearest(name, known), f"known: {', '.join(known)}"
-        return f"no {key} {name!r}{hint}" + ("" if hint.endswith(every) else f" {every}")
-    if fault["type"] == "union_tag_not_found":
-        known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
-        key = fault["ctx"]["discriminator"].strip("'")
-        return f"give its `{key}`; known: {', '.join(known)}"
+    if fault["type"].startswith("union_tag_"):
+        return _describe_tag(schema, fault)
     expected = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in group)
     said = ", or: ".join(expected)
     if isinstance(fault.get("input"), dict):
         return said  # the place names the section, and whoever wrote it can see the rest
     got = repr(fault.get("input"))
     return f"{said}; got {got if len(got) < 80 else got[:77] + '...'}"
+
+
+def _describe_tag(schema: Any, fault: dict[str, Any]) -> str:
+    """Of a section whose `kind` or `name` is missing or none that there is."""
+    known = list(_locate(schema, fault["loc"]).schema["discriminator"]["mapping"])
+    key, name = fault["ctx"]["discriminator"].strip("'"), fault["ctx"].get("tag")
+    every = f"known: {', '.join(known)}"
+    if name is None:
+        return f"give its `{key}`; {every}"
+    hint = nearest(name, known)
+    return f"no {key} {name!r}{hint}" + ("" if hint.endswith(every) else f" {every}")
 
 
 def _locate(root: Any, loc: Sequence[int | str]) -> _Place:
