@@ -49,7 +49,10 @@ class _Rate(ProgressColumn):
 
 
 class _Bars:
-    """A rich progress display that is on for the length of a with-block."""
+    """A rich progress display, on from the first that there is to show to a with-block's end.
+
+    So no empty bar stands above an error that comes before the work does.
+    """
 
     def __init__(self, unit: str) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
@@ -66,11 +69,11 @@ class _Bars:
         )
 
     def __enter__(self) -> Any:
-        self._bars.start()
         return self
 
     def _moved(self) -> None:
-        """Say now and then where things are if no bar can move: in a file, in a job's log."""
+        """Show the bars, or say now and then where things are if none can move: in a job's log."""
+        self._bars.start()
         if self.console.is_terminal or time.monotonic() - self._said < LOG_SECONDS:
             return
         self._said = time.monotonic()
@@ -87,7 +90,8 @@ class _Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
 
 class BuildBars(_Bars):
@@ -110,6 +114,7 @@ class BuildBars(_Bars):
                     completed=plan.frames - plan.missing_frames,
                     note="",
                 )
+        self._moved()
 
     def event(self, event: BuildEvent) -> None:
         """Move a bar, or say what failed."""
@@ -163,12 +168,8 @@ class SweepBars(_Bars):
         self._all = self._bars.add_task(f"sweep {path}", total=total, note="", has_rate=False)
         self._tasks: dict[Work, TaskID] = {}
 
-    def __enter__(self) -> SweepBars:
-        return self  # the bars of a build may come first
-
     def event(self, event: ChildEvent) -> None:
         """Add, move or take away a student's bar; say what has ended, and how."""
-        self._bars.start()
         work, said = event.work, event.said
         if event.kind == "begun":
             self._tasks[work] = self._bars.add_task(work.name, total=None, note="starting")

@@ -135,6 +135,16 @@ def test_a_users_error_is_one_message_and_exit_code_2(
     assert not said.stdout
 
 
+@pytest.mark.parametrize("command", [["cache", "build"], ["train"], ["eval", "teacher:nobody"]])
+def test_no_empty_bar_stands_above_an_error_that_comes_first(
+    run_file: Path, command: list[str]
+) -> None:
+    wrong = ["--set", 'teachers.tiny.weights="nope.pth"']
+    done = CliRunner().invoke(main, [*command, str(run_file), *wrong])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+
+
 def test_a_folder_of_somebody_elses_is_no_run_folder(run_file: Path) -> None:
     Path("foreign").mkdir()
     Path("foreign/config.json").write_text('{"architectures": ["Segformer"]}')
