@@ -1,4 +1,4 @@
-"""One teacher on one source, live against its cached word, frame by frame."""
+"""One teacher on one source, live against its cached output, frame by frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a teacher's cached word looks like over a whole source, in pieces that merge.
+"""What a teacher's cached output looks like over a whole source, in pieces that merge.
 
 What a threshold keeps is told by the rule that makes pseudo-labels: logits upsampled to the frame's
 pixels, softmax, the highest probability at or above the threshold. Without logits the cached

@@ -61,7 +61,7 @@ class ClipFlow(Protocol):
 
 
 class KeptFlow:
-    """A flow model whose word is kept in a folder, so that each pair of frames is computed once.
+    """A flow model whose output is kept in a folder, so that each pair of frames is computed once.
 
     A pair is found by the pixels of its frames and the model's identity, wherever the frames come
     from; the device does not matter, so that a model is followed on a CPU along the flow that a

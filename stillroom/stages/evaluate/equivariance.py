@@ -1,7 +1,7 @@
-"""Is a teacher's word on a frame, warped, its word on the warped frame?
+"""Is a teacher's output on a frame, warped, its output on the warped frame?
 
 Students see views: scaled, cropped, mirrored. Their targets are the cached ones, warped as the
-frame was (stages/geometry.py), not the teacher's word on the view itself. For a network whose
+frame was (stages/geometry.py), not the teacher's output on the view itself. For a network whose
 answer moves with its input (is equivariant) that is the same; for real ones this measures how far
 it is not.
 """
@@ -63,7 +63,7 @@ class CachedFrame:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One frame through one view: the teacher live on it, and its cached word, warped.
+    """One frame through one view: the teacher live on it, and its cached output, warped.
 
     image: (H, W, 3) uint8; label: (H, W) uint8 or None
     live, said: logits (C, h, w)
@@ -136,10 +136,10 @@ class ViewFidelity:
     """What warping costs in one view, over some frames.
 
     Attributes:
-        kl: nats a cell, of the teacher live against its cached word warped; mean.
+        kl: nats a cell, of the teacher live against its cached output warped; mean.
         agreement: share of the cells with the same best class.
         live, said: scores of both against the warped label; None where there is no label.
-        gain, gain_error: by how much more of a labelled frame's pixels the live word is right; mean
+        gain, gain_error: by how much more of a labelled frame's pixels the live output is right; mean
             over frames, and its standard error.
     """
 
@@ -154,12 +154,12 @@ class ViewFidelity:
 
     @property
     def told(self) -> bool:
-        """Whether the frames tell which word is the better one: two standard errors."""
+        """Whether the frames tell which output is the better one: two standard errors."""
         return abs(self.gain) > 2 * self.gain_error
 
     @property
     def cost(self) -> float | None:
-        """MIoU that the warped word lacks of the live one; below 0 where it is the better one."""
+        """MIoU that the warped output lacks of the live one; below 0 where it is the better one."""
         return None if self.live is None or self.said is None else self.live.miou - self.said.miou
 
     def document(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def recommend(found: Sequence[ViewFidelity]) -> list[str]:
 
 def _on_flips(one: ViewFidelity) -> str:
     differs = (
-        "flip: on mirrored frames the teacher differs from its mirrored word in "
+        "flip: on mirrored frames the teacher differs from its mirrored output in "
         f"{_differing(one):.1%} of the cells"
     )
     todo = "set train.view.flip = false, or cache a mirrored copy of the source as a source"
@@ -252,26 +252,26 @@ def _on_flips(one: ViewFidelity) -> str:
     if one.cost > COSTLY:
         return f"{differs} and is the better one ({scores}): {todo}"
     if one.cost < -COSTLY:
-        return f"{differs}, and the mirrored word is the better one ({scores}): flip"
+        return f"{differs}, and the mirrored output is the better one ({scores}): flip"
     return f"{differs}, and both are as right ({scores}): train.view.flip = true costs nothing"
 
 
 def _on_scales(scales: dict[float, ViewFidelity]) -> str:
     if all(one.cost is None for one in scales.values()):
         bad = [scale for scale, one in scales.items() if _differing(one) > DIFFERENT]
-        what = f"differs from its live word in more than {DIFFERENT:.0%} of the cells"
+        what = f"differs from its live output in more than {DIFFERENT:.0%} of the cells"
     else:
         bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.told]
-        what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live word"
+        what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live output"
     if not bad:
-        return f"scale: nowhere from {min(scales):g} to {max(scales):g} the warped word {what}"
+        return f"scale: nowhere from {min(scales):g} to {max(scales):g} the warped output {what}"
     low = max((scale for scale in bad if scale < 1), default=None)
     high = min((scale for scale in bad if scale > 1), default=None)
     keep = [scale for scale in (*scales, 1.0)
             if (low is None or scale > low) and (high is None or scale < high)]  # fmt: skip
     listed = ", ".join(f"{scale:g}" for scale in bad)
     return (
-        f"scale: at {listed} the warped word {what}: "
+        f"scale: at {listed} the warped output {what}: "
         f"train.view.scale = [{min(keep):g}, {max(keep):g}] keeps clear of it"
     )
 

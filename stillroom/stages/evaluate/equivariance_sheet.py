@@ -1,4 +1,4 @@
-"""A sheet of mirrored frames: the teacher on them, and its cached word mirrored, worst first."""
+"""A sheet of mirrored frames: the teacher on them, and its cached output mirrored, worst first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.evaluate.equivariance import Seen
 
-COLUMNS = ("mirrored frame", "teacher on it", "cached word, mirrored", "where they differ", "KL")
+COLUMNS = ("mirrored frame", "teacher on it", "cached output, mirrored", "where they differ", "KL")
 DIFFERS: Colour = (28, 31, 36)  # no class has it: `palette` keeps away from black
 BRIGHTEST = 0.99  # of the cells: a few that are worse than all others leave the others visible
 
@@ -60,7 +60,7 @@ def equivariance_sheet(
         Sheet(
             title=title,
             subtitle=f"{len(ordered)} frame{'s' * (len(ordered) > 1)}, the worst first; KL of the "
-            f"teacher live against its cached word, from 0 to {nats(most)} and more",
+            f"teacher live against its cached output, from 0 to {nats(most)} and more",
             columns=COLUMNS,
             rows=tuple(
                 _tiles(row, live, said, colours, most)

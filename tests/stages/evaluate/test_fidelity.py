@@ -165,7 +165,7 @@ def scored(
     [
         (scored(FLIP, 0.7, 0.68), "train.view.flip = false"),
         (scored(FLIP, 0.7, 0.695), "costs nothing"),
-        (scored(FLIP, 0.68, 0.7), "mirrored word is the better one"),
+        (scored(FLIP, 0.68, 0.7), "mirrored output is the better one"),
         (scored(FLIP, 0.7, 0.68, error=0.02), "4 frames cannot tell"),
         (scored(FLIP, None, 0, 0.9), "no label says who is right"),
         (scored(FLIP, None, 0, 0.99), "costs little"),
@@ -181,7 +181,7 @@ def test_what_is_recommended_about_scales() -> None:
              scored("scale 1.5", 0.7, 0.7), scored("scale 2", 0.7, 0.6)]  # fmt: skip
     assert "nowhere" in recommend([scored("scale 0.5", 0.7, 0.6, error=0.1)])[0]
     (line,) = recommend(views)
-    assert "at 0.5, 2 the warped word" in line
+    assert "at 0.5, 2 the warped output" in line
     assert "train.view.scale = [0.75, 1.5]" in line
     assert "nowhere from 0.75 to 1.5" in recommend(views[1:3])[0]
     assert "keeps clear" in recommend([scored("scale 2", None, 0, 0.8)])[0]
