@@ -83,8 +83,8 @@ class Targets:
         """Everything the bytes of a set depend on, as JSON; its sha256 is the fingerprint.
 
         artifacts: those of the set; all of the run's if left out
-        model: where the teacher, or model of motion, has been built, its own account of the device is
-            taken; else the run file's, and "auto" there agrees with whatever the cache says
+        model: where the teacher, or model of motion, has been built, its own account of the device
+            is taken; else the run file's, and "auto" there agrees with whatever the cache says
         """
         artifacts = self.artifacts(source, set_name) if artifacts is None else artifacts
         height, width = self.run.cache.canvas

@@ -139,8 +139,8 @@ class ViewFidelity:
         kl: nats a cell, of the teacher live against its cached output warped; mean.
         agreement: share of the cells with the same best class.
         live, said: scores of both against the warped label; None where there is no label.
-        gain, gain_error: by how much more of a labelled frame's pixels the live output is right; mean
-            over frames, and its standard error.
+        gain, gain_error: by how much more of a labelled frame's pixels the live output is right;
+            mean over frames, and its standard error.
     """
 
     view: str
