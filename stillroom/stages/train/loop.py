@@ -117,11 +117,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
             watch.see(step.terms, learner.step)
             learner.seconds += time.perf_counter() - began
             _log(job, learner, lr, step, metrics)
-            try:
-                scores = _validate(job, learner, metrics, about)
-            except Exception:
-                _save(job, learner, about)  # what training has come to is not validation's to lose
-                raise
+            scores = _validate(job, learner, metrics, about)
             if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
                 _save(job, learner, about)
                 metrics.flush()

@@ -203,16 +203,6 @@ def test_a_best_checkpoint_that_is_gone_is_not_claimed_for_the_last_weights(make
     assert "best.pt is gone: the model is that of the last step, not of step 2" in caplog.text
 
 
-def test_a_validation_that_fails_loses_no_step(make_job):
-    def fail(student):
-        raise ValueError("no frame could be read")
-
-    job = make_job("run", validate_with=fail, **{**EVERYTHING, "checkpoint_every": 100})
-    with pytest.raises(ValueError, match="no frame"):
-        train(job)
-    assert checkpoint(job)["step"] == 4
-
-
 def test_validation_is_not_time_that_steps_take(make_job):
     def validate(student):
         time.sleep(0.2)
