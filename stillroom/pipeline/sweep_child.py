@@ -100,17 +100,17 @@ def _do(task: dict[str, Any], tell: Teller) -> None:
     record = Path(task["record"])
     found: dict[str, Any] = {}
     model = f"teacher:{task['teacher']}"
-    held_before: list[float | None] = []
+    earlier: float | None = 0.0  # MB, of the process that trained, if it was another
     if task["teacher"] is None:
         trained = train_run(run, tell.step)
-        if trained.already_finished:  # in another process
-            held_before.append((read_json(record) or {}).get("peak_memory_mb"))
+        if trained.already_finished:
+            earlier = (read_json(record) or {}).get("peak_memory_mb")
         found["train"] = train_result(trained).document
         model = str(record.parent)
     video = run.evaluate is not None and run.evaluate.video is not None
     found["test"] = evaluate_model(run, model, Asked(video=video), tell.frames).document()
-    held = [*held_before, peak_memory_mb()]
-    peak = None if None in held else max(each for each in held if each is not None)
+    here = peak_memory_mb()
+    peak = None if earlier is None or here is None else max(earlier, here)
     write_json(record, {**found, "peak_memory_mb": peak, **task["keep"]})
 
 
