@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.compressors import compress, compressor_from_dict, decompress

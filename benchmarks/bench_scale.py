@@ -91,8 +91,8 @@ def make_images(root: Path, frames: int) -> Path:
 COMMIT_ALL = """
 import sys
 from pathlib import Path
-from stillroom.pipeline.plan import plan_build
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.build.plan import plan_build
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.targets import open_targets
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.storage_specs.layout import part_path
@@ -140,8 +140,8 @@ found = {"saved": saved, "save_s": time.perf_counter() - began}
 PLAN = """
 import sys, time
 from pathlib import Path
-from stillroom.pipeline.plan import plan_build
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.build.plan import plan_build
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.targets import open_targets
 run = load_run(Path(sys.argv[1]))
 began = time.perf_counter()
@@ -154,8 +154,8 @@ found = {"list_source_s": listed - began, "plan_s": time.perf_counter() - listed
 BUILD = """
 import sys, time
 from pathlib import Path
-from stillroom.pipeline.build import build
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.run_file.loading import load_run
 began = time.perf_counter()
 report = build(load_run(Path(sys.argv[1])))
 found = {"frames": report.frames, "seconds": time.perf_counter() - began}

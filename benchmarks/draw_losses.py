@@ -24,7 +24,7 @@ import torch
 from loss_maps import Shown, Views
 from map_page import draw
 
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.models.student import build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.camvid import CamVidConfig

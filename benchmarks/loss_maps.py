@@ -10,7 +10,7 @@ from unittest.mock import patch
 import numpy as np
 from map_page import Cell
 
-from stillroom.stages.evaluate.palette import palette
+from stillroom.stages.pictures.palette import palette
 from stillroom.stages.sources.camvid import CLASSES
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from stillroom.stages.evaluate.heat import heat
-from stillroom.stages.evaluate.page import (
+from stillroom.stages.pictures.heat import heat
+from stillroom.stages.pictures.page import (
     FAINT,
     INK,
     KEY_HEIGHT,
@@ -22,7 +22,7 @@ from stillroom.stages.evaluate.page import (
     key_lines,
     text_width,
 )
-from stillroom.stages.evaluate.tiles import PADDING
+from stillroom.stages.pictures.tiles import PADDING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from stillroom.pipeline.sweep_file import load_sweep
+from stillroom.pipeline.sweep.file import load_sweep
 from stillroom.pipeline.training import check_terms
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
 
 STEPS = 6
 

@@ -10,7 +10,7 @@ from loss_maps import COLOURS, KEY, Shown, Views, each_pixel, numbers
 from map_page import Cell, Picture, Scale, scale_of
 from torch import Tensor
 
-from stillroom.stages.evaluate.palette import colourise
+from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.losses import (
     attention_transfer,

@@ -6,8 +6,8 @@ import numpy as np
 from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
 from map_page import Cell, Picture, Scale, scale_of
 
-from stillroom.stages.evaluate.palette import colourise
 from stillroom.stages.geometry import IGNORE_LABEL, upsample_logits
+from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.losses import (
     augmented_pixelwise,

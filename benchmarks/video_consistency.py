@@ -26,19 +26,19 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 
 from stillroom.pipeline.open_model import open_model
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.evaluate.clip import ClipResult, Step, measure_clip
-from stillroom.stages.evaluate.consistency_sheet import (
-    SteadyRow,
-    consistency_chart,
-    consistency_sheet,
-)
-from stillroom.stages.evaluate.film import ComparedClip, comparison_film
-from stillroom.stages.evaluate.flow_sheet import FlowRow, flow_sheet
 from stillroom.stages.evaluate.predict import StudentPredictor, TeacherPredictor
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
 from stillroom.stages.models.teacher import Teacher, TeacherConfig, build_teacher
+from stillroom.stages.pictures.consistency_sheet import (
+    SteadyRow,
+    consistency_chart,
+    consistency_sheet,
+)
+from stillroom.stages.pictures.film import ComparedClip, comparison_film
+from stillroom.stages.pictures.flow_sheet import FlowRow, flow_sheet
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses.conv_lstm import ConvLstm

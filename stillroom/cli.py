@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from stillroom import __version__
-from stillroom.cli_cache import cache
-from stillroom.cli_options import JSON, RUN_FILE, SET, example, print_shown
-from stillroom.cli_sweep import sweep
+from stillroom.commands.cache import cache
+from stillroom.commands.options import JSON, RUN_FILE, SET, example, print_shown
+from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
 
 
@@ -58,17 +58,16 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 
     With no [[terms]] that name a teacher this trains a baseline, or a teacher.
     """
-    from stillroom.pipeline import progress, show_students
-    from stillroom.pipeline.run_file import load_run
-    from stillroom.pipeline.training import check_terms, train_run
+    from stillroom.commands import progress
+    from stillroom.commands.show import students
+    from stillroom.pipeline.run_file.loading import load_run
+    from stillroom.pipeline.training import check_terms
 
     run = load_run(run_file, overrides)
     if check:
-        print_shown(show_students.term_checks(check_terms(run)), as_json)
+        print_shown(students.term_checks(check_terms(run)), as_json)
         return
-    with progress.TrainBar(run.train.path if run.train is not None else "") as bar:
-        result = train_run(run, bar.step)
-    print_shown(show_students.train_result(result), as_json)
+    print_shown(students.train_result(progress.train_with_bar(run)), as_json)
 
 
 @main.command(
@@ -106,14 +105,15 @@ def evaluate(
 
     The frames are those of [evaluate] in the run file, its clips those of [evaluate].video.
     """
-    from stillroom.pipeline import progress, show_evaluation
+    from stillroom.commands import progress
+    from stillroom.commands.show import scores
     from stillroom.pipeline.evaluation import Asked, evaluate_models
-    from stillroom.pipeline.run_file import load_run
+    from stillroom.pipeline.run_file.loading import load_run
 
     run = load_run(run_file, overrides)
     with progress.StageBars("frames") as bars:
         found = evaluate_models(run, models, Asked(**asked), bars.advance)
-    print_shown(show_evaluation.evaluations(found), as_json)
+    print_shown(scores.evaluations(found), as_json)
 
 
 @main.command(epilog=example("stillroom demo --out runs/demo"))
@@ -125,8 +125,10 @@ def evaluate(
 @JSON
 def demo(out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """The whole path on scenes that it makes itself; under ten minutes on a laptop."""
-    from stillroom.pipeline import progress, show_students
-    from stillroom.pipeline.demo import run_demo
+    from stillroom.commands import progress
+    from stillroom.commands.show import students
+    from stillroom.pipeline.demo import Steps, run_demo
 
-    result = run_demo(out, overrides, progress.Narrator())
-    print_shown(show_students.demo_result(result), as_json)
+    steps = Steps(progress.build_with_bars, progress.train_with_bar, progress.evaluate_with_bar)
+    result = run_demo(out, overrides, progress.Narrator(), steps)
+    print_shown(students.demo_result(result), as_json)

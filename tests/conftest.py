@@ -2,12 +2,19 @@
 
 shared_data   the folder of real CamVid, COCO and weights; skips with a reason where it is absent
 bucket        an empty bucket of an S3 server on this machine, which the environment points at
+run_document  a run small enough for a second, as a dict: a labelled source "street", an unlabelled
+              one "more", a teacher "tiny" and a student, networks of two layers
+run_file      the same on disk, and the working folder set to where it lies
+artifact_bytes  what two builds of one cache must have in common
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # Before torch is imported: tests run side by side, and a thread each is fastest for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -103,3 +110,125 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket
     client.create_bucket(Bucket=made.name)
     yield made
     client.close()
+
+
+NETWORKS = '''
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    """Stride 4; what it computes follows from its seed."""
+
+    def __init__(self, classes, seed, width=6):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Conv2d(3, width, 4, 4)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    @property
+    def classifier_weight(self):
+        return self.classifier.weight[:, :, 0, 0]
+
+    def forward(self, images):
+        features = self.body(images).relu()
+        return {"logits": 3 * self.classifier(features), "features": {"penultimate": features}}
+
+
+def teacher(classes=9, seed=0):
+    return Tiny(classes, seed)
+
+
+def student(num_classes, seed=7):
+    return Tiny(num_classes, seed)
+
+
+class NotFinite(Tiny):
+    """Says NaN of every frame whose first pixel is brighter than `above`."""
+
+    def forward(self, images):
+        said = super().forward(images)
+        bright = images[:, :, 0, 0].mean(1) > 0
+        said["logits"][bright] = float("nan")
+        return said
+
+
+def sometimes_nan(classes=9, seed=0):
+    return NotFinite(classes, seed)
+'''
+
+
+@pytest.fixture
+def run_document() -> dict[str, Any]:
+    return {
+        "sources": {
+            "street": {
+                "kind": "demo", "clips": 5, "frames_per_clip": 2, "height": 32, "width": 48,
+            },
+            "more": {
+                "kind": "demo", "clips": 3, "frames_per_clip": 2, "height": 32, "width": 48,
+                "seed": 5, "labelled": False,
+            },
+        },
+        "teachers": {
+            "tiny": {"kind": "python", "target": "tiny_networks:teacher", "device": "cpu"},
+        },
+        "cache": {
+            "path": "street.cache", "canvas": [32, 48],
+            "shard_frames": 4, "batch": 2, "threads": 1,
+            "artifacts": ["logits", "pseudo_label", "confidence", "features/penultimate"],
+            "threshold": 0.24,
+        },
+        "student": {"kind": "python", "target": "tiny_networks:student"},
+        "terms": [
+            {"name": "cross_entropy"},
+            {"name": "probability_l2", "teacher": "tiny", "weight": 4.0},
+        ],
+        "train": {
+            "path": "run",
+            "streams": {"street": {"batch": 3}, "more": {"batch": 2}},
+            "steps": 6,
+            "view": {"crop": [16, 24], "scale": [0.75, 1.5], "flip": True},
+            "log_every": 2,
+            "checkpoint_every": 2,
+        },
+        "evaluate": {"source": "street", "sheet_frames": 2},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run_file(run_document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tiny_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delitem(sys.modules, "tiny_networks", raising=False)
+    path = tmp_path / "run.toml"
+    path.write_text(as_toml(run_document))
+    return path
+
+
+def as_toml(document: dict[str, Any]) -> str:
+    """TOML with inline tables throughout; JSON's scalars and lists are TOML's."""
+
+    def inline(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(inline, value)) + "]"
+        return json.dumps(value)
+
+    return "\n".join(f"{key} = {inline(value)}" for key, value in document.items()) + "\n"
+
+
+@pytest.fixture
+def artifact_bytes() -> Callable[[Path], dict[str, str]]:
+    def digests(folder: Path) -> dict[str, str]:
+        """sha256 of everything in a cache but its manifest, whose seconds differ between builds."""
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and "manifest" not in path.relative_to(folder).parts
+        }
+
+    return digests

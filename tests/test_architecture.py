@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stillroom"
-FLOORS = {"storage_specs": 0, "stages": 1, "pipeline": 2, "cli": 3}
-CLI = sorted(path.name for path in PACKAGE.glob("cli*.py"))  # each of them on the top floor
+FLOORS = {"storage_specs": 0, "stages": 1, "pipeline": 2, "commands": 3, "cli": 4}
 DOORS = {  # a heavy dependency -> where its import may stand
     "ray": ("pipeline/",),
     "dask": ("pipeline/",),
-    "click": tuple(CLI),
+    "click": ("cli.py", "commands/"),
     "zarr": ("storage_specs/",),
     "obstore": ("storage_specs/files/store_client.py",),
     "torch": ("stages/",),
@@ -48,7 +47,7 @@ def floor(module: str) -> int | None:
     parts = module.split(".")
     if parts[0] != "stillroom" or len(parts) == 1:
         return None
-    return FLOORS["cli"] if f"{parts[1]}.py" in CLI else FLOORS.get(parts[1])
+    return FLOORS.get(parts[1])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -79,7 +78,8 @@ def test_caching_and_training_meet_only_in_the_cache() -> None:
 
 
 def test_the_pipeline_and_the_cli_import_heavy_dependencies_late() -> None:
-    for path in [*(PACKAGE / "pipeline").rglob("*.py"), *PACKAGE.glob("cli*.py")]:
+    rooms = [*(PACKAGE / "pipeline").rglob("*.py"), *(PACKAGE / "commands").rglob("*.py")]
+    for path in [*rooms, PACKAGE / "cli.py"]:
         for module, at_once in imports(path):
             if module.split(".")[0] in {"ray", "dask", "torch"}:
                 assert not at_once, f"{path} imports {module} at its top"

@@ -15,9 +15,9 @@ from PIL import Image
 
 import stillroom
 from stillroom.cli import main
-from stillroom.pipeline.config import RunConfig
-from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.sweep_file import SweepConfig, load_sweep
+from stillroom.pipeline.run_file.loading import load_run
+from stillroom.pipeline.run_file.sections import RunConfig
+from stillroom.pipeline.sweep.file import SweepConfig, load_sweep
 from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import StillroomError
 

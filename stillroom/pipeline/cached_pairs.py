@@ -13,7 +13,7 @@ from stillroom.storage_specs.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.evaluate.curve_chart import Panel, curve_chart
+from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.train.metrics import read_metrics
 
 if TYPE_CHECKING:

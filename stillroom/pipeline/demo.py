@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.preview import draw_preview
 from stillroom.pipeline.curves import CURVES
 from stillroom.pipeline.evaluation import Evaluation, draw_predictions, evaluate_model
 from stillroom.pipeline.open_model import open_model
-from stillroom.pipeline.preview import draw_preview
-from stillroom.pipeline.progress import CountBar, TrainBar, build_with_bars
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
 
 RUN_FILES = ("teacher.toml", "student.toml")
 
@@ -42,10 +42,22 @@ class DemoResult:
     run_files: tuple[Path, ...]
 
 
-def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) -> DemoResult:
+@dataclass(frozen=True)
+class Steps:
+    """How the demo does what other commands do as well."""
+
+    build: Callable[[RunConfig], object] = build
+    train: Callable[[RunConfig], object] = train_run
+    evaluate: Callable[[RunConfig, str], Evaluation] = evaluate_model
+
+
+def run_demo(
+    out: Path, overrides: Sequence[str], say: Callable[[str], None], steps: Steps = Steps()
+) -> DemoResult:
     """Do everything, or what is still to do of it, in the folder `out`.
 
     overrides: as --set, for every run of the demo
+    steps: how it builds, trains and scores: with progress bars, say
 
     Raises:
         CacheUnwritable: the folder cannot be written.
@@ -53,22 +65,22 @@ def run_demo(out: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
     teacher_file, student_file = write_run_files(out)
     teacher = load_run(teacher_file, overrides)
     say("drawing the labelled clips and keeping them in the cache")
-    build_with_bars(teacher)
+    steps.build(teacher)
     say("training the teacher on the labels")
-    _train(teacher)
+    steps.train(teacher)
     student = load_run(student_file, overrides)
     say("running the teacher once over labelled and unlabelled clips, into the cache")
-    build_with_bars(student)
+    steps.build(student)
     say("training the baseline: the small network on an eighth of the labels, alone")
     baseline = load_run(student_file, [*overrides, *_baseline(student, out)])
-    _train(baseline)
+    steps.train(baseline)
     say("training it again, from the cache: those labels, and the teacher on unlabelled clips")
-    _train(student)
+    steps.train(student)
     say("scoring all three on clips that none of them has seen")
     found = {
-        "teacher": _evaluate(teacher, str(out / "teacher")),
-        "baseline": _evaluate(baseline, str(out / "baseline")),
-        "distilled": _evaluate(student, str(out / "distilled")),
+        "teacher": steps.evaluate(teacher, str(out / "teacher")),
+        "baseline": steps.evaluate(baseline, str(out / "baseline")),
+        "distilled": steps.evaluate(student, str(out / "distilled")),
     }
     return DemoResult(found, tuple(_draw(student, out, found)), (teacher_file, student_file))
 
@@ -103,19 +115,9 @@ def _baseline(student: RunConfig, out: Path) -> list[str]:
     ]
 
 
-def _train(run: RunConfig) -> None:
-    with TrainBar(run.train.path if run.train is not None else "") as bar:
-        train_run(run, bar.step)
-
-
-def _evaluate(run: RunConfig, model: str) -> Evaluation:
-    with CountBar("eval", model) as bar:
-        return evaluate_model(run, model, on_frames=bar.advance)
-
-
 def _draw(run: RunConfig, out: Path, found: dict[str, Evaluation]) -> list[Path]:
     """The cache as contact sheets; the three networks side by side, in pictures and in bars."""
-    from stillroom.stages.evaluate.iou_chart import iou_chart
+    from stillroom.stages.pictures.iou_chart import iou_chart
 
     drawn = draw_preview(run.cache.path, None, 4, out / "cache.png")
     models = {name: open_model(run, str(out / name)) for name in found}

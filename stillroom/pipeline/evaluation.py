@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.open_model import Model
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.video import OnFrames, VideoEvaluation, VideoFootage
     from stillroom.stages.evaluate.cost import Cost
     from stillroom.stages.evaluate.evaluation import EvaluationResult
-    from stillroom.stages.evaluate.settings import EvaluateConfig
+    from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
     from stillroom.stages.sources.source import Source
 
 
@@ -107,7 +107,7 @@ def evaluate_models(
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
         CacheIncomplete: a run has not come to a model yet.
     """
-    from stillroom.stages.evaluate.page import make_place
+    from stillroom.stages.pictures.page import make_place
 
     settings = _settings(run)
     if asked.pictures is not None and not asked.video:
@@ -211,7 +211,7 @@ def draw_predictions(
     models, results: by the name that the picture shows
     """
     from stillroom.stages.evaluate.predict import Prediction, predictions
-    from stillroom.stages.evaluate.prediction_sheet import PredictionRow, prediction_sheet
+    from stillroom.stages.pictures.prediction_sheet import PredictionRow, prediction_sheet
     from stillroom.stages.sources.canvas import to_canvas
 
     settings = _settings(run)

@@ -18,7 +18,7 @@ from stillroom.stages.train.checkpoint import load_checkpoint
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.evaluate.predict import Predictor
 
 

@@ -23,7 +23,7 @@ from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.items import Items, PairItems
     from stillroom.stages.models.flow.flow_model import FlowModelConfig
     from stillroom.stages.models.teacher import Teacher, TeacherConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.config import as_document
 from stillroom.pipeline.curves import draw_curves
+from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.training_checks import (
     check_cache,
     check_objective,
@@ -29,7 +29,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.student import Student, StudentConfig
     from stillroom.stages.sources.source import Source
     from stillroom.stages.train.check import Check

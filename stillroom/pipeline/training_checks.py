@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.codes import CODE, readable_code, set_with
+from stillroom.pipeline.cache_tools.codes import CODE, readable_code, set_with
 from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
 from stillroom.stages.train.dataset import is_labelled
 from stillroom.stages.train.reads import LABELS, MOTION
@@ -16,7 +16,7 @@ from stillroom.storage_specs.layout import teacher_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stillroom.pipeline.config import RunConfig
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.geometry import ViewConfig
     from stillroom.stages.sources.open import SourceConfig

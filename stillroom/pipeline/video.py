@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.config import EXACT
+from stillroom.pipeline.run_file.sections import EXACT
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from stillroom.pipeline.config import RunConfig
     from stillroom.pipeline.open_model import Model
+    from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.stages.evaluate.evaluation_settings import VideoConfig
     from stillroom.stages.evaluate.footage import Footage, FootageScores
-    from stillroom.stages.evaluate.settings import VideoConfig
 
     OnFrames = Callable[[str, int, int], None]
 
@@ -130,7 +130,7 @@ def draw_video(
     folder: Path,
 ) -> None:
     """Draw the first clip that was measured: curves, what changes, the flow, and a film."""
-    from stillroom.stages.evaluate.clip_pictures import ClipPictures
+    from stillroom.stages.pictures.clip_pictures import ClipPictures
 
     scores = {name: one.scores for name, one in models.items()}
     pictures = ClipPictures(

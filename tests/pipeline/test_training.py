@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stillroom.pipeline.build import build
+from stillroom.pipeline.build.run import build
 from stillroom.pipeline.evaluation import Asked, evaluate_model
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import check_terms, train_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 

@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from stillroom.cli import main
-from stillroom.pipeline import show_sweep
-from stillroom.pipeline.run_file import load_run, parse_run
-from stillroom.pipeline.sweep import Hooks, plan_sweep, run_sweep
-from stillroom.pipeline.sweep_file import load_sweep
-from stillroom.pipeline.sweep_results import rows_of
+from stillroom.pipeline.run_file.loading import load_run, parse_run
+from stillroom.pipeline.sweep import tables
+from stillroom.pipeline.sweep.file import load_sweep
+from stillroom.pipeline.sweep.results import rows_of
+from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.video import follow_clips
 from stillroom.storage_specs.errors import ConfigError
 
@@ -239,7 +239,7 @@ def test_a_sweep_has_columns_along_clips_and_follows_them_once(
     assert len(followed) == 1
     assert len(followed[0]) == 12
     assert flow_files() == followed[0]  # no student has computed a flow
-    head, (line,) = show_sweep.summary(sweep, found.rows)
+    head, (line,) = tables.summary(sweep, found.rows)
     place = head.index("pixel accuracy") + 1
     assert head[place : place + 4] == ["TC", "TC, visible", "TC, shared", "pixels that stay"]
     records = [json.loads(Path(f"swept/ce-seed{seed}/sweep.json").read_text()) for seed in (0, 1)]
@@ -272,7 +272,7 @@ def test_a_sweep_without_clips_has_no_such_columns(
     train = {"seconds": 1.0, "steps": 1, "wait_seconds": 0.0}
     rows = rows_of(sweep, {sweep.students[0]: {"test": test, "train": train}})
     assert rows[-1].spread("tc") is None
-    assert "TC" not in show_sweep.summary(sweep, rows)[0]
+    assert "TC" not in tables.summary(sweep, rows)[0]
 
 
 @pytest.mark.slow

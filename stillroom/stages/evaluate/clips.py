@@ -13,7 +13,7 @@ from stillroom.storage_specs.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stillroom.stages.evaluate.settings import VideoConfig
+    from stillroom.stages.evaluate.evaluation_settings import VideoConfig
     from stillroom.stages.sources.source import Source
 
 

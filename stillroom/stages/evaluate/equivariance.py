@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
-from stillroom.stages.evaluate.fidelity import pixel_kl
+from stillroom.stages.evaluate.output_errors import pixel_kl
 from stillroom.stages.geometry import (
     View,
     apply_field,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from stillroom.stages.scenes.draw import draw
+from stillroom.stages.scenes.motion import flow_to_next
+from stillroom.stages.scenes.scene import CLASSES, DRAWING, Scene, build_scene
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.source import IGNORE, Frame
-from stillroom.stages.sources.street.draw import draw
-from stillroom.stages.sources.street.motion import flow_to_next
-from stillroom.stages.sources.street.scene import CLASSES, DRAWING, Scene, build_scene
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.train.order import steps_of
@@ -134,3 +134,10 @@ class TrainResult:
     skipped: Mapping[str, int]
     paths: Mapping[str, Path] = field(default_factory=dict)
     already_finished: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        return {
+            **asdict(replace(self, paths={})),
+            "paths": {name: str(path) for name, path in self.paths.items()},
+        }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stillroom.pipeline.build import build
-from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.verify import verify_cache
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.verify import verify_cache
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import CacheCorrupt
 from stillroom.storage_specs.store import Cache
 

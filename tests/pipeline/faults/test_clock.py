@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stillroom.pipeline.build import build
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import CacheUnwritable
 from stillroom.storage_specs.files import durable_files
 from stillroom.storage_specs.files.durable_files import host, sweep, write_whole

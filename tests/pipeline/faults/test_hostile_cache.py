@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stillroom.pipeline.build import build
-from stillroom.pipeline.inspect_cache import describe_cache
-from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.verify import verify_cache
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.info import describe_cache
+from stillroom.pipeline.cache_tools.verify import verify_cache
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.codecs import Raw
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, StillroomError
 from stillroom.storage_specs.fingerprint import fingerprint

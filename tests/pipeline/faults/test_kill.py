@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stillroom.pipeline.verify import verify_cache
+from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.storage_specs.errors import CacheIncomplete
 from stillroom.storage_specs.layout import STAGING
 

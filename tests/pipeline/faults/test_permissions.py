@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stillroom.pipeline.build import build
-from stillroom.pipeline.run_file import load_run
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.layout import STAGING
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.pipeline.build import build
-from stillroom.pipeline.run_file import load_run
-from stillroom.pipeline.verify import verify_cache
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.verify import verify_cache
+from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.codecs import Half, Raw
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
 from stillroom.storage_specs.manifest import FrameRow

@@ -19,14 +19,6 @@ from typing import Any
 def import_everything() -> None:
     """What a build imports, without calling it: a fork copies no threads."""
 
-    import stillroom.cli
-    import stillroom.pipeline.build
-    import stillroom.pipeline.progress
-    import stillroom.pipeline.ray_runner
-    import stillroom.pipeline.run_file
-    import stillroom.pipeline.show
-    import stillroom.pipeline.verify  # noqa: F401
-
 
 def run(order: dict[str, Any]) -> int:
     """The command line with these arguments, in this process; its exit code."""

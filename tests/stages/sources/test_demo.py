@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from stillroom.stages.scenes.draws import Draws, wave
+from stillroom.stages.scenes.scene import CLASSES, DRAWING, build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.open import SOURCES, SourceConfig, open_source
-from stillroom.stages.sources.street.draws import Draws, wave
-from stillroom.stages.sources.street.scene import CLASSES, DRAWING, build_scene
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 # Of frames 0, 13 and 63 of the default config. A change that moves them must raise `DRAWING`.

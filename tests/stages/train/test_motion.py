@@ -14,10 +14,10 @@ from torch import nn
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard, frames_and_labels
 from stillroom.stages.cache.items import FrameItems, PairItems
 from stillroom.stages.geometry import ViewConfig
+from stillroom.stages.scenes.motion import flow_between
+from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.pairs import PairsConfig, plan_pairs
-from stillroom.stages.sources.street.motion import flow_between
-from stillroom.stages.sources.street.scene import build_scene
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.motion import CachedMotion
 from stillroom.stages.train.photometric import PhotometricConfig

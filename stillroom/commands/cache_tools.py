@@ -1,0 +1,186 @@
+"""Tools of the group `cache`: measures of a cache, and new caches out of old ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
+
+
+@click.command(
+    epilog=example("stillroom cache fidelity examples/camvid.toml --codecs --plot mirrored.png")
+)
+@RUN_FILE
+@SET
+@click.option(
+    "--frames", type=click.IntRange(min=1), default=16, show_default=True, help="Of each source."
+)
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--codecs", is_flag=True, help="Try every other codec on the same live outputs.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path),
+    help="Also draw mirrored frames as a PNG; where there are several sets, each has its own, "
+    "whose name ends in -SOURCE-TEACHER.",
+)  # fmt: skip
+@JSON
+def fidelity(
+    run_file: Path,
+    overrides: tuple[str, ...],
+    frames: int,
+    source: str | None,
+    codecs: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the teachers again on a few frames: what did storing cost, and what does warping cost?
+
+    The second is what students meet: their targets are cached and then warped with the frame. It is
+    compared with the teacher live on the warped frame.
+    """
+    from stillroom.commands import progress
+    from stillroom.commands.show import measures
+    from stillroom.pipeline.cache_tools.fidelity import FidelityRequest, measure_fidelity
+    from stillroom.pipeline.run_file.loading import load_run
+
+    run = load_run(run_file, overrides)
+    request = FidelityRequest(frames, source, codecs, plot)
+    with progress.CountBar("fidelity", run.cache.path, "frames") as bar:
+        found = measure_fidelity(run, request, bar.advance)
+    print_shown(measures.fidelity(found), as_json)
+
+
+@click.command(
+    epilog=example("stillroom cache stats runs/camvid.cache --features penultimate --out stats.npz")
+)
+@CACHE
+@SET
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--features", metavar="LAYER", help="Also means and variances of features/LAYER.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE",
+    help="Where those of the features go: .npz or .safetensors.",
+)  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw charts as a PNG.")
+@RAY
+@JSON
+def stats(
+    cache_path: str,
+    overrides: tuple[str, ...],
+    source: str | None,
+    features: str | None,
+    out: Path | None,
+    plot: Path | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Count classes, confidence, and what each threshold would keep, and how right that is."""
+    from stillroom.commands import progress
+    from stillroom.commands.show import measures
+    from stillroom.pipeline.cache_tools.info import cache_folder
+    from stillroom.pipeline.cache_tools.statistics import StatsRequest, measure_stats
+
+    folder = cache_folder(cache_path, overrides)
+    with progress.CountBar("stats", folder, "shards") as bar:
+        request = StatsRequest(source, features, out, plot)
+        found = measure_stats(folder, request, ray_address=ray_address, on_shard=bar.advance)
+    print_shown(measures.stats(found), as_json)
+
+
+@click.command(epilog=example("stillroom cache size examples/camvid.toml"))
+@RUN_FILE
+@SET
+@JSON
+def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Frames, shards and bytes of each tier, measured on a few frames; writes nothing."""
+    from stillroom.commands import progress
+    from stillroom.commands.show import measures
+    from stillroom.pipeline.cache_tools.size import plan_size
+    from stillroom.pipeline.run_file.loading import load_run
+
+    with progress.CountBar("size", run_file, "sets") as bar:
+        found = plan_size(load_run(run_file, overrides), bar.advance)
+    print_shown(measures.sizes(found), as_json)
+
+
+@click.command(epilog=example("stillroom cache adapt run.toml --set adapt.fpn.channels=64"))
+@RUN_FILE
+@SET
+@JSON
+def adapt(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train an auto-encoder on cached features, and add its code of every frame. Resumes.
+
+    A code is a small artifact that students learn from by the terms adaptation and affinity. The
+    teachers and layers are those of the [adapt] sections.
+    """
+    from stillroom.commands import progress
+    from stillroom.commands.show import changes
+    from stillroom.pipeline.cache_tools.adapt import adapt_cache
+    from stillroom.pipeline.run_file.loading import load_run
+
+    run = load_run(run_file, overrides)
+    with progress.StageBars() as bars:
+        found = adapt_cache(run, bars.advance)
+    print_shown(changes.adapted(run.cache.path, found), as_json)
+
+
+@click.command(
+    epilog=example("stillroom cache transcode runs/camvid.cache small.cache --preset compact")
+)
+@click.argument("cache_path", metavar="CACHE")
+@click.argument("out", metavar="OUT")
+@click.option("--preset", help="fast, compact or exact; left out, all keeps the storage it has.")
+@click.option(
+    "--codec", "codecs", multiple=True, metavar="ARTIFACT=CODEC",
+    help="Store one artifact otherwise, e.g. --codec logits=half.",
+)  # fmt: skip
+@click.option("--shard-frames", type=click.IntRange(min=1), help="Frames in a shard.")
+@RAY
+@JSON
+def transcode(
+    cache_path: str,
+    out: str,
+    preset: str | None,
+    codecs: tuple[str, ...],
+    shard_frames: int | None,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Write the same frames in another tier, other codecs or other shards. Resumes.
+
+    The cache that is read stays as it is; no teacher runs.
+    """
+    from stillroom.commands import progress
+    from stillroom.commands.show import changes
+    from stillroom.pipeline.cache_tools.transcode import Change, transcode_cache
+    from stillroom.pipeline.run_file.loading import settings_of
+
+    change = Change(preset, settings_of(codecs, "--codec"), shard_frames)
+    with progress.CountBar("transcode", cache_path, "shards") as bar:
+        found = transcode_cache(
+            cache_path, out, change, ray_address=ray_address, on_shard=bar.advance
+        )
+    print_shown(changes.transcoded(out, found), as_json)
+
+
+@click.command(epilog=example("stillroom cache copy runs/camvid.cache /mnt/big/camvid.cache"))
+@click.argument("cache_path", metavar="CACHE")
+@click.argument("out", metavar="OUT")
+@click.option("--source", help="Only this source; all of them if left out.")
+@click.option("--set", "set_name", help='Only this set, "frames" or a teacher; else all.')
+@JSON
+def copy(
+    cache_path: str, out: str, source: str | None, set_name: str | None, as_json: bool
+) -> None:
+    """Copy a cache, every object checked against its checksum on the way. Resumes."""
+    from stillroom.commands import progress
+    from stillroom.commands.show import changes
+    from stillroom.pipeline.cache_tools.copy_cache import copy_cache
+
+    with progress.CountBar("copy", cache_path, "shards") as bar:
+        found = copy_cache(cache_path, out, source=source, set_name=set_name, on_shard=bar.advance)
+    print_shown(changes.copied(out, found), as_json)
+
+
+TOOLS = (adapt, fidelity, stats, size, transcode, copy)

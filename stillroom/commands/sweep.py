@@ -1,0 +1,71 @@
+"""`stillroom sweep`: one cache, many students."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from stillroom.commands.options import JSON, SET, example, print_shown
+
+
+def _seeds(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
+    try:
+        return () if given is None else tuple(int(each) for each in given.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{given!r}: expected numbers, as in --seeds 0,1,2") from error
+
+
+@click.command(epilog=example("stillroom sweep examples/camvid_xie_sweep.toml --dry-run"))
+@click.argument("sweep_file", type=click.Path(path_type=Path), metavar="SWEEP.toml")
+@SET
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="VARIANT",
+    help="Train only this variant; may be given more than once.",
+)
+@click.option("--seeds", callback=_seeds, metavar="N,N", help="Train only with these seeds.")
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Train changed variants anew; old folders are kept as NAME.before1.",
+)
+@click.option(
+    "--per-class", is_flag=True, help="Also the IoU of every class, as a table and a PNG."
+)
+@click.option("--dry-run", is_flag=True, help="List what is done and what is to do; begin nothing.")
+@JSON
+def sweep(
+    sweep_file: Path,
+    overrides: tuple[str, ...],
+    only: tuple[str, ...],
+    seeds: tuple[int, ...],
+    retrain: bool,
+    per_class: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train every variant of a run with every seed, from one cache, and compare them.
+
+    The cache is built where it is not whole, teachers are scored, students are trained and scored
+    each in a process of its own. Running it again goes on: what is done is read.
+    """
+    from stillroom.commands import progress
+    from stillroom.commands.show import sweeps
+    from stillroom.pipeline.sweep.file import load_sweep
+    from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
+
+    plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only, seeds)
+    if dry_run:
+        print_shown(sweeps.plan(plan), as_json)
+        return
+    with progress.SweepBars(plan.sweep.config.path, len(plan.pending)) as bars:
+        hooks = Hooks(progress.build_with_bars, progress.follow_with_bars, bars.event)
+        found = run_sweep(plan, retrain=retrain, per_class=per_class, hooks=hooks)
+    print_shown(sweeps.result(found, per_class=per_class), as_json)
+    for work, problem in found.failed.items():
+        click.echo(f"error: {work.name}: {problem}", err=True)
+    if found.failed:
+        sys.exit(2)

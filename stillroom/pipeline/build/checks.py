@@ -1,0 +1,89 @@
+"""What would stop a build at its last shards, found before its first: models, and cache.reuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.build.models import Models
+from stillroom.stages.cache.artifacts_of_teacher import layer_of
+from stillroom.stages.models.teacher import Teacher
+from stillroom.stages.torch_state import threads
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.layout import FRAMES, teacher_of
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stillroom.pipeline.build.plan import SetPlan
+    from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.pipeline.targets import Targets
+
+
+def check_before_build(targets: Targets, plans: Sequence[SetPlan], *, here: bool) -> Models:
+    """Build every model that has work to do, once, and look at what it is asked for.
+
+    here: this process computes the shards. Else workers do, whose devices it may lack: models are
+        then built on the CPU, and a user's own function for a GPU is left to the workers
+    returns: the models; that whose turn comes first is in memory still, the others are not
+
+    Raises:
+        ConfigError: no such network, device or layer, or cache.reuse is no cache.
+        WeightsError: weights are unreadable, not finite, or belong to another network.
+    """
+    check_reuse(targets.run, plans)
+    wanted: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.missing and plan.set_name != FRAMES:
+            wanted.setdefault(teacher_of(plan.set_name), []).extend(plan.artifacts)
+    models = Models(targets if here else _on_the_cpu(targets))
+    with threads(targets.run.cache.threads):
+        for name in reversed(wanted):
+            if here or not _needs_a_workers_gpu(targets, name):
+                _check_layers(models, name, wanted[name])
+    return models
+
+
+def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
+    """Refuse a cache.reuse that is not there, where a teacher has work to do.
+
+    Raises:
+        ConfigError: nothing has been cached there.
+    """
+    taught = any(plan.missing and teacher_of(plan.set_name) in run.teachers for plan in plans)
+    if run.cache.reuse is None or not taught:
+        return
+    try:
+        Cache.open(run.cache.reuse)
+    except CacheIncomplete as error:
+        raise ConfigError(
+            f"cache.reuse = {run.cache.reuse}: there is no cache here; name the folder of an older "
+            "cache, or leave the key out"
+        ) from error
+
+
+def _check_layers(models: Models, name: str, artifacts: list[str]) -> None:
+    model = models.of(name)
+    if not isinstance(model, Teacher):
+        return
+    layers = [grid.removeprefix("features/") for grid in model.strides if grid != "logits"]
+    for artifact in artifacts:
+        if artifact.startswith("features/"):
+            layer_of(artifact, tuple(layers))
+
+
+def _needs_a_workers_gpu(targets: Targets, name: str) -> bool:
+    teacher = targets.teachers.get(name)
+    return teacher is not None and teacher.kind == "python" and teacher.device != "cpu"
+
+
+def _on_the_cpu(targets: Targets) -> Targets:
+    """The same models, on a device that every machine has."""
+    cpu = {"device": "cpu"}
+    flows = {name: each.model_copy(update=cpu) for name, each in targets.run.flows.items()}
+    return replace(
+        targets,
+        run=targets.run.model_copy(update={"flows": flows}),
+        teachers={name: each.model_copy(update=cpu) for name, each in targets.teachers.items()},
+    )

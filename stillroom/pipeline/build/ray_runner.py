@@ -1,0 +1,185 @@
+"""Stage one on Ray: core actors and a queue of shards in the driver.
+
+No array passes through Ray's object store: an actor writes its shard itself and returns counts.
+The cache's commits are the only truth: before a shard is tried again, the driver looks there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from stillroom.pipeline.build.actor_pool import (
+    SHARDS_IN_FLIGHT,
+    Crew,
+    cause_of,
+    first_line,
+    reason_of,
+)
+from stillroom.pipeline.build.report import BuildEvent
+from stillroom.pipeline.cluster.connection import connected
+from stillroom.pipeline.run_file.sections import with_absolute_paths
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stillroom.pipeline.build.actor_pool import Actor
+    from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.stages.cache.cache_shard import ShardWork
+
+ATTEMPTS = 3
+POLL_SECONDS = 0.5
+
+
+def run_on_ray(
+    run: RunConfig,
+    works: list[ShardWork],
+    address: str | None,
+    listen: Callable[[BuildEvent], None],
+) -> dict[ShardWork, str]:
+    """Work the shards off on Ray; shards that failed three times come back with their reasons.
+
+    Raises:
+        ConfigError: nothing answers at the address, Ray does not start, or the cache is in this
+            process's memory.
+        NoWorker: Ray has no room for a worker, or none of them starts.
+        StillroomError: one that no retry can mend (another teacher's cache, a full disk).
+    """
+    if str(run.cache.path).startswith("memory://"):
+        raise ConfigError(
+            f"cache.path = {run.cache.path}: Ray's workers have memories of their own; give a "
+            "folder or a bucket, or build with --runner inline"
+        )
+    with connected(run.cache.workers or 1, address) as ray:
+        return _Queue(ray, run, works, listen).drain()
+
+
+class _Queue:
+    """The shards still to do, who does them, and what became of each attempt."""
+
+    def __init__(
+        self,
+        ray: Any,
+        run: RunConfig,
+        works: list[ShardWork],
+        listen: Callable[[BuildEvent], None],
+    ) -> None:
+        self._ray, self._run, self._listen = ray, with_absolute_paths(run), listen
+        self._waiting = deque(works)
+        self._failures: dict[ShardWork, list[str]] = {}
+        self._quarantined: dict[ShardWork, str] = {}
+        self._crew = Crew(ray, run, works)
+
+    def drain(self) -> dict[ShardWork, str]:
+        """Run until every shard is committed or quarantined."""
+        crew = self._crew
+        try:
+            while self._waiting or any(actor.running for actor in crew.actors):
+                for actor in crew.actors:
+                    self._feed(actor)
+                for actor, reference in self._finished():
+                    if reference == actor.starting:
+                        crew.welcome(actor)
+                    else:
+                        self._settle(actor, reference)
+                for actor in [actor for actor in crew.actors if actor.starting is None]:
+                    self._watch(actor)
+                crew.check()
+            return self._quarantined
+        finally:
+            crew.dismiss()
+
+    def _feed(self, actor: Actor) -> None:
+        """Keep the actor busy; a shard that failed before runs alone, so that it fails alone."""
+        while actor.starting is None and self._waiting and len(actor.running) < SHARDS_IN_FLIGHT:
+            suspects = [*actor.running.values(), self._waiting[0]]
+            if actor.running and any(work in self._failures for work in suspects):
+                return
+            work = self._waiting.popleft()
+            actor.running[actor.handle.work.remote(work)] = work
+            actor.fed = time.monotonic()
+
+    def _finished(self) -> Iterator[tuple[Actor, Any]]:
+        owners: dict[Any, Actor] = {}
+        for actor in self._crew.actors:
+            owners |= dict.fromkeys(actor.running, actor)
+            if actor.starting is not None:
+                owners[actor.starting] = actor
+        done, _ = self._ray.wait(list(owners), num_returns=1, timeout=POLL_SECONDS)
+        for reference in done:
+            yield owners[reference], reference
+
+    def _settle(self, actor: Actor, reference: Any) -> None:
+        """Take the result of one attempt: committed, to be tried again, or given up."""
+        from ray.exceptions import RayError, RayTaskError
+
+        work = actor.running[reference]
+        try:
+            report = self._ray.get(reference)
+        except RayTaskError as error:
+            del actor.running[reference]
+            self._failed(work, reason_of(cause_of(error)))
+        except RayError as error:  # its process, node or memory is gone
+            self._lose(actor, f"worker died: {first_line(error)}")
+        else:
+            del actor.running[reference]
+            missing = report.frames - actor.counted.pop(work, 0)
+            self._listen(BuildEvent(work, frames=missing, report=report))
+
+    def _watch(self, actor: Actor) -> None:
+        """Report the actor's progress; replace it where it finished no batch for too long."""
+        from ray.exceptions import RayError
+
+        limit = self._run.cache.shard_timeout
+        if actor.heartbeat is None:
+            actor.heartbeat = (actor.handle.heartbeat.remote(), time.monotonic())
+        reference, asked = actor.heartbeat
+        done, _ = self._ray.wait([reference], timeout=0)
+        if not done:
+            if time.monotonic() - asked > limit:
+                self._lose(actor, f"the worker said nothing for more than {limit:g} s")
+            return
+        actor.heartbeat = None
+        try:
+            progress, idle_seconds = self._ray.get(reference)
+        except RayError:
+            if not actor.running:  # else its shards' results say what became of it
+                self._crew.replace(actor)
+            return
+        in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
+        for work, frames in progress.items():
+            if work in in_hand and frames > actor.counted.get(work, 0):
+                self._listen(BuildEvent(work, frames=frames - actor.counted.get(work, 0)))
+                actor.counted[work] = frames
+        # A worker that had nothing to do for long gets its full time once it is fed.
+        if actor.running and min(idle_seconds, time.monotonic() - actor.fed) > limit:
+            self._lose(actor, f"no batch finished for more than {limit:g} s")
+
+    def _lose(self, actor: Actor, reason: str) -> None:
+        """Put another actor in the place of this one, and settle what it had in hand."""
+        self._crew.replace(actor)
+        for work in actor.running.values():
+            self._listen(BuildEvent(work, frames=-actor.counted.get(work, 0)))
+            self._failed(work, reason)
+
+    def _failed(self, work: ShardWork, reason: str) -> None:
+        """One attempt less; but a worker may have died after its commit, so look there first."""
+        if self._is_committed(work):
+            return
+        reasons = self._failures.setdefault(work, [])
+        reasons.append(reason)
+        self._listen(BuildEvent(work, problem=f"attempt {len(reasons)} of {ATTEMPTS}: {reason}"))
+        if len(reasons) < ATTEMPTS:
+            self._waiting.append(work)
+        else:
+            self._quarantined[work] = reason
+
+    def _is_committed(self, work: ShardWork) -> bool:
+        try:
+            target = Cache.open(self._run.cache.path).artifact_set(work.source, work.set_name)
+        except CacheIncomplete:
+            return False
+        return work.shard in target.committed()

@@ -1,0 +1,114 @@
+"""`cache copy`: the committed shards of a cache into another place, checked on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.cache_tools.over_shards import over_shards
+from stillroom.storage_specs.copy_shard import copy_shard
+from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
+from stillroom.storage_specs.files.objects import absolute
+from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.weights_file import copy_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stillroom.storage_specs.store import ArtifactSet
+
+
+@dataclass(frozen=True)
+class SetCopied:
+    """One set: shards copied now and before, those that the source has not, and bytes now."""
+
+    source: str
+    set_name: str
+    shards: int
+    already: int
+    missing: int
+    bytes: int
+
+
+def copy_cache(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    source: str | None = None,
+    set_name: str | None = None,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SetCopied]:
+    """Copy every committed shard that is not in `out`; running it again goes on.
+
+    source, set_name: only these; all of them if left out
+
+    Raises:
+        CacheIncomplete: there is no cache, or no such set.
+        CacheMismatch: `out` holds something else than a copy of this cache.
+        CacheCorrupt: bytes differ from what was committed; nothing of that shard is recorded.
+        CacheUnwritable: no space, no permission; what is copied is kept.
+    """
+    origin = Cache.open(folder)
+    pairs = [each for each in origin.sets() if source in (None, each[0])]
+    pairs = [each for each in pairs if set_name in (None, each[1])]
+    if not pairs:
+        known = ", ".join("/".join(each) for each in origin.sets()) or "nothing"
+        raise CacheIncomplete(f"{folder}: no such set; it holds {known}")
+    sets = [origin.artifact_set(*pair) for pair in pairs]
+    _refuse_another(origin, folder, out)
+    made = Cache.create(out)
+    targets = [_define(made, one) for one in sets]
+    before = [target.committed() for target in targets]
+    claims = [
+        (one, shard)
+        for one, there in zip(sets, before, strict=True)
+        for shard in sorted(one.committed() - there)
+    ]
+    into = {(target.source, target.name): target for target in targets}
+
+    def work(one: ArtifactSet, shard: int) -> int:
+        return copy_shard(one, into[one.source, one.name], shard)
+
+    copy_weights(origin, made, [one.name for one in sets])
+    copied = list(zip(claims, over_shards(work, claims, on_shard), strict=True))
+    return [
+        SetCopied(
+            source=one.source,
+            set_name=one.name,
+            shards=sum(of is one for (of, _), _ in copied),
+            already=len(there),
+            missing=one.shards - len(one.committed() | there),
+            bytes=sum(count for (of, _), count in copied if of is one),
+        )
+        for one, there in zip(sets, before, strict=True)
+    ]
+
+
+def _define(cache: Cache, of: ArtifactSet) -> ArtifactSet:
+    return cache.define(
+        of.source,
+        of.name,
+        of.identity,
+        count=of.count,
+        shard_frames=of.shard_frames,
+        arrays=of.definition.arrays,
+    )
+
+
+def _refuse_another(origin: Cache, folder: Path | str, out: Path | str) -> None:
+    """Whatever `out` holds must be of this cache: else two caches would become one."""
+    try:
+        there = Cache.open(out)
+    except CacheIncomplete:
+        return
+    if absolute(there.path) == absolute(origin.path):
+        raise ConfigError(f"{out}: this is the cache that is read; name another folder")
+    mine = {pair: origin.artifact_set(*pair).fingerprint for pair in origin.sets()}
+    for pair in there.sets():
+        found = there.artifact_set(*pair).fingerprint
+        if mine.get(pair) != found:
+            raise CacheMismatch(
+                f"{out} holds another cache: its set {'/'.join(pair)} ({found[:12]}...) is not "
+                f"one of {folder}; copy into a new folder"
+            )

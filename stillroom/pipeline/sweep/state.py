@@ -1,0 +1,168 @@
+"""What of a sweep is done: results that are still those of its file, runs that go on, others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillroom.pipeline.run_file.sections import EXACT, as_document
+from stillroom.pipeline.targets import with_classes
+from stillroom.pipeline.training import ELSEWHERE
+from stillroom.stages.models.flow.flow_model import describe_flow_model
+from stillroom.stages.models.teacher import describe_teacher
+from stillroom.stages.sources.open import open_source
+from stillroom.stages.train import run_folder
+from stillroom.stages.train.job import UNCHANGING
+from stillroom.storage_specs.errors import CacheError, ConfigError
+from stillroom.storage_specs.fingerprint import differences, fingerprint, plain
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.pipeline.sweep.file import Work
+    from stillroom.stages.evaluate.evaluation_settings import VideoConfig
+
+Kind = Literal["done", "trained", "begun", "new", "changed"]
+# The classes are the cache's to say; `train` compares them.
+MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a student or a teacher's score has come.
+
+    kind: "done": its result can be read; "trained": it is to be scored; "begun": its training goes
+        on; "new": nothing is there; "changed": its folder holds something else
+    scored: what its score is to depend on, beside the student
+    differences: of "changed": a line each
+    result: of "done"
+    """
+
+    kind: Kind
+    scored: dict[str, Any]
+    differences: tuple[str, ...] = ()
+    result: dict[str, Any] | None = None
+
+
+class Ledger:
+    """Tells states; what several runs have in common is looked up once."""
+
+    def __init__(self, run: RunConfig) -> None:
+        self._run = run
+        self._sources: dict[str, str] = {}
+        self._sets: dict[str, str] | None = None
+        self._flow: str | None = None
+
+    def state(self, work: Work) -> State:
+        """How far it has come.
+
+        Raises:
+            ConfigError: a file of it cannot be read.
+        """
+        wanted = self._scored(work)
+        found = run_folder.read_json(work.record)
+        result = found if isinstance(found, dict) and found.get("scored") == wanted else None
+        if work.seed is None:
+            return State("new" if result is None else "done", wanted, result=result)
+        folder = work.record.parent
+        theirs = run_folder.read_json(folder / run_folder.CONFIG)
+        if theirs is None or not run_folder.is_begun(folder):
+            return State("new", wanted)
+        changed = run_folder.changes(theirs, plain(as_document(work.run)), MAY_DIFFER)
+        known = run_folder.read_json(folder / run_folder.FINGERPRINTS) or {}
+        changed += differences(known, self._fingerprints_now(known))
+        if changed:
+            lines = (str(one).replace("   cache ", "   folder ") for one in changed)
+            return State("changed", wanted, tuple(lines))
+        if result is not None:
+            return State("done", wanted, result=result)
+        ended = all((folder / name).exists() for name in (run_folder.RESULT, run_folder.MODEL))
+        return State("trained" if ended else "begun", wanted)
+
+    def _scored(self, work: Work) -> dict[str, Any]:
+        """What a score depends on beside the student: frames, canvas and, of a teacher, itself."""
+        if work.run.evaluate is None:
+            raise ConfigError("the run file has no [evaluate] section; add one")
+        found: dict[str, Any] = {
+            "source": self._source(work.run.evaluate.source),
+            "canvas": list(work.run.cache.canvas),
+        }
+        if work.run.evaluate.video is not None:  # what is scored without stays scored
+            found["video"] = self._video(work.run.evaluate.video)
+        if work.seed is None:
+            name = work.row.removeprefix("teacher:")
+            teacher = with_classes(name, work.run.teachers[name], work.run)
+            found["teacher"] = fingerprint(describe_teacher(teacher))
+        return found
+
+    def _video(self, settings: VideoConfig) -> dict[str, Any]:
+        """What scores along clips depend on: the frames, the flow, and which of them."""
+        if self._flow is None:
+            self._flow = settings.flow
+            if settings.flow != EXACT:
+                self._flow = fingerprint(describe_flow_model(self._run.flows[settings.flow]))
+        chosen = plain(settings.model_dump(mode="json", include={"clips", "frames", "occlusion"}))
+        return {"source": self._source(settings.source), "flow": self._flow, **chosen}
+
+    def _source(self, name: str) -> str:
+        if name not in self._sources:
+            self._sources[name] = fingerprint(open_source(self._run.sources[name]).identity())
+        return self._sources[name]
+
+    def _fingerprints_now(self, known: dict[str, str]) -> dict[str, str]:
+        """Those of what a student has read, as it is now; what is not there is taken as it was."""
+        if self._sets is None:
+            self._sets = _fingerprints(self._run)
+        now = {}
+        for name, value in known.items():
+            kind, _, source = name.partition("/")
+            if kind == "validation" and source in self._run.sources:
+                now[name] = self._source(source)
+            else:
+                now[name] = self._sets.get(name, value)
+        return now
+
+
+def refuse_changed(works: Sequence[Work], states: Sequence[State]) -> None:
+    """Refuse folders that hold other students than the sweep file says now.
+
+    Raises:
+        ConfigError: names each of them, and what differs.
+    """
+    lines = [
+        line
+        for work, state in zip(works, states, strict=True)
+        if state.kind == "changed"
+        for line in (
+            f"  {work.name}: {work.record.parent}",
+            *(f"    {d}" for d in state.differences),
+        )
+    ]
+    if lines:
+        raise ConfigError(
+            "run folders hold students of another config or cache\n" + "\n".join(lines) + "\n  "
+            "train them again with --retrain, which keeps the old folders under other names; or "
+            "rename the variant, give `path` another folder, or set these fields back"
+        )
+
+
+def set_aside(work: Work) -> None:
+    """Give a student's folder another name, under which nobody looks for it."""
+    folder, number = work.record.parent, 1
+    while (aside := folder.with_name(f"{folder.name}.before{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def _fingerprints(run: RunConfig) -> dict[str, str]:
+    """Of every set in the run's cache that can be opened, by "<source>/<set>"."""
+    found = {}
+    try:
+        cache = Cache.open(run.cache.path)
+        for source, name in cache.sets():
+            found[f"{source}/{name}"] = cache.artifact_set(source, name).fingerprint
+    except CacheError:
+        return found  # whoever trains from it is told
+    return found

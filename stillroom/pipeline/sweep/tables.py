@@ -1,0 +1,113 @@
+"""The tables of a sweep in words and Markdown: a line a teacher or variant, and IoU by class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stillroom.stages.train.run_folder import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stillroom.pipeline.sweep.file import Sweep
+    from stillroom.pipeline.sweep.results import Row, Spread
+
+Lines = list[list[str]]
+NONE = "-"
+STEADINESS = {
+    "TC": "tc",
+    "TC, visible": "tc_visible",
+    "TC, shared": "tc_shared",
+    "pixels that stay": "stay",
+    "Tsb": "stability",
+}
+
+
+def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
+    """Head and lines of the table: a line a teacher or variant."""
+    head = ["", "n", "test mIoU", "min to max", f"over {sweep.baseline}", "pixel accuracy"]
+    head += list(STEADINESS) if sweep.has_video else []
+    head += ["s / step", "waiting", "memory"]
+    lines = []
+    for row in rows:
+        miou = row.spread("miou")
+        gain = row.gain
+        lines.append(
+            [
+                row.name,
+                f"{len(row.students)}",
+                _mean(miou, ".4f"),
+                NONE if miou is None or miou.n < 2 else f"{miou.min:.4f} to {miou.max:.4f}",
+                NONE if gain is None or row.name == sweep.baseline else f"{100 * gain:+.2f}",
+                _mean(row.spread("pixel_accuracy"), ".4f"),
+                *(_spread(row.spread(each)) for each in STEADINESS.values() if sweep.has_video),
+                _mean(row.spread("seconds_per_step"), ".3f"),
+                _mean(row.spread("waiting"), ".1%"),
+                _mean(row.spread("peak_memory_mb"), ".0f", " MB"),
+            ]
+        )
+    return head, lines
+
+
+def by_class(rows: Sequence[Row]) -> tuple[list[str], Lines]:
+    """Head and lines of the table of IoU by class, means over the seeds."""
+    classes = next((row.classes for row in rows if row.classes), ())
+    lines = [
+        [row.name, *(_mean(row.iou(name), ".3f") for name in classes)]
+        for row in rows
+        if row.students
+    ]
+    return ["", *classes], lines
+
+
+def explained(sweep: Sweep) -> str:
+    """How the numbers of the table are to be read."""
+    side = "one at a time"
+    if sweep.config.parallel > 1:
+        side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
+    steady = ""
+    if sweep.has_video:
+        steady = (
+            "TC and Tsb along clips, with the deviation of a sample, TC also over the classes that "
+            "all students predict; "
+        )
+    return (
+        "means over n seeds, with the lowest and the highest mIoU; gains in points of mIoU; "
+        f"{steady}memory: the most that a process held, training and scoring; "
+        f"students trained {side}"
+    )
+
+
+def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """Both tables as a page."""
+    given = (f"--set {each}" for each in sweep.overrides)
+    command = " ".join(["stillroom sweep", str(sweep.file), *given])
+    parts = [f"# {sweep.file.stem}", f"`{command}`, from `{sweep.config.run}`."]
+    parts += [_markdown(*summary(sweep, rows)), explained(sweep) + "."]
+    head, lines = by_class(rows)
+    if lines:
+        parts += ["## IoU by class, mean over the seeds", _markdown(head, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Leave the page at `path`, whole."""
+    write_whole(path, markdown(sweep, rows).encode())
+
+
+def _mean(found: Spread | None, form: str, unit: str = "") -> str:
+    return NONE if found is None else f"{found.mean:{form}}{unit}"
+
+
+def _spread(found: Spread | None) -> str:
+    """The mean, and the standard deviation of a sample where there is one."""
+    if found is None:
+        return NONE
+    digits = ".4f" if found.mean >= 0.01 else ".5f"  # Tsb is small
+    return f"{found.mean:{digits}}" + ("" if found.std is None else f" ± {found.std:{digits}}")
+
+
+def _markdown(head: list[str], lines: Lines) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)

@@ -1,0 +1,70 @@
+"""Reports as people read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stillroom.commands.quantities import gflops, parameters
+from stillroom.commands.show.reports import build_report, estimate
+from stillroom.commands.show.students import term_checks
+from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
+from stillroom.pipeline.build.plan import SetPlan
+from stillroom.pipeline.build.report import BuildReport
+from stillroom.stages.train.check import Check, TermCheck
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0"), (836, "836"), (2836, "2.84 k"), (999_994, "999.99 k"), (999_995, "1.00 M"),
+     (29_200_000, "29.20 M")],
+)  # fmt: skip
+def test_parameters_are_counted_in_what_shows_them(count: int, said: str) -> None:
+    assert parameters(count) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0"), (42_000, "4.2e-05"), (4_240_000, "0.0042"), (10_000_000, "0.01"),
+     (7_654_000_000, "7.65")],
+)  # fmt: skip
+def test_few_operations_are_not_shown_as_none(count: int, said: str) -> None:
+    assert gflops(count) == said
+
+
+def test_a_file_that_is_bad_in_every_set_is_one_frame() -> None:
+    bad = Counter({("street", "frames"): 1, ("street", "tiny"): 1, ("more", "frames"): 0})
+    report = BuildReport([], shards=3, frames=22, bytes=1000, bad=bad, bad_frames=1)
+    said = str(build_report(Path("a.cache"), report).parts[-1])
+    assert said.endswith("; 2 bad rows (1 frame): stillroom cache info a.cache --bad")
+    report = replace(report, bad=Counter({("street", "dis"): 1}), bad_frames=0)
+    said = str(build_report(Path("a.cache"), report).parts[-1])
+    assert said.endswith("; 1 bad row: stillroom cache info a.cache --bad")
+
+
+def test_a_set_that_is_built_is_done_in_a_plan() -> None:
+    def planned(name: str, missing: tuple[int, ...], sizes: dict[str, int]) -> SetEstimate:
+        return SetEstimate(SetPlan("street", name, 10, 4, missing, ("frames",)), sizes, 2.0)
+
+    plan = BuildEstimate((planned("frames", (), {}), planned("tiny", (1,), {"logits": 9000})), None)
+    table = estimate(plan).parts[0]
+    cells = [list(column.cells) for column in table.columns]
+    assert list(zip(*cells, strict=True)) == [
+        ("street/frames", "done", "", "", ""),
+        ("street/tiny", "4", "1", "9.0 kB", "2 s"),
+    ]
+
+
+def test_a_term_without_a_gradient_is_remarked_on_below_the_table() -> None:
+    def measured(label: str, *gradients: float) -> TermCheck:
+        return TermCheck("more", label, 1.0, [0.5] * 3, list(gradients), 0.1, 1000)
+
+    found = Check(1.0, [measured("silent/tiny", 0.0, 0.0, 0.0), measured("late/tiny", 0.0, 0.1)])
+    _, *remarks = map(str, term_checks(found).parts)
+    assert [line for line in remarks if "had no gradient" in line] == [
+        "term silent/tiny on stream more had no gradient: nothing to learn from; "
+        "`stillroom cache stats RUN.toml` counts pseudo labels"
+    ]

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stillroom.pipeline.build.actor_pool import NoWorker
+from stillroom.pipeline.build.ray_actor import RayWorker
+from stillroom.pipeline.build.ray_runner import run_on_ray
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+from stillroom.storage_specs.errors import CacheIncomplete, CacheUnwritable, ConfigError
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WORKS = [ShardWork("street", "frames", 0), ShardWork("street", "tiny", 0)]
+
+
+def on_ray(test: Any) -> Any:
+    """Mark a test that starts a Ray; what Ray itself leaves open is not ours to mend."""
+    for name in ("ResourceWarning", "FutureWarning"):
+        test = pytest.mark.filterwarnings(f"ignore::{name}")(test)
+    return pytest.mark.slow(pytest.mark.ray(test))
+
+
+def manifest_rows(folder: Path) -> list[dict[str, Any]]:
+    cache = Cache.open(folder)
+    rows = [row for pair in cache.sets() for row in cache.artifact_set(*pair).rows().to_pylist()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@on_ray
+def test_ray_writes_the_bytes_that_a_plain_loop_writes(
+    run_file: Path, artifact_bytes: Callable[[Path], dict[str, str]]
+) -> None:
+    clips = [
+        "sources.street.frames_per_clip=4", "flows={dis={kind='dis',preset='ultrafast'}}",
+        "cache.pairs={offsets=[1]}",
+    ]  # fmt: skip
+    build(load_run(run_file, [*clips, "cache.path=inline.cache"]))
+    on_ray = load_run(run_file, [*clips, "cache.path=ray.cache", "cache.workers=2"])
+    report = build(on_ray, runner="ray")
+    # 20 and 6 frames, each twice, and 6 pairs in each of 5 clips
+    assert report.shards == 2 * (5 + 2) + 8
+    assert artifact_bytes(Path("ray.cache")) == artifact_bytes(Path("inline.cache"))
+    assert manifest_rows(Path("ray.cache")) == manifest_rows(Path("inline.cache"))
+
+
+@on_ray
+def test_on_ray_a_shard_that_kills_its_worker_is_given_up_and_the_others_are_committed(
+    run_file: Path,
+) -> None:
+    deadly = (
+        "import os\n\ndef teacher(classes=9, seed=0):\n"
+        "    network = Tiny(classes, seed)\n"
+        "    inner = network.forward\n"
+        "    def forward(images):\n"
+        "        if len(images) > 1 and os.path.exists('deadly'):\n"
+        "            os._exit(1)\n"
+        "        return inner(images)\n"
+        "    network.forward = forward\n"
+        "    return network\n"
+    )
+    networks = Path("tiny_networks.py")
+    networks.write_text(networks.read_text() + deadly)
+    folder = str(Path.cwd())
+    text = networks.read_text().replace("exists('deadly')", f"exists('{folder}/deadly')")
+    networks.write_text(text)
+    Path("deadly").touch()
+    run = load_run(run_file, ['cache.sources=["street"]', "cache.shard_frames=5"])
+    with pytest.raises(CacheIncomplete, match=r"(?s)2 shards failed three times.*worker died"):
+        build(run, runner="ray")
+    committed = Cache.open("street.cache").artifact_set("street", "frames").committed()
+    assert committed == {0, 1}
+    Path("deadly").unlink()
+    assert build(run).shards == 2  # mended: only what was missing is computed
+
+
+class FakeRay:
+    """Ray as the runner sees it, without processes: what a call gives is told beforehand.
+
+    said: by method of a worker, what its calls give one after the other; the last one for ever
+    resources: of the cluster
+    """
+
+    def __init__(self, said: dict[str, list[Any]], **resources: float) -> None:
+        self.said, self.resources = said, resources
+        self.options: list[dict[str, Any]] = []  # of every actor that was started
+        self.killed = 0
+        self.shards: list[ShardWork] = []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    available_resources = cluster_resources
+
+    def remote(self, **options: Any) -> Any:
+        def start(kind: type) -> Any:
+            assert kind is RayWorker
+            return FakeMethod(self, "new", options)
+
+        return start
+
+    def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        done = [each for each in references if each.value is not NEVER][:1]
+        return done, [each for each in references if each not in done]
+
+    def get(self, reference: Any) -> Any:
+        if isinstance(reference.value, Exception):
+            raise reference.value
+        return reference.value
+
+    def kill(self, _: Any) -> None:
+        self.killed += 1
+
+
+NEVER = object()
+
+
+class FakeReference:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class FakeMethod:
+    def __init__(self, ray: FakeRay, name: str, options: dict[str, Any] | None = None) -> None:
+        self.ray, self.name, self.options = ray, name, options
+
+    def remote(self, *arguments: Any) -> Any:
+        if self.name == "new":
+            self.ray.options.append(self.options or {})
+            return FakeHandle(self.ray)
+        if self.name == "work":
+            self.ray.shards.append(arguments[0])
+        said = self.ray.said.get(self.name, [None])
+        value = said.pop(0) if len(said) > 1 else said[0]
+        return FakeReference(value(*arguments) if callable(value) else value)
+
+
+class FakeHandle:
+    def __init__(self, ray: FakeRay) -> None:
+        self.work, self.ready = FakeMethod(ray, "work"), FakeMethod(ray, "ready")
+        self.heartbeat = FakeMethod(ray, "heartbeat")
+
+
+def done(work: ShardWork) -> ShardReport:
+    return ShardReport(work, frames=4, bad=0, bytes=1, wall_seconds=1.0, produce_seconds=1.0)
+
+
+def on_fake(
+    monkeypatch: pytest.MonkeyPatch,
+    run: Any,
+    said: dict[str, list[Any]],
+    works: list[ShardWork] = WORKS,
+    **resources: float,
+) -> tuple[FakeRay, Any]:
+    """The fake, and what `run_on_ray` gives or raises on it."""
+    fake = FakeRay({"heartbeat": [({}, 0.0)], "work": [done], **said}, **resources)
+    monkeypatch.setattr(
+        "stillroom.pipeline.build.ray_runner.connected", lambda *_: contextlib.nullcontext(fake)
+    )
+    try:
+        return fake, run_on_ray(run, list(works), None, lambda _: None)
+    except Exception as error:
+        return fake, error
+
+
+def ray_errors() -> list[Exception]:
+    from ray import exceptions
+
+    return [
+        exceptions.OutOfMemoryError("out of memory"),
+        exceptions.NodeDiedError("node died"),
+        exceptions.WorkerCrashedError(),
+        exceptions.ActorUnschedulableError("nowhere"),
+        exceptions.RuntimeEnvSetupError("no environment"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_whatever_ray_says_of_a_lost_worker_its_shards_are_tried_again(
+    number: int, run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, run = ray_errors()[number], load_run(run_file)
+    fake, gave = on_fake(monkeypatch, run, {"work": [error, done]}, CPU=2)
+    assert gave == {}
+    assert len(fake.options) == 2
+    fake, gave = on_fake(monkeypatch, run, {"work": [error]}, CPU=2)
+    assert set(gave) == set(WORKS)
+    assert all(reason.startswith("worker died: ") for reason in gave.values())
+
+
+def test_a_worker_that_cannot_start_costs_no_shard_an_attempt(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    run = load_run(run_file)
+    text = "Traceback\nModuleNotFoundError: stillroom"
+    dead = ActorDiedError(RayTaskError("init", text, ImportError(), "p", 1, "127.0.0.1"))
+    fake, gave = on_fake(monkeypatch, run, {"ready": [dead, dead, None]}, CPU=2)
+    assert gave == {}
+    assert len(fake.shards) == len(WORKS)
+    fake, gave = on_fake(monkeypatch, run, {"ready": [dead]}, CPU=2)
+    assert isinstance(gave, NoWorker)
+    assert "3 attempts: ModuleNotFoundError: stillroom" in str(gave)
+    assert not fake.shards
+    full = RayTaskError("ready", "traceback", CacheUnwritable("no space"), "p", 1, "127.0.0.1")
+    fake, gave = on_fake(monkeypatch, run, {"ready": [full]}, CPU=2)
+    assert isinstance(gave, CacheUnwritable)
+    assert (len(fake.options), fake.shards) == (1, [])
+
+
+def test_no_more_workers_are_started_than_the_cluster_has_room_for(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(run_file, ["cache.workers=2"])
+    for cpus, workers in ((0, 1), (1, 1), (2, 1), (3, 2), (64, 2)):
+        fake, gave = on_fake(monkeypatch, run, {}, CPU=cpus)
+        assert (gave, len(fake.options)) == ({}, workers)
+    fake, _ = on_fake(monkeypatch, run, {}, CPU=8, GPU=1)  # its only teacher has device = "cpu"
+    assert [options["num_gpus"] for options in fake.options] == [0, 0]
+    run = load_run(run_file, ["cache.workers=2", "teachers.tiny.device=auto"])
+    fake, _ = on_fake(monkeypatch, run, {}, CPU=8, GPU=1)
+    assert [options["num_gpus"] for options in fake.options] == [1]
+
+
+@pytest.mark.parametrize(
+    ("flow", "gpus"), [('kind="dis"', 0), ('kind="raft_small", weights="raft.pth"', 1)]
+)
+def test_models_of_motion_get_a_gpu_where_they_use_one(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, flow: str, gpus: int
+) -> None:
+    run = load_run(run_file, [f"flows.motion={{{flow}}}", "cache.pairs={offsets=[1]}"])
+    works = [ShardWork("street", "motion", 0)]
+    fake, _ = on_fake(monkeypatch, run, {}, works, CPU=8, GPU=1)
+    assert [options["num_gpus"] for options in fake.options] == [gpus]
+
+
+def test_a_worker_that_was_idle_for_long_is_not_replaced_when_it_is_fed(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(run_file, ["cache.shard_timeout=60"])
+    said = {"heartbeat": [({}, 9999.0)], "work": [done]}
+    fake, gave = on_fake(monkeypatch, run, said, CPU=2)
+    assert (gave, len(fake.options)) == ({}, 1)
+    run = load_run(run_file, ["cache.shard_timeout=0.2"])
+    fake, gave = on_fake(monkeypatch, run, {**said, "work": [lambda _: NEVER]}, CPU=2)
+    assert set(gave) == set(WORKS)
+    assert all("no batch finished" in reason for reason in gave.values())
+
+
+@on_ray
+def test_what_stops_every_worker_on_ray_reaches_the_user_as_it_is(run_file: Path) -> None:
+    with pytest.raises(CacheUnwritable, match=r"run\.toml/street\.cache"):
+        build(load_run(run_file, ["cache.path=run.toml/street.cache"]), runner="ray")
+
+
+@on_ray
+def test_a_cluster_without_room_is_named_and_one_given_by_the_environment_is_used(
+    run_file: Path,
+) -> None:
+    import ray
+
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        command = [sys.executable, "-m", "stillroom", "cache", "build", str(run_file)]
+        done = subprocess.run(
+            [*command, "--runner", "ray"],
+            env={**os.environ, "RAY_ADDRESS": context.address_info["address"]},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "raylet" not in done.stdout
+        run = load_run(run_file, ["cache.path=other.cache", "cache.shard_timeout=3"])
+
+        @ray.remote(num_cpus=2)
+        class Greedy:
+            def here(self) -> None: ...
+
+        greedy = Greedy.remote()
+        ray.get(greedy.here.remote())
+        with pytest.raises(NoWorker, match=r"(?s)1 workers of 1 CPU each.*has 2 CPU.*free: 0 CPU"):
+            build(run, runner="ray")
+    finally:
+        ray.shutdown()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        run = load_run(run_file)
+        with pytest.raises(ConfigError, match=rf"{address}.*--address"):
+            build(run, runner="ray", address=address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=rf"{address}.*RAY_ADDRESS"):
+            build(run, runner="ray")
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        build(run, runner="ray", address="nonsense")
