@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +17,11 @@ from stillroom.stages.geometry import (
     view_mask,
 )
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, seen
-from stillroom.stages.train.motion import CachedMotion, Triplet, drawn_ways
+from stillroom.stages.train.motion import CachedMotion, drawn_ways
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.stages.train.reads import grid_of, how_to_cache
+from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -36,18 +36,6 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.store import ArtifactSet, Cache
 
 FRAMES = "frames"  # the set that keeps the frames and labels themselves
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One frame of one epoch: the entries of `Batch` without their first axis."""
-
-    frame_id: str
-    image: Tensor
-    label: Tensor | None
-    mask: Tensor
-    artifacts: dict[str, Tensor]
-    masks: dict[int, Tensor]
 
 
 class CacheDataset:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.geometry import View
-    from stillroom.stages.train.dataset import Sample
+    from stillroom.stages.train.sample import Triplet
     from stillroom.storage_specs.store import ArtifactSet
 
 FLOW = "flow"
@@ -42,20 +42,6 @@ class Way:
 
 
 Sides = tuple[tuple[Way, ...], tuple[Way, ...]]  # before and after a frame, in order of draw
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """A frame and its neighbours in one epoch, on one view.
-
-    samples: the frame itself, the one before it, the one after it
-    flow: (2, 2, H, W) float32, from the frame to the one before and to the one after
-    visible: (2, 1, H, W) bool, where these show its pixels too
-    """
-
-    samples: tuple[Sample, Sample, Sample]
-    flow: Tensor
-    visible: Tensor
 
 
 class CachedMotion:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillroom.stages.train.batch import Batch
-from stillroom.stages.train.dataset import Sample
-from stillroom.stages.train.motion import Triplet, neighbours_of
+from stillroom.stages.train.motion import neighbours_of
 from stillroom.stages.train.order import draws
+from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 
 if TYPE_CHECKING:
