@@ -17,8 +17,9 @@ import numpy as np
 
 from stillroom.stages.scenes.draws import Draws, wave
 from stillroom.stages.scenes.figures import LEAVES, skyline, vary
+from stillroom.stages.scenes.street import Street, make_street
 from stillroom.stages.scenes.textures import Album, Tile, make_album, noise_tiles
-from stillroom.stages.scenes.things import Panel, Street, ends, furnish
+from stillroom.stages.scenes.things import Panel, ends, furnish
 from stillroom.stages.scenes.walls import STREET_END, Walls, build_walls
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def build_scene(seed: int, clip: int, height: int, width: int) -> Scene:
     """Make a clip's world. It depends on the arguments alone, and so does every frame of it."""
     rough, smooth = noise_tiles(seed)
     light = _light(Draws(seed, clip, 2))
-    street = _street(Draws(seed, clip, 3))
+    street = make_street(Draws(seed, clip, 3))
     drive = _drive(Draws(seed, clip, 4), street, height, width)
     leaf = Draws(seed, clip, 5).pick(LEAVES)
     walls = Draws(seed, clip, 6)
@@ -196,26 +197,6 @@ def _light(draws: Draws) -> Light:
         clouds=draws.between(-0.7, 0.3) if sunny else draws.between(0.3, 1.0),
         noise=draws.between(2.0, 6.0) / exposure,
         soft=1 if draws.chance(0.75) else 2,
-    )
-
-
-def _street(draws: Draws) -> Street:
-    half = draws.between(4.6, 6.8)
-    grey = draws.between(0.26, 0.46)
-    road = vary(draws, (grey, grey, grey * 1.02), 0.025)
-    lift = draws.between(-0.03, 0.18)
-    warm = draws.between(-0.02, 0.06)
-    junction = draws.between(22, 75) if draws.chance(0.6) else -100.0
-    return Street(
-        half=half,
-        wall=half + draws.between(3.5, 6.5),
-        junction=(junction, junction + draws.between(7, 11)),
-        road=road,
-        pavement=(road[0] + lift + warm, road[1] + lift, road[2] + lift - warm),
-        paint=draws.between(0.0, 0.5),
-        grain=draws.between(0.05, 0.1),
-        stains=draws.between(0.04, 0.12),
-        slab=draws.between(0.6, 1.6),
     )
 
 

@@ -1,4 +1,4 @@
-"""The street's ground plan, and where cars, people, trees, poles and signs stand and go."""
+"""Where cars, people, trees, poles and signs stand and go."""
 
 from __future__ import annotations
 
@@ -13,36 +13,12 @@ if TYPE_CHECKING:
     from stillroom.stages.scenes.draws import Draws
     from stillroom.stages.scenes.easel import Colour
     from stillroom.stages.scenes.figures import Car
+    from stillroom.stages.scenes.street import Street
     from stillroom.stages.scenes.textures import Picture, Tile
     from stillroom.stages.scenes.walls import Walls
 
 BUILDING, TREE, POLE, SIGN, CAR, PEDESTRIAN = 1, 4, 5, 6, 7, 8
 _FURTHEST = 120.0
-
-
-@dataclass(frozen=True)
-class Street:
-    """The ground plan; lengths in metres.
-
-    Attributes:
-        half: from the middle to the kerb.
-        wall: from the middle to the houses.
-        junction: where a crossing street begins and ends along z; negative for none.
-        road, pavement: colours.
-        paint: how worn the road marking is, 0 fresh .. 0.5.
-        grain, stains: amplitude of fine and of coarse noise.
-        slab: side of a paving slab.
-    """
-
-    half: float
-    wall: float
-    junction: tuple[float, float]
-    road: Colour
-    pavement: Colour
-    paint: float
-    grain: float
-    stains: float
-    slab: float
 
 
 @dataclass(frozen=True, eq=False)

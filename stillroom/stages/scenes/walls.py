@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.scenes.draws import Draws
     from stillroom.stages.scenes.easel import Colour
-    from stillroom.stages.scenes.things import Street
+    from stillroom.stages.scenes.street import Street
 
 STREET_START = -10.0
 STREET_END = 170.0
