@@ -6,7 +6,7 @@ import numpy as np
 from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
 from map_page import Cell, Picture, Scale, scale_of
 
-from stillroom.stages.geometry import IGNORE_LABEL, upsample_logits
+from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.losses import (
@@ -23,6 +23,7 @@ from stillroom.stages.train.losses.channelwise_kl import _kl, _log_distribution
 from stillroom.stages.train.losses.consistency_l2 import consistency_map
 from stillroom.stages.train.losses.dist import _apart
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
+from stillroom.storage_specs.artifacts import IGNORE
 
 THRESHOLD = 0.7
 
@@ -31,7 +32,7 @@ def draw_cross_entropy(shown: Shown) -> Picture:
     pair = shown.pair
     size = pair.images.shape[1:3]
     best, pseudo = upsample_logits(pair.teacher_logits, STRIDE, size).softmax(dim=1).max(dim=1)
-    pseudo = pseudo.masked_fill(best < THRESHOLD, IGNORE_LABEL)
+    pseudo = pseudo.masked_fill(best < THRESHOLD, IGNORE)
     said = upsample_logits(pair.student_logits, STRIDE, size)
     rows, surprises = [], []
     for number, (told, words) in enumerate(
@@ -39,7 +40,7 @@ def draw_cross_entropy(shown: Shown) -> Picture:
     ):
         own = said[number : number + 1]
         surprise = each_pixel(cross_entropy, own, told)[0]
-        surprise[told[0].numpy() == IGNORE_LABEL] = np.nan
+        surprise[told[0].numpy() == IGNORE] = np.nan
         surprises.append(surprise)
         rows.append(
             (

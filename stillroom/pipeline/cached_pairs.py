@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.stages.cache.items import PairItems
 from stillroom.stages.sources.pairs import plan_pairs
+from stillroom.storage_specs.artifacts import FLOW
 from stillroom.storage_specs.codecs.steps import FLOW_MAX
 from stillroom.storage_specs.errors import ConfigError
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
-
-FLOW = "flow"  # the one array of a set of pairs
 
 
 def pairs_of(run: RunConfig, sources: Mapping[str, Source], preset: Preset) -> dict[str, PairItems]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.pipeline.cached_pairs import FLOW, pairs_of
+from stillroom.pipeline.cached_pairs import pairs_of
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.cache.items import FrameItems
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.stages.sources.open import SourceConfig, open_source
+from stillroom.storage_specs.artifacts import FLOW, FRAMES
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name, teacher_of
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     Model = Teacher | FlowModel  # what fills a set
 
 TRANSCODED = "transcoded_from"  # in the identity of a set that was encoded twice, with loss
-FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.cache_tools.codes import CODE, readable_code, set_with
-from stillroom.pipeline.targets import FRAMES, TRANSCODED, open_targets
+from stillroom.pipeline.targets import TRANSCODED, open_targets
 from stillroom.stages.train.dataset import is_labelled
-from stillroom.stages.train.reads import LABELS, MOTION
+from stillroom.stages.train.reads import MOTION
+from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.int64]
 
-IGNORE_LABEL = 255
 _SNAP = 1e-9  # cells; a strided position is a quotient and may miss its integer by rounding
 
 Pixels = Annotated[int, Field(gt=0)]
@@ -184,8 +184,8 @@ def apply_label(view: View, label: Tensor, part: Part | None = None) -> Tensor:
     seen = _take(_take(label, 0, row_index), 1, column_index).clone(
         memory_format=torch.contiguous_format
     )
-    seen[torch.from_numpy(~_inside(rows, height))] = IGNORE_LABEL
-    seen[:, torch.from_numpy(~_inside(columns, width))] = IGNORE_LABEL
+    seen[torch.from_numpy(~_inside(rows, height))] = IGNORE
+    seen[:, torch.from_numpy(~_inside(columns, width))] = IGNORE
     return seen
 
 

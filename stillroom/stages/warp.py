@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.geometry import IGNORE_LABEL
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def warp_labels(
     index = _whole(row, height) * width + _whole(column, width)  # (B, H, W)
     found = labels.flatten(1).gather(1, index.flatten(1)).view_as(labels)
     finite = torch.isfinite(x) & torch.isfinite(y)
-    return torch.where(inside if outside == "ignore" else finite, found, IGNORE_LABEL)
+    return torch.where(inside if outside == "ignore" else finite, found, IGNORE)
 
 
 def inside_frame(flow: Tensor) -> Tensor:

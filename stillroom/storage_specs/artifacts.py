@@ -1,4 +1,7 @@
-"""What a cache may hold for one frame: names, axes, and how each moves with the picture."""
+"""What a cache may hold for one frame, a row an artifact: all that code asks about one stands here.
+
+How an artifact is made from a teacher's output is `stages.cache.makers`, by the same names.
+"""
 
 from __future__ import annotations
 
@@ -15,101 +18,164 @@ IGNORE = 255
 LAYER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 AXIS_LENGTHS = {"rgb": 3, "uv": 2}
 
+# For code that is about this one artifact, as cross-entropy is about labels.
+FRAMES = "frames"  # the set of a source's frames and labels has this name too
+LABELS = "labels"
+LOGITS = "logits"
+FEATURES = "features"
+CODE = "code"
+PSEUDO_LABEL = "pseudo_label"
+CONFIDENCE = "confidence"
+FLOW = "flow"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """One kind of array that a frame may have.
 
+    made_by: what it comes from: the source itself, a teacher, the auto-encoder of a teacher's
+        features, a flow model
+    output: of a teacher: the grid of its output that the artifact is made from
+    axes: of one frame's array; the cache puts the axis "frame" before them
+    dtype: of the decoded array
     geometry: how a view moves it: "image" and "field" bilinear, "label" nearest, "vector" bilinear
         with its vectors rescaled and u negated on a flip
-    dtype: of the decoded array
-    axes: of one frame's array; the cache puts the axis "frame" before them
     codecs: names of the codecs that may store it, the usual one first
-    fill: what the stored array holds where a frame is bad
+    picture: how it is drawn
+    statistics: what `cache stats` counts of it
+    fidelity: how a stored array is compared with what the teacher gives: by error alone, or by the
+        divergences of class distributions too
+    fill_value: what the stored array holds where a frame is bad
     layered: named "<name>/<layer>"
+    has_classes: its values, or its channels, are classes, whose names are kept with it
+    settings: keys of the run file's [cache] that decide its values
     """
 
     name: str
-    geometry: Literal["image", "label", "field", "vector"]
-    dtype: Literal["uint8", "float32"]
+    made_by: Literal["source", "teacher", "autoencoder", "flow model"]
+    output: str | None = None
     axes: tuple[str, ...]
+    dtype: Literal["uint8", "float32"] = "float32"
+    geometry: Literal["image", "label", "field", "vector"]
     codecs: tuple[str, ...]
     description: str
-    fill: int = 0
+    picture: Literal["photo", "classes", "scores", "heat", "channels", "flow"]
+    statistics: Literal["none", "classes", "scores", "confidence", "moments"] = "none"
+    fidelity: Literal["error", "divergence"] = "error"
+    fill_value: int = 0
     layered: bool = False
+    has_classes: bool = False
+    settings: tuple[str, ...] = ()
+
+    @property
+    def has_stride(self) -> bool:
+        """Whether a view moves it by its stride; else each value is one pixel of the canvas."""
+        return self.geometry == "field"
 
 
+CHANNELS = ("channel", "y", "x")
+PIXELS = ("y", "x")
 FLOATS = ("byte", "half", "exact")
 
 ARTIFACTS: dict[str, Artifact] = {
-    "frames": Artifact(
-        "frames", "image", "uint8", ("y", "x", "rgb"), ("raw",), "the canvas frame, RGB"
+    FRAMES: Artifact(
+        name=FRAMES,
+        made_by="source",
+        axes=("y", "x", "rgb"),
+        dtype="uint8",
+        geometry="image",
+        codecs=("raw",),
+        description="the canvas frame, RGB",
+        picture="photo",
     ),
-    "labels": Artifact(
-        "labels",
-        "label",
-        "uint8",
-        ("y", "x"),
-        ("raw",),
-        "the true class of each canvas pixel, 255 where there is none",
-        fill=IGNORE,
+    LABELS: Artifact(
+        name=LABELS,
+        made_by="source",
+        axes=PIXELS,
+        dtype="uint8",
+        geometry="label",
+        codecs=("raw",),
+        description="the true class of each canvas pixel, 255 where there is none",
+        picture="classes",
+        statistics="classes",
+        fill_value=IGNORE,
+        has_classes=True,
     ),
-    "logits": Artifact(
-        "logits",
-        "field",
-        "float32",
-        ("channel", "y", "x"),
-        ("kl", *FLOATS, "topk"),
-        "class scores before softmax, at the teacher's own stride",
+    LOGITS: Artifact(
+        name=LOGITS,
+        made_by="teacher",
+        output=LOGITS,
+        axes=CHANNELS,
+        geometry="field",
+        codecs=("kl", *FLOATS, "topk"),
+        description="class scores before softmax, at the teacher's own stride",
+        picture="scores",
+        statistics="scores",
+        fidelity="divergence",
+        has_classes=True,
     ),
-    "features": Artifact(
-        "features",
-        "field",
-        "float32",
-        ("channel", "y", "x"),
-        (*FLOATS, "fp8"),
-        "activations of one named layer of the teacher",
+    FEATURES: Artifact(
+        name=FEATURES,
+        made_by="teacher",
+        output=FEATURES,
+        axes=CHANNELS,
+        geometry="field",
+        codecs=(*FLOATS, "fp8"),
+        description="activations of one named layer of the teacher",
+        picture="channels",
+        statistics="moments",
         layered=True,
     ),
-    "code": Artifact(
-        "code",
-        "field",
-        "float32",
-        ("channel", "y", "x"),
-        (*FLOATS, "fp8"),
-        "a layer's activations, compressed by an auto-encoder that was trained on them",
+    CODE: Artifact(
+        name=CODE,
+        made_by="autoencoder",
+        axes=CHANNELS,
+        geometry="field",
+        codecs=(*FLOATS, "fp8"),
+        description="a layer's activations, compressed by an auto-encoder trained on them",
+        picture="channels",
         layered=True,
     ),
-    "pseudo_label": Artifact(
-        "pseudo_label",
-        "label",
-        "uint8",
-        ("y", "x"),
-        ("raw",),
-        "the teacher's class of each canvas pixel, 255 below the confidence threshold",
-        fill=IGNORE,
+    PSEUDO_LABEL: Artifact(
+        name=PSEUDO_LABEL,
+        made_by="teacher",
+        output=LOGITS,
+        axes=PIXELS,
+        dtype="uint8",
+        geometry="label",
+        codecs=("raw",),
+        description="the teacher's class of each canvas pixel, 255 below the confidence threshold",
+        picture="classes",
+        statistics="classes",
+        fill_value=IGNORE,
+        has_classes=True,
+        settings=("threshold",),
     ),
-    "confidence": Artifact(
-        "confidence",
-        "field",
-        "float32",
-        ("y", "x"),
-        ("unit", "half", "exact"),
-        "the teacher's highest class probability, 0 to 1",
+    CONFIDENCE: Artifact(
+        name=CONFIDENCE,
+        made_by="teacher",
+        output=LOGITS,
+        axes=PIXELS,
+        geometry="field",
+        codecs=("unit", "half", "exact"),
+        description="the teacher's highest class probability, 0 to 1",
+        picture="heat",
+        statistics="confidence",
     ),
-    "flow": Artifact(
-        "flow",
-        "vector",
-        "float32",
-        ("uv", "y", "x"),
-        ("flow", "half", "exact"),
-        "displacement in canvas pixels from the frame to its partner, u right and v down",
+    FLOW: Artifact(
+        name=FLOW,
+        made_by="flow model",
+        axes=("uv", "y", "x"),
+        geometry="vector",
+        codecs=("flow", "half", "exact"),
+        description="displacement in canvas pixels from the frame to its partner, u right, v down",
+        picture="flow",
     ),
 }
 
 
 def artifact_of(name: str) -> Artifact:
-    """The artifact behind an array name: "logits", "features/penultimate", or a bare "features".
+    """Find the row of an array's name: "logits", "features/penultimate", or a bare "features".
 
     Raises:
         ConfigError: no such artifact; the message offers the nearest name.

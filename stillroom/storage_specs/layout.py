@@ -11,7 +11,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.artifacts import AXIS_LENGTHS, Artifact, artifact_of
+from stillroom.storage_specs.artifacts import (
+    AXIS_LENGTHS,
+    FRAMES,
+    LABELS,
+    Artifact,
+    artifact_of,
+)
 from stillroom.storage_specs.codecs import Codec, codec_from_dict
 from stillroom.storage_specs.compressors import compressor_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -24,9 +30,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 KEY = "stillroom"
 """The attribute of a Zarr group or array under which ours stand."""
-FRAMES = "frames"
-"""The set of the frames themselves and their labels; every other set is a teacher's."""
-RESERVED = ("frames", "labels", "manifest")
+RESERVED = (FRAMES, LABELS, "manifest")
 STAGING = "manifest/.staging"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -154,9 +158,8 @@ class Definition:
         twice = sorted({path for path in paths if paths.count(path) > 1})
         if twice:
             raise ConfigError(f"two arrays would both be stored as {twice[0]}; rename one")
-        mine = {"frames", "labels"}
         for spec in self.arrays:
-            if (spec.artifact in mine) != (self.name == FRAMES):
+            if (spec.kind.made_by == "source") != (self.name == FRAMES):
                 raise ConfigError(
                     f"{spec.artifact} does not belong into the set {self.name!r}: "
                     "frames and labels, and only they, make up the set 'frames'"
@@ -188,7 +191,7 @@ class Definition:
             artifact=spec.artifact,
             shape=spec.codec.stored_shape(spec.shape),
             dtype=spec.codec.stored,
-            fill=spec.kind.fill,
+            fill=spec.kind.fill_value,
             compressor=spec.compressor,
             axes=spec.kind.axes,
             attributes={**about, "role": "values", **spec.attributes},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import stillroom
 from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -24,7 +25,6 @@ from stillroom.storage_specs.files.objects import objects_at, place_of
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import (
     FORMAT_VERSION,
-    FRAMES,
     KEY,
     ArraySpec,
     Definition,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheError
-from stillroom.storage_specs.layout import FRAMES, check_names
+from stillroom.storage_specs.layout import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

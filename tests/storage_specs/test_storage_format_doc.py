@@ -39,7 +39,11 @@ def test_the_table_of_artifacts_is_the_codes() -> None:
     for name, artifact in ARTIFACTS.items():
         _, axes, dtype, codecs, geometry, fill = rows[name]
         assert tuple(re.findall(r"[a-z]+", axes)) == artifact.axes
-        assert (dtype, geometry, fill) == (artifact.dtype, artifact.geometry, str(artifact.fill))
+        assert (dtype, geometry, fill) == (
+            artifact.dtype,
+            artifact.geometry,
+            str(artifact.fill_value),
+        )
         assert tuple(codecs.split(", ")) == artifact.codecs
         assert artifact.layered == (f"{name}/<layer>" in TEXT)
 

@@ -9,8 +9,9 @@ from stillroom.pipeline.build.models import Models
 from stillroom.stages.cache.artifacts_of_teacher import layer_of
 from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import threads
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
-from stillroom.storage_specs.layout import FRAMES, teacher_of
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.targets import FRAMES
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import frames_and_labels
 from stillroom.stages.cache.flow_of_pairs import FlowOfPairs
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
 from stillroom.stages.models.teacher import build_teacher
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from stillroom.pipeline.targets import FRAMES
-from stillroom.storage_specs.artifacts import artifact_of
+from stillroom.storage_specs.artifacts import FRAMES, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
 from stillroom.storage_specs.codecs import CODECS, codec_from_dict
 from stillroom.storage_specs.errors import (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.pipeline.cached_pairs import FLOW
+from stillroom.storage_specs.artifacts import FLOW, FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
-from stillroom.storage_specs.layout import FRAMES, teacher_of
+from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:

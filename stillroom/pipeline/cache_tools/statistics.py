@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.cache_tools.over_shards import over_shards
-from stillroom.pipeline.targets import FRAMES
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.objects import absolute
 from stillroom.storage_specs.store import BUILD, Cache

@@ -27,10 +27,10 @@ from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.sources.pairs import PairsConfig
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
-from stillroom.storage_specs.artifacts import artifact_of
+from stillroom.storage_specs.artifacts import FRAMES, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.objects import place_of
-from stillroom.storage_specs.layout import FRAMES, check_names, teacher_of
+from stillroom.storage_specs.layout import check_names, teacher_of
 from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 
 if TYPE_CHECKING:

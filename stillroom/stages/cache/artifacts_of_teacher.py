@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stillroom.stages.geometry import upsample_logits
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from stillroom.stages.models.teacher import Teacher, TeacherOutput
     from stillroom.stages.sources.canvas import CanvasFrame
 
-IGNORE = 255
 MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
 
 

@@ -15,6 +15,7 @@ import torch
 
 from stillroom.stages.evaluate.moments import Moments
 from stillroom.stages.geometry import upsample_logits
+from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.int64]
 
-IGNORE = 255
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 BINS = 20
 

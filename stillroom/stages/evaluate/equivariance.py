@@ -26,6 +26,7 @@ from stillroom.stages.geometry import (
     upsample_logits,
     view_mask,
 )
+from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     Live = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-IGNORE = 255
 SCALES = (0.5, 0.75, 1.25, 1.5, 2.0)
 FLIP = "flip"
 NOTHING = "as it is"

@@ -9,7 +9,7 @@ import numpy as np
 
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
 from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, canvas_frames, predictions
-from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:

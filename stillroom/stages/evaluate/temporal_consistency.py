@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom.stages.evaluate.confusion import IGNORE, ConfusionMatrix
+from stillroom.stages.evaluate.confusion import ConfusionMatrix
 from stillroom.stages.warp import warp_labels
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

@@ -12,14 +12,9 @@ from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.pictures.palette import BLACK, colourise, palette
 from stillroom.stages.pictures.prediction_sheet import WRONG, error_map
 from stillroom.stages.pictures.sheet import Entry, Sheet, Tile, draw_sheet
-from stillroom.stages.pictures.tiles import (
-    IGNORE,
-    class_legend,
-    counted_frames,
-    models_of,
-    same_size,
-)
+from stillroom.stages.pictures.tiles import class_legend, counted_frames, models_of, same_size
 from stillroom.stages.warp import warp_labels
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from stillroom.stages.pictures.heat import heat
 from stillroom.stages.pictures.palette import BLACK, WHITE, Colour, colourise, palette
 from stillroom.stages.pictures.sheet import ColourBar, Entry, Sheet, Tile, draw_sheet
 from stillroom.stages.pictures.tiles import (
-    IGNORE,
     PADDING,
     class_legend,
     counted_frames,
@@ -21,6 +20,7 @@ from stillroom.stages.pictures.tiles import (
     show_padding,
     valid_part,
 )
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import numpy as np
 from stillroom.stages.pictures.palette import BLACK, Colour, colourise, palette
 from stillroom.stages.pictures.sheet import Entry, Sheet, Tile, draw_sheet
 from stillroom.stages.pictures.tiles import (
-    IGNORE,
     PADDING,
     class_legend,
     counted_frames,
@@ -19,6 +18,7 @@ from stillroom.stages.pictures.tiles import (
     show_padding,
     valid_part,
 )
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:

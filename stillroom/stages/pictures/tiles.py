@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from stillroom.stages.pictures.palette import Colour
 
-IGNORE = 255
 PADDING: Colour = (226, 229, 234)
 MOST_LEGEND = 60  # with more classes than this, the legend names only those that can be seen
 

@@ -12,7 +12,7 @@ from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource
 from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing, find_images
-from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.artifacts import IGNORE
 
 CLASSES = (
     "sky",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:

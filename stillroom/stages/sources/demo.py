@@ -11,7 +11,8 @@ from stillroom.stages.scenes.draw import draw
 from stillroom.stages.scenes.motion import flow_to_next
 from stillroom.stages.scenes.scene import CLASSES, DRAWING, Scene, build_scene
 from stillroom.stages.settings import Settings
-from stillroom.stages.sources.source import IGNORE, Frame
+from stillroom.stages.sources.source import Frame
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 
 from stillroom.stages.sources.images_on_disk import read_image, read_label
 from stillroom.stages.sources.names import Names
-from stillroom.stages.sources.source import IGNORE, Frame
+from stillroom.stages.sources.source import Frame
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:

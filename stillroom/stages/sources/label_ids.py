@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import model_validator
 
 from stillroom.stages.settings import Settings
-from stillroom.stages.sources.source import IGNORE
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:

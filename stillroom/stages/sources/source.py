@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IGNORE = 255
-"""The label of a pixel that does not count."""
-
 
 @dataclass(frozen=True, eq=False)
 class Frame:

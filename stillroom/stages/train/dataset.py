@@ -22,7 +22,7 @@ from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.stages.train.reads import grid_of, how_to_cache
 from stillroom.stages.train.sample import Sample, Triplet
-from stillroom.storage_specs.artifacts import artifact_of
+from stillroom.storage_specs.artifacts import FRAMES, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.store import ArtifactSet, Cache
-
-FRAMES = "frames"  # the set that keeps the frames and labels themselves
 
 
 class CacheDataset:

@@ -13,6 +13,7 @@ from stillroom.stages.train.batch import Neighbours
 from stillroom.stages.train.cached_sets import demand_whole, seen
 from stillroom.stages.train.order import generator
 from stillroom.stages.warp import inside_frame, visible, warp
+from stillroom.storage_specs.artifacts import FLOW
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from stillroom.stages.train.sample import Triplet
     from stillroom.storage_specs.store import ArtifactSet
 
-FLOW = "flow"
 _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from stillroom.stages.train.reads import BESIDE, LABELS, MOTION, how_to_cache, on_grid
+from stillroom.stages.train.reads import BESIDE, MOTION, how_to_cache, on_grid
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.cross_entropy import LabelTerm
-from stillroom.stages.train.terms.term import LOGITS, Seen, TermState
+from stillroom.stages.train.terms.term import Seen, TermState
 from stillroom.stages.train.unfed import idle_stream, idle_term
+from stillroom.storage_specs.artifacts import LABELS, LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ pixels to a cell. Label maps are at the image's own pixels, whatever the grid.
 
 from __future__ import annotations
 
-from stillroom.storage_specs.artifacts import artifact_of
+from stillroom.storage_specs.artifacts import LABELS, artifact_of
 
 CODE = "code/"
-LABELS = "labels"  # what a labelled stream has beside its artifacts
 MOTION = "motion"  # what a stream of clips has beside them: triplets, and the flow between frames
 BESIDE = frozenset({LABELS, MOTION})
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.geometry import IGNORE_LABEL
 from stillroom.stages.train.losses.log_matmul_exp import log_matmul_exp
 from stillroom.stages.train.losses.masked_mean import masked_mean
 from stillroom.stages.train.losses.matched import matched
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -182,13 +182,13 @@ def _checked(
         raise ConfigError(f"strength must be 0 or more, got {augmentation.strength}")
     labels = labels.long()
     if mask is not None:
-        labels = labels.masked_fill(~mask.squeeze(1), IGNORE_LABEL)
-    if bool(((labels != IGNORE_LABEL) & ((labels < 0) | (labels >= classes))).any()):
+        labels = labels.masked_fill(~mask.squeeze(1), IGNORE)
+    if bool(((labels != IGNORE) & ((labels < 0) | (labels >= classes))).any()):
         raise ArtifactError(
-            f"labels must be 0..{classes - 1} or {IGNORE_LABEL} for a student of {classes} "
+            f"labels must be 0..{classes - 1} or {IGNORE} for a student of {classes} "
             f"classes, got {int(labels.min())}..{int(labels.max())}"
         )
-    return student, teacher, labels.masked_fill(labels == IGNORE_LABEL, classes)
+    return student, teacher, labels.masked_fill(labels == IGNORE, classes)
 
 
 def _demand_temperature(temperature: float) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.geometry import IGNORE_LABEL
 from stillroom.stages.train.losses.masked_mean import masked_mean
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -38,22 +38,22 @@ def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None
         )
     labels = labels.long()
     if labels.device.type == "cpu":
-        _demand_classes(labels[labels != IGNORE_LABEL], student.shape[1])
+        _demand_classes(labels[labels != IGNORE], student.shape[1])
     if mask is not None:
         expected = (labels.shape[0], 1, *labels.shape[1:])
         if tuple(mask.shape) != expected or mask.dtype != torch.bool:
             raise ArtifactError(
                 f"mask must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
             )
-        labels = labels.masked_fill(~mask.squeeze(1), IGNORE_LABEL)
+        labels = labels.masked_fill(~mask.squeeze(1), IGNORE)
     student = student.to(torch.promote_types(student.dtype, torch.float32))
-    surprise = F.cross_entropy(student, labels, ignore_index=IGNORE_LABEL, reduction="none")
-    return masked_mean(surprise, labels != IGNORE_LABEL)
+    surprise = F.cross_entropy(student, labels, ignore_index=IGNORE, reduction="none")
+    return masked_mean(surprise, labels != IGNORE)
 
 
 def _demand_classes(labels: Tensor, classes: int) -> None:
     if labels.numel() and (labels.min() < 0 or labels.max() >= classes):
         raise ArtifactError(
-            f"labels must be 0..{classes - 1} or {IGNORE_LABEL} for a student of {classes} "
+            f"labels must be 0..{classes - 1} or {IGNORE} for a student of {classes} "
             f"classes, got {int(labels.min())}..{int(labels.max())}"
         )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.geometry import IGNORE_LABEL
 from stillroom.stages.train.losses.masked_mean import masked_mean
 from stillroom.stages.train.losses.matched import matched_grids
 from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def _counted(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
             f"labels must be {shape} of integers on the features' grid, got "
             f"{tuple(labels.shape)} {labels.dtype}"
         )
-    counted = labels != IGNORE_LABEL
+    counted = labels != IGNORE
     if labels.device.type == "cpu":
         strange = labels[counted & ((labels < 0) | (labels >= classes))]
         if strange.numel():
             raise ArtifactError(
-                f"labels must be 0..{classes - 1} or {IGNORE_LABEL} for {classes} classes, got "
+                f"labels must be 0..{classes - 1} or {IGNORE} for {classes} classes, got "
                 f"{int(strange.min())}..{int(strange.max())}"
             )
     return counted

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from stillroom.stages.train.losses import LOSSES
 from stillroom.stages.train.losses.augmented import Augmentation, CovarianceOf, VarianceOver
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.stages.train.terms.class_moments import read_class_moments
 from stillroom.stages.train.terms.logits import LogitsTerm
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

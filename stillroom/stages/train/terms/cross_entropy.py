@@ -9,8 +9,8 @@ from torch import nn
 
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.train.losses import LOSSES
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms.term import Seen, Sizes, Term, TermState
+from stillroom.storage_specs.artifacts import LABELS
 
 if TYPE_CHECKING:
     from torch import Tensor

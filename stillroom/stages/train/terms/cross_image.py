@@ -11,10 +11,10 @@ from torch import nn
 from stillroom.stages.train.across_ranks import gathered
 from stillroom.stages.train.losses import LOSSES
 from stillroom.stages.train.losses.draw_pixels import draw_pixels
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms.class_queue import ClassQueue, regions, some_of_each_class
 from stillroom.stages.train.terms.features import FeatureTerm
 from stillroom.stages.train.terms.term import Seen, Sizes, TermState
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from stillroom.stages.models.critic import NARROWEST, Critic, Design
 from stillroom.stages.train.losses.holistic import PENALTY, Maps, critic_loss, holistic, maps_of
-from stillroom.stages.train.terms.term import LOGITS, Seen, Sizes, Term, TermState
+from stillroom.stages.train.terms.term import Seen, Sizes, Term, TermState
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pydantic import Field, PositiveFloat, model_validator
 from stillroom.stages.train.losses import LOSSES
 from stillroom.stages.train.losses.mean_of_teachers import mean_of_teachers
 from stillroom.stages.train.losses.pixelwise_kl import Direction
-from stillroom.stages.train.terms.term import LOGITS, Seen, Term
+from stillroom.stages.train.terms.term import Seen, Term
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from stillroom.stages.train.losses import (
 from stillroom.stages.train.losses.channelwise_kl import Variant
 from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
 from stillroom.stages.train.losses.projector import Projector
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms.features import FeatureTerm
-from stillroom.stages.train.terms.term import LOGITS, Seen, Sizes, TermState
+from stillroom.stages.train.terms.term import Seen, Sizes, TermState
+from stillroom.storage_specs.artifacts import LABELS, LOGITS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:

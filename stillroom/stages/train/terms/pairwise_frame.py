@@ -8,7 +8,8 @@ from pydantic import Field, PositiveInt
 
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
 from stillroom.stages.train.reads import MOTION
-from stillroom.stages.train.terms.term import LOGITS, Seen, Term
+from stillroom.stages.train.terms.term import Seen, Term
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:

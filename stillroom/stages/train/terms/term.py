@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from stillroom.stages.geometry import IGNORE_LABEL
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.reads import how_to_cache, on_grid
+from stillroom.storage_specs.artifacts import IGNORE, LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.student import Student, StudentOutput
     from stillroom.stages.train.batch import Batch, Neighbours
-
-LOGITS = "logits"
 
 
 class TermState(nn.Module):
@@ -174,8 +172,8 @@ class Seen:
         labels, mask, half = self.label_map(), self.mask[:, 0], self.stride // 2
         cells = labels[:, half :: self.stride, half :: self.stride]
         missing = [mask.shape[1] - cells.shape[1], mask.shape[2] - cells.shape[2]]
-        cells = nn.functional.pad(cells, (0, missing[1], 0, missing[0]), value=IGNORE_LABEL)
-        return cells.masked_fill(~mask, IGNORE_LABEL)
+        cells = nn.functional.pad(cells, (0, missing[1], 0, missing[0]), value=IGNORE)
+        return cells.masked_fill(~mask, IGNORE)
 
 
 class Term(Settings):

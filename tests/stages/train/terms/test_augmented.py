@@ -17,10 +17,10 @@ from stillroom.stages.train.losses import (
     pixelwise_kl,
 )
 from stillroom.stages.train.losses.augmented import Augmentation
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.augmented import ramped
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])

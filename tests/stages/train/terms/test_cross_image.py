@@ -8,9 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.train.losses import cross_image_memory, cross_image_pixel
 from stillroom.stages.train.losses.draw_pixels import draw_pixels
-from stillroom.stages.train.reads import LABELS
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.class_queue import regions, some_of_each_class
+from stillroom.storage_specs.artifacts import LABELS
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
 COARSE = {"layer": "stage4", "teacher_layer": "deep"}
