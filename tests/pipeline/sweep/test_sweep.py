@@ -183,6 +183,24 @@ def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> N
     assert record("a/ce-seed1")["made_by"]["overrides"] == {"terms": [{"name": "cross_entropy"}]}
     assert 50 < trained["peak_memory_mb"] < 20_000
     assert shown["failed"] == []
+    assert " ".join(shown) == (
+        "sweep run set command_line seeds parallel threads baseline rows failed"
+    )
+    assert " ".join(shown["rows"][1]) == (
+        "name overrides students miou pixel_accuracy tc tc_visible tc_shared stay stability "
+        "seconds_per_step waiting peak_memory_mb gain iou"
+    )
+    assert " ".join(shown["rows"][1]["students"][0]) == (
+        "seed folder miou pixel_accuracy iou seconds_per_step waiting peak_memory_mb tc tc_visible "
+        "stability tc_by_class tc_shared stay"
+    )
+    assert " ".join(trained) == "train test peak_memory_mb scored made_by"
+    assert " ".join(trained["made_by"]) == (
+        "sweep run run_file set command_line variant overrides config"
+    )
+    planned = stillroom("a.toml", "--dry-run", "--json")
+    assert " ".join(planned) == "missing_shards runs"
+    assert " ".join(planned["runs"][0]) == "name seed state folder chosen differences"
 
 
 def test_the_table_is_what_the_records_say(swept: Result) -> None:
