@@ -159,8 +159,8 @@ def teacher_outputs(data: Path, frames: int) -> tuple[list[np.ndarray], list[np.
     for path in paths[:: len(paths) // frames][:frames]:
         image = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
         output = teacher(image[None])
-        logits.append(output.logits[0].float().numpy())
-        features.append(output.features["penultimate"][0].float().numpy())
+        logits.append(output["logits"][0].float().numpy())
+        features.append(output["features/penultimate"][0].float().numpy())
     return logits, features
 
 

@@ -51,8 +51,8 @@ def make_truth(root: Path, frames: int) -> None:
     kept: dict[str, list[np.ndarray]] = {artifact: [] for artifact in ARTIFACTS}
     for i in range(frames):
         output = teacher(source.load(i).image[None])
-        kept["logits"].append(output.logits.numpy())
-        kept["features/penultimate"].append(output.features["penultimate"].numpy())
+        kept["logits"].append(output["logits"].numpy())
+        kept["features/penultimate"].append(output["features/penultimate"].numpy())
     for artifact, arrays in kept.items():
         np.save(Place(root, root, artifact).truth_path, np.concatenate(arrays))
 

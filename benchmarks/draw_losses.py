@@ -69,9 +69,9 @@ def see(data: Path, weights: Path) -> Shown:
         images,
         torch.from_numpy(np.stack([frame.label for frame in frames])).long(),
         torch.cat([one.logits for one in own]),
-        torch.cat([one.logits for one in parts]).clone(),
+        torch.cat([one["logits"] for one in parts]).clone(),
         torch.cat([one.features["penultimate"] for one in own]),
-        torch.cat([one.features["penultimate"] for one in parts]).clone(),
+        torch.cat([one["features/penultimate"] for one in parts]).clone(),
         student.classifier_weight.detach(),
     )
     return Shown(views.part(slice(0, 2)), views.part(slice(2, None)), MARKS)

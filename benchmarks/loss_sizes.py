@@ -115,7 +115,10 @@ def table_of_values(data: Path) -> str:
     frames, labels = frames_and_labels(data)
     output = camvid_teacher(data)(frames)
     lines = ["| map | student | " + " | ".join(LOSSES) + " |", "|---" * (len(LOSSES) + 2) + "|"]
-    for name, teacher in (("logits", output.logits), ("features", output.features["penultimate"])):
+    for name, teacher in (
+        ("logits", output["logits"]),
+        ("features", output["features/penultimate"]),
+    ):
         teacher = teacher.float()
         print(f"{name}: {tuple(teacher.shape)}, deviation {teacher.std():.3g}")
         for stand_in, student in stand_ins(teacher).items():

@@ -131,7 +131,7 @@ def table_of_memory() -> str:
 def tables_of_values(data: Path) -> str:
     frames, labels = frames_and_labels(data)
     output = camvid_teacher(data)(frames)
-    logits, features = output.logits.float(), output.features["penultimate"].float()
+    logits, features = output["logits"].float(), output["features/penultimate"].float()
     statistics = ClassCovariance(CLASSES, features.shape[1])
     statistics.update(features, labels)
     state = load_state(camvid_weights(data))

@@ -142,8 +142,8 @@ def table_of_values(teacher: Teacher, frames: Sequence[np.ndarray], steps: list[
     every = range(0, len(frames) - 2, max(1, (len(frames) - 1) // 3))
     chosen = [index + k for index in every for k in range(3)]
     output = teacher(np.stack([frames[index] for index in chosen]))
-    logits = output.logits.float().unflatten(0, (-1, 3)).transpose(0, 1)  # (3, B, C, h, w)
-    features = output.features["penultimate"].float().unflatten(0, (-1, 3)).transpose(0, 1)
+    logits = output["logits"].float().unflatten(0, (-1, 3)).transpose(0, 1)  # (3, B, C, h, w)
+    features = output["features/penultimate"].float().unflatten(0, (-1, 3)).transpose(0, 1)
     torch.manual_seed(0)
     network = ConvLstm()
     images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.cached_pairs import pairs_of
-from stillroom.stages.cache.artifacts_of_teacher import layer_of
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.items import FrameItems
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.stages.sources.open import SourceConfig, open_source
-from stillroom.storage_specs.artifacts import FLOW, FRAMES
+from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name, teacher_of
@@ -71,7 +71,7 @@ class Targets:
         if set_name != FRAMES:
             return self.run.cache.artifacts
         labelled = source_classes(self.run.sources[source]) is not None
-        return ("frames", "labels") if labelled else ("frames",)
+        return (FRAMES, LABELS) if labelled else (FRAMES,)
 
     def identity(
         self,
@@ -107,8 +107,9 @@ class Targets:
         elif set_name != FRAMES:
             teacher = self.teachers[teacher_of(set_name)]
             identity["teacher"] = _said_by(teacher, model)
-            if "pseudo_label" in artifacts:
-                identity["pseudo_label"] = {"threshold": self.run.cache.threshold}
+            for artifact in artifacts:
+                if keys := artifact_of(artifact).settings:
+                    identity[artifact] = {key: getattr(self.run.cache, key) for key in keys}
         return identity
 
     def _pairing(self, source: str) -> dict[str, Any]:
@@ -178,14 +179,14 @@ class Targets:
     def _arrays(
         self, source: str, model: Model | None, artifacts: tuple[str, ...]
     ) -> list[ArraySpec]:
-        shapes = self._shapes(model)
+        shapes = self._shapes(model, artifacts)
         arrays = []
         for artifact in artifacts:
             shape, stride = shapes[artifact]
             storage = self.preset.storage(artifact)
             attributes: dict[str, Any] = {"stride": stride}
             classes = self._classes(source, model)
-            if classes is not None and artifact in ("labels", "logits", "pseudo_label"):
+            if classes is not None and artifact_of(artifact).has_classes:
                 attributes["classes"] = list(classes)
             spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
             arrays.append(replace(spec, tile=self.tile(spec)))
@@ -206,31 +207,16 @@ class Targets:
             return self.sources[source].classes
         return None if isinstance(model, FlowModel) else model.classes
 
-    def _shapes(self, model: Model | None) -> dict[str, tuple[tuple[int, ...], int]]:
+    def _shapes(
+        self, model: Model | None, artifacts: tuple[str, ...]
+    ) -> dict[str, tuple[tuple[int, ...], int]]:
         """Shape of each artifact of a frame, or of a pair, and its stride."""
-        height, width = self.run.cache.canvas
+        canvas = height, width = self.run.cache.canvas
         if model is None:
-            return {"frames": ((height, width, 3), 1), "labels": ((height, width), 1)}
+            return {FRAMES: ((height, width, 3), 1), LABELS: (canvas, 1)}
         if isinstance(model, FlowModel):
             return {FLOW: ((2, height, width), 1)}
-        return self._teacher_shapes(model)
-
-    def _teacher_shapes(self, teacher: Teacher) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Shape of a frame's artifact and its stride, from one forward pass on a black canvas."""
-        height, width = self.run.cache.canvas
-        output = teacher(np.zeros((1, height, width, 3), np.uint8))
-        logits, stride = tuple(output.logits.shape[1:]), teacher.strides["logits"]
-        shapes = {
-            "logits": (logits, stride),
-            "confidence": (logits[1:], stride),
-            "pseudo_label": ((height, width), 1),
-        }
-        for artifact in self.run.cache.artifacts:
-            if artifact not in shapes:
-                layer = layer_of(artifact, tuple(output.features))
-                shape = tuple(output.features[layer].shape[1:])
-                shapes[artifact] = (shape, teacher.strides[f"features/{layer}"])
-        return shapes
+        return TeacherArtifacts(model, artifacts, self.run.cache.threshold).shapes(canvas)
 
 
 def open_targets(run: RunConfig, *, must_exist: bool = True) -> Targets:

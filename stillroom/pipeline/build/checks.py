@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build.models import Models
-from stillroom.stages.cache.artifacts_of_teacher import layer_of
+from stillroom.stages.cache.artifacts_of_teacher import output_of
 from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.artifacts import FRAMES
@@ -42,7 +42,7 @@ def check_before_build(targets: Targets, plans: Sequence[SetPlan], *, here: bool
     with threads(targets.run.cache.threads):
         for name in reversed(wanted):
             if here or not _needs_a_workers_gpu(targets, name):
-                _check_layers(models, name, wanted[name])
+                _check_outputs(models, name, wanted[name])
     return models
 
 
@@ -64,14 +64,12 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
         ) from error
 
 
-def _check_layers(models: Models, name: str, artifacts: list[str]) -> None:
+def _check_outputs(models: Models, name: str, artifacts: list[str]) -> None:
     model = models.of(name)
     if not isinstance(model, Teacher):
         return
-    layers = [grid.removeprefix("features/") for grid in model.strides if grid != "logits"]
     for artifact in artifacts:
-        if artifact.startswith("features/"):
-            layer_of(artifact, tuple(layers))
+        output_of(artifact, model.strides)
 
 
 def _needs_a_workers_gpu(targets: Targets, name: str) -> bool:

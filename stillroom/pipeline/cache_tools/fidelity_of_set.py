@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from stillroom.storage_specs.artifacts import FRAMES, artifact_of
+from stillroom.storage_specs.artifacts import FRAMES, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
 from stillroom.storage_specs.codecs import CODECS, codec_from_dict
 from stillroom.storage_specs.errors import (
@@ -134,10 +134,10 @@ class FidelityJob:
         from stillroom.stages.evaluate.output_errors import FidelityTally
 
         self.teacher = teacher
-        threshold = self.cached.identity.get("pseudo_label", {}).get("threshold", 0.0)
+        threshold = self.cached.identity.get(PSEUDO_LABEL, {}).get("threshold", 0.0)
         self._produce = TeacherArtifacts(teacher, tuple(self.cached.arrays), threshold)
         self._view_of = views_of(self.targets.run.cache.canvas)
-        if "logits" in self.cached.arrays:
+        if LOGITS in self.cached.arrays:
             self._views = {name: ViewTally(name, teacher.num_classes) for name in self._view_of}
         for artifact, spec in self.cached.arrays.items():
             self._tallies[artifact] = FidelityTally(artifact, spec.codec.name)
@@ -195,7 +195,7 @@ class FidelityJob:
                 del self._mirrored[SHEET_ROWS:]  # only the worst are drawn
 
     def _live(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.teacher(image[None]).logits[0].float().cpu().numpy()
+        logits: NDArray[np.float32] = self.teacher(image[None])[LOGITS][0].cpu().numpy()
         return logits
 
     def report(self, plot: Path | None) -> SetFidelity:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.sections import EXACT, CacheConfig, RunConfig, with_home_paths
 from stillroom.stages.cache.adapt import AdaptConfig
-from stillroom.storage_specs.artifacts import ARTIFACTS
+from stillroom.storage_specs.artifacts import ARTIFACTS, CODE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -184,11 +184,11 @@ def _idle_codecs(document: Mapping[str, Any]) -> Iterator[str]:
     layer = AdaptConfig.model_fields["layer"].default
     made = [code.get("name") or code.get("layer", layer) for code in _tables(document, "adapt")]
     read = [term.get("teacher_layer", layer) for term in _tables(document, "terms")]
-    names = ["frames", "labels", "flow", "code"]
+    names = [row.name for row in ARTIFACTS.values() if row.made_by != "teacher"]
     names += [each for each in cached if isinstance(each, str)]
-    names += dict.fromkeys(f"code/{name}" for name in (*made, *read))
-    if any(name.startswith("features/") for name in names):
-        names.append("features")  # of all layers
+    names += [f"{CODE}/{name}" for name in (*made, *read)]
+    # A layered artifact's own name stands for all of its layers.
+    names = list(dict.fromkeys([*names, *(name.partition("/")[0] for name in names)]))
     for name in _table(cache, "codecs"):
         if name in names or name.partition("/")[0] not in ARTIFACTS:  # the latter are told already
             continue

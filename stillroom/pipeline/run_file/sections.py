@@ -27,7 +27,7 @@ from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.sources.pairs import PairsConfig
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
-from stillroom.storage_specs.artifacts import FRAMES, artifact_of
+from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.objects import place_of
 from stillroom.storage_specs.layout import check_names, teacher_of
@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 TileSide = Annotated[StrictInt, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
 EXACT = "exact"
 """What stands for the flow that a source knows of itself, where a flow model is named."""
-OF_A_TEACHER = ("logits", "pseudo_label", "confidence", "features/<layer>")
+OF_A_TEACHER = tuple(
+    row.name + "/<layer>" * row.layered
+    for row in sorted(ARTIFACTS.values(), key=lambda row: row.layered)
+    if row.made_by == "teacher"
+)
 
 
 def _source_name(name: str) -> str:
@@ -73,15 +77,16 @@ def _set_name(name: str, what: str) -> str:
 def _check_artifact(name: str) -> None:
     """Refuse what no teacher's set can hold; which layers there are, only the network knows."""
     family, slash, _ = name.partition("/")
-    if family == "code":
+    row = ARTIFACTS.get(family)
+    if row is not None and row.made_by == "autoencoder":
         raise ConfigError(
             f"artifact {name!r}: no teacher says it; give the run file a section [adapt.<teacher>] "
             "and run `stillroom cache adapt`"
         )
-    if family == "features" and not slash:
-        raise ConfigError("artifact 'features': name a layer, features/<layer>")
-    if family not in ("features", *OF_A_TEACHER):
+    if row is None or row.made_by != "teacher":
         raise ConfigError(f"unknown artifact {name!r}{_hint(name, OF_A_TEACHER)}")
+    if row.layered and not slash:
+        raise ConfigError(f"artifact {name!r}: name a layer, {name}/<layer>")
     artifact_of(name)
 
 

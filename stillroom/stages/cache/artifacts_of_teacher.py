@@ -1,4 +1,4 @@
-"""From what a teacher says about a batch to the artifacts of each frame."""
+"""From a teacher's output for a batch to the artifacts of each frame."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from stillroom.stages.geometry import upsample_logits
-from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.stages.cache.makers import MAKERS, Output
+from stillroom.stages.sources.canvas import CanvasFrame
+from stillroom.storage_specs.artifacts import (
+    ARTIFACTS,
+    CONFIDENCE,
+    IGNORE,
+    LOGITS,
+    PSEUDO_LABEL,
+    artifact_of,
+)
 from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
-    from stillroom.stages.models.teacher import Teacher, TeacherOutput
-    from stillroom.stages.sources.canvas import CanvasFrame
+    from stillroom.stages.models.dense_network import ModelOutput
+    from stillroom.stages.models.teacher import Teacher
 
 MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
 
 
 @dataclass(frozen=True)
 class TeacherArtifacts:
-    """Runs a teacher on canvas frames and derives the artifacts that were asked for.
+    """Runs a teacher on canvas frames and makes the artifacts that were asked for.
 
     artifacts: names as in the run file: "logits", "features/<layer>", "pseudo_label", "confidence"
-    threshold: pixels whose highest class probability is below it get no pseudo-label (Xie et al.,
-        "Improving Fast Segmentation With Teacher-student Learning", 2018, sec. 4.1: 0.7)
+    threshold: of pseudo labels, see `makers.Output`
     """
 
     teacher: Teacher
@@ -41,54 +47,51 @@ class TeacherArtifacts:
         """The artifacts of each frame, in order: float32 arrays, uint8 for pseudo-labels.
 
         Raises:
-            ConfigError: the teacher has no such layer, or more classes than a pseudo label can say.
+            ConfigError: the teacher has no such output, or more classes than a byte can tell apart.
         """
         output = self.teacher(np.stack([frame.image for frame in frames]))
-        return [self._of_frame(output, position, frame) for position, frame in enumerate(frames)]
+        if LOGITS in output:
+            demand_labels_fit(self.artifacts, output[LOGITS].shape[1])
+        return [
+            {name: self._of_frame(name, output, *each) for name in self.artifacts}
+            for each in enumerate(frames)
+        ]
 
     def _of_frame(
-        self, output: TeacherOutput, position: int, frame: CanvasFrame
-    ) -> dict[str, NDArray[np.generic]]:
-        logits = output.logits[position].float()  # (C, h, w)
-        made: dict[str, NDArray[np.generic]] = {}
-        for artifact in self.artifacts:
-            if artifact == "logits":
-                made[artifact] = logits.cpu().numpy()
-            elif artifact == "confidence":
-                made[artifact] = logits.softmax(0).amax(0).cpu().numpy()  # (h, w)
-            elif artifact == "pseudo_label":
-                made[artifact] = self._pseudo_label(logits, frame)
-            else:
-                layer = layer_of(artifact, tuple(output.features))
-                made[artifact] = output.features[layer][position].float().cpu().numpy()
+        self, artifact: str, output: ModelOutput, position: int, frame: CanvasFrame
+    ) -> NDArray[np.generic]:
+        name = output_of(artifact, output)
+        of_frame = Output(output[name][position], self.teacher.strides[name], frame, self.threshold)
+        made: NDArray[np.generic] = MAKERS[artifact_of(artifact).name](of_frame).cpu().numpy()
         return made
 
-    def _pseudo_label(self, logits: torch.Tensor, frame: CanvasFrame) -> NDArray[np.uint8]:
-        """The class of each canvas pixel, 255 where unsure or outside the photo: (H, W)."""
-        demand_labels_fit(self.artifacts, len(logits))
-        height, width = frame.image.shape[:2]
-        full = upsample_logits(logits[None], self.teacher.strides["logits"], (height, width))[0]
-        best, label = full.softmax(0).max(0)  # (H, W)
-        label = torch.where(best >= self.threshold, label, torch.full_like(label, IGNORE))
-        kept = label.to(torch.uint8).cpu().numpy()
-        kept[frame.valid[0] :] = IGNORE
-        kept[:, frame.valid[1] :] = IGNORE
-        return kept
+    def shapes(self, canvas: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Shape and stride of a frame's artifacts, from one forward pass on a black canvas."""
+        made = self([CanvasFrame("", np.zeros((*canvas, 3), np.uint8), None, canvas)])[0]
+        strides = self.teacher.strides
+        return {
+            name: (array.shape, strides[output_of(name, strides)])
+            if artifact_of(name).has_stride
+            else (array.shape, 1)
+            for name, array in made.items()
+        }
 
 
-def layer_of(artifact: str, layers: tuple[str, ...]) -> str:
-    """The teacher's layer behind "features/<layer>".
+def output_of(artifact: str, outputs: Collection[str]) -> str:
+    """Find the teacher's output that an artifact is made from, among those that it gives.
 
     Raises:
-        ConfigError: no such layer; the message lists those there are.
+        ConfigError: it gives no such output; the message lists what can be made of those it gives.
     """
-    layer = artifact.removeprefix("features/")
-    if layer == artifact or layer not in layers:
-        known = ", ".join(
-            ["logits", "pseudo_label", "confidence", *(f"features/{n}" for n in layers)]
+    row = artifact_of(artifact)
+    name = artifact if row.layered else row.output
+    if name is None or name not in outputs:
+        known = [each for each in MAKERS if ARTIFACTS[each].output in outputs]
+        known += [each for each in outputs if artifact_of(each).layered]
+        raise ConfigError(
+            f"artifact {artifact!r}: this teacher has no such output; known: {', '.join(known)}"
         )
-        raise ConfigError(f"artifact {artifact!r}: this teacher has no such output; known: {known}")
-    return layer
+    return name
 
 
 def demand_labels_fit(artifacts: tuple[str, ...], classes: int, whose: str = "teacher") -> None:
@@ -97,7 +100,7 @@ def demand_labels_fit(artifacts: tuple[str, ...], classes: int, whose: str = "te
     Raises:
         ConfigError: they are wanted, and some class would be written as another, or as "ignore".
     """
-    if "pseudo_label" in artifacts and classes > MOST_CLASSES:
+    if PSEUDO_LABEL in artifacts and classes > MOST_CLASSES:
         raise ConfigError(
             f"{whose}: {classes} classes, but a pseudo_label is a byte: at most {MOST_CLASSES} "
             f"classes, for {IGNORE} says 'ignore'; take pseudo_label out of cache.artifacts, and "
@@ -118,7 +121,7 @@ def reason_unusable(arrays: dict[str, NDArray[np.generic]]) -> str | None:
 
 def mean_confidence(arrays: dict[str, NDArray[np.generic]], frame: CanvasFrame) -> float | None:
     """Mean of the highest class probability over the frame's valid area, or None if not cached."""
-    confidence = arrays.get("confidence")
+    confidence = arrays.get(CONFIDENCE)
     if confidence is None:
         return None
     if confidence.ndim != 2:

@@ -14,6 +14,7 @@ import torch
 
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class TeacherPredictor:
         """See `Predictor`."""
         if self.own_upsampling:
             return self.teacher.own_logits(frames), 1
-        return self.teacher(frames).logits, self.teacher.strides["logits"]
+        return self.teacher(frames)[LOGITS], self.teacher.strides[LOGITS]
 
 
 @contextmanager

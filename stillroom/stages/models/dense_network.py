@@ -1,7 +1,9 @@
-"""What every network here is to its callers: normalised images in, logits and features out.
+"""What every network here is to its callers: normalised images in, named grids out.
 
-`DenseOutput` is before any upsampling to the input's size: grids as the network computed them. The
-stride of each grid is measured by a forward pass on an image whose sides differ, and must be exact.
+A `ModelOutput` has "logits" (B, C, h, w), "features/<layer>" (B, A, h', w') and other outputs that
+artifacts are made from, as "depth" (B, h, w): before any upsampling to the input's size, as the
+network computed them. The stride of each grid is measured by a forward pass on an image whose sides
+differ, and must be exact.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from stillroom.storage_specs.artifacts import ARTIFACTS, FEATURES, LOGITS, artifact_of
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -19,16 +22,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    DenseNetwork = Callable[[Tensor], "DenseOutput"]
+    ModelOutput = dict[str, Tensor]
+    DenseNetwork = Callable[[Tensor], ModelOutput]
 
 PENULTIMATE = "penultimate"
-
-
-class DenseOutput(NamedTuple):
-    """Logits (B, C, h, w), and features by layer, each (B, A, h', w')."""
-
-    logits: Tensor
-    features: dict[str, Tensor]
+OUTPUTS = tuple(dict.fromkeys(row.output for row in ARTIFACTS.values() if row.output is not None))
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class TeacherNetwork:
     """A teacher's network as its family of loaders hands it over.
 
     module: what is moved to a device and set to eval; None for a bare callable
-    forward: normalised images to logits and features, through `module`
+    forward: normalised images to named grids, through `module`
     multiple: pixels that both sides of the input must be multiples of
     channels_last: whether it takes its input in that order, see `Normalise`
     own_logits: normalised images to logits at their size, upsampled as the network itself does it;
@@ -50,23 +48,31 @@ class TeacherNetwork:
     own_logits: Callable[[Tensor], Tensor] | None = None
 
 
-def as_dense_output(output: Any) -> DenseOutput:
-    """What a user's network returned: logits, or a dict of "logits" and, perhaps, "features".
+def with_layers(layers: Mapping[str, Tensor], **grids: Tensor) -> ModelOutput:
+    """Name the grids of layers, and put them behind the others."""
+    return {**grids, **{f"{FEATURES}/{layer}": grid for layer, grid in layers.items()}}
+
+
+def as_model_output(output: Any) -> ModelOutput:
+    """Name the grids that a user's network returned: logits, or a dict of grids.
 
     Raises:
         ConfigError: something else.
     """
     if isinstance(output, torch.Tensor):
-        return DenseOutput(output, {})
-    if isinstance(output, dict) and set(output) <= {"logits", "features"} and "logits" in output:
-        features = output.get("features", {})
-        grids = [output["logits"], *features.values()] if isinstance(features, dict) else [None]
-        if all(isinstance(grid, torch.Tensor) for grid in grids):
-            return DenseOutput(output["logits"], features)
+        return {LOGITS: output}
+    if isinstance(output, dict) and output and set(output) <= set(OUTPUTS):
+        grids = dict(output)
+        layers = grids.pop(FEATURES, {})
+        if isinstance(layers, dict):
+            found = with_layers(layers, **grids)
+            if all(isinstance(grid, torch.Tensor) for grid in found.values()):
+                return found
     keys = f" of {sorted(map(str, output))}" if isinstance(output, dict) else ""
+    others = "".join(f', or "{name}"' for name in OUTPUTS if name not in (LOGITS, FEATURES))
     raise ConfigError(
         'a network must return logits (B, C, h, w), or a dict of "logits" and "features" '
-        f"(tensors by layer); got {type(output).__name__}{keys}"
+        f"(tensors by layer){others}; got {type(output).__name__}{keys}"
     )
 
 
@@ -100,8 +106,8 @@ class Normalise(nn.Module):
 
 
 def crop(
-    output: DenseOutput, strides: Mapping[str, int], images: Tensor, height: int, width: int
-) -> DenseOutput:
+    output: ModelOutput, strides: Mapping[str, int], images: Tensor, height: int, width: int
+) -> ModelOutput:
     """Cut off the cells that see nothing but padding: (ceil(height/stride), ceil(width/stride)).
 
     images: what the network was given, padded
@@ -111,8 +117,8 @@ def crop(
         ConfigError: a grid is not that of its stride, as that of a network whose grids have one
             size whatever its input's.
     """
-
-    def cut(name: str, grid: Tensor) -> Tensor:
+    cut = {}
+    for name, grid in output.items():
         stride = strides[name]
         expected = (images.shape[-2] // stride, images.shape[-1] // stride)
         if tuple(grid.shape[-2:]) != expected:
@@ -122,12 +128,8 @@ def crop(
                 f"{'x'.join(map(str, expected))} at its stride of {stride}; let the network take "
                 "inputs of any size, or choose a canvas of the size that it was made for"
             )
-        return grid[..., : -(-height // stride), : -(-width // stride)]
-
-    return DenseOutput(
-        cut("logits", output.logits),
-        {name: cut(f"features/{name}", grid) for name, grid in output.features.items()},
-    )
+        cut[name] = grid[..., : -(-height // stride), : -(-width // stride)]
+    return cut
 
 
 class Grid(NamedTuple):
@@ -138,11 +140,13 @@ class Grid(NamedTuple):
 
 
 def measure_grids(
-    network: DenseNetwork, pad: int, classes: int, device: str = "cpu"
+    network: DenseNetwork, pad: int, classes: int | None, device: str = "cpu"
 ) -> dict[str, Grid]:
-    """The grids of "logits" and of each "features/<layer>", by a dry forward.
+    """Measure each grid of a network's output, by a dry forward.
 
     The network must be in eval mode; nothing about it changes.
+
+    classes: that its logits must have; None: nobody knows
 
     Raises:
         ConfigError: the network fails on sides that are multiples of `pad`, its number of classes
@@ -159,23 +163,22 @@ def measure_grids(
         raise ConfigError(
             f"the network fails on an input of {height}x{width}, multiples of pad={pad}: {error}"
         ) from error
-    if output.logits.ndim != 4 or output.logits.shape[1] != classes:
+    logits = output.get(LOGITS)
+    if logits is not None and (logits.ndim != 4 or logits.shape[1] != (classes or logits.shape[1])):
         raise ConfigError(
-            f"the network gives logits of shape {tuple(output.logits.shape)}; "
-            f"expected (B, {classes}, h, w) for {classes} classes"
+            f"the network gives logits of shape {tuple(logits.shape)}; "
+            f"expected (B, {classes or 'C'}, h, w) for {classes or 'C'} classes"
         )
-    grids = {"logits": output.logits}
-    grids |= {f"features/{name}": grid for name, grid in output.features.items()}
     return {
-        name: Grid(grid.shape[1], _exact_stride(name, grid, height, width))
-        for name, grid in grids.items()
+        name: Grid(1 if grid.ndim == 3 else grid.shape[1], _exact_stride(name, grid, height, width))
+        for name, grid in output.items()
     }
 
 
 def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:
-    if grid.ndim == 4:
-        stride = height // grid.shape[2]
-        if (grid.shape[2] * stride, grid.shape[3] * stride) == (height, width):
+    if grid.ndim == 1 + len(artifact_of(name).axes):
+        stride = height // grid.shape[-2]
+        if (grid.shape[-2] * stride, grid.shape[-1] * stride) == (height, width):
             return stride
     raise ConfigError(
         f"{name}: a grid of shape {tuple(grid.shape)} from an input of {height}x{width} has no "

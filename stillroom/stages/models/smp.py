@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import DenseOutput
+    from stillroom.stages.models.dense_network import ModelOutput
 
 Architecture = Literal[
     "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer",
@@ -89,12 +89,12 @@ def build_smp(design: SmpDesign) -> nn.Module:
     return network
 
 
-def forward_smp(network: Any, images: Tensor) -> DenseOutput:
+def forward_smp(network: Any, images: Tensor) -> ModelOutput:
     """Logits before the head's upsampling, the classifier's input, and the encoder's stages.
 
     images: (B, 3, H, W) normalised; sides are multiples of `pad_multiple(network)`
     """
-    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+    from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 
     stages: list[Tensor] = network.encoder(images)
     penultimate: Tensor = network.decoder(list(stages))  # (B, A, h, w)
@@ -102,7 +102,7 @@ def forward_smp(network: Any, images: Tensor) -> DenseOutput:
     features = {PENULTIMATE: penultimate}
     # The first entry is the image itself; some encoders fill a scale they lack with 0 channels.
     features |= {f"stage{i}": stage for i, stage in enumerate(stages) if i and stage.shape[1]}
-    return DenseOutput(logits, features)
+    return with_layers(features, logits=logits)
 
 
 def pad_multiple(network: Any) -> int:
@@ -128,7 +128,7 @@ def freeze_idle_layers(network: Any) -> int:
     was_training = network.training
     output = forward_smp(network.eval(), torch.zeros(1, 3, side, side))
     network.train(was_training)
-    total = torch.stack([grid.sum() for grid in (output.logits, *output.features.values())]).sum()
+    total = torch.stack([grid.sum() for grid in output.values()]).sum()
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     idle = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]

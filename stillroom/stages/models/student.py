@@ -11,9 +11,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from stillroom.stages.models.dense_network import (
-    DenseOutput,
     Normalise,
-    as_dense_output,
+    as_model_output,
     check_images,
     crop,
     measure_grids,
@@ -32,11 +31,13 @@ from stillroom.stages.models.smp import (
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD, Std
 from stillroom.stages.models.weights import check_classes, fit_encoder, fit_state, load_state
 from stillroom.stages.settings import Settings
+from stillroom.storage_specs.artifacts import FEATURES, LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stillroom.stages.models.dense_network import ModelOutput
     from stillroom.stages.models.weights import EncoderFit
 
 
@@ -117,7 +118,7 @@ class Student(nn.Module):
         network: nn.Module,
         normalise: Normalise,
         num_classes: int,
-        run: Callable[[nn.Module, Tensor], DenseOutput],
+        run: Callable[[nn.Module, Tensor], ModelOutput],
         classifier_weight: Callable[[nn.Module], Tensor],
     ) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class Student(nn.Module):
     @property
     def stride(self) -> int:
         """Pixels of an image to one cell of the logits."""
-        return self.strides["logits"]
+        return self.strides[LOGITS]
 
     @property
     def classifier_weight(self) -> Tensor:
@@ -165,7 +166,10 @@ class Student(nn.Module):
         padded = self.normalise(images)
         output = self._run(self.network, padded)
         output = crop(output, self.strides, padded, images.shape[-2], images.shape[-1])
-        return StudentOutput(output.logits, output.features)
+        logits = output.pop(LOGITS)
+        return StudentOutput(
+            logits, {name.removeprefix(f"{FEATURES}/"): grid for name, grid in output.items()}
+        )
 
 
 def build_student(config: StudentConfig, num_classes: int) -> Student:
@@ -210,8 +214,11 @@ def _build_python(config: PythonStudentConfig, num_classes: int) -> Student:
     return Student(network, normalise, num_classes, _run_python, _python_classifier_weight)
 
 
-def _run_python(network: nn.Module, images: Tensor) -> DenseOutput:
-    return as_dense_output(network(images))
+def _run_python(network: nn.Module, images: Tensor) -> ModelOutput:
+    output = as_model_output(network(images))
+    if LOGITS not in output:
+        raise ConfigError(f"a student must return logits, and gives {', '.join(output)}")
+    return output
 
 
 def _smp_classifier_weight(network: nn.Module) -> Tensor:

@@ -1,10 +1,9 @@
-"""Teachers: uint8 frames in, logits and features out, the same for every kind of network."""
+"""Teachers: uint8 frames in, named grids out, the same for every kind of network."""
 
 from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from stillroom.stages.models.teacher_hf import HfTeacherConfig, load_hf
 from stillroom.stages.models.teacher_python import PythonTeacherConfig, load_python
 from stillroom.stages.models.teacher_smp import SmpTeacherConfig, load_smp
 from stillroom.stages.models.teacher_torchvision import TorchvisionTeacherConfig, load_torchvision
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
+    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
 
 LOG = logging.getLogger(__name__)
 SEED = 0  # of teachers without weights: the same network in every worker
@@ -43,24 +43,12 @@ TEACHERS: dict[str, Callable[[Any], TeacherNetwork]] = {
 }
 
 
-@dataclass(frozen=True)
-class TeacherOutput:
-    """What a teacher says about a batch, on the teacher's device.
-
-    logits: (B, C, h, w) float32, h = ceil(H / stride)
-    features: by layer, (B, A, h', w') float32
-    """
-
-    logits: Tensor
-    features: dict[str, Tensor]
-
-
 class Teacher:
     """A network with the preparation of its input; call it on frames.
 
-    classes: names, or None where only the number is known
-    num_classes: C
-    strides: pixels of a frame to one cell, for "logits" and each "features/<layer>"
+    classes: names; None where only their number is known, or there are none
+    strides: pixels of a frame to one cell, for each grid of its output: "logits", which a teacher
+        of something else than classes lacks, each "features/<layer>", "depth"
     device: where it runs
     """
 
@@ -77,8 +65,6 @@ class Teacher:
         self._description = description
         self._network = network
         self.device = device
-        self.classes = config.class_names()
-        self.num_classes = config.num_classes()
         if config.pad % network.multiple:
             raise ConfigError(
                 f"teacher: pad={config.pad}, but this network needs sides that are multiples of "
@@ -89,8 +75,21 @@ class Teacher:
         ).to(device)
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
-        grids = measure_grids(network.forward, config.pad, self.num_classes, device)
-        self.strides = {name: grid.stride for name, grid in grids.items()}
+        stated = None if config.classes is None else config.num_classes()
+        self._grids = measure_grids(network.forward, config.pad, stated, device)
+        self.strides = {name: grid.stride for name, grid in self._grids.items()}
+        self.classes = config.class_names() if LOGITS in self._grids else None
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of its logits.
+
+        Raises:
+            ConfigError: it gives no logits.
+        """
+        if LOGITS not in self._grids:
+            raise ConfigError(f"teacher: gives {', '.join(self._grids)}, and no logits of classes")
+        return self._grids[LOGITS].channels
 
     @property
     def module(self) -> nn.Module | None:
@@ -104,8 +103,8 @@ class Teacher:
         """
         return {**deepcopy(self._description), "device": self.device}
 
-    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> TeacherOutput:
-        """Logits and features of a batch.
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> ModelOutput:
+        """Grids of a batch by name, each (B, ..., h, w) float32 with h = ceil(H / stride).
 
         frames: (B, H, W, 3) uint8 RGB
 
@@ -120,10 +119,7 @@ class Teacher:
             output = self._network.forward(images)
             _demand_batch(output, len(images))
             output = crop(output, self.strides, images, *frames.shape[1:3])
-        return TeacherOutput(
-            output.logits.float().contiguous(),
-            {name: grid.float().contiguous() for name, grid in output.features.items()},
-        )
+        return {name: grid.float().contiguous() for name, grid in output.items()}
 
     def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         """Logits upsampled as the network itself does it: what its author will have scored.
@@ -151,10 +147,8 @@ class Teacher:
         return images
 
 
-def _demand_batch(output: DenseOutput, frames: int) -> None:
-    grids = {"logits": output.logits}
-    grids |= {f"features/{name}": grid for name, grid in output.features.items()}
-    for name, grid in grids.items():
+def _demand_batch(output: ModelOutput, frames: int) -> None:
+    for name, grid in output.items():
         if len(grid) != frames:
             raise ConfigError(
                 f"{name}: {frames} frames give a grid of shape {tuple(grid.shape)}, expected "

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite, weights_sha256
+from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
+    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
 
 LOG = logging.getLogger(__name__)
 NEAR = 0.5  # of 255: means and deviations that are one but for rounding
@@ -208,23 +209,23 @@ def _as_weights_error(path: str) -> Iterator[None]:
         raise WeightsError(f"teacher {path}: cannot be loaded: {error}") from error
 
 
-def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> DenseOutput:
+def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> ModelOutput:
     """Logits as the classifier gives them, where it was found; else as the model does."""
-    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+    from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 
     if classifier is None:
-        return DenseOutput(model(pixel_values=images).logits, {})
-    seen: dict[str, Tensor] = {}
+        return {LOGITS: model(pixel_values=images).logits}
+    kept: ModelOutput = {}
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen["penultimate"], seen["logits"] = inputs[0], output
+        kept.update(with_layers({PENULTIMATE: inputs[0]}, logits=output))
 
     handle = classifier.register_forward_hook(keep)
     try:
         model(pixel_values=images)
     finally:
         handle.remove()
-    return DenseOutput(seen["logits"], {PENULTIMATE: seen["penultimate"]})
+    return kept
 
 
 def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
@@ -247,7 +248,7 @@ def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
         for layer in reversed(layers):
             try:
                 final = model(pixel_values=images).logits
-                grid = _forward(model, layer, images).logits
+                grid = _forward(model, layer, images)[LOGITS]
             except (RuntimeError, ValueError, KeyError):
                 return None  # measuring the strides will say what is wrong with this size
             for corners in (False, True):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class PythonTeacherConfig(TeacherSettings):
-    """Whatever `target` returns: a module or callable from normalised images to logits.
+    """Whatever `target` returns: a module or callable from normalised images to named grids.
 
-    It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of "logits" and "features"
-    (a dict of (B, A, h', w') by layer).
+    It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of some of "logits" and
+    "features" (a dict of (B, A, h', w') by layer).
 
     target: "module:function", called with `options`
     weights: loaded strictly into the module that it returns, if given
@@ -48,7 +48,7 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
     """
     from torch import nn
 
-    from stillroom.stages.models.dense_network import TeacherNetwork, as_dense_output
+    from stillroom.stages.models.dense_network import TeacherNetwork, as_model_output
 
     network = call_target(config.target, config.options)
     if not callable(network):
@@ -67,7 +67,7 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
         demand_finite(state, config.weights)
     return TeacherNetwork(
         module=module,
-        forward=lambda images: as_dense_output(network(images)),
+        forward=lambda images: as_model_output(network(images)),
         multiple=1,
         channels_last=False,
     )

@@ -18,7 +18,7 @@ from stillroom.stages.models.weights import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import DenseOutput, TeacherNetwork
+    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
 
 AUXILIARY = "aux_classifier."  # a head for training only; its tensors in a file are passed over
 CLASSIFIERS = {  # architecture family -> the weight whose rows are the classes
@@ -82,22 +82,22 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     )
 
 
-def _forward_sequential(network: Any, images: Tensor) -> DenseOutput:
+def _forward_sequential(network: Any, images: Tensor) -> ModelOutput:
     """FCN and DeepLabV3: the last layer of `classifier` is the convolution to classes."""
-    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+    from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 
     *layers, last = network.classifier
     penultimate = network.backbone(images)["out"]
     for layer in layers:
         penultimate = layer(penultimate)
-    return DenseOutput(last(penultimate), {PENULTIMATE: penultimate})
+    return with_layers({PENULTIMATE: penultimate}, logits=last(penultimate))
 
 
-def _forward_lraspp(network: Any, images: Tensor) -> DenseOutput:
+def _forward_lraspp(network: Any, images: Tensor) -> ModelOutput:
     """LR-ASPP adds up two 1x1 classifiers: one, if their inputs are put one behind the other."""
     import torch
 
-    from stillroom.stages.models.dense_network import PENULTIMATE, DenseOutput
+    from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 
     levels, head = network.backbone(images), network.classifier
     low, high = levels["low"], levels["high"]
@@ -106,4 +106,4 @@ def _forward_lraspp(network: Any, images: Tensor) -> DenseOutput:
         high, size=low.shape[-2:], mode="bilinear", align_corners=False
     )
     logits = head.low_classifier(low) + head.high_classifier(high)
-    return DenseOutput(logits, {PENULTIMATE: torch.cat([low, high], dim=1)})
+    return with_layers({PENULTIMATE: torch.cat([low, high], dim=1)}, logits=logits)

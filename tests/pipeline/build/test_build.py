@@ -96,10 +96,10 @@ def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
     for index in (0, 3, 9):
         image = targets.sources["street"].load(index).image
         output = teacher(image[None])
-        logits = output.logits[0]
+        logits = output["logits"][0]
         np.testing.assert_allclose(said.read("logits", index), logits, atol=1e-5)
         np.testing.assert_allclose(
-            said.read("features/penultimate", index), output.features["penultimate"][0], atol=1e-5
+            said.read("features/penultimate", index), output["features/penultimate"][0], atol=1e-5
         )
         confidence = logits.softmax(0).amax(0)
         np.testing.assert_allclose(said.read("confidence", index), confidence, atol=0.51 / 255)

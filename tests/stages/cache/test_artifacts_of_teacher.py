@@ -10,12 +10,13 @@ import torch
 
 from stillroom.stages.cache.artifacts_of_teacher import (
     TeacherArtifacts,
-    layer_of,
     mean_confidence,
+    output_of,
     reason_unusable,
 )
-from stillroom.stages.models.teacher import TeacherOutput
+from stillroom.stages.cache.makers import MAKERS
 from stillroom.stages.sources.canvas import CanvasFrame
+from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 CANVAS = (8, 12)
@@ -29,9 +30,9 @@ class Written:
         self._logits = logits
         self.strides = {"logits": stride, "features/deep": stride}
 
-    def __call__(self, frames: np.ndarray) -> TeacherOutput:
+    def __call__(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
         assert frames.shape == (len(self._logits), *CANVAS, 3)
-        return TeacherOutput(self._logits, {"deep": 2 * self._logits})
+        return {"logits": self._logits, "features/deep": 2 * self._logits}
 
 
 def canvas_frame(valid: tuple[int, int] = CANVAS) -> CanvasFrame:
@@ -129,13 +130,14 @@ def test_mean_confidence_needs_a_map_and_may_be_absent() -> None:
         mean_confidence({"confidence": np.zeros((1, 2, 3), np.float32)}, canvas_frame())
 
 
-@pytest.mark.parametrize("artifact", ["features/shallow", "depth", "features/", "deep"])
+@pytest.mark.parametrize("artifact", ["features/shallow", "features/logits"])
 def test_an_unknown_layer_is_refused_with_those_there_are(artifact: str) -> None:
     with pytest.raises(ConfigError) as caught:
         made_of(some_logits(), (artifact,))
     assert repr(artifact) in str(caught.value)
     assert "known: logits, pseudo_label, confidence, features/deep" in str(caught.value)
-    assert layer_of("features/deep", ("deep",)) == "deep"
+    assert output_of("features/deep", ("logits", "features/deep")) == "features/deep"
+    assert output_of("confidence", ("logits",)) == "logits"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -144,3 +146,18 @@ def test_what_is_not_finite_may_not_be_cached_and_is_counted(value: float) -> No
     assert reason_unusable(arrays) is None
     arrays["logits"][1, 1] = value
     assert reason_unusable(arrays) == "output logits is not finite in 1 of 6 values"
+
+
+def test_every_artifact_of_a_teacher_has_a_maker_and_no_other() -> None:
+    assert set(MAKERS) == {row.name for row in ARTIFACTS.values() if row.made_by == "teacher"}
+
+
+def test_the_shapes_are_those_of_the_artifacts_and_strides_those_of_the_grids() -> None:
+    artifacts = ("logits", "pseudo_label", "confidence", "features/deep")
+    teacher: Any = Written(some_logits(count=1), 4)
+    assert TeacherArtifacts(teacher, artifacts, 0.7).shapes(CANVAS) == {
+        "logits": ((3, 2, 3), 4),
+        "pseudo_label": ((8, 12), 1),
+        "confidence": ((2, 3), 4),
+        "features/deep": ((3, 2, 3), 4),
+    }

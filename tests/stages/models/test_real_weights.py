@@ -46,7 +46,7 @@ def test_the_camvid_teacher_sees_what_is_in_test_frames(shared_data: Path) -> No
             for path in paths
         ]
     )
-    logits = teacher(frames).logits
+    logits = teacher(frames)["logits"]
     assert logits.shape == (FRAMES, 11, 90, 120)
     full = torch.nn.functional.interpolate(
         logits, scale_factor=4, mode="bilinear", align_corners=False

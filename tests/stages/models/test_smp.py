@@ -54,19 +54,18 @@ def test_outputs_are_those_inside_the_networks_own_forward(architecture: str, en
     with torch.no_grad():
         output = forward_smp(network, images)
         whole = network(images)
-        upsampled = network.segmentation_head[1](output.logits)
-        again = classifier_of(network)(output.features["penultimate"])
+        upsampled = network.segmentation_head[1](output["logits"])
+        again = classifier_of(network)(output["features/penultimate"])
         stages = network.encoder(images)
     assert torch.equal(upsampled, whole)
-    assert torch.equal(again, output.logits)
+    assert torch.equal(again, output["logits"])
     assert whole.shape == (1, 5, 128, 160)
     for i, stage in enumerate(stages[1:], start=1):
-        assert torch.equal(output.features[f"stage{i}"], stage), "the decoder wrote into its input"
+        assert torch.equal(output[f"features/stage{i}"], stage), "the decoder wrote into its input"
     strides = strides_of(network, multiple)
     assert strides["logits"] == strides["features/penultimate"] == STRIDES.get(architecture, 4)
-    for name, grid in {"logits": output.logits, **output.features}.items():
-        stride = strides[name if name == "logits" else f"features/{name}"]
-        assert grid.shape[2:] == (128 // stride, 160 // stride)
+    for name, grid in output.items():
+        assert grid.shape[2:] == (128 // strides[name], 160 // strides[name])
 
 
 def test_pspnet_of_depth_3_and_upsampling_8_has_stride_8() -> None:
@@ -91,9 +90,9 @@ def test_dilated_deeplab_has_the_stride_it_was_asked_for() -> None:
 def test_stage_without_channels_is_left_out() -> None:
     network = build("FPN", "tu-convnext_atto")
     with torch.no_grad():
-        features = forward_smp(network, torch.zeros(1, 3, 128, 128)).features
-    assert "stage1" not in features
-    assert "stage2" in features
+        output = forward_smp(network, torch.zeros(1, 3, 128, 128))
+    assert "features/stage1" not in output
+    assert "features/stage2" in output
 
 
 @pytest.mark.parametrize(

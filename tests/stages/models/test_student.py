@@ -153,7 +153,7 @@ def test_what_a_student_exports_is_what_a_teacher_loads(tmp_path: Path) -> None:
     frames = batch.permute(0, 2, 3, 1).to(torch.uint8)
     with torch.no_grad():
         expected = student(batch).logits
-    torch.testing.assert_close(build_teacher(parsed)(frames).logits, expected)
+    torch.testing.assert_close(build_teacher(parsed)(frames)["logits"], expected)
     again = build({**PSPNET, "weights": tmp_path / "model.safetensors"}).eval()
     assert torch.equal(again(batch).logits, expected)
     with pytest.raises(WeightsError, match="for 5 classes, but 6 are configured"):

@@ -61,9 +61,9 @@ def test_frames_are_normalised_padded_with_zeros_and_the_padding_cut_off(weights
         decoded = network.decoder(network.encoder(torch.from_numpy(padded).permute(0, 3, 1, 2)))
         logits = network.segmentation_head[0](decoded)
     output = teacher(batch)
-    torch.testing.assert_close(output.logits, logits[:, :, :18, :25], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output["logits"], logits[:, :, :18, :25], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        output.features["penultimate"], decoded[:, :, :18, :25], rtol=1e-4, atol=1e-4
+        output["features/penultimate"], decoded[:, :, :18, :25], rtol=1e-4, atol=1e-4
     )
 
 
@@ -72,9 +72,9 @@ def test_grids_have_the_size_that_their_strides_say() -> None:
     output = teacher(frames(70, 101))
     assert teacher.strides["logits"] == 4
     assert teacher.strides["features/stage5"] == 32
-    assert set(teacher.strides) == {"logits", *(f"features/{name}" for name in output.features)}
-    for name, grid in {"logits": output.logits, **output.features}.items():
-        stride = teacher.strides[name if name == "logits" else f"features/{name}"]
+    assert set(teacher.strides) == set(output)
+    for name, grid in output.items():
+        stride = teacher.strides[name]
         assert grid.shape[2:] == (-(-70 // stride), -(-101 // stride)), name
         assert grid.dtype == torch.float32
         assert grid.is_contiguous()
@@ -84,17 +84,17 @@ def test_a_frame_gets_the_same_whatever_stands_beside_it() -> None:
     teacher = build_teacher(config())
     batch = frames(count=3)
     torch.testing.assert_close(
-        teacher(batch).logits[1:2], teacher(batch[1:2]).logits, rtol=1e-4, atol=1e-4
+        teacher(batch)["logits"][1:2], teacher(batch[1:2])["logits"], rtol=1e-4, atol=1e-4
     )
 
 
 def test_tensors_and_arrays_are_taken_alike() -> None:
     teacher = build_teacher(config())
-    expected = teacher(frames()).logits
-    assert torch.equal(teacher(torch.from_numpy(frames())).logits, expected)
+    expected = teacher(frames())["logits"]
+    assert torch.equal(teacher(torch.from_numpy(frames()))["logits"], expected)
     locked = frames()
     locked.flags.writeable = False
-    assert torch.equal(teacher(locked).logits, expected)
+    assert torch.equal(teacher(locked)["logits"], expected)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_frames_of_another_shape_or_dtype_are_refused(batch: np.ndarray) -> None
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_computes_lower_and_hands_out_float32(precision: str) -> None:
-    exact = build_teacher(config())(frames()).logits
-    lower = build_teacher(config(precision=precision))(frames()).logits
+    exact = build_teacher(config())(frames())["logits"]
+    lower = build_teacher(config(precision=precision))(frames())["logits"]
     assert lower.dtype == torch.float32
     assert not torch.equal(exact, lower)
     torch.testing.assert_close(exact, lower, rtol=0.2, atol=0.1 * float(exact.abs().max()))
@@ -126,9 +126,9 @@ def test_teachers_without_weights_are_the_same_network_every_time_and_leave_the_
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    first = build_teacher(config())(frames()).logits
+    first = build_teacher(config())(frames())["logits"]
     assert torch.equal(torch.rand(4), expected)
-    assert torch.equal(build_teacher(config())(frames()).logits, first)
+    assert torch.equal(build_teacher(config())(frames())["logits"], first)
 
 
 def test_description_is_the_identity_but_for_the_device(weights: Path) -> None:

@@ -60,10 +60,10 @@ def test_a_saved_segformer_gives_its_own_logits_and_penultimate_features(
     images = torch.from_numpy(FRAMES).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         logits = model(torch.nn.functional.pad(images, (0, 6, 0, 26))).logits[:, :, :18, :23]
-        again = model.decode_head.classifier(output.features["penultimate"])
+        again = model.decode_head.classifier(output["features/penultimate"])
     assert teacher.strides == {"logits": 4, "features/penultimate": 4}
-    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(again, output.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output["logits"], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again, output["logits"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_classifier_is_told_from_an_auxiliary_one_and_its_upsampling_undone(
@@ -88,9 +88,9 @@ def test_the_classifier_is_told_from_an_auxiliary_one_and_its_upsampling_undone(
     output = teacher(frames)
     with torch.no_grad():
         whole = model(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255).logits
-    upsampled = torch.nn.functional.interpolate(output.logits, (64, 96), mode="bilinear")
+    upsampled = torch.nn.functional.interpolate(output["logits"], (64, 96), mode="bilinear")
     assert teacher.strides == {"logits": 4, "features/penultimate": 4}
-    assert output.features["penultimate"].shape == (1, 12, 16, 24)
+    assert output["features/penultimate"].shape == (1, 12, 16, 24)
     torch.testing.assert_close(upsampled, whole, rtol=1e-4, atol=1e-5)
 
 

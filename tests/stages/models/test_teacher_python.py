@@ -31,6 +31,12 @@ def with_features():
                 "features": {"deep": images[:, :, ::8, ::8]}}
     return network
 
+def of_depth():
+    return lambda images: {"depth": 1 + images[:, 0, ::4, ::4]}
+
+def only_features():
+    return lambda images: {"features": {"deep": images[:, :, ::8, ::8]}}
+
 def ragged():
     return lambda images: torch.zeros(len(images), 4, images.shape[2] // 4, images.shape[3] // 5)
 
@@ -82,7 +88,7 @@ def config(function: str, **changes: Any) -> TeacherConfig:
 
 def test_a_plain_callable_is_a_teacher_and_gets_its_options() -> None:
     teacher = build_teacher(config("plain", options={"gain": 2.0}))
-    logits = teacher(FRAMES).logits
+    logits = teacher(FRAMES)["logits"]
     expected = (
         2 * torch.from_numpy(FRAMES).float().permute(0, 3, 1, 2)[:, [0, 1, 2, 0], ::2, ::2] / 255
     )
@@ -93,12 +99,27 @@ def test_a_plain_callable_is_a_teacher_and_gets_its_options() -> None:
 def test_named_features_come_with_their_own_stride() -> None:
     teacher = build_teacher(config("with_features"))
     assert teacher.strides == {"logits": 2, "features/deep": 8}
-    assert teacher(FRAMES).features["deep"].shape == (2, 3, 9, 12)
+    assert teacher(FRAMES)["features/deep"].shape == (2, 3, 9, 12)
+
+
+def test_a_teacher_may_give_no_logits_and_then_has_no_classes() -> None:
+    for function, strides in (("only_features", {"features/deep": 8}),):
+        for classes in (4, None):
+            teacher = build_teacher(config(function, classes=classes))
+            assert teacher.strides == strides
+            assert list(teacher(FRAMES)) == list(strides)
+            assert teacher.classes is None
+            with pytest.raises(ConfigError, match="no logits of classes"):
+                _ = teacher.num_classes
+
+
+def test_classes_that_nobody_states_are_counted_in_the_logits() -> None:
+    assert build_teacher(config("plain", classes=None)).num_classes == 4
 
 
 def test_a_grid_of_one_size_whatever_the_frames_is_refused() -> None:
     teacher = build_teacher(config("fixed_grid"))  # 32x40 cells are stride 4 of 128x160 pixels
-    assert teacher(np.zeros((1, 120, 150, 3), np.uint8)).features["deep"].shape == (1, 2, 30, 38)
+    assert teacher(np.zeros((1, 120, 150, 3), np.uint8))["features/deep"].shape == (1, 2, 30, 38)
     for height, width, cells in ((70, 90, "24x24"), (128, 200, "32x56"), (200, 160, "56x40")):
         with pytest.raises(ConfigError, match=f"features/deep: .*grid of 32x40.*expected {cells}"):
             teacher(np.zeros((1, height, width, 3), np.uint8))
@@ -114,7 +135,7 @@ def test_weights_are_loaded_into_a_module(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         expected = trained(images)[:, :, :18, :23]
-    torch.testing.assert_close(teacher(FRAMES).logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher(FRAMES)["logits"], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(WeightsError, match="differently shaped"):
         build_teacher(config("module", weights=tmp_path / "w.pth", options={"channels": 7}))
     with pytest.raises(ConfigError, match="returns no torch module"):
@@ -138,7 +159,7 @@ def test_a_mistake_inside_the_function_keeps_its_own_words() -> None:
 
 def test_a_grid_for_fewer_frames_than_were_given_is_refused() -> None:
     teacher = build_teacher(config("first_only"))
-    assert teacher(FRAMES[:1]).features["deep"].shape == (1, 3, 9, 12)
+    assert teacher(FRAMES[:1])["features/deep"].shape == (1, 3, 9, 12)
     with pytest.raises(ConfigError, match=r"features/deep: 2 frames give .*\(1, 3, 12, 12\)"):
         teacher(FRAMES)
 

@@ -47,11 +47,11 @@ def test_logits_are_the_classifiers_and_upsample_to_the_networks_own(
     output = teacher(FRAMES)
     with torch.no_grad():
         whole = network(torch.from_numpy(FRAMES).permute(0, 3, 1, 2) / 255)["out"]
-    upsampled = torch.nn.functional.interpolate(output.logits, (96, 128), mode="bilinear")
+    upsampled = torch.nn.functional.interpolate(output["logits"], (96, 128), mode="bilinear")
     torch.testing.assert_close(upsampled, whole, rtol=1e-3, atol=1e-4)
     stride = teacher.strides["logits"]
     assert stride == teacher.strides["features/penultimate"]
-    assert output.logits.shape == (1, 5, 96 // stride, 128 // stride)
+    assert output["logits"].shape == (1, 5, 96 // stride, 128 // stride)
 
 
 def test_penultimate_features_and_the_classifiers_make_the_logits() -> None:
@@ -62,8 +62,8 @@ def test_penultimate_features_and_the_classifiers_make_the_logits() -> None:
     head = reference_head()
     weight = torch.cat([head.low_classifier.weight, head.high_classifier.weight], dim=1)
     bias = head.low_classifier.bias + head.high_classifier.bias
-    logits = torch.nn.functional.conv2d(output.features["penultimate"], weight, bias)
-    torch.testing.assert_close(logits, output.logits, rtol=1e-4, atol=1e-4)
+    logits = torch.nn.functional.conv2d(output["features/penultimate"], weight, bias)
+    torch.testing.assert_close(logits, output["logits"], rtol=1e-4, atol=1e-4)
 
 
 def reference_head() -> Any:

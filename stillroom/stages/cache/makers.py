@@ -1,0 +1,64 @@
+"""How each artifact of a teacher is made from its output, a small function an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.geometry import upsample_logits
+from stillroom.storage_specs.artifacts import CONFIDENCE, FEATURES, IGNORE, LOGITS, PSEUDO_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from stillroom.stages.sources.canvas import CanvasFrame
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a teacher gives for one frame, in the grid that an artifact is made from.
+
+    grid: (C, h, w) or (h, w) float32, on the teacher's device
+    stride: canvas pixels to one position of it
+    threshold: pixels whose highest class probability is below it get no pseudo label (Xie et al.,
+        "Improving Fast Segmentation With Teacher-student Learning", 2018, sec. 4.1: 0.7)
+    """
+
+    grid: Tensor
+    stride: int
+    frame: CanvasFrame
+    threshold: float
+
+
+def unchanged(output: Output) -> Tensor:
+    """Return the grid itself: (C, h, w)."""
+    return output.grid
+
+
+def confidence(output: Output) -> Tensor:
+    """Return the highest class probability: (h, w)."""
+    return output.grid.softmax(0).amax(0)
+
+
+def pseudo_label(output: Output) -> Tensor:
+    """Return the class of each canvas pixel, 255 where unsure or outside the photo: (H, W)."""
+    size = output.frame.image.shape[:2]
+    full = upsample_logits(output.grid[None], output.stride, (size[0], size[1]))[0]
+    best, label = full.softmax(0).max(0)  # (H, W)
+    label = torch.where(best >= output.threshold, label, torch.full_like(label, IGNORE))
+    height, width = output.frame.valid
+    label[height:] = IGNORE
+    label[:, width:] = IGNORE
+    return label.to(torch.uint8)
+
+
+MAKERS: dict[str, Callable[[Output], Tensor]] = {
+    LOGITS: unchanged,
+    FEATURES: unchanged,
+    PSEUDO_LABEL: pseudo_label,
+    CONFIDENCE: confidence,
+}
