@@ -12,13 +12,18 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 
 from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 ARTIFACT = "features/penultimate"
 COMPRESSORS = {
@@ -53,7 +58,7 @@ def main() -> None:
         readers, sizes = {}, {}
         for number, (name, compressor) in enumerate(COMPRESSORS.items()):
             made = build(Path(folder) / str(number), compressor, truth)
-            array = zarr.open_array(made.cache.path / "camvid" / "fpn" / ARTIFACT, mode="r")
+            array = zarr.open_array(Path(made.place) / "camvid" / "fpn" / ARTIFACT, mode="r")
             sizes[name] = made.sizes()[ARTIFACT] / len(truth)
             readers[name, "stored"] = lambda i, made=made: made.encoded(ARTIFACT, i).values
             readers[name, "decoded"] = lambda i, made=made: made.read(ARTIFACT, i)

@@ -59,9 +59,10 @@ def make_truth(root: Path, frames: int) -> None:
 
 def make_cache(root: Path, name: str) -> None:
     """A cache of both artifacts: of a preset, or "byte": uint8 steps, which Zarr's users decode."""
+    from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import FrameRow
     from stillroom.storage_specs.presets import load_preset
-    from stillroom.storage_specs.store import ArraySpec, Cache
+    from stillroom.storage_specs.store import Cache
 
     byte = {"codec": "byte", "compressor": "blosc"}
     overrides = dict.fromkeys(("logits", "features"), byte) if name == "byte" else None

@@ -105,7 +105,7 @@ target = targets.define(Cache.create(run.cache.path), "photos", "null", teacher)
 ids = targets.sources["photos"].frame_ids
 objects = {s.path: ObjectEntry(1 << 20, "0" * 64) for a in target.definition.arrays
            for s in target.definition.stored(a)}
-folder = Path(target.cache.path) / part_path("photos", "null", 0)
+folder = Path(target.place) / part_path("photos", "null", 0)
 folder.parent.mkdir(parents=True, exist_ok=True)
 for shard in range(target.shards):
     span = target.shard_range(shard)
@@ -113,7 +113,7 @@ for shard in range(target.shards):
                           seconds=0.1, confidence=0.5) for i in span)
     part = ShardPart("photos", "null", shard, span[0], span[-1] + 1, target.fingerprint, objects,
                      rows)
-    (Path(target.cache.path) / part_path("photos", "null", shard)).write_bytes(encode_part(part))
+    (Path(target.place) / part_path("photos", "null", shard)).write_bytes(encode_part(part))
 found = {"shards": target.shards}
 """
 OPEN = """

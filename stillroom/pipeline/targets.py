@@ -16,9 +16,8 @@ from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
-from stillroom.storage_specs.layout import extension_name, teacher_of
+from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
 from stillroom.storage_specs.presets import load_preset
-from stillroom.storage_specs.store import ArraySpec
 from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
 
 if TYPE_CHECKING:
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
     from stillroom.stages.models.flow.flow_model import FlowModelConfig
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.source import Source
+    from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.presets import Preset
-    from stillroom.storage_specs.store import ArtifactSet, Cache
+    from stillroom.storage_specs.store import Cache
 
     Model = Teacher | FlowModel  # what fills a set
 

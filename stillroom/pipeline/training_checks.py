@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
-    from stillroom.storage_specs.store import ArtifactSet, Cache
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.store import Cache
 
 LOG = logging.getLogger(__name__)
 

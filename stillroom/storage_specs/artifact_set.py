@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
+from stillroom.storage_specs.files.folder_store import FolderStore
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
 from stillroom.storage_specs.shard_writer import ShardWriter
-from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,13 +33,12 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.codecs import Encoded
     from stillroom.storage_specs.fidelity import Fidelity
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
     from stillroom.storage_specs.remote_reader import RemoteArrayReader
-    from stillroom.storage_specs.store import Cache
     from stillroom.storage_specs.stored_array import StoredArray
-    from stillroom.storage_specs.verify import Fault
 
 REQUESTS = 8  # to an object store at a time
 
@@ -55,8 +53,8 @@ class ArtifactSet:
     fingerprint, fingerprints: sha256 of all this, and of each artifact alone
     """
 
-    def __init__(self, cache: Cache, definition: Definition) -> None:
-        self.cache = cache
+    def __init__(self, store: ObjectStore, definition: Definition) -> None:
+        self.store = store
         self.definition = definition
         self.source = definition.source
         self.name = definition.name
@@ -69,7 +67,7 @@ class ArtifactSet:
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
         self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for remote reads alone
-        self._catalogue = Catalogue(definition, cache.objects, self._parts)
+        self._catalogue = Catalogue(definition, store, self._parts)
         self._paths = {
             stored.path for spec in definition.arrays for stored in definition.stored(spec)
         }
@@ -79,8 +77,8 @@ class ArtifactSet:
         }
 
     def _array_reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
-        if isinstance(self.cache.path, Path):
-            return ArrayReader(self.cache.path, stored, self.shard_frames)
+        if isinstance(self.store, FolderStore):
+            return ArrayReader(self.store.root, stored, self.shard_frames)
         from stillroom.storage_specs.remote_reader import RemoteArrayReader
 
         def entry(shard: int) -> ObjectEntry | None:
@@ -88,13 +86,18 @@ class ArtifactSet:
                 self.part(shard)
             return self._objects[shard].get(stored.path)
 
-        return RemoteArrayReader(self.cache.objects, stored, self.shard_frames, entry)
+        return RemoteArrayReader(self.store, stored, self.shard_frames, entry)
 
-    def __reduce__(self) -> tuple[type[ArtifactSet], tuple[Cache, Definition]]:
-        return ArtifactSet, (self.cache, self.definition)
+    @property
+    def place(self) -> str:
+        """Where its cache is, as a person would write it."""
+        return self.store.where("")
+
+    def __reduce__(self) -> tuple[type[ArtifactSet], tuple[ObjectStore, Definition]]:
+        return ArtifactSet, (self.store, self.definition)
 
     def __repr__(self) -> str:
-        return f"ArtifactSet({self.source}/{self.name} in {self.cache.path})"
+        return f"ArtifactSet({self.source}/{self.name} in {self.place})"
 
     def require(self, identity: dict[str, Any]) -> None:
         """Refuse a run that was made for something else; ANY on its side agrees with anything.
@@ -104,7 +107,7 @@ class ArtifactSet:
         """
         found = differences(self.identity, identity)
         if found:
-            raise mismatch(self.cache, self.definition, found)
+            raise mismatch(self.place, self.definition, found)
 
     def shard_range(self, shard: int) -> range:
         """Indices of the frames of a shard.
@@ -123,7 +126,7 @@ class ArtifactSet:
 
     def _parts(self, shards: list[int]) -> list[ShardPart | None]:
         """The parts of shards, None for one that is no part; over a network many at once."""
-        if not self.cache.objects.remote:
+        if not self.store.remote:
             return [self._sound_part(shard) for shard in shards]
         with ThreadPoolExecutor(REQUESTS, "manifest") as pool:
             return list(pool.map(self._sound_part, shards))
@@ -145,36 +148,36 @@ class ArtifactSet:
         """
         path = part_path(self.source, self.name, shard)
         try:
-            content = self.cache.objects.read(path, PART_BYTES)
+            content = self.store.read(path, PART_BYTES)
             part = decode_part(content, path, len(self.shard_range(shard)))
         except FileNotFoundError as error:
             span = self.shard_range(shard)
             raise CacheIncomplete(
-                f"{self.cache.path}: frames {span[0]} to {span[-1]} of {self.source} are not in "
+                f"{self.place}: frames {span[0]} to {span[-1]} of {self.source} are not in "
                 f"{self.name!r} (shard {shard}); run `stillroom cache build RUN.toml`"
             ) from error
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
-            raise CacheError(f"{self.cache.objects.where(path)}: {why}") from error
+            raise CacheError(f"{self.store.where(path)}: {why}") from error
         claims = (part.source, part.set_name, part.shard, part.fingerprint)
         span = self.shard_range(shard)
         if claims != (self.source, self.name, shard, self.fingerprint):
             raise CacheMismatch(
-                f"{self.cache.objects.where(path)} belongs to {part.source}/{part.set_name}, shard "
+                f"{self.store.where(path)} belongs to {part.source}/{part.set_name}, shard "
                 f"{part.shard}, fingerprint {part.fingerprint[:12]}..., not to this set "
                 f"({self.fingerprint[:12]}...); re-run `stillroom cache build RUN.toml`"
             )
         if [row.index for row in part.rows] != list(span):
             raise CacheCorrupt(
-                f"{self.cache.objects.where(path)}: its rows are not frames {span[0]} to "
+                f"{self.store.where(path)}: its rows are not frames {span[0]} to "
                 f"{span[-1]}; re-run `stillroom cache build RUN.toml`"
             )
         if strangers := sorted(part.objects.keys() - self._paths):
             raise CacheCorrupt(
-                f"{self.cache.objects.where(path)}: it names an object of {strangers[0]!r:.60}, "
+                f"{self.store.where(path)}: it names an object of {strangers[0]!r:.60}, "
                 "which is no array of this set; re-run `stillroom cache build RUN.toml`"
             )
-        if self.cache.objects.remote:
+        if self.store.remote:
             self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part
@@ -182,14 +185,14 @@ class ArtifactSet:
     def writer(self, shard: int) -> ShardWriter:
         """A writer of one shard."""
         self.shard_range(shard)
-        return ShardWriter(self.cache.objects, self.definition, shard, self._still_defined)
+        return ShardWriter(self.store, self.definition, shard, self._still_defined)
 
     def discard(self, shard: int) -> bool:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
         self._usable.pop(shard, None)
         for reader in self._readers.values():
             reader.forget(shard)
-        return self.cache.objects.remove(part_path(self.source, self.name, shard))
+        return self.store.remove(part_path(self.source, self.name, shard))
 
     def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """One frame's decoded array: uint8 for frames and labels, float32 for the rest.
@@ -270,25 +273,16 @@ class ArtifactSet:
         """
         return self._catalogue.save()
 
-    def verify_shard(self, shard: int) -> list[Fault]:
-        """Everything that is wrong with a shard on disk; nothing for one that is not committed."""
-        self.shard_range(shard)
-        return verify_shard(self, shard)
-
-    def verify_definition(self) -> list[Fault]:
-        """Everything that is wrong with the metadata that follow from the set's definition."""
-        return verify_definition(self)
-
     def _still_defined(self) -> bool:
         path = f"{set_folder(self.source, self.name)}/zarr.json"
         try:
-            document = json_of(self.cache.objects.read(path, METADATA_BYTES))
+            document = json_of(self.store.read(path, METADATA_BYTES))
             return bool(document["attributes"][KEY]["fingerprint"] == self.fingerprint)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
 
-def mismatch(cache: Cache, on_disk: Definition, found: list[Difference]) -> CacheMismatch:
+def mismatch(place: str, on_disk: Definition, found: list[Difference]) -> CacheMismatch:
     """The error of a run that asks for another identity than the cache has."""
     width = max(len(difference.field) for difference in found)
     lines = (
@@ -296,11 +290,11 @@ def mismatch(cache: Cache, on_disk: Definition, found: list[Difference]) -> Cach
         for difference in found
     )
     return CacheMismatch(
-        f"{cache.path}: {on_disk.name!r} on {on_disk.source!r} was built from something else\n"
+        f"{place}: {on_disk.name!r} on {on_disk.source!r} was built from something else\n"
         + "\n".join(lines)
         + "\n  point cache.path at another folder and run `stillroom cache build RUN.toml`, "
         "or make the run agree with the cache"
-        + (_reusable(cache) if _only_frames_changed(found) else "")
+        + (_reusable(place) if _only_frames_changed(found) else "")
     )
 
 
@@ -312,8 +306,8 @@ def _only_frames_changed(found: list[Difference]) -> bool:
     )
 
 
-def _reusable(cache: Cache) -> str:
+def _reusable(place: str) -> str:
     return (
         "\n  only the source has changed: in a build with `--set cache.reuse="
-        f"{cache.path} --set cache.path=NEW` teachers run on changed and new frames only"
+        f"{place} --set cache.path=NEW` teachers run on changed and new frames only"
     )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stillroom.storage_specs.fidelity import Fidelity
-    from stillroom.storage_specs.files.objects import Objects
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.layout import Definition
     from stillroom.storage_specs.manifest import ShardPart
 
@@ -88,7 +88,7 @@ class Catalogue:
     def __init__(
         self,
         definition: Definition,
-        objects: Objects,
+        objects: ObjectStore,
         read_parts: Callable[[list[int]], list[ShardPart | None]],
     ) -> None:
         self._definition = definition

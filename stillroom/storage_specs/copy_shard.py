@@ -10,7 +10,7 @@ from stillroom.storage_specs.manifest import decode_part, entry_of
 
 if TYPE_CHECKING:
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.store import Cache
+    from stillroom.storage_specs.files.object_store import ObjectStore
 
 
 def copy_shard(source: ArtifactSet, target: ArtifactSet, shard: int) -> int:
@@ -24,30 +24,30 @@ def copy_shard(source: ArtifactSet, target: ArtifactSet, shard: int) -> int:
     """
     definition = source.definition
     path = part_path(source.source, source.name, shard)
-    recorded = _read(source.cache, path)
+    recorded = _read(source.store, path)
     part = decode_part(recorded, path)
     if part.fingerprint != target.fingerprint:
-        raise CacheCorrupt(f"{source.cache.objects.where(path)}: it belongs to another set")
+        raise CacheCorrupt(f"{source.store.where(path)}: it belongs to another set")
     copied = 0
     for stored in (each for spec in definition.arrays for each in definition.stored(spec)):
         place = stored.object_path(shard)
-        content = _read(source.cache, place)
+        content = _read(source.store, place)
         if entry_of(content) != part.objects[stored.path]:
             raise CacheCorrupt(
-                f"{source.cache.objects.where(place)}: its bytes are not those that were "
+                f"{source.store.where(place)}: its bytes are not those that were "
                 "committed; run `stillroom cache verify`"
             )
-        target.cache.objects.write_whole(place, content)
+        target.store.write_whole(place, content)
         copied += len(content)
-    target.cache.objects.write_whole(path, recorded)
+    target.store.write_whole(path, recorded)
     return copied
 
 
-def _read(cache: Cache, path: str) -> bytes:
+def _read(store: ObjectStore, path: str) -> bytes:
     try:
-        return cache.objects.read(path)
+        return store.read(path)
     except OSError as error:
         raise CacheCorrupt(
-            f"{cache.objects.where(path)}: committed, but it cannot be read ({error.strerror}); "
+            f"{store.where(path)}: committed, but it cannot be read ({error.strerror}); "
             "run `stillroom cache verify`"
         ) from error

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.files.objects import Objects
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.manifest import ObjectEntry
     from stillroom.storage_specs.stored_array import StoredArray
     from stillroom.storage_specs.tiles import Window
@@ -60,7 +60,7 @@ class RemoteArrayReader:
 
     def __init__(
         self,
-        objects: Objects,
+        objects: ObjectStore,
         stored: StoredArray,
         shard_frames: int,
         entry: Callable[[int], ObjectEntry | None],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.files.objects import Objects
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.verify import Fault
 
 
@@ -34,7 +34,7 @@ def damaged_cache(path: Path | str) -> Cache | None:
 
 def repair_root(cache: Cache) -> list[str]:
     """Write the cache's own zarr.json again; lines that say so."""
-    cache.objects.write_whole("zarr.json", root_json())
+    cache.store.write_whole("zarr.json", root_json())
     return ["rewrote zarr.json"]
 
 
@@ -58,31 +58,31 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     check_names(source, set_name)
     folder = part_folder(source, set_name)
     above = set_folder(source, set_name)
-    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.objects.folders(above))
+    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.store.folders(above))
     links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
-    names = sorted(file.name for file in cache.objects.files(folder))
+    names = sorted(file.name for file in cache.store.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
     # The arrays' may be damaged too, and without the group nobody can say what they should be.
-    places += [place for name in inner for place in _metadata_in(cache.objects, f"{above}/{name}")]
-    done = [f"withdrew {place}" for place in places if cache.objects.remove(place)]
+    places += [place for name in inner for place in _metadata_in(cache.store, f"{above}/{name}")]
+    done = [f"withdrew {place}" for place in places if cache.store.remove(place)]
     group = f"{set_folder(source, set_name)}/zarr.json"
     if set_name == FRAMES:  # the source's group, in which the teachers' sets lie
-        cache.objects.write_whole(group, group_json({}))
+        cache.store.write_whole(group, group_json({}))
     else:
-        cache.objects.remove(group)
+        cache.store.remove(group)
     return [*links, *done, f"withdrew {group}"]
 
 
 def _remove_links(cache: Cache, folders: list[str]) -> list[str]:
     """Remove links in the place of a set's folders, so that nothing is removed behind them."""
     done = []
-    while link := cache.objects.first_link(_with_inner(cache.objects, folders)):
-        cache.objects.remove(link)
+    while link := cache.store.first_link(_with_inner(cache.store, folders)):
+        cache.store.remove(link)
         done.append(f"removed the link {link}")
     return done
 
 
-def _with_inner(objects: Objects, folders: list[str]) -> list[str]:
+def _with_inner(objects: ObjectStore, folders: list[str]) -> list[str]:
     """Folders, and those in them that are reached without a link; links come last."""
     found = []
     for folder in folders:
@@ -93,7 +93,7 @@ def _with_inner(objects: Objects, folders: list[str]) -> list[str]:
     return found
 
 
-def _metadata_in(objects: Objects, folder: str) -> list[str]:
+def _metadata_in(objects: ObjectStore, folder: str) -> list[str]:
     """Paths of the zarr.json of a folder and of those below it."""
     inner = sorted(objects.folders(folder))
     below = [path for name in inner for path in _metadata_in(objects, f"{folder}/{name}")]
@@ -107,6 +107,6 @@ def _rewrite_metadata(target: ArtifactSet, folder: str) -> None:
         for stored in definition.stored(spec):
             if stored.path == folder:
                 content = array_json(stored, definition.count, definition.shard_frames)
-    if folder == definition.source and (definition.source, FRAMES) in target.cache.sets():
+    if folder == definition.source and (definition.source, FRAMES) in Cache(target.place).sets():
         return  # it is that of the frames, and their own repair sees to it
-    target.cache.objects.write_whole(f"{folder}/zarr.json", content)
+    target.store.write_whole(f"{folder}/zarr.json", content)

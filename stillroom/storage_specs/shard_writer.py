@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.fidelity import Fidelity
-    from stillroom.storage_specs.files.objects import Objects
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.stored_array import StoredArray
 
@@ -50,7 +50,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        objects: Objects,
+        objects: ObjectStore,
         definition: Definition,
         shard: int,
         still_defined: Callable[[], bool],
@@ -258,7 +258,7 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
             )
 
 
-def object_is_whole(objects: Objects, stored: StoredArray, part: ShardPart) -> bool:
+def object_is_whole(objects: ObjectStore, stored: StoredArray, part: ShardPart) -> bool:
     """Whether a part's object of an array has the size and sha256 that the part recorded."""
     entry = part.objects.get(stored.path)
     if entry is None:

@@ -21,7 +21,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
 )
 from stillroom.storage_specs.files.cautious_reads import LINK, METADATA_BYTES, json_of
-from stillroom.storage_specs.files.objects import objects_at, place_of
+from stillroom.storage_specs.files.object_store import place_of, store_at
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import (
     FORMAT_VERSION,
@@ -34,16 +34,12 @@ from stillroom.storage_specs.layout import (
     set_folder,
     teacher_of,
 )
-from stillroom.storage_specs.shard_writer import ShardWriter
-from stillroom.storage_specs.verify import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from stillroom.storage_specs.files.objects import Objects
-
-__all__ = ["BUILD", "ArraySpec", "ArtifactSet", "Cache", "Fault", "ShardWriter"]
+    from stillroom.storage_specs.files.object_store import ObjectStore
 
 BUILD = "run `stillroom cache build RUN.toml`"
 BAD_DOCUMENT = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -56,15 +52,15 @@ class Cache:
     """A cache. `create` and `open` check it; the plain constructor does not.
 
     path: its folder, or the URL of its place in an object store
-    objects: the files there
+    store: the files there
     """
 
     path: Path | str
-    objects: Objects = field(init=False, repr=False, compare=False)
+    store: ObjectStore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", place_of(self.path))
-        object.__setattr__(self, "objects", objects_at(self.path))
+        object.__setattr__(self, "store", store_at(self.path))
 
     @classmethod
     def create(cls, path: str | Path) -> Cache:
@@ -75,12 +71,12 @@ class Cache:
             CacheUnwritable: no space or no permission.
         """
         cache = cls(path)
-        if not cache.objects.exists("zarr.json"):
+        if not cache.store.exists("zarr.json"):
             _refuse_foreign(cache, unless_made=True)
-        cache.objects.make()
+        cache.store.make()
         # Whoever writes first wins: two versions of stillroom may start at once.
-        cache.objects.write_whole("zarr.json", root_json(), keep=True)
-        cache.objects.sweep()
+        cache.store.write_whole("zarr.json", root_json(), keep=True)
+        cache.store.sweep()
         return cls.open(path)
 
     @classmethod
@@ -95,7 +91,7 @@ class Cache:
         cache = cls(path)
         about = _own_attributes(cache, "")
         if about is None:
-            if cache.objects.entries():
+            if cache.store.entries():
                 _refuse_foreign(cache, unless_made=True)
             raise CacheIncomplete(f"{cache.path}: there is no cache here; {BUILD}")
         version = about.get("format_version")
@@ -126,9 +122,9 @@ class Cache:
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
         if found.fingerprint != wanted.fingerprint:
-            raise mismatch(self, found, _between(found, wanted))
+            raise mismatch(str(self.path), found, _between(found, wanted))
         self._place_arrays(found)
-        return ArtifactSet(self, found)
+        return ArtifactSet(self.store, found)
 
     def artifact_set(self, source: str, set_name: str) -> ArtifactSet:
         """A set that is there.
@@ -144,7 +140,7 @@ class Cache:
             raise CacheIncomplete(
                 f"{self.path}: no set {set_name!r} on {source!r} (there are: {known}); {BUILD}"
             )
-        return ArtifactSet(self, found)
+        return ArtifactSet(self.store, found)
 
     def teacher_sets(self, source: str, teacher: str) -> list[ArtifactSet]:
         """The sets of what a teacher says of a source: its own first, then its extensions.
@@ -160,7 +156,7 @@ class Cache:
         By place, not by content: a set with a damaged group or with none, but with a manifest, is
         among them; `artifact_set` then raises CacheCorrupt.
         """
-        files = self.objects
+        files = self.store
         groups: set[tuple[str, str]] = set()
         for source in files.folders(""):
             if not _has_place(source, FRAMES):
@@ -185,7 +181,7 @@ class Cache:
             return True
 
     def _has_parts(self, source: str, set_name: str) -> bool:
-        files = self.objects.files(part_folder(source, set_name))
+        files = self.store.files(part_folder(source, set_name))
         return any(file.name.endswith(".parquet") for file in files)
 
     def _definition(self, source: str, set_name: str) -> Definition | None:
@@ -214,10 +210,10 @@ class Cache:
 
     def _refuse_links(self, definition: Definition) -> None:
         """Nothing of a set may lie outside its cache, to be read or written there."""
-        link = self.objects.first_link(definition.folders())
+        link = self.store.first_link(definition.folders())
         if link is not None:
             raise CacheCorrupt(
-                f"{self.objects.where(link)}: {LINK}, so that nothing of it lies elsewhere; "
+                f"{self.store.where(link)}: {LINK}, so that nothing of it lies elsewhere; "
                 "put the folder itself there, or link to the whole cache"
             )
 
@@ -226,13 +222,13 @@ class Cache:
         source_group = f"{wanted.source}/zarr.json"
         content = group_json(wanted.document())
         if wanted.name != FRAMES:
-            self.objects.write_whole(source_group, group_json({}), keep=True)
-            self.objects.write_whole(f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
-        elif not self.objects.write_whole(source_group, content, keep=True):
+            self.store.write_whole(source_group, group_json({}), keep=True)
+            self.store.write_whole(f"{wanted.source}/{wanted.name}/zarr.json", content, keep=True)
+        elif not self.store.write_whole(source_group, content, keep=True):
             # A teacher's set came first and left a bare group for the source.
-            with self.objects.locked(source_group, DEFINING):
+            with self.store.locked(source_group, DEFINING):
                 if self._definition(wanted.source, FRAMES) is None:
-                    self.objects.write_whole(source_group, content)
+                    self.store.write_whole(source_group, content)
 
     def _place_arrays(self, definition: Definition) -> None:
         """Write what is missing of the set's groups and arrays; all of it follows from the set."""
@@ -240,13 +236,13 @@ class Cache:
             self._place_missing(folder, group_json({}))
         for spec in definition.arrays:
             for stored in definition.stored(spec):
-                if not self.objects.exists(f"{stored.path}/zarr.json"):
+                if not self.store.exists(f"{stored.path}/zarr.json"):
                     content = array_json(stored, definition.count, definition.shard_frames)
                     self._place_missing(stored.path, content)
 
     def _place_missing(self, folder: str, content: bytes) -> None:
-        if not self.objects.exists(f"{folder}/zarr.json"):
-            self.objects.write_whole(f"{folder}/zarr.json", content, keep=True)
+        if not self.store.exists(f"{folder}/zarr.json"):
+            self.store.write_whole(f"{folder}/zarr.json", content, keep=True)
 
 
 def root_json() -> bytes:
@@ -274,7 +270,7 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
     """Our attributes of a group, {} if it has none; None if there is no group."""
     path = f"{folder}/zarr.json" if folder else "zarr.json"
     try:
-        document = json_of(cache.objects.read(path, METADATA_BYTES))
+        document = json_of(cache.store.read(path, METADATA_BYTES))
         if document["node_type"] != "group":
             return {}
         own = document["attributes"].get(KEY)
@@ -282,7 +278,7 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        where = cache.objects.where(path)
+        where = cache.store.where(path)
         raise CacheError(f"{where}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheCorrupt(_damaged(cache, folder, str(error))) from error
@@ -298,9 +294,9 @@ def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
 
     unless_made: another builder may have made it a cache while we looked
     """
-    entries = cache.objects.entries()
+    entries = cache.store.entries()
     strangers = sorted(name for name in entries or () if name != "manifest")
-    if unless_made and cache.objects.exists("zarr.json"):
+    if unless_made and cache.store.exists("zarr.json"):
         return
     if strangers or entries is None:
         raise CacheMismatch(
@@ -323,6 +319,6 @@ def _other_version(cache: Cache, version: Any, maker: Any) -> str:
 
 def _damaged(cache: Cache, folder: str, why: str) -> str:
     return (
-        f"{cache.objects.where(folder)}/zarr.json is damaged ({why}); "
+        f"{cache.store.where(folder)}/zarr.json is damaged ({why}); "
         "run `stillroom cache verify CACHE --repair`, then `stillroom cache build RUN.toml`"
     )

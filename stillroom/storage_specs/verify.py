@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.files.objects import Objects
+    from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ShardPart
     from stillroom.storage_specs.stored_array import StoredArray
@@ -95,18 +95,18 @@ def verify_definition(of: ArtifactSet) -> list[Fault]:
     definition, begun = of.definition, not of.committed()
     faults = []
     for folder in definition.bare_groups():
-        if begun and not of.cache.objects.exists(f"{folder}/zarr.json"):
+        if begun and not of.store.exists(f"{folder}/zarr.json"):
             continue
-        wrong = _wrong_group(of.cache.objects, folder, inner=folder != of.source)
+        wrong = _wrong_group(of.store, folder, inner=folder != of.source)
         if wrong:
             faults.append(Fault(of.source, of.name, None, folder, None, "metadata", wrong))
     for spec in definition.arrays:
         for stored in definition.stored(spec):
             path = f"{stored.path}/zarr.json"
-            if begun and not of.cache.objects.exists(path):
+            if begun and not of.store.exists(path):
                 continue
             try:
-                found = of.cache.objects.read(path, METADATA_BYTES)
+                found = of.store.read(path, METADATA_BYTES)
             except OSError as error:
                 wrong = f"zarr.json is missing or cannot be read ({error.strerror})"
             else:
@@ -156,7 +156,7 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
     ]
 
 
-def _wrong_group(objects: Objects, folder: str, *, inner: bool) -> str | None:
+def _wrong_group(objects: ObjectStore, folder: str, *, inner: bool) -> str | None:
     """Why a group that only holds others is none, or None.
 
     inner: False for a source's, which may be the set "frames" and is then checked as that
@@ -190,7 +190,7 @@ class _ShardCheck:
     def object(self, spec: ArraySpec, stored: StoredArray) -> Iterator[Fault]:
         """Faults of one shard object, as near to a frame as they can be laid."""
         entry = self.part.objects.get(stored.path)
-        objects, inside = self.of.cache.objects, stored.object_path(self.part.shard)
+        objects, inside = self.of.store, stored.object_path(self.part.shard)
         path = objects.where(inside)
         if entry is None:
             yield self._fault(stored, "manifest", "the manifest part does not name it")

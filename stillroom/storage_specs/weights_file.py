@@ -34,13 +34,11 @@ def read_weights(cache: Cache, set_name: str) -> bytes | None:
     """
     path = weights_path(set_name)
     try:
-        return cache.objects.read(path, MOST_BYTES)
+        return cache.store.read(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CacheError(
-            f"{cache.objects.where(path)}: cannot be read: {error.strerror}"
-        ) from error
+        raise CacheError(f"{cache.store.where(path)}: cannot be read: {error.strerror}") from error
 
 
 def keep_weights(cache: Cache, set_name: str, content: bytes) -> bytes:
@@ -49,7 +47,7 @@ def keep_weights(cache: Cache, set_name: str, content: bytes) -> bytes:
     Raises:
         CacheUnwritable: no space or no permission.
     """
-    if cache.objects.write_whole(weights_path(set_name), content, keep=True):
+    if cache.store.write_whole(weights_path(set_name), content, keep=True):
         return content
     return read_weights(cache, set_name) or content
 
@@ -64,4 +62,4 @@ def copy_weights(origin: Cache, made: Cache, set_names: Iterable[str]) -> None:
     for name in sorted(set(set_names)):
         content = read_weights(origin, name)
         if content is not None:
-            made.objects.write_whole(weights_path(name), content, keep=True)
+            made.store.write_whole(weights_path(name), content, keep=True)

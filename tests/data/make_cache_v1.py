@@ -9,12 +9,17 @@ version, a new file and a new script; this one then stands for what version 1 me
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stillroom.storage_specs.codecs import Byte, Exact, Flow, Half, Raw, Unit
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 COUNT, SHARD_FRAMES, BAD = 5, 2, 3
 CLASSES = ["grass", "path", "wall"]

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from stillroom.storage_specs.codecs import Byte, Half, Raw, Unit
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import ShardPart
-    from stillroom.storage_specs.store import ShardWriter
+    from stillroom.storage_specs.shard_writer import ShardWriter
 
 IDENTITY = {
     "teacher": {"builder": "smp", "weights_sha256": "9f" * 32, "device": "cpu", "mean": [127, 127]},
@@ -81,7 +82,7 @@ class Made:
 
     def files(self) -> dict[str, bytes]:
         """Every file of the cache by its path."""
-        root = self.set.cache.path
+        root = Path(self.set.place)
         return {
             path.relative_to(root).as_posix(): path.read_bytes()
             for path in sorted(root.rglob("*"))
@@ -105,7 +106,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Made(define(tmp_path_factory.mktemp("built") / "my.cache"))
     for shard in range(made.set.shards):
         made.commit(shard)
-    return made.set.cache.path
+    return Path(made.set.place)
 
 
 @pytest.fixture

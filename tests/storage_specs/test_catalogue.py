@@ -6,6 +6,7 @@ import gc
 import os
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ import pytest
 from stillroom.storage_specs import artifact_set as artifact_sets
 from stillroom.storage_specs import catalogue
 from stillroom.storage_specs.codecs import Unit
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, ShardPart
-from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 SHARDS = 6
 FILE = "manifest/garden/fpn.catalogue"
@@ -46,7 +51,7 @@ def commit(target: ArtifactSet, shard: int, value: float = 0.5) -> None:
 
 
 def opened(target: ArtifactSet) -> ArtifactSet:
-    return Cache.open(target.cache.path).artifact_set("garden", "fpn")
+    return Cache.open(target.place).artifact_set("garden", "fpn")
 
 
 def parts_read(target: ArtifactSet, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -65,7 +70,7 @@ def parts_read(target: ArtifactSet, monkeypatch: pytest.MonkeyPatch) -> list[int
 def check_same(target: ArtifactSet) -> None:
     """A fresh look through the catalogue tells what the parts tell."""
     with_it = opened(target)
-    place = Path(target.cache.path) / FILE
+    place = Path(target.place) / FILE
     hidden = place.rename(place.with_suffix(".away"))
     without = opened(target)
     assert with_it.committed() == without.committed()
@@ -121,7 +126,7 @@ def test_one_reader_sees_what_another_writer_does(built: ArtifactSet) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_a_damaged_one_counts_as_none(built: ArtifactSet, damage: str) -> None:
     built.save_catalogue()
-    place = Path(built.cache.path) / FILE
+    place = Path(built.place) / FILE
     content = bytearray(place.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 4
@@ -132,23 +137,23 @@ def test_a_damaged_one_counts_as_none(built: ArtifactSet, damage: str) -> None:
 
 def test_that_of_another_definition_is_not_believed(built: ArtifactSet) -> None:
     built.save_catalogue()
-    other = Cache.create(Path(built.cache.path).parent / "b.cache").define(
+    other = Cache.create(Path(built.place).parent / "b.cache").define(
         "garden", "fpn", {"teacher": "other"}, 11, 2, list(built.definition.arrays)
     )
     for shard in (0, 1, 2):
         commit(other, shard, value=0.25)
         place = f"manifest/garden/fpn/{shard:05d}.parquet"
-        times = (Path(built.cache.path) / place).stat()
-        os.utime(Path(other.cache.path) / place, ns=(times.st_atime_ns, times.st_mtime_ns))
-    content = (Path(built.cache.path) / FILE).read_bytes()
-    (Path(other.cache.path) / FILE).write_bytes(content)
+        times = (Path(built.place) / place).stat()
+        os.utime(Path(other.place) / place, ns=(times.st_atime_ns, times.st_mtime_ns))
+    content = (Path(built.place) / FILE).read_bytes()
+    (Path(other.place) / FILE).write_bytes(content)
     assert set(opened(other).rows()["confidence"].to_pylist()) == {0.25, None}
 
 
 def test_small_sets_have_none(built: ArtifactSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "WORTH_SAVING", 128)
     assert not built.save_catalogue()
-    assert not (Path(built.cache.path) / FILE).exists()
+    assert not (Path(built.place) / FILE).exists()
 
 
 def test_parts_are_read_and_forgotten_a_few_at_a_time(

@@ -18,13 +18,14 @@ import pytest
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
 from stillroom.storage_specs.files import local_copies
 from stillroom.storage_specs.files.local_copies import LocalCopies
-from stillroom.storage_specs.files.remote_objects import RemoteObjects
+from stillroom.storage_specs.files.remote_store import RemoteStore
 from stillroom.storage_specs.manifest import ObjectEntry, entry_of
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 CONTENT = {name: bytes([name]) * 1000 for name in range(8)}
 ENTRIES = {name: entry_of(content) for name, content in CONTENT.items()}
@@ -36,12 +37,12 @@ class Requests:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
         for name in ("read", "read_range"):
-            monkeypatch.setattr(RemoteObjects, name, self.counting(name))
+            monkeypatch.setattr(RemoteStore, name, self.counting(name))
 
     def counting(self, name: str) -> Callable[..., bytes]:
-        real = getattr(RemoteObjects, name)
+        real = getattr(RemoteStore, name)
 
-        def counted(store: RemoteObjects, path: str, *arguments: int) -> bytes:
+        def counted(store: RemoteStore, path: str, *arguments: int) -> bytes:
             if "/c." in path:  # an object of a shard
                 self.made.append(name)
             content: bytes = real(store, path, *arguments)
@@ -75,7 +76,7 @@ def copies_in(folder: Path) -> set[str]:
 
 
 def opened(made: Any) -> ArtifactSet:
-    found: ArtifactSet = made.set.cache.artifact_set("camvid", "fpn")
+    found: ArtifactSet = Cache(made.set.place).artifact_set("camvid", "fpn")
     return found
 
 
@@ -181,9 +182,9 @@ def test_a_damaged_object_in_the_store_is_not_copied_and_its_sound_frames_are_re
     made: Any, full_set: Any, folder: Path
 ) -> None:
     path = "camvid/fpn/confidence/c.0.0.0"
-    content = bytearray(made.set.cache.objects.read(path))
+    content = bytearray(made.set.store.read(path))
     content[3] ^= 1
-    made.set.cache.objects.write_whole(path, bytes(content))
+    made.set.store.write_whole(path, bytes(content))
     said = opened(made)
     with pytest.raises(CacheCorrupt, match=r"confidence: frame 0"):
         said.read("confidence", 0)

@@ -30,7 +30,7 @@ from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 COMPRESSORS = [
     {"name": "none"},
@@ -239,7 +239,7 @@ def test_a_cache_of_more_shards_than_files_may_be_open_reads(
 def test_an_object_that_was_replaced_since_is_read_anew(full_set: Any) -> None:
     made: ArtifactSet = full_set.set
     expected = made.read("logits", 0)
-    path = made.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(made.place) / "camvid/fpn/logits/c.0.0.0.0"
     whole = path.read_bytes()
     damaged = bytearray(whole)
     damaged[3] ^= 1
@@ -255,7 +255,7 @@ def test_an_object_that_was_replaced_since_is_read_anew(full_set: Any) -> None:
 def test_damage_behind_an_open_file_is_not_reported_once_it_is_repaired(full_set: Any) -> None:
     made: ArtifactSet = full_set.set
     expected = made.read("logits", 1)
-    path = made.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(made.place) / "camvid/fpn/logits/c.0.0.0.0"
     whole = path.read_bytes()
     path.write_bytes(b"\0" * len(whole))
     path.with_name("new").write_bytes(whole)
@@ -267,7 +267,7 @@ def test_a_withdrawn_shard_is_read_anew_when_it_is_there_again(full_set: Any) ->
     made: ArtifactSet = full_set.set
     made.read("logits", 0)
     made.discard(0)
-    path = made.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(made.place) / "camvid/fpn/logits/c.0.0.0.0"
     path.unlink()
     full_set.commit(0)
     np.testing.assert_array_equal(
@@ -283,7 +283,7 @@ def test_a_frame_that_is_not_compressed_is_checked_where_it_was_read(
     spec = ArraySpec("logits", (2, 5, 6), codec_from_dict("byte"), {"name": "none"})
     made = built(tmp_path / "c", spec, 2, 2, (), 1)
     expected = made.read("logits", 1)
-    path = made.cache.path / "a/b/logits/c.0.0.0.0"
+    path = Path(made.place) / "a/b/logits/c.0.0.0.0"
     content = bytearray(path.read_bytes())
     content[cut] ^= 4  # first byte, another, and first of the crc
     path.write_bytes(content)
@@ -299,7 +299,7 @@ def test_a_frame_that_is_not_compressed_is_checked_where_it_was_read(
 def test_an_object_cut_short_under_an_open_file_is_named(full_set: Any, keep: int) -> None:
     made: ArtifactSet = full_set.set
     made.read("logits", 3)
-    path = made.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(made.place) / "camvid/fpn/logits/c.0.0.0.0"
     os.truncate(path, keep)
     with pytest.raises(CacheCorrupt, match=r"camvid/fpn/logits: .*damaged"):
         made.read("logits", 3)
@@ -380,7 +380,7 @@ def test_a_frame_decodes_where_compiled_code_cannot_be_kept(full_set: Any, tmp_p
         "print(made.read('logits', 0).sum(dtype='f8'))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(full_set.set.cache.path)],
+        [sys.executable, "-c", code, full_set.set.place],
         capture_output=True,
         text=True,
         check=True,

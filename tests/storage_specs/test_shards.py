@@ -29,11 +29,12 @@ from stillroom.storage_specs.files import durable_files
 from stillroom.storage_specs.layout import STAGING, ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, decode_part, encode_part
 from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.verify import verify_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 GOOD = [0, 1, 2, 3, 4, 6, 7, 8, 9]
 LAST_PART = "manifest/camvid/fpn/00002.parquet"
@@ -64,7 +65,7 @@ def test_every_good_frame_reads_back_within_its_codecs_bound(full_set: Any) -> N
 
 @pytest.mark.filterwarnings("error")
 def test_plain_zarr_opens_and_reads_every_array(full_set: Any) -> None:
-    group = zarr.open_group(full_set.set.cache.path, mode="r")
+    group = zarr.open_group(Path(full_set.set.place), mode="r")
     made = full_set.set
     logits = group["camvid/fpn/logits"]
     assert (logits.shape, logits.shards, logits.chunks) == (
@@ -130,17 +131,17 @@ def test_our_reader_agrees_with_zarr_on_every_codec_and_compressor(
         for i in made.shard_range(shard):
             writer.put(FrameRow(i, str(i)), {artifact: frames[i]})
         writer.commit()
-    stored = zarr.open_array(made.cache.path / "a" / "b" / artifact, mode="r")
+    stored = zarr.open_array(Path(made.place) / "a" / "b" / artifact, mode="r")
     for i, x in enumerate(frames):
         np.testing.assert_array_equal(made.encoded(artifact, i).values, stored[i])
         assert (np.abs(made.read(artifact, i) - x.astype(np.float64)) <= codec.bound(x)).all()
-    assert [made.verify_shard(k) for k in range(2)] == [[], []]
+    assert [verify_shard(made, k) for k in range(2)] == [[], []]
 
 
 def test_a_bad_frame_is_refused_with_its_reason_and_holds_fill_values(full_set: Any) -> None:
     with pytest.raises(FrameError, match=r"camvid, frame clip/0005: image file is truncated"):
         full_set.set.read("logits", 5)
-    group = zarr.open_group(full_set.set.cache.path, mode="r")
+    group = zarr.open_group(Path(full_set.set.place), mode="r")
     assert (group["camvid/fpn/pseudo_label"][5] == 255).all()
     assert (group["camvid/fpn/logits"][5] == 0).all()
 
@@ -271,7 +272,7 @@ def test_a_shard_of_bad_frames_only_is_a_shard(empty_set: Any) -> None:
     writer.commit()
     assert empty_set.set.committed() == {2}
     assert empty_set.set.usable().tolist() == []
-    assert empty_set.set.verify_shard(2) == []
+    assert verify_shard(empty_set.set, 2) == []
 
 
 # ---- commit, resume, idempotence
@@ -399,14 +400,14 @@ def test_a_full_disk_leaves_the_shard_uncommitted_and_the_rest_whole(
             empty_set.commit(1)
     assert empty_set.set.committed() == {0}
     assert {k: v for k, v in empty_set.files().items() if k in before} == before
-    assert list((empty_set.set.cache.path / STAGING).iterdir()) == []
+    assert list((Path(empty_set.set.place) / STAGING).iterdir()) == []
     empty_set.commit(1)
     assert empty_set.set.committed() == {0, 1}
 
 
 def test_committing_again_mends_a_damaged_object(full_set: Any) -> None:
     undisturbed = full_set.files()
-    root = full_set.set.cache.path
+    root = Path(full_set.set.place)
     (root / "camvid/fpn/logits/c.1.0.0.0").write_bytes(b"damaged")
     (root / "camvid/fpn/confidence/c.1.0.0").unlink()
     full_set.commit(1)
@@ -415,7 +416,7 @@ def test_committing_again_mends_a_damaged_object(full_set: Any) -> None:
 
 def test_a_damaged_part_counts_as_not_built_and_is_built_again(full_set: Any) -> None:
     undisturbed = full_set.files()
-    made, path = full_set.set, full_set.set.cache.path / LAST_PART
+    made, path = full_set.set, Path(full_set.set.place) / LAST_PART
     assert made.committed() == {0, 1, 2}
     for content in (b"", undisturbed[LAST_PART][:-20], undisturbed[LAST_PART][::-1]):
         path.write_bytes(content)
@@ -432,7 +433,7 @@ def test_a_part_of_another_definition_or_shard_is_not_ours(
     tmp_path: Path, full_set: Any, define: Callable[..., ArtifactSet]
 ) -> None:
     other = define(tmp_path / "other", identity={"canvas": {"height": 1, "width": 1}})
-    foreign = other.cache.path / "manifest/camvid/fpn"
+    foreign = Path(other.place) / "manifest/camvid/fpn"
     foreign.mkdir(parents=True)
     for shard, content in full_set.files().items():
         if shard.endswith(".parquet"):
@@ -440,13 +441,13 @@ def test_a_part_of_another_definition_or_shard_is_not_ours(
     assert other.committed() == frozenset()
     with pytest.raises(CacheMismatch, match="belongs to camvid/fpn"):
         other.read("logits", 0)
-    mine = full_set.set.cache.path / "manifest/camvid/fpn"
+    mine = Path(full_set.set.place) / "manifest/camvid/fpn"
     (mine / "00001.parquet").write_bytes((mine / "00000.parquet").read_bytes())
     assert full_set.set.committed() == {0, 2}
 
 
 def test_strange_files_among_the_parts_are_passed_over(full_set: Any) -> None:
-    folder = full_set.set.cache.path / "manifest/camvid/fpn"
+    folder = Path(full_set.set.place) / "manifest/camvid/fpn"
     part = (folder / "00000.parquet").read_bytes()
     for name in ("00009.parquet", "copy.parquet", "00000.parquet.bak"):
         (folder / name).write_bytes(part)
@@ -455,6 +456,6 @@ def test_strange_files_among_the_parts_are_passed_over(full_set: Any) -> None:
 
 def test_a_set_redefined_meanwhile_is_not_committed_to(empty_set: Any) -> None:
     writer = empty_set.filled_writer(0)
-    (empty_set.set.cache.path / "camvid/fpn/zarr.json").unlink()
+    (Path(empty_set.set.place) / "camvid/fpn/zarr.json").unlink()
     with pytest.raises(CacheMismatch, match=r"camvid/fpn was removed or redefined while shard 0"):
         writer.commit()

@@ -14,9 +14,9 @@ import pytest
 from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.codecs import CODECS, FP8, KL, Byte, Flow, codec_from_dict
 from stillroom.storage_specs.compressors import BLOSC_NAMES, DEFAULTS, SHUFFLES
-from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING
+from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING, ArraySpec
 from stillroom.storage_specs.manifest import OPEN_SEAL, PAIR_SCHEMA, SCHEMA, SEAL, FrameRow
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import Cache
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TEXT = (REPOSITORY / "docs" / "storage_format.md").read_text(encoding="utf8")

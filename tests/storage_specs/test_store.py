@@ -23,13 +23,13 @@ from stillroom.storage_specs.errors import (
 )
 from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.fingerprint import ANY
-from stillroom.storage_specs.layout import STAGING
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.layout import STAGING, ArraySpec
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
     Define = Callable[..., ArtifactSet]
 
@@ -122,10 +122,10 @@ def test_an_unwritable_place_says_what_to_do(
 
 def test_defining_twice_changes_nothing(tmp_path: Path, define: Define) -> None:
     first = define(tmp_path / "c")
-    before = {p: p.read_bytes() for p in first.cache.path.rglob("*.json")}
+    before = {p: p.read_bytes() for p in Path(first.place).rglob("*.json")}
     second = define(tmp_path / "c", arrays=tuple(reversed(list(first.arrays.values()))))
     assert second.fingerprint == first.fingerprint
-    assert {p: p.read_bytes() for p in first.cache.path.rglob("*.json")} == before
+    assert {p: p.read_bytes() for p in Path(first.place).rglob("*.json")} == before
 
 
 def test_a_set_is_found_again_as_it_was_defined(tmp_path: Path, define: Define) -> None:
@@ -263,26 +263,26 @@ def test_a_set_that_is_not_there_is_incomplete_and_lists_those_that_are(
     made = define(tmp_path / "c")
     for source, name in (("camvid", "psp"), ("coco", "fpn"), ("camvid", "frames")):
         with pytest.raises(CacheIncomplete, match="there are: camvid/fpn"):
-            made.cache.artifact_set(source, name)
+            Cache(made.place).artifact_set(source, name)
 
 
 def test_a_changed_definition_on_disk_is_found(tmp_path: Path, define: Define) -> None:
     made = define(tmp_path / "c")
-    path = made.cache.path / "camvid" / "fpn" / "zarr.json"
+    path = Path(made.place) / "camvid" / "fpn" / "zarr.json"
     good = path.read_text()
     for old, new in (('"cpu"', '"gpu"'), ('"count": 10', '"count": 90'), ("9f9f", "9f9e")):
         assert old in good
         path.write_text(good.replace(old, new))
         with pytest.raises(CacheCorrupt, match="fingerprint does not match"):
-            made.cache.artifact_set("camvid", "fpn")
+            Cache(made.place).artifact_set("camvid", "fpn")
     path.write_text(good.replace('"byte"', '"bite"'))
     with pytest.raises(CacheCorrupt, match="unknown codec"):
-        made.cache.artifact_set("camvid", "fpn")
+        Cache(made.place).artifact_set("camvid", "fpn")
 
 
 def test_a_definition_cut_off_half_way_is_completed(tmp_path: Path, define: Define) -> None:
     made = define(tmp_path / "c")
-    lost = [made.cache.path / "camvid/fpn" / x for x in ("logits_scale", "features")]
+    lost = [Path(made.place) / "camvid/fpn" / x for x in ("logits_scale", "features")]
     before = [(path / "zarr.json").read_bytes() for path in lost]
     for path in lost:
         (path / "zarr.json").unlink()

@@ -18,9 +18,10 @@ from stillroom.storage_specs.layout import ArraySpec, Definition
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
+from stillroom.storage_specs.verify import verify_shard
 
 if TYPE_CHECKING:
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 LZ4 = {"name": "blosc", "cname": "lz4"}
 CASES = [
@@ -102,7 +103,7 @@ def test_tiles_change_no_value_and_zarr_reads_them(drawn: Any) -> None:
                     assert seen.flags.c_contiguous
                     assert seen.dtype == expected.dtype
         for shard in range(cut.shards):
-            assert cut.verify_shard(shard) == []
+            assert verify_shard(cut, shard) == []
         reopened = Cache.open(Path(folder) / "cut").artifact_set(cut.source, cut.name)
         assert reopened.arrays[spec.artifact].tile == spec.tile
         assert reopened.fingerprint == cut.fingerprint != plain.fingerprint
@@ -114,7 +115,7 @@ SPEC = ArraySpec("logits", (3, 20, 30), codec_from_dict("byte"), LZ4, {}, (8, 16
 def test_a_window_reads_only_the_tiles_that_it_touches(tmp_path: Path) -> None:
     made = built(tmp_path / "c", SPEC, 2, 2)
     expected = made.read("logits", 1)
-    path = made.cache.path / "a/fpn/logits/c.0.0.0.0"
+    path = Path(made.place) / "a/fpn/logits/c.0.0.0.0"
     content = bytearray(path.read_bytes())
     index = np.frombuffer(content[-(16 * 12 + 4) : -4], "<u8").reshape(2, 3, 2, 2)
     content[int(index[1, 2, 1, 0]) + 20] ^= 1  # frame 1, the lower right tile
@@ -131,7 +132,7 @@ def test_a_window_reads_only_the_tiles_that_it_touches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         made.read("logits", 0), made.read_window("logits", 0, slice(None), slice(None))
     )
-    (fault,) = made.verify_shard(0)
+    (fault,) = verify_shard(made, 0)
     assert (fault.kind, fault.index) == ("chunk", 1)
 
 
@@ -215,4 +216,4 @@ def test_an_object_store_reads_the_same_windows(tmp_path: Path) -> None:
             remote.read_window("logits", i, slice(5, 11), slice(14, 20)),
             local.read_window("logits", i, slice(5, 11), slice(14, 20)),
         )
-    assert remote.verify_shard(0) == []
+    assert verify_shard(remote, 0) == []

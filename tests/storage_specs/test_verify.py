@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from stillroom.storage_specs.errors import CacheCorrupt
 from stillroom.storage_specs.manifest import encode_part
+from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 OBJECTS = {
     "camvid/fpn/logits": "c.0.0.0.0",
@@ -23,17 +25,17 @@ INDEX = 4 * 16 + 4
 
 
 def test_a_sound_cache_has_no_fault(full_set: Any) -> None:
-    assert full_set.set.verify_definition() == []
-    assert [full_set.set.verify_shard(shard) for shard in range(3)] == [[], [], []]
+    assert verify_definition(full_set.set) == []
+    assert [verify_shard(full_set.set, shard) for shard in range(3)] == [[], [], []]
 
 
 def test_what_is_not_committed_has_no_fault(empty_set: Any) -> None:
-    assert empty_set.set.verify_shard(0) == []
+    assert verify_shard(empty_set.set, 0) == []
 
 
 @pytest.mark.parametrize("array", OBJECTS)
 def test_a_flipped_bit_anywhere_in_an_object_is_found_and_named(full_set: Any, array: str) -> None:
-    path = full_set.set.cache.path / array / OBJECTS[array]
+    path = Path(full_set.set.place) / array / OBJECTS[array]
     good = path.read_bytes()
     index = np.frombuffer(good[-INDEX:-4], "<u8").reshape(4, 2).astype(int)
     step = max(1, len(good) // 150)
@@ -41,7 +43,7 @@ def test_a_flipped_bit_anywhere_in_an_object_is_found_and_named(full_set: Any, a
         damaged = bytearray(good)
         damaged[place] ^= 1 << (place % 8)
         path.write_bytes(damaged)
-        faults = full_set.set.verify_shard(0)
+        faults = verify_shard(full_set.set, 0)
         assert {(fault.array, fault.shard) for fault in faults} == {(array, 0)}
         if place >= len(good) - INDEX:
             assert faults[0].kind == "index"
@@ -58,7 +60,7 @@ def test_a_reader_meets_a_flipped_bit_as_an_error_that_names_it(full_set: Any) -
         ("camvid/fpn/logits_scale", "logits"),
         ("camvid/fpn/pseudo_label", "pseudo_label"),
     ):
-        path = made.cache.path / array / OBJECTS[array]
+        path = Path(made.place) / array / OBJECTS[array]
         good = path.read_bytes()
         path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
         fresh = pickle.loads(pickle.dumps(made))
@@ -72,25 +74,25 @@ def test_a_reader_meets_a_flipped_bit_as_an_error_that_names_it(full_set: Any) -
 
 
 def test_a_lost_or_shortened_object_is_found(full_set: Any) -> None:
-    path = full_set.set.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(full_set.set.place) / "camvid/fpn/logits/c.0.0.0.0"
     good = path.read_bytes()
     for length in (0, 3, INDEX, len(good) - 1):
         path.write_bytes(good[:length])
-        kinds = {fault.kind for fault in full_set.set.verify_shard(0)}
+        kinds = {fault.kind for fault in verify_shard(full_set.set, 0)}
         assert "size" in kinds
         with pytest.raises(CacheCorrupt, match="camvid/fpn/logits"):
             pickle.loads(pickle.dumps(full_set.set)).read("logits", 0)
     path.unlink()
-    (fault,) = full_set.set.verify_shard(0)
+    (fault,) = verify_shard(full_set.set, 0)
     assert (fault.kind, fault.array) == ("missing", "camvid/fpn/logits")
     with pytest.raises(CacheCorrupt, match="its object is missing"):
         pickle.loads(pickle.dumps(full_set.set)).read("logits", 0)
 
 
 def test_another_shards_sound_object_in_its_place_is_found(full_set: Any) -> None:
-    folder = full_set.set.cache.path / "camvid/fpn/features/penultimate"
+    folder = Path(full_set.set.place) / "camvid/fpn/features/penultimate"
     (folder / "c.0.0.0.0").write_bytes((folder / "c.1.0.0.0").read_bytes())
-    faults = full_set.set.verify_shard(0)
+    faults = verify_shard(full_set.set, 0)
     assert {fault.kind for fault in faults} <= {"checksum", "size"}
     assert faults
 
@@ -98,11 +100,11 @@ def test_another_shards_sound_object_in_its_place_is_found(full_set: Any) -> Non
 def test_another_shards_object_of_the_same_length_is_found(
     full_set: Any,
 ) -> None:
-    folder = full_set.set.cache.path / "camvid/fpn/confidence"
+    folder = Path(full_set.set.place) / "camvid/fpn/confidence"
     swapped = (folder / "c.1.0.0").read_bytes()
     assert len(swapped) == len((folder / "c.0.0.0").read_bytes())
     (folder / "c.0.0.0").write_bytes(swapped)
-    (fault,) = full_set.set.verify_shard(0)
+    (fault,) = verify_shard(full_set.set, 0)
     assert (fault.kind, fault.index, fault.array) == ("checksum", None, "camvid/fpn/confidence")
 
 
@@ -121,7 +123,7 @@ def test_values_that_no_encoder_makes_are_found_in_a_sound_object(
     writer = empty_set.filled_writer(0)
     writer._values[f"camvid/fpn/{array}"][2].flat[1] = value
     writer.commit()
-    (fault,) = empty_set.set.verify_shard(0)
+    (fault,) = verify_shard(empty_set.set, 0)
     assert (fault.kind, fault.index, fault.array) == ("values", 2, f"camvid/fpn/{array}")
     assert says in fault.message
 
@@ -129,40 +131,40 @@ def test_values_that_no_encoder_makes_are_found_in_a_sound_object(
 def test_rows_that_do_not_fit_their_objects_are_found(full_set: Any) -> None:
     part = full_set.set.part(0)
     rows = (part.rows[0], replace(part.rows[1], bytes=1), *part.rows[2:])
-    path = full_set.set.cache.path / "manifest/camvid/fpn/00000.parquet"
+    path = Path(full_set.set.place) / "manifest/camvid/fpn/00000.parquet"
     path.write_bytes(encode_part(replace(part, rows=rows)))
-    (fault,) = full_set.set.verify_shard(0)
+    (fault,) = verify_shard(full_set.set, 0)
     assert (fault.kind, fault.index) == ("rows", 1)
     path.write_bytes(encode_part(replace(part, rows=rows[:3])))
-    (fault,) = full_set.set.verify_shard(0)
+    (fault,) = verify_shard(full_set.set, 0)
     assert fault.kind == "manifest"
     assert "3 rows, its shard has 4 frames" in fault.message
     path.write_bytes(encode_part(replace(part, objects={})))
-    assert {fault.kind for fault in full_set.set.verify_shard(0)} == {"manifest"}
+    assert {fault.kind for fault in verify_shard(full_set.set, 0)} == {"manifest"}
 
 
 def test_a_damaged_part_is_a_fault_of_the_manifest(full_set: Any) -> None:
-    path = full_set.set.cache.path / "manifest/camvid/fpn/00001.parquet"
+    path = Path(full_set.set.place) / "manifest/camvid/fpn/00001.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    (fault,) = full_set.set.verify_shard(1)
+    (fault,) = verify_shard(full_set.set, 1)
     assert (fault.kind, fault.array) == ("manifest", "manifest/camvid/fpn/00001.parquet")
 
 
 def test_a_discarded_shard_is_mended_by_building_it_again(full_set: Any) -> None:
     undisturbed = full_set.files()
-    path = full_set.set.cache.path / "camvid/fpn/logits/c.0.0.0.0"
+    path = Path(full_set.set.place) / "camvid/fpn/logits/c.0.0.0.0"
     path.write_bytes(path.read_bytes()[::-1])
-    assert full_set.set.verify_shard(0)
+    assert verify_shard(full_set.set, 0)
     full_set.set.discard(0)
     full_set.commit(0)
-    assert full_set.set.verify_shard(0) == []
+    assert verify_shard(full_set.set, 0) == []
     assert full_set.files() == undisturbed
 
 
 def test_changed_metadata_of_an_array_are_found(full_set: Any) -> None:
-    path = full_set.set.cache.path / "camvid/fpn/logits/zarr.json"
+    path = Path(full_set.set.place) / "camvid/fpn/logits/zarr.json"
     good = json.loads(path.read_bytes())
     for change, says in (
         ({**good, "shape": [11, 3, 4, 6]}, "shape"),
@@ -171,38 +173,38 @@ def test_changed_metadata_of_an_array_are_found(full_set: Any) -> None:
         ([], "JSON"),
     ):
         path.write_text(json.dumps(change))
-        (fault,) = full_set.set.verify_definition()
+        (fault,) = verify_definition(full_set.set)
         assert (fault.kind, fault.array, fault.shard) == ("metadata", "camvid/fpn/logits", None)
         assert says in fault.message
     path.write_text("{")
-    assert "JSON" in str(full_set.set.verify_definition()[0])
+    assert "JSON" in str(verify_definition(full_set.set)[0])
     path.unlink()
-    assert "missing" in str(full_set.set.verify_definition()[0])
+    assert "missing" in str(verify_definition(full_set.set)[0])
 
 
 def test_any_flipped_bit_of_an_arrays_metadata_is_found(full_set: Any) -> None:
-    path = full_set.set.cache.path / "camvid/fpn/logits/zarr.json"
+    path = Path(full_set.set.place) / "camvid/fpn/logits/zarr.json"
     good = path.read_bytes()
     for place in range(0, len(good), 5):
         path.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 7)]) + good[place + 1 :])
-        assert {fault.array for fault in full_set.set.verify_definition()} == {"camvid/fpn/logits"}
+        assert {fault.array for fault in verify_definition(full_set.set)} == {"camvid/fpn/logits"}
 
 
 def test_changed_or_lost_bare_groups_are_found(full_set: Any) -> None:
     for group in ("camvid", "camvid/fpn/features"):
-        path = full_set.set.cache.path / group / "zarr.json"
+        path = Path(full_set.set.place) / group / "zarr.json"
         good = path.read_bytes()
         for bad in (good.replace(b'"group"', b'"grouq"'), b"[]", None):
             path.unlink() if bad is None else path.write_bytes(bad)
-            (fault,) = full_set.set.verify_definition()
+            (fault,) = verify_definition(full_set.set)
             assert (fault.kind, fault.array) == ("metadata", group)
         path.write_bytes(good)
 
 
 def test_a_part_that_cannot_be_read_is_a_fault_of_its_shard(full_set: Any) -> None:
-    path = full_set.set.cache.path / "manifest/camvid/fpn/00001.parquet"
+    path = Path(full_set.set.place) / "manifest/camvid/fpn/00001.parquet"
     path.unlink()
     path.mkdir()
-    (fault,) = full_set.set.verify_shard(1)
+    (fault,) = verify_shard(full_set.set, 1)
     assert (fault.kind, fault.shard) == ("manifest", 1)
     assert full_set.set.committed() == {0, 2}

@@ -15,7 +15,7 @@ from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from stillroom.pipeline.targets import Targets
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _demand_tiles(targets: Targets, target: ArtifactSet) -> None:
     wanted = {spec.artifact: replace(spec, tile=targets.tile(spec)).to_dict() for spec in specs}
     found = differences({"layout": {"arrays": cached}}, {"layout": {"arrays": wanted}})
     if found:
-        raise mismatch(target.cache, target.definition, found)
+        raise mismatch(target.place, target.definition, found)
 
 
 def _lacking(cache: Cache, source: str, teacher: str, artifacts: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
     Arrays = dict[str, NDArray[Any]]
 

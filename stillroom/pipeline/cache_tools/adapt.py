@@ -26,7 +26,8 @@ from stillroom.storage_specs.errors import (
     StillroomError,
     WeightsError,
 )
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.layout import ArraySpec
+from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.weights_file import keep_weights, read_weights, weights_path
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.autoencoder import AutoEncoder
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
     OnProgress = Callable[[str, int, int], None]
 
@@ -202,7 +203,7 @@ def _source(plan: CodePlan, source: str, target: ArtifactSet, now: int) -> Sourc
 def _encoder(cache: Cache, plan: CodePlan, on_progress: OnProgress) -> _Encoder:
     """The auto-encoder that is in the cache, or one that is trained now and put there."""
     device = best_device()
-    where = cache.objects.where(weights_path(plan.set_name))
+    where = cache.store.where(weights_path(plan.set_name))
     content = read_weights(cache, plan.set_name)
     trained = content is None
     if content is None and plan.begun():

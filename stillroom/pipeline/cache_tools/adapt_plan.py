@@ -12,7 +12,8 @@ from stillroom.storage_specs.fingerprint import differences
 if TYPE_CHECKING:
     from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.adapt import AdaptConfig
-    from stillroom.storage_specs.store import ArtifactSet, Cache
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.store import Cache
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _demand_same_code(targets: Targets, teacher: str, found: ArtifactSet) -> Non
         config = targets.run.adapt[teacher]
         listing = "\n".join(f"  {one}" for one in wrong)
         raise CacheMismatch(
-            f"{found.cache.path}: {config.code} of {teacher} on {found.source} is there, and was "
+            f"{found.place}: {config.code} of {teacher} on {found.source} is there, and was "
             f"made otherwise\n{listing}\n  make [adapt.{teacher}] agree, or give it another name, "
             f'as in name = "{config.layer}-2", and both stand side by side'
         )

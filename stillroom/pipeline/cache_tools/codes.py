@@ -10,7 +10,8 @@ from stillroom.storage_specs.layout import extension_name
 
 if TYPE_CHECKING:
     from stillroom.pipeline.targets import Targets
-    from stillroom.storage_specs.store import ArtifactSet, Cache
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.store import Cache
 
 CODE = "code/"
 ADAPT = "adapt"  # in the identity of a set: what made its codes

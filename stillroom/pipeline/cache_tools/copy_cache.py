@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.storage_specs.copy_shard import copy_shard
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
-from stillroom.storage_specs.files.objects import absolute
+from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.weights_file import copy_weights
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 @dataclass(frozen=True)

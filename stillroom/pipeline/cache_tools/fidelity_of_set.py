@@ -16,8 +16,8 @@ from stillroom.storage_specs.errors import (
     CacheIncomplete,
     CacheMismatch,
 )
-from stillroom.storage_specs.layout import teacher_of
-from stillroom.storage_specs.store import BUILD, ArraySpec, Cache
+from stillroom.storage_specs.layout import ArraySpec, teacher_of
+from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.pictures.equivariance_sheet import MirroredRow
     from stillroom.stages.sources.canvas import CanvasFrame
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 SHEET_ROWS = 6
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.objects import place_of
+from stillroom.storage_specs.files.object_store import place_of
 from stillroom.storage_specs.manifest import PairRow, bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.fidelity import Fidelity
-    from stillroom.storage_specs.store import ArtifactSet
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 Result = TypeVar("Result")
 Claim = tuple["ArtifactSet", int]

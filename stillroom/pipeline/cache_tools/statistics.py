@@ -15,7 +15,7 @@ import numpy as np
 from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
-from stillroom.storage_specs.files.objects import absolute
+from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.stages.evaluate.cache_stats import CacheStats
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -174,9 +174,10 @@ class _Work:
 
 def _frames_of(target: ArtifactSet) -> ArtifactSet | None:
     """The labels of a set's source, where they speak of the teacher's classes."""
-    if (target.source, FRAMES) not in target.cache.sets():
+    cache = Cache(target.place)
+    if (target.source, FRAMES) not in cache.sets():
         return None
-    kept = target.cache.artifact_set(target.source, FRAMES)
+    kept = cache.artifact_set(target.source, FRAMES)
     if "labels" not in kept.arrays:
         return None
     mine, theirs = _class_names(kept), _class_names(target)

@@ -18,17 +18,18 @@ import numpy as np
 from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.pipeline.targets import TRANSCODED
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.objects import absolute
+from stillroom.storage_specs.files.object_store import absolute
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.presets import Storage, load_preset
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.weights_file import copy_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
-    from stillroom.storage_specs.store import ArtifactSet
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.cache_tools.over_shards import claims_of, over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
-from stillroom.storage_specs.files.objects import absolute
+from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.fingerprint import fingerprint
 from stillroom.storage_specs.layout import set_folder
 from stillroom.storage_specs.repair import damaged_cache, repair_root, repair_set, withdraw_set
-from stillroom.storage_specs.store import Cache, Fault
-from stillroom.storage_specs.verify import verify_pixels
+from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.verify import Fault, verify_definition, verify_pixels, verify_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def verify_cache(
             folder = set_folder(*pair)
             found[pair].append(Fault(*pair, None, folder, None, "metadata", str(error)))
     for target in targets.values():
-        found[target.source, target.name] += target.verify_definition()
+        found[target.source, target.name] += verify_definition(target)
     for fault in _shard_faults(list(targets.values()), on_shard, ray_address) + _pixel_faults(
         targets
     ):
@@ -96,12 +96,8 @@ def _shard_faults(
     targets: list[ArtifactSet], on_shard: Callable[[int, int], None], ray_address: str | None
 ) -> list[Fault]:
     claims = claims_of(targets)
-    results = over_shards(_faults_of, claims, on_shard, ray_address=ray_address)
+    results = over_shards(verify_shard, claims, on_shard, ray_address=ray_address)
     return [fault for faults in results for fault in faults]
-
-
-def _faults_of(target: ArtifactSet, shard: int) -> list[Fault]:
-    return target.verify_shard(shard)
 
 
 def _pixel_faults(targets: dict[tuple[str, str], ArtifactSet]) -> list[Fault]:

@@ -29,7 +29,7 @@ from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, artifact_of
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.objects import place_of
+from stillroom.storage_specs.files.object_store import place_of
 from stillroom.storage_specs.layout import check_names, teacher_of
 from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 

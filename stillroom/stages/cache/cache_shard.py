@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from stillroom.stages.cache.items import Items
     from stillroom.stages.sources.canvas import CanvasFrame
-    from stillroom.storage_specs.store import ArtifactSet, ShardWriter
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.shard_writer import ShardWriter
 
 
 class Produce(Protocol):

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.stages.models.autoencoder import AutoEncoder
+    from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
-    from stillroom.storage_specs.store import ArtifactSet, ShardWriter
+    from stillroom.storage_specs.shard_writer import ShardWriter
 
 
 @dataclass(frozen=True)

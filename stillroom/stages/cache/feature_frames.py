@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 class FeatureFrames:

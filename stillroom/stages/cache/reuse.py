@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.cache.cache_shard import Produce
     from stillroom.stages.sources.canvas import CanvasFrame
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 SOURCE = "source"  # the part of an identity in which more frames show
 
@@ -34,7 +34,7 @@ class Reuse:
             found = differences(*(_comparable(one, part) for one in (old, target)))
             if found:
                 raise CacheMismatch(
-                    f"{old.cache.path}: its {old.name!r} on {old.source!r} cannot be reused\n"
+                    f"{old.place}: its {old.name!r} on {old.source!r} cannot be reused\n"
                     + "\n".join(f"  {one}" for one in found)
                     + "\n  leave cache.reuse out, or make the run agree with that cache"
                 )

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
-    from stillroom.storage_specs.store import ArtifactSet, Cache
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.store import Cache
 
 
 class CacheDataset:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.geometry import View
     from stillroom.stages.train.sample import Triplet
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
 

@@ -32,10 +32,12 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     WeightsError,
 )
-from stillroom.storage_specs.store import ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 STREET = Path("street.cache")
 CODE = "code/penultimate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,10 @@ from stillroom.pipeline.cache_tools.over_shards import claims_of, over_shards
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.store import ArtifactSet, Cache
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 def named(target: ArtifactSet, shard: int) -> tuple[str, str, int]:
@@ -58,9 +59,9 @@ def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None
     assert over_shards(name, claims, ray_address="local") == over_shards(named, claims)
     with pytest.raises(ConfigError, match="frames 0"):
         over_shards(fail, claims[:1], ray_address="local")
-    victim = claims[0][0].cache.path / "street/tiny/logits/c.1.0.0.0"
+    victim = Path(claims[0][0].place) / "street/tiny/logits/c.1.0.0.0"
     content = bytearray(victim.read_bytes())
     content[40] ^= 4
     victim.write_bytes(content)
-    verdicts = verify_cache(claims[0][0].cache.path, ray_address="local")
+    verdicts = verify_cache(claims[0][0].place, ray_address="local")
     assert {fault.shard for verdict in verdicts for fault in verdict.faults} == {1}

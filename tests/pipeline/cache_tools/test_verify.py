@@ -22,7 +22,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stillroom.storage_specs.store import Fault
+    from stillroom.storage_specs.verify import Fault
 
 CACHE = Path("street.cache")
 TINY = "street/tiny/zarr.json"

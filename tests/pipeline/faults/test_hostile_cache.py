@@ -29,7 +29,7 @@ from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.codecs import Raw
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, StillroomError
 from stillroom.storage_specs.fingerprint import fingerprint
-from stillroom.storage_specs.layout import KEY, group_json
+from stillroom.storage_specs.layout import KEY, ArraySpec, group_json
 from stillroom.storage_specs.manifest import (
     OPEN_SEAL,
     SCHEMA,
@@ -38,7 +38,7 @@ from stillroom.storage_specs.manifest import (
     encode_part,
     entry_of,
 )
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,8 +22,9 @@ from stillroom.stages.cache.feature_frames import FeatureFrames
 from stillroom.stages.models.autoencoder import AutoEncoder
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import ConfigError, WeightsError
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import Cache
 
 LAYER = "features/penultimate"
 

@@ -21,11 +21,14 @@ from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.codecs import Half, Raw, Unit
 from stillroom.storage_specs.errors import FrameError
-from stillroom.storage_specs.store import ArraySpec, ArtifactSet, Cache
+from stillroom.storage_specs.layout import ArraySpec
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 CANVAS = (8, 12)
 COUNT, SHARD_FRAMES, BATCH = 13, 9, 4

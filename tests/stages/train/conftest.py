@@ -23,8 +23,9 @@ from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.tiles import fitted_tile
 
 TERMS = (

@@ -25,7 +25,8 @@ from stillroom.stages.train.stream import Loader
 from stillroom.stages.warp import warp, warp_labels
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError
-from stillroom.storage_specs.store import ArraySpec, Cache
+from stillroom.storage_specs.layout import ArraySpec
+from stillroom.storage_specs.store import Cache
 
 HEIGHT, WIDTH = 96, 128
 DEMO = DemoConfig(clips=2, frames_per_clip=6, seed=3, height=HEIGHT, width=WIDTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -21,8 +22,11 @@ from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
-from stillroom.storage_specs.store import ArraySpec, Cache
+
+if TYPE_CHECKING:
+    from stillroom.storage_specs.store import Cache
 
 CODE = "fpn/code/penultimate"
 LOSSES = {"adaptation": adaptation, "affinity": affinity}

@@ -1,4 +1,4 @@
-# ruff: noqa: D102  (what each operation does is said once, in objects.py)
+# ruff: noqa: D102  (what each operation does is said once, in object_store.py)
 """A cache in an object store. There a PUT is whole or not there: no temporary name, no rename."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.files.listed import Listed
 
 
-class RemoteObjects:
-    """Objects below a URL; `Objects` says what each operation does.
+class RemoteStore:
+    """Objects below a URL; `ObjectStore` says what each operation does.
 
     Pickled and compared by its URL. Each process connects for itself, when it first asks.
     """
@@ -30,11 +30,11 @@ class RemoteObjects:
         self.url = url
         self._held: tuple[int, StoreClient | ForkedClient] | None = None
 
-    def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
-        return RemoteObjects, (self.url,)
+    def __reduce__(self) -> tuple[type[RemoteStore], tuple[str]]:
+        return RemoteStore, (self.url,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemoteObjects) and other.url == self.url
+        return isinstance(other, RemoteStore) and other.url == self.url
 
     def __hash__(self) -> int:
         return hash(self.url)

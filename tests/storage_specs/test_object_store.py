@@ -25,27 +25,28 @@ from stillroom.storage_specs.errors import (
     StoreUnavailable,
 )
 from stillroom.storage_specs.files import store_client
-from stillroom.storage_specs.files.objects import objects_at
-from stillroom.storage_specs.files.remote_objects import RemoteObjects
+from stillroom.storage_specs.files.object_store import store_at
+from stillroom.storage_specs.files.remote_store import RemoteStore
 from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stillroom.storage_specs.files.objects import Objects
-    from stillroom.storage_specs.store import ArtifactSet
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.files.object_store import ObjectStore
 
     Define = Callable[..., ArtifactSet]
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
-        return objects_at(tmp_path / "files")
+        return store_at(tmp_path / "files")
     if request.param == "memory":
-        return objects_at(f"memory://{uuid.uuid4().hex}")
-    return objects_at(request.getfixturevalue("bucket").url + "/some/prefix")
+        return store_at(f"memory://{uuid.uuid4().hex}")
+    return store_at(request.getfixturevalue("bucket").url + "/some/prefix")
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def remote_set(full_set: Any, bucket: Any, define: Define) -> Any:
     return made
 
 
-def test_every_store_answers_as_a_folder_does(objects: Objects) -> None:
+def test_every_store_answers_as_a_folder_does(objects: ObjectStore) -> None:
     assert objects.entries() == []
     assert (objects.files("a"), objects.folders("")) == ([], [])
     objects.make()
@@ -90,15 +91,15 @@ def test_every_store_answers_as_a_folder_does(objects: Objects) -> None:
 
 
 def test_two_caches_of_a_bucket_do_not_see_each_other(bucket: Any) -> None:
-    one, other = (objects_at(f"{bucket.url}/{name}") for name in ("cache", "cache2"))
+    one, other = (store_at(f"{bucket.url}/{name}") for name in ("cache", "cache2"))
     one.write_whole("x/zarr.json", b"1")
     assert (other.entries(), other.folders("")) == ([], [])
-    assert objects_at(f"{bucket.url}/cache/") == one
+    assert store_at(f"{bucket.url}/cache/") == one
 
 
 def test_a_large_object_is_sent_in_parts_and_is_one_object(bucket: Any) -> None:
     content = np.random.default_rng(0).bytes(2 * store_client.PART_BYTES + 5)
-    objects_at(f"{bucket.url}/c").write_whole("big", content)
+    store_at(f"{bucket.url}/c").write_whole("big", content)
     assert bucket.objects("c") == {"big": content}
 
 
@@ -116,7 +117,7 @@ def test_where_a_store_has_no_put_if_absent_the_check_and_the_write_are_two(
         return put(*arguments, **options)
 
     monkeypatch.setattr(obstore, "put", without_create)
-    objects = objects_at(f"{bucket.url}/c")
+    objects = store_at(f"{bucket.url}/c")
     assert objects.write_whole("zarr.json", b"first", keep=True)
     assert not objects.write_whole("zarr.json", b"second", keep=True)
     assert objects.read("zarr.json") == b"first"
@@ -133,9 +134,9 @@ def test_a_set_in_a_bucket_is_byte_for_byte_that_in_a_folder(
     for index in said.usable():
         for artifact in said.arrays:
             assert np.array_equal(said.read(artifact, index), local.read(artifact, index))
-    assert said.cache.sets() == [("camvid", "fpn")]
-    assert [said.verify_shard(shard) for shard in range(3)] == [[], [], []]
-    assert said.verify_definition() == []
+    assert Cache(said.place).sets() == [("camvid", "fpn")]
+    assert [verify_shard(said, shard) for shard in range(3)] == [[], [], []]
+    assert verify_definition(said) == []
     assert said.discard(1)
     assert said.committed() == {0, 2}
     with pytest.raises(CacheIncomplete, match=rf"{bucket.url}/my.cache: frames 4 to 7"):
@@ -150,7 +151,7 @@ def test_damage_in_a_bucket_is_found_where_it_is_and_a_rebuilt_object_is_read(
     bucket.flip(key, 10)
     with pytest.raises(CacheCorrupt, match=rf"{bucket.url}/.*logits: frame 0 \(shard 0\) is dama"):
         said.read("logits", 0)
-    (fault,) = said.verify_shard(0)
+    (fault,) = verify_shard(said, 0)
     assert (fault.array, fault.index, fault.kind) == ("camvid/fpn/logits", 0, "chunk")
     # Other chunk lengths: the index that was read before no longer fits.
     bucket.put(key, content)
@@ -174,7 +175,7 @@ def test_a_bucket_with_something_else_in_it_is_refused(bucket: Any) -> None:
 
 def test_a_pickled_set_connects_anew(remote_set: Any) -> None:
     copy = pickle.loads(pickle.dumps(remote_set.set))
-    assert copy.cache == remote_set.set.cache
+    assert copy.store == remote_set.set.store
     assert np.array_equal(copy.read("logits", 3), remote_set.set.read("logits", 3))
 
 
@@ -187,10 +188,10 @@ from stillroom.storage_specs.store import Cache
 def read(said, end):
     end.send(float(said.read("logits", 3).sum()))
     end.send(sorted(said.committed()))
-    end.send([said.cache.objects.write_whole(f"by/{os.getpid()}", b"x" * 9, keep=True),
-              said.cache.objects.remove(f"by/{os.getpid()}"), said.cache.objects.exists("by")])
+    end.send([said.store.write_whole(f"by/{os.getpid()}", b"x" * 9, keep=True),
+              said.store.remove(f"by/{os.getpid()}"), said.store.exists("by")])
     try:
-        said.cache.artifact_set("camvid", "nobody")
+        Cache(said.place).artifact_set("camvid", "nobody")
     except StillroomError as error:
         end.send(type(error).__name__)
 
@@ -219,7 +220,7 @@ def test_forked_and_spawned_children_read_what_their_parent_has_read(
     script = tmp_path / "children.py"
     script.write_text(CHILDREN)
     done = subprocess.run(
-        [sys.executable, str(script), str(remote_set.set.cache.path)],
+        [sys.executable, str(script), remote_set.set.place],
         capture_output=True,
         text=True,
         timeout=300,
@@ -228,7 +229,7 @@ def test_forked_and_spawned_children_read_what_their_parent_has_read(
 
 
 def test_what_memory_holds_is_not_there_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    objects = RemoteObjects("memory://here")
+    objects = RemoteStore("memory://here")
     objects.write_whole("a", b"1")
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(StoreUnavailable, match="memory://here: lives in the process"):
@@ -273,9 +274,9 @@ def test_a_store_that_refuses_says_which_rights_are_wanted(
     with pytest.raises(StoreUnavailable, match=r"(?s)no permission to read.*403.*s3:GetObject"):
         Cache.open(url)
     with pytest.raises(CacheUnwritable, match=r"no permission to write.*AWS_ACCESS_KEY_ID"):
-        objects_at(url).write_whole("zarr.json", b"")
+        store_at(url).write_whole("zarr.json", b"")
     with pytest.raises(StoreUnavailable, match="no permission"):
-        objects_at(url).files("manifest")
+        store_at(url).files("manifest")
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: Any) -> None:
@@ -320,12 +321,12 @@ def test_a_store_out_of_reach_is_not_taken_for_damage_or_for_what_is_missing(
 ) -> None:
     before = bucket.objects("my.cache")
     answering(403, "<Error><Code>AccessDenied</Code></Error>")
-    said = Cache(remote_set.set.cache.path)
-    fresh = type(remote_set.set)(said, remote_set.set.definition)
+    said = Cache(remote_set.set.place)
+    fresh = type(remote_set.set)(said.store, remote_set.set.definition)
     for ask in (
         fresh.committed,
-        lambda: fresh.verify_shard(0),
-        fresh.verify_definition,
+        lambda: verify_shard(fresh, 0),
+        lambda: verify_definition(fresh),
         said.sets,
         lambda: fresh.read("logits", 0),
         lambda: type(remote_set)(fresh).commit(0),

@@ -1,4 +1,4 @@
-# ruff: noqa: D102  (what each operation does is said once, in objects.py)
+# ruff: noqa: D102  (what each operation does is said once, in object_store.py)
 """A cache in a folder: the durable files behind the same few operations as an object store."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ UNLISTED = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
-class LocalObjects:
-    """Files under a folder; `Objects` says what each operation does."""
+class FolderStore:
+    """Files under a folder; `ObjectStore` says what each operation does."""
 
     root: Path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.local_objects import LocalObjects
+from stillroom.storage_specs.files.folder_store import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
 
 
-class Objects(Protocol):
+class ObjectStore(Protocol):
     """Files by their path. Threads may share it; a pickled copy connects anew.
 
     A read of what is not there raises FileNotFoundError; a disk's other faults come as OSError,
@@ -106,7 +106,7 @@ def absolute(place: Path | str) -> Path | str:
     return found.resolve() if isinstance(found, Path) else found
 
 
-def objects_at(place: str | Path) -> Objects:
+def store_at(place: str | Path) -> ObjectStore:
     """What is at a place, a folder or a URL; nothing is opened or connected to yet.
 
     Raises:
@@ -114,7 +114,7 @@ def objects_at(place: str | Path) -> Objects:
     """
     found = place_of(place)
     if isinstance(found, Path):
-        return LocalObjects(found)
-    from stillroom.storage_specs.files.remote_objects import RemoteObjects
+        return FolderStore(found)
+    from stillroom.storage_specs.files.remote_store import RemoteStore
 
-    return RemoteObjects(found)
+    return RemoteStore(found)
