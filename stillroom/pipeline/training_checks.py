@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.targets import Targets
-    from stillroom.stages.geometry import ViewConfig
     from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
+    from stillroom.stages.view import ViewConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
 

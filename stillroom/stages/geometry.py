@@ -1,4 +1,4 @@
-"""Views: one geometric window that a frame, its label and every artifact follow together.
+"""How frames, labels and artifacts are brought to a view, together.
 
 Coordinates are canvas pixels with pixel edges at the integers: pixel i covers [i, i + 1) and its
 centre is i + 0.5. A grid of stride s has cell i over [i * s, (i + 1) * s), centre (i + 0.5) * s,
@@ -16,70 +16,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 
-from stillroom.stages.settings import Settings
 from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from stillroom.stages.view import View
+    from stillroom.storage_specs.artifacts import Artifact
+
     Floats = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.int64]
 
 _SNAP = 1e-9  # cells; a strided position is a quotient and may miss its integer by rounding
-
-Pixels = Annotated[int, Field(gt=0)]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class ViewConfig(Settings):
-    """Which views training samples.
-
-    crop: (height, width) of the output in pixels; None takes the canvas' own size
-    scale: (lowest, highest) enlargement, drawn uniformly; 0.5 shows twice the crop, half as large
-    flip: mirror left to right with probability 1/2
-    """
-
-    crop: tuple[Pixels, Pixels] | None = None
-    scale: tuple[Scale, Scale] = (1.0, 1.0)
-    flip: bool = False
-
-    @model_validator(mode="after")
-    def _scale_is_ordered(self) -> ViewConfig:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale is (lowest, highest), got {self.scale}")
-        return self
-
-
-@dataclass(frozen=True)
-class View:
-    """A window on the canvas, and the size that it is brought to.
-
-    top, left, height, width: canvas pixels, fractions allowed; may reach outside the canvas
-    out_height, out_width: pixels of the output
-    flip: the output is the window's mirror image, left to right
-    """
-
-    top: float
-    left: float
-    height: float
-    width: float
-    out_height: int
-    out_width: int
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        sizes = (self.height, self.width, self.out_height, self.out_width)
-        if not all(map(math.isfinite, (self.top, self.left, *sizes))) or min(sizes) <= 0:
-            raise ConfigError(f"a view needs finite corners and sizes above 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -96,11 +52,11 @@ class Part:
     columns: slice
 
 
-def part_seen(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
-    """Tell the cells of a grid that a view touches: given these, `apply_*` need no others.
+def part_needed(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
+    """Find the cells of a grid that a view needs: given these, `apply_*` need no others.
 
     size: (height, width) of the grid in cells
-    stride, out_stride: as for `apply_field`; 1, 1 for images, labels and flow
+    stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
     """
     spans = []
     for points, cells in (
@@ -112,67 +68,49 @@ def part_seen(view: View, size: tuple[int, int], stride: int, out_stride: int) -
     return Part(*size, *spans)
 
 
-def identity_view(canvas: tuple[int, int]) -> View:
-    """Return the view that changes nothing: the whole canvas at its own size."""
-    height, width = canvas
-    return View(0.0, 0.0, float(height), float(width), height, width)
+def apply_artifact(
+    view: View,
+    array: Tensor,
+    artifact: Artifact,
+    strides: tuple[int, int] = (1, 1),
+    part: Part | None = None,
+) -> Tensor:
+    """Bring an artifact's array, as it is decoded, to a view, by its row's geometry.
 
-
-def sample_view(
-    config: ViewConfig,
-    canvas: tuple[int, int],
-    rng: np.random.Generator,
-    valid: tuple[int, int] | None = None,
-) -> View:
-    """Draw a view: scale, then position, then flip.
-
-    Always takes four numbers from `rng`, so that switching flip on moves no crop. A window smaller
-    than the valid area lies inside it; one larger than it contains it, anywhere. At scale 1 the
-    corner is a whole pixel, and nothing is interpolated.
-
-    canvas: (height, width) of the canvas
-    valid: (height, width) of the part that holds the frame, from the top left; None for all of it
+    strides: canvas pixels a cell of the array, output pixels a cell of the result; of an artifact
+        that has a stride
+    part: where it lies, if it is only what `part_needed` asks for
+    returns: (C, h, w) float32, or (h, w) int64 of labels
     """
-    valid = canvas if valid is None else valid
-    if not (0 < valid[0] <= canvas[0] and 0 < valid[1] <= canvas[1]):
-        raise ArtifactError(f"valid area {valid} must be above 0 and within the canvas {canvas}")
-    out_height, out_width = config.crop or canvas
-    draw_scale, draw_top, draw_left, draw_flip = rng.random(4).tolist()
-    low, high = config.scale
-    scale = low + (high - low) * draw_scale
-    height, width = out_height / scale, out_width / scale
-    return View(
-        top=_corner(height, canvas[0], valid[0], draw_top, whole=scale == 1),
-        left=_corner(width, canvas[1], valid[1], draw_left, whole=scale == 1),
-        height=height,
-        width=width,
-        out_height=out_height,
-        out_width=out_width,
-        flip=config.flip and draw_flip < 0.5,
-    )
+    match artifact.geometry:
+        case "label":
+            return apply_label(view, array, part).long()
+        case "image":
+            return apply_image(view, array.permute(2, 0, 1), part)
+        case "vector":
+            return apply_vector(view, array, part)
+    array = array[None] if array.ndim == 2 else array  # (h, w) -> (1, h, w)
+    apply = apply_masked_field if artifact.geometry == "masked_field" else apply_field
+    return apply(view, array, *strides, part)
 
 
 def apply_image(view: View, image: Tensor, part: Part | None = None) -> Tensor:
-    """Look at an image through a view: bilinear, zeros outside the canvas.
+    """Bring an image to a view: bilinear, zeros outside the canvas.
 
     image: (C, H, W) uint8 or floating
-    part: where it lies, if it is only what `part_seen` asks for
     returns: (C, out_height, out_width) float32, never sharing memory with `image`
     """
     _demand(image.ndim == 3, "an image is (C, H, W)", image)
     rows, columns = _rows(view, 1), _columns(view, 1)
     part = part or _all_of(image)
-    seen = _bilinear(image, rows - 0.5, columns - 0.5, part)
-    seen[:, torch.from_numpy(~_inside(rows, part.height))] = 0
-    seen[:, :, torch.from_numpy(~_inside(columns, part.width))] = 0
-    return seen
+    made = _bilinear(image, rows - 0.5, columns - 0.5, part)
+    return _clear_outside(made, rows, columns, (part.height, part.width), 0)
 
 
 def apply_label(view: View, label: Tensor, part: Part | None = None) -> Tensor:
-    """Look at a label map through a view: the pixel under the sampled point, 255 outside.
+    """Bring a label map to a view: the pixel under the sampled point, 255 outside.
 
     label: (H, W) uint8
-    part: where it lies, if it is only what `part_seen` asks for
     returns: (out_height, out_width) uint8, never sharing memory with `label`
     """
     _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
@@ -181,22 +119,19 @@ def apply_label(view: View, label: Tensor, part: Part | None = None) -> Tensor:
     rows, columns = _rows(view, 1), _columns(view, 1)
     row_index = np.floor(rows).clip(0, height - 1).astype(np.int64) - part.rows.start
     column_index = np.floor(columns).clip(0, width - 1).astype(np.int64) - part.columns.start
-    seen = _take(_take(label, 0, row_index), 1, column_index).clone(
+    made = _take(_take(label, 0, row_index), 1, column_index).clone(
         memory_format=torch.contiguous_format
     )
-    seen[torch.from_numpy(~_inside(rows, height))] = IGNORE
-    seen[:, torch.from_numpy(~_inside(columns, width))] = IGNORE
-    return seen
+    return _clear_outside(made, rows, columns, (height, width), IGNORE)
 
 
 def apply_field(
     view: View, field: Tensor, stride: int, out_stride: int, part: Part | None = None
 ) -> Tensor:
-    """Look at a field (logits, features, confidence) through a view: bilinear, edges repeated.
+    """Bring a field (logits, features, confidence) to a view: bilinear, edges repeated.
 
     field: (C, h, w), cell i over canvas pixels [i * stride, (i + 1) * stride)
     stride, out_stride: canvas pixels a cell of the field, output pixels a cell of the result
-    part: where it lies, if it is only what `part_seen` asks for
     returns: (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
         sharing memory with `field`; points outside the canvas repeat its edge: see `view_mask`
     """
@@ -209,20 +144,39 @@ def apply_field(
     return _bilinear(field, rows, columns, part or _all_of(field))
 
 
+def apply_masked_field(
+    view: View, field: Tensor, stride: int, out_stride: int, part: Part | None = None
+) -> Tensor:
+    """Bring a field with holes (depth) to a view: bilinear over the cells that have a value.
+
+    value = sum_i w_i m_i d_i / sum_i w_i m_i,  m_i = 1 where d_i is not 0; w_i: bilinear weights
+
+    0, no value, where those cells have less than half of the weight, and outside the grid. What the
+    field measures does not depend on the view: metres stay metres, however much it enlarges.
+
+    field: (C, h, w); the rest as for `apply_field`
+    """
+    part = part or _all_of(field)
+    there = (field != 0).to(field.dtype)
+    made, weight = apply_field(view, torch.cat([field, there]), stride, out_stride, part).chunk(2)
+    made = torch.where(weight < 0.5, 0, made / weight)
+    size = (part.height * stride, part.width * stride)
+    return _clear_outside(made, _rows(view, out_stride), _columns(view, out_stride), size, 0)
+
+
 def apply_vector(view: View, flow: Tensor, part: Part | None = None) -> Tensor:
-    """Look at optical flow through a view: bilinear, and its vectors become output pixels.
+    """Bring optical flow to a view: bilinear, and its vectors become output pixels.
 
     u is multiplied by out_width / width and negated on a flip, v by out_height / height.
 
     flow: (2, H, W) floating, u (to the right) and v (down) in canvas pixels
-    part: where it lies, if it is only what `part_seen` asks for
     returns: (2, out_height, out_width) float32, u and v in output pixels; edges repeated outside
     """
     _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
-    seen = apply_field(view, flow, 1, 1, part)
-    seen[0] *= (-1 if view.flip else 1) * (view.out_width / view.width)
-    seen[1] *= view.out_height / view.height
-    return seen
+    made = apply_field(view, flow, 1, 1, part)
+    made[0] *= (-1 if view.flip else 1) * (view.out_width / view.width)
+    made[1] *= view.out_height / view.height
+    return made
 
 
 def view_mask(
@@ -266,14 +220,6 @@ def upsample_logits(logits: Tensor, stride: int, size: tuple[int, int]) -> Tenso
     return logits[:, :, :height, :width]
 
 
-def _corner(size: float, canvas: int, valid: int, draw: float, *, whole: bool) -> float:
-    """Place a window of `size` along one axis; `draw` in [0, 1) picks among the places."""
-    slack = (valid if size < canvas else canvas) - size
-    if whole:
-        return float(math.floor(draw * (abs(slack) + 1)) * (1 if slack > 0 else -1))
-    return draw * slack
-
-
 def _centres(out_size: int, out_stride: int) -> Floats:
     return np.arange(0.5, math.ceil(out_size / out_stride)) * out_stride
 
@@ -295,6 +241,15 @@ def _inside(points: Floats, size: int) -> npt.NDArray[np.bool_]:
     return (points >= 0) & (points < size)
 
 
+def _clear_outside(
+    made: Tensor, rows: Floats, columns: Floats, size: tuple[int, int], value: int
+) -> Tensor:
+    """Put a value where the sampled point lies outside an area of `size` from the top left."""
+    made[..., torch.from_numpy(~_inside(rows, size[0])), :] = value
+    made[..., torch.from_numpy(~_inside(columns, size[1]))] = value
+    return made
+
+
 def _all_of(grid: Tensor) -> Part:
     height, width = grid.shape[-2:]
     return Part(height, width, slice(0, height), slice(0, width))
@@ -306,10 +261,10 @@ def _bilinear(grid: Tensor, rows: Floats, columns: Floats, part: Part) -> Tensor
     columns, left = _window(columns, part.width)
     top, left = top - part.rows.start, left - part.columns.start
     grid = grid[:, top : top + int(rows.max()) + 2, left : left + int(columns.max()) + 2]
-    seen = _lerp(_lerp(grid.to(torch.float32), 1, rows), 2, columns)
-    if seen.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr():
-        return seen.clone(memory_format=torch.contiguous_format)
-    return seen.contiguous()
+    made = _lerp(_lerp(grid.to(torch.float32), 1, rows), 2, columns)
+    if made.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr():
+        return made.clone(memory_format=torch.contiguous_format)
+    return made.contiguous()
 
 
 def _window(positions: Floats, size: int) -> tuple[Floats, int]:

@@ -38,8 +38,9 @@ class Artifact:
     output: of a teacher: the grid of its output that the artifact is made from
     axes: of one frame's array; the cache puts the axis "frame" before them
     dtype: of the decoded array
-    geometry: how a view moves it: "image" and "field" bilinear, "label" nearest, "vector" bilinear
-        with its vectors rescaled and u negated on a flip
+    geometry: how a view moves it: "image" and "field" bilinear, "masked_field" bilinear over the
+        values that are not 0, "label" nearest, "vector" bilinear with its vectors rescaled and u
+        negated on a flip
     codecs: names of the codecs that may store it, the usual one first
     picture: how it is drawn
     statistics: what `cache stats` counts of it
@@ -56,7 +57,7 @@ class Artifact:
     output: str | None = None
     axes: tuple[str, ...]
     dtype: Literal["uint8", "float32"] = "float32"
-    geometry: Literal["image", "label", "field", "vector"]
+    geometry: Literal["image", "label", "field", "masked_field", "vector"]
     codecs: tuple[str, ...]
     description: str
     picture: Literal["photo", "classes", "scores", "heat", "channels", "flow"]
@@ -70,7 +71,7 @@ class Artifact:
     @property
     def has_stride(self) -> bool:
         """Whether a view moves it by its stride; else each value is one pixel of the canvas."""
-        return self.geometry == "field"
+        return self.geometry in ("field", "masked_field")
 
 
 CHANNELS = ("channel", "y", "x")

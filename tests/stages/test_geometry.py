@@ -13,18 +13,15 @@ from pydantic import ValidationError
 
 from stillroom.stages.geometry import (
     Part,
-    View,
-    ViewConfig,
     apply_field,
     apply_image,
     apply_label,
     apply_vector,
-    identity_view,
-    part_seen,
-    sample_view,
+    part_needed,
     upsample_logits,
     view_mask,
 )
+from stillroom.stages.view import View, ViewConfig, identity_view, sample_view
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 CANVAS = (48, 64)
@@ -471,12 +468,12 @@ def test_logits_that_do_not_cover_the_pixels_are_refused(size):
 def test_the_cells_that_a_view_touches_are_all_that_it_needs(view, stride, out_stride):
     rng = torch.Generator().manual_seed(0)
     field = torch.rand((3, CANVAS[0] // stride, CANVAS[1] // stride), generator=rng)
-    part = part_seen(view, tuple(field.shape[1:]), stride, out_stride)
+    part = part_needed(view, tuple(field.shape[1:]), stride, out_stride)
     cut = field[:, part.rows, part.columns].clone()
     whole = apply_field(view, field, stride, out_stride)
     assert torch.equal(apply_field(view, cut, stride, out_stride, part), whole)
     image = torch.randint(0, 256, (3, *CANVAS), dtype=torch.uint8, generator=rng)
-    part = part_seen(view, CANVAS, 1, 1)
+    part = part_needed(view, CANVAS, 1, 1)
     at = (part.rows, part.columns)
     seen = apply_image(view, image[(slice(None), *at)].clone(), part)
     assert torch.equal(seen, apply_image(view, image))
@@ -487,5 +484,5 @@ def test_the_cells_that_a_view_touches_are_all_that_it_needs(view, stride, out_s
 
 
 def test_a_small_crop_touches_a_small_part():
-    part = part_seen(View(8, 16, 8, 12, 8, 12), CANVAS, 4, 4)
+    part = part_needed(View(8, 16, 8, 12, 8, 12), CANVAS, 4, 4)
     assert part == Part(*CANVAS, slice(2, 5), slice(4, 8))

@@ -150,7 +150,8 @@ class FidelityJob:
     def add(self, index: int) -> None:
         """Ask the teacher about one frame and compare."""
         from stillroom.stages.evaluate.equivariance import CachedFrame
-        from stillroom.stages.geometry import identity_view, view_mask
+        from stillroom.stages.geometry import view_mask
+        from stillroom.stages.view import identity_view
 
         frame = self._frame(index)
         said = {name: self.cached.read(name, index) for name in self.cached.arrays}

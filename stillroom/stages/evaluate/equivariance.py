@@ -18,14 +18,13 @@ import torch
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
 from stillroom.stages.evaluate.output_errors import pixel_kl
 from stillroom.stages.geometry import (
-    View,
     apply_field,
     apply_image,
     apply_label,
-    identity_view,
     upsample_logits,
     view_mask,
 )
+from stillroom.stages.view import View, identity_view
 from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:

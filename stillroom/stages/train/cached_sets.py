@@ -1,4 +1,4 @@
-"""What stage two demands of the sets of a cache, and how it looks at their arrays."""
+"""What stage two demands of the sets of a cache, and how it reads views of their arrays."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import Part, View, part_seen
+from stillroom.stages.geometry import apply_artifact, part_needed
 from stillroom.stages.train.reads import CODE
 from stillroom.storage_specs.errors import CacheIncomplete
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from stillroom.stages.view import View
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
@@ -46,20 +46,23 @@ def bad_rows(sets: Iterable[ArtifactSet]) -> dict[int, str]:
     return bad
 
 
-def seen(
+def read_view(
     artifact_set: ArtifactSet, artifact: str, index: int, view: View, out_stride: int = 1
-) -> tuple[Tensor, Part | None]:
-    """Read what a view needs of a row's array, and tell where that lies; None: it is all of it."""
+) -> Tensor:
+    """Read a row's array through a view; of one that is cut into tiles only what the view needs.
+
+    out_stride: of the grid that an artifact with a stride is brought to
+    """
     spec = artifact_set.arrays[artifact]
+    row = spec.kind
+    strides = (int(spec.attributes["stride"]), out_stride) if row.has_stride else (1, 1)
+    part = None
     if spec.tile is None:
-        return _tensor(artifact_set.read(artifact, index)), None
-    height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
-    field = spec.kind.geometry == "field"
-    strides = (int(spec.attributes["stride"]), out_stride) if field else (1, 1)
-    part = part_seen(view, (height, width), *strides)
-    return _tensor(artifact_set.read_window(artifact, index, part.rows, part.columns)), part
-
-
-def _tensor(values: NDArray[np.generic]) -> Tensor:
+        values = artifact_set.read(artifact, index)
+    else:
+        height, width = (spec.shape[row.axes.index(axis)] for axis in "yx")
+        part = part_needed(view, (height, width), *strides)
+        values = artifact_set.read_window(artifact, index, part.rows, part.columns)
     # torch refuses quietly to share memory that it may not write.
-    return torch.from_numpy(np.require(values, requirements=["W"]))
+    array = torch.from_numpy(np.require(values, requirements=["W"]))
+    return apply_artifact(view, array, row, strides, part)

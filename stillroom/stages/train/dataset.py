@@ -6,23 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.geometry import (
-    View,
-    ViewConfig,
-    apply_field,
-    apply_image,
-    apply_label,
-    apply_vector,
-    sample_view,
-    view_mask,
-)
-from stillroom.stages.train.cached_sets import bad_rows, demand_whole, seen
+from stillroom.stages.geometry import view_mask
+from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.motion import CachedMotion, drawn_ways
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.stages.train.reads import grid_of, how_to_cache
 from stillroom.stages.train.sample import Sample, Triplet
-from stillroom.storage_specs.artifacts import FRAMES, artifact_of
+from stillroom.stages.view import View, ViewConfig, sample_view
+from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
 
@@ -30,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
@@ -92,7 +83,7 @@ class CacheDataset:
         sets = [frames, *self._sets_read().values()]
         for artifact_set in sets:
             demand_whole(artifact_set)
-        height, width, _ = frames.arrays["frames"].shape
+        height, width, _ = frames.arrays[FRAMES].shape
         self.canvas: tuple[int, int] = (height, width)
         rows = frames.rows().to_pydict()
         self.frame_ids: list[str] = rows["frame_id"]
@@ -159,22 +150,19 @@ class CacheDataset:
         like: the frame whose jitter it gets: those of a triplet must look alike
         """
         valid = self._valid[index]
-        pixels, part = seen(self.frames, "frames", index, view)
-        image = apply_image(view, pixels.permute(2, 0, 1), part)
+        image = read_view(self.frames, FRAMES, index, view)
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
             rng = generator(self.seed, self.name, epoch, like, "jitter")
             image = jitter(self.jitter, image, shown, rng)
-        label = None
-        if self.labelled:
-            label = apply_label(view, *seen(self.frames, "labels", index, view)).long()
+        label = read_view(self.frames, LABELS, index, view) if self.labelled else None
         return Sample(
             frame_id=self.frame_ids[index],
             image=image,
             label=label,
             mask=view_mask(view, self.canvas, valid, self.out_stride),
             artifacts={
-                read: self._artifact(key, out_stride, index, view)
+                read: read_view(self._holders[key], key.partition("/")[2], index, view, out_stride)
                 for read, (key, out_stride) in self._grids.items()
             },
             masks={
@@ -184,30 +172,14 @@ class CacheDataset:
             },
         )
 
-    def _artifact(self, key: str, out_stride: int, index: int, view: View) -> Tensor:
-        """One artifact, decoded, then moved by its kind."""
-        _, _, artifact = key.partition("/")
-        artifact_set = self._holders[key]
-        values, part = seen(artifact_set, artifact, index, view, out_stride)
-        geometry = artifact_of(artifact).geometry
-        if geometry == "label":
-            return apply_label(view, values, part).long()
-        if geometry == "vector":
-            return apply_vector(view, values, part)
-        if geometry == "image":
-            return apply_image(view, values.permute(2, 0, 1), part)
-        values = values[None] if values.ndim == 2 else values  # confidence: (h, w) -> (1, h, w)
-        stride = int(artifact_set.arrays[artifact].attributes["stride"])
-        return apply_field(view, values, stride, out_stride, part)
-
     def _sets_read(self) -> dict[str, ArtifactSet]:
         return {one.name: one for _, one in sorted(self._holders.items())}
 
     def _demand_arrays(self) -> None:
-        wanted = ["frames", "labels"] if self.labelled else ["frames"]
+        wanted = [FRAMES, LABELS] if self.labelled else [FRAMES]
         for artifact in wanted:
             if artifact not in self.frames.arrays:
-                hint = "; set `labelled = false` for it" if artifact == "labels" else ""
+                hint = "; set `labelled = false` for it" if artifact == LABELS else ""
                 raise ConfigError(
                     f"stream {self.name!r}: source {self.frames.source!r} has no {artifact} in the "
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
@@ -262,7 +234,7 @@ def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:
     """Tell whether a stream's terms read labels: as it says, or else if its source has any."""
     if stream.labelled is not None:
         return stream.labelled
-    return "labels" in cache.artifact_set(stream.source or name, FRAMES).arrays
+    return LABELS in cache.artifact_set(stream.source or name, FRAMES).arrays
 
 
 def choose(count: int, stream: StreamConfig) -> list[int]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom.stages.geometry import apply_vector
 from stillroom.stages.train.batch import Neighbours
-from stillroom.stages.train.cached_sets import demand_whole, seen
+from stillroom.stages.train.cached_sets import demand_whole, read_view
 from stillroom.stages.train.order import generator
 from stillroom.stages.warp import inside_frame, visible, warp
 from stillroom.storage_specs.artifacts import FLOW
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stillroom.stages.geometry import View
     from stillroom.stages.train.sample import Triplet
+    from stillroom.stages.view import View
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
 _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
@@ -127,8 +126,7 @@ class CachedMotion:
         return flow, trusted
 
     def _flow(self, row: int, view: View) -> Tensor:
-        values, part = seen(self.flow, FLOW, row, view)
-        return apply_vector(view, values, part)[None]
+        return read_view(self.flow, FLOW, row, view)[None]
 
 
 def drawn_ways(sides: Sides, *origin: int | str) -> tuple[Way, Way]:

@@ -16,7 +16,7 @@ BESIDE = frozenset({LABELS, MOTION})
 def on_grid(key: str, stride: int, usual: int) -> str:
     """Name an artifact on a grid of `stride`; `usual` is that of the student's logits."""
     _, _, artifact = key.partition("/")
-    if stride == usual or artifact_of(artifact).geometry != "field":
+    if stride == usual or not artifact_of(artifact).has_stride:
         return key
     return f"{key}@{stride}"
 

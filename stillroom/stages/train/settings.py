@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.stages.geometry import ViewConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.photometric import PhotometricConfig
+from stillroom.stages.view import ViewConfig
 
 
 class StreamConfig(Settings):

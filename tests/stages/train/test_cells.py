@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.geometry import apply_field, identity_view
+from stillroom.stages.geometry import apply_field
 from stillroom.stages.train.cells import at_centres, cell_means
+from stillroom.stages.view import identity_view
 
 ragged = pytest.mark.parametrize("size", [(16, 24), (13, 22), (3, 5)])
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillroom.stages.geometry import ViewConfig
 from stillroom.stages.train.dataset import CacheDataset, choose, open_dataset
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.settings import StreamConfig, TrainConfig
+from stillroom.stages.view import ViewConfig
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 
 NEEDS = frozenset({"fpn/logits", "fpn/confidence", "fpn/pseudo_label"})

@@ -13,7 +13,6 @@ from torch import nn
 
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard, frames_and_labels
 from stillroom.stages.cache.items import FrameItems, PairItems
-from stillroom.stages.geometry import ViewConfig
 from stillroom.stages.scenes.motion import flow_between
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
@@ -22,6 +21,7 @@ from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.motion import CachedMotion
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
+from stillroom.stages.view import ViewConfig
 from stillroom.stages.warp import warp, warp_labels
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError

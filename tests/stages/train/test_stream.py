@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from stillroom.stages.geometry import ViewConfig
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.stream import Loader
+from stillroom.stages.view import ViewConfig
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
 
 
