@@ -91,18 +91,19 @@ def make_images(root: Path, frames: int) -> Path:
 COMMIT_ALL = """
 import sys
 from pathlib import Path
-from stillroom.pipeline.build.plan import plan_build
+from stillroom.pipeline.build.definition import define_set
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import FrameRow, ObjectEntry, ShardPart, encode_part
 from stillroom.storage_specs.store import Cache
 run = load_run(Path(sys.argv[1]))
-targets = open_targets(run)
-teacher = build_teacher(targets.teachers["null"])
-target = targets.define(Cache.create(run.cache.path), "photos", "null", teacher)
-ids = targets.sources["photos"].frame_ids
+opened = open_run(run)
+teacher = build_teacher(opened.teachers["null"])
+cache = Cache.create(run.cache.path)
+target = define_set(opened, cache, "photos", "null", run.cache.artifacts, teacher)
+ids = opened.sources["photos"].frame_ids
 objects = {s.path: ObjectEntry(1 << 20, "0" * 64) for a in target.definition.arrays
            for s in target.definition.stored(a)}
 folder = Path(target.place) / part_path("photos", "null", 0)
@@ -142,12 +143,12 @@ import sys, time
 from pathlib import Path
 from stillroom.pipeline.build.plan import plan_build
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 run = load_run(Path(sys.argv[1]))
 began = time.perf_counter()
-targets = open_targets(run)
+opened = open_run(run)
 listed = time.perf_counter()
-plans = plan_build(targets)
+plans = plan_build(opened)
 found = {"list_source_s": listed - began, "plan_s": time.perf_counter() - listed,
          "works": sum(len(list(plan.works())) for plan in plans)}
 """

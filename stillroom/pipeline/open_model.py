@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.pipeline.targets import with_classes
 from stillroom.stages.models.student import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.weights import fit_state, load_state
@@ -53,7 +52,7 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
         if name not in run.teachers:
             known = ", ".join(run.teachers) or "none"
             raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
-        teacher = build_teacher(with_classes(name, run.teachers[name], run))
+        teacher = build_teacher(run.teacher(name))
         return Model(
             model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
         )

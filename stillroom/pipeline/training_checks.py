@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.codes import CODE, readable_code, set_with
-from stillroom.pipeline.targets import TRANSCODED, open_targets
+from stillroom.pipeline.identity import TRANSCODED, readable_identity
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.train.dataset import is_labelled
 from stillroom.stages.train.reads import MOTION
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
@@ -17,8 +19,8 @@ from stillroom.storage_specs.layout import teacher_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.targets import Targets
     from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
@@ -41,7 +43,7 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
         CacheIncomplete: a set that the run reads is not there.
         ConfigError: a stream's source is not among those that are cached.
     """
-    targets = open_targets(run, must_exist=False)
+    opened = open_run(run, must_exist=False)
     read: dict[str, set[str]] = {}
     codes: set[tuple[str, str, str]] = set()  # source, teacher, artifact
     for name, stream in settings.streams.items():
@@ -54,12 +56,12 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
             read[source].add(_checked_flow(run, name, stream.triplets))
         codes |= {(source, *one) for one in said if one[1].startswith(CODE)}
     for source, set_names in read.items():
-        _check_source(targets, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
+        _check_source(opened, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
 
     for source, teacher, artifact in sorted(codes):
         found = set_with(cache, source, teacher, artifact)
-        if found is not None and teacher in targets.teachers:  # what lacks is missed later
-            found.require(readable_code(targets, teacher, found))
+        if found is not None and teacher in opened.teachers:  # what lacks is missed later
+            found.require(readable_code(opened, teacher, found))
 
 
 def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:
@@ -83,20 +85,20 @@ def _checked_flow(run: RunConfig, name: str, model: str) -> str:
     return model
 
 
-def _check_source(targets: Targets, cache: Cache, source: str, set_names: list[str]) -> None:
+def _check_source(opened: OpenedRun, cache: Cache, source: str, set_names: list[str]) -> None:
     """Compare a source's sets with the run, and with one another where the run cannot know."""
     found = []
-    for one, artifacts in _sets_read(targets, cache, source, set_names):
+    for one, artifacts in _sets_read(opened, cache, source, set_names):
         found.append(one)
         if artifacts is not None:
-            one.require(targets.readable(source, one.name, artifacts))
+            one.require(readable_identity(opened, source, one.name, artifacts))
         if TRANSCODED in one.identity:
             codecs = ", ".join(one.identity[TRANSCODED]["codecs"])
             LOG.warning("%s/%s was encoded twice, with loss: %s", source, one.name, codecs)
     for one in found[1:]:
         _demand_one_source(cache, found[0], one)
-    if source in targets.absent:
-        LOG.warning(_unchecked(source, targets.run.sources[source], cache))
+    if source in opened.absent:
+        LOG.warning(_unchecked(source, opened.run.sources[source], cache))
 
 
 def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
@@ -111,19 +113,20 @@ def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
 
 
 def _sets_read(
-    targets: Targets, cache: Cache, source: str, names: list[str]
+    opened: OpenedRun, cache: Cache, source: str, names: list[str]
 ) -> list[tuple[ArtifactSet, tuple[str, ...] | None]]:
     """The sets of frames and teachers, and what the run says they hold; None of a stranger's."""
     found: list[tuple[ArtifactSet, tuple[str, ...] | None]] = []
-    there = cache.sets()
     for name in names:
-        if name not in (FRAMES, *targets.teachers, *targets.run.flows):
+        if name not in (FRAMES, *opened.teachers, *opened.run.flows):
             found.append((cache.artifact_set(source, name), None))
             continue
-        for set_name, artifacts in targets.holdings(cache, source, name).items():
+        for one in sets_of_run(opened, cache, [(source, name)]):
             # An extension set that is not there is missed by whoever needs what it would hold.
-            if set_name == name or (source, set_name) in there:
-                found.append((cache.artifact_set(source, set_name), artifacts))
+            if one.stored is not None:
+                found.append((one.stored, one.artifacts))
+            elif one.name == name:
+                found.append((cache.artifact_set(source, name), one.artifacts))
     return found
 
 

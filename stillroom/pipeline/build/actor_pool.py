@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.ray_actor import RayWorker
-from stillroom.pipeline.run_file.sections import with_absolute_paths
+from stillroom.pipeline.run_file.paths import with_absolute_paths
 from stillroom.storage_specs.errors import StillroomError
 from stillroom.storage_specs.layout import teacher_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.models import Models
+from stillroom.pipeline.build.producers import ModelLoader
 from stillroom.stages.cache.artifacts_of_teacher import output_of
 from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import threads
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stillroom.pipeline.build.plan import SetPlan
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.targets import Targets
 
 
-def check_before_build(targets: Targets, plans: Sequence[SetPlan], *, here: bool) -> Models:
+def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: bool) -> ModelLoader:
     """Build every model that has work to do, once, and look at what it is asked for.
 
     here: this process computes the shards. Else workers do, whose devices it may lack: models are
@@ -33,15 +33,15 @@ def check_before_build(targets: Targets, plans: Sequence[SetPlan], *, here: bool
         ConfigError: no such network, device or layer, or cache.reuse is no cache.
         WeightsError: weights are unreadable, not finite, or belong to another network.
     """
-    check_reuse(targets.run, plans)
+    check_reuse(opened.run, plans)
     wanted: dict[str, list[str]] = {}
     for plan in plans:
         if plan.missing and plan.set_name != FRAMES:
             wanted.setdefault(teacher_of(plan.set_name), []).extend(plan.artifacts)
-    models = Models(targets if here else _on_the_cpu(targets))
-    with threads(targets.run.cache.threads):
+    models = ModelLoader(opened if here else _on_the_cpu(opened))
+    with threads(opened.run.cache.threads):
         for name in reversed(wanted):
-            if here or not _needs_a_workers_gpu(targets, name):
+            if here or not _needs_a_workers_gpu(opened, name):
                 _check_outputs(models, name, wanted[name])
     return models
 
@@ -64,7 +64,7 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
         ) from error
 
 
-def _check_outputs(models: Models, name: str, artifacts: list[str]) -> None:
+def _check_outputs(models: ModelLoader, name: str, artifacts: list[str]) -> None:
     model = models.of(name)
     if not isinstance(model, Teacher):
         return
@@ -72,17 +72,17 @@ def _check_outputs(models: Models, name: str, artifacts: list[str]) -> None:
         output_of(artifact, model.strides)
 
 
-def _needs_a_workers_gpu(targets: Targets, name: str) -> bool:
-    teacher = targets.teachers.get(name)
+def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:
+    teacher = opened.teachers.get(name)
     return teacher is not None and teacher.kind == "python" and teacher.device != "cpu"
 
 
-def _on_the_cpu(targets: Targets) -> Targets:
+def _on_the_cpu(opened: OpenedRun) -> OpenedRun:
     """The same models, on a device that every machine has."""
     cpu = {"device": "cpu"}
-    flows = {name: each.model_copy(update=cpu) for name, each in targets.run.flows.items()}
+    flows = {name: each.model_copy(update=cpu) for name, each in opened.run.flows.items()}
     return replace(
-        targets,
-        run=targets.run.model_copy(update={"flows": flows}),
-        teachers={name: each.model_copy(update=cpu) for name, each in targets.teachers.items()},
+        opened,
+        run=opened.run.model_copy(update={"flows": flows}),
+        teachers={name: each.model_copy(update=cpu) for name, each in opened.teachers.items()},
     )

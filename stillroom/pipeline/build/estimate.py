@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.pipeline.build.checks import check_reuse
-from stillroom.pipeline.build.models import Models, produce_by
+from stillroom.pipeline.build.definition import define_set
 from stillroom.pipeline.build.plan import SetPlan, plan_build
-from stillroom.pipeline.targets import Targets, open_targets
+from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.run_file.opened_run import OpenedRun, open_run
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import FrameError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import Produce
+    from stillroom.stages.cache.cache_shard import Producer
     from stillroom.stages.cache.items import Items
     from stillroom.stages.sources.source import Frame, Source
 
@@ -101,29 +102,29 @@ def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
         CacheMismatch: the cache on disk was built from something else.
         ConfigError, WeightsError: as `check_before_build`.
     """
-    targets = open_targets(run)
-    plans = plan_build(targets, extend=extend)
+    opened = open_run(run)
+    plans = plan_build(opened, extend=extend)
     check_reuse(run, plans)
-    samples = sampled(targets)
-    models = Models(samples)
+    samples = sampled(opened)
+    models = ModelLoader(samples)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder,
     ):
         cache = Cache.create(Path(folder) / "sample.cache")
         estimates = tuple(_estimate_set(samples, cache, plan, models) for plan in plans)
-    lonely = {name: (p.plan.lonely, p.plan.chosen) for name, p in targets.pairs.items()}
+    lonely = {name: (p.plan.lonely, p.plan.chosen) for name, p in opened.pairs.items()}
     return BuildEstimate(estimates, free_bytes(run.cache.path), lonely)
 
 
-def sampled(targets: Targets) -> Targets:
+def sampled(opened: OpenedRun) -> OpenedRun:
     """The same, of a few frames of every source, and a few of its pairs."""
     return replace(
-        targets,
-        sources={name: Sample(source) for name, source in targets.sources.items()},
+        opened,
+        sources={name: Sample(source) for name, source in opened.sources.items()},
         pairs={
             name: replace(items, plan=items.plan.take(_places(len(items))))
-            for name, items in targets.pairs.items()
+            for name, items in opened.pairs.items()
         },
     )
 
@@ -134,18 +135,20 @@ def _places(count: int) -> NDArray[np.int64]:
     return np.array([(2 * k + 1) * count // (2 * few) for k in range(few)], np.int64)
 
 
-def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models) -> SetEstimate:
+def _estimate_set(
+    samples: OpenedRun, cache: Cache, plan: SetPlan, models: ModelLoader
+) -> SetEstimate:
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
     model, items = models.of(plan.set_name), samples.items(plan.source, plan.set_name)
-    produce = produce_by(model, samples, plan.source, plan.artifacts)
-    load_seconds = _warmed_up(items, None if model is None else produce)
-    target = samples.define(cache, plan.source, plan.set_name, model, plan.artifacts)
+    producer = producer_for(model, samples, plan.source, plan.artifacts)
+    load_seconds = _warmed_up(items, None if model is None else producer)
+    target = define_set(samples, cache, plan.source, plan.set_name, plan.artifacts, model)
     report = cache_shard(
         ShardJob(
-            work=ShardWork(plan.source, plan.set_name, 0),
+            work=ShardWork(plan.source, plan.set_name, 0, plan.artifacts),
             items=items,
-            produce=produce,
+            produce=producer,
             target=target,
             batch=samples.run.cache.batch,
             turn=contextlib.nullcontext(),
@@ -159,7 +162,7 @@ def _estimate_set(samples: Targets, cache: Cache, plan: SetPlan, models: Models)
     return SetEstimate(plan, sizes, rows * scale + shards)
 
 
-def _warmed_up(items: Items, produce: Produce | None) -> float:
+def _warmed_up(items: Items, producer: Producer | None) -> float:
     """Seconds of reading a few rows; then a model is called once, since first calls are slow."""
     began = time.perf_counter()
     loaded = []
@@ -167,8 +170,8 @@ def _warmed_up(items: Items, produce: Produce | None) -> float:
         with contextlib.suppress(FrameError):
             loaded.append(items.load(index))
     seconds = time.perf_counter() - began
-    if produce is not None and loaded:
-        produce(loaded[:1])
+    if producer is not None and loaded:
+        producer(loaded[:1])
     return seconds
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build.definition import tile_of
+from stillroom.pipeline.build.sets import sets_of_run
+from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.artifacts_of_teacher import demand_labels_fit
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.storage_specs.artifact_set import mismatch
@@ -14,7 +17,9 @@ from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.targets import Targets
+    from stillroom.pipeline.build.sets import RunSet
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
@@ -31,7 +36,7 @@ class SetPlan:
     frames: int
     shard_frames: int
     missing: tuple[int, ...]
-    artifacts: tuple[str, ...] = ()
+    artifacts: tuple[str, ...]
 
     @property
     def shards(self) -> int:
@@ -48,10 +53,12 @@ class SetPlan:
 
     def works(self) -> list[ShardWork]:
         """The missing shards, in order."""
-        return [ShardWork(self.source, self.set_name, shard) for shard in self.missing]
+        return [
+            ShardWork(self.source, self.set_name, shard, self.artifacts) for shard in self.missing
+        ]
 
 
-def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
+def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
     """Wanted shards minus committed shards, set by set. Reads the cache, writes nothing.
 
     What every set is made from is settled first: a file that is missing is found before anything
@@ -65,55 +72,51 @@ def plan_build(targets: Targets, *, extend: bool = False) -> list[SetPlan]:
         ConfigError: a teacher has more classes than the pseudo labels that are wanted can say.
         WeightsError: a teacher's weights are not there.
     """
-    for name, teacher in targets.teachers.items():
-        demand_labels_fit(targets.run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
+    run = opened.run
+    for name, teacher in opened.teachers.items():
+        demand_labels_fit(run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
     try:
-        cache = Cache.open(targets.run.cache.path)
+        cache = Cache.open(run.cache.path)
     except CacheIncomplete:
         cache = None
-    wanted_sets = [
-        (source, set_name, artifacts)
-        for source, name in targets.names()
-        for set_name, artifacts in targets.holdings(cache, source, name).items()
-    ]
-    identities = [targets.identity(of, name, artifacts=held) for of, name, held in wanted_sets]
-    known = () if cache is None else cache.sets()
-    plans = []
-    for (source, set_name, artifacts), identity in zip(wanted_sets, identities, strict=True):
-        frames, shard_frames = len(targets.items(source, set_name)), targets.preset.shard_frames
-        committed: frozenset[int] = frozenset()
-        if cache is not None and (source, set_name) in known:
-            target = cache.artifact_set(source, set_name)
-            target.require(identity)
-            _demand_tiles(targets, target)
-            committed = target.committed()
-        elif cache is not None and set_name != teacher_of(set_name) and not extend:
-            raise CacheMismatch(_lacking(cache, source, teacher_of(set_name), artifacts))
-        wanted = range(-(-frames // shard_frames))
-        missing = tuple(shard for shard in wanted if shard not in committed)
-        plans.append(SetPlan(source, set_name, frames, shard_frames, missing, artifacts))
-    return plans
+    sets = sets_of_run(opened, cache, opened.names())
+    identities = [set_identity(opened, one.source, one.name, one.artifacts) for one in sets]
+    for one, identity in zip(sets, identities, strict=True):
+        if one.stored is not None:
+            one.stored.require(identity)
+            _demand_tiles(run, one.stored)
+        elif cache is not None and one.name != teacher_of(one.name) and not extend:
+            raise CacheMismatch(_lacking(cache, one))
+    return [_planned(opened, one) for one in sets]
 
 
-def _demand_tiles(targets: Targets, target: ArtifactSet) -> None:
+def _planned(opened: OpenedRun, one: RunSet) -> SetPlan:
+    frames, shard_frames = len(opened.items(one.source, one.name)), opened.preset.shard_frames
+    committed = frozenset() if one.stored is None else one.stored.committed()
+    wanted = range(-(-frames // shard_frames))
+    missing = tuple(shard for shard in wanted if shard not in committed)
+    return SetPlan(one.source, one.name, frames, shard_frames, missing, one.artifacts)
+
+
+def _demand_tiles(run: RunConfig, target: ArtifactSet) -> None:
     """Refuse tiles that are not the cache's, where the run names some: no identity speaks of them.
 
     Raises:
         CacheMismatch: names each artifact that is cut otherwise.
     """
-    if targets.run.cache.tile == "auto":
+    if run.cache.tile == "auto":
         return
     specs = target.arrays.values()
     cached = {spec.artifact: spec.to_dict() for spec in specs}
-    wanted = {spec.artifact: replace(spec, tile=targets.tile(spec)).to_dict() for spec in specs}
+    wanted = {spec.artifact: replace(spec, tile=tile_of(run, spec)).to_dict() for spec in specs}
     found = differences({"layout": {"arrays": cached}}, {"layout": {"arrays": wanted}})
     if found:
         raise mismatch(target.place, target.definition, found)
 
 
-def _lacking(cache: Cache, source: str, teacher: str, artifacts: tuple[str, ...]) -> str:
+def _lacking(cache: Cache, one: RunSet) -> str:
     return (
-        f"{cache.path}: {teacher!r} on {source!r} was built without artifacts that this run lists: "
-        f"{', '.join(artifacts)}\n  run `stillroom cache extend` to add them beside it, or make "
-        "the run agree with the cache"
+        f"{cache.path}: {teacher_of(one.name)!r} on {one.source!r} was built without artifacts "
+        f"that this run lists: {', '.join(one.artifacts)}\n  run `stillroom cache extend` to add "
+        "them beside it, or make the run agree with the cache"
     )

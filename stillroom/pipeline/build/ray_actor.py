@@ -24,9 +24,9 @@ class RayWorker:
             StillroomError: one that concerns every shard (the cache cannot be written, say).
         """
         from stillroom.pipeline.build.worker import ShardWorker
-        from stillroom.pipeline.targets import open_targets
+        from stillroom.pipeline.run_file.opened_run import open_run
 
-        self._worker = ShardWorker(open_targets(self._run))
+        self._worker = ShardWorker(open_run(self._run))
 
     def work(self, work: ShardWork) -> ShardReport:
         """As `ShardWorker.work`."""

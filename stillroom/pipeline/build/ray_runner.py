@@ -19,7 +19,7 @@ from stillroom.pipeline.build.actor_pool import (
 )
 from stillroom.pipeline.build.report import BuildEvent
 from stillroom.pipeline.cluster.connection import connected
-from stillroom.pipeline.run_file.sections import with_absolute_paths
+from stillroom.pipeline.run_file.paths import with_absolute_paths
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 

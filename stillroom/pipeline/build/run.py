@@ -16,7 +16,7 @@ from stillroom.pipeline.build.checks import check_before_build
 from stillroom.pipeline.build.plan import SetPlan, plan_build
 from stillroom.pipeline.build.report import BuildEvent, BuildReport
 from stillroom.pipeline.build.worker import ShardWorker
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError, TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
@@ -26,9 +26,9 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from stillroom.pipeline.build.models import Models
+    from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.targets import Targets
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
     from stillroom.storage_specs.manifest import FrameRow
 
@@ -61,8 +61,8 @@ def build(
         SourceUnavailable: a source's file cannot be read now; what was committed stays.
     """
     started = time.perf_counter()
-    targets = open_targets(run)
-    plans = plan_build(targets, extend=extend)
+    opened = open_run(run)
+    plans = plan_build(opened, extend=extend)
     on_plan(plans)
     report = _report_so_far(run, plans)
     plan_of = {(plan.source, plan.set_name): plan for plan in plans}
@@ -78,13 +78,13 @@ def build(
         if works and runner == "ray":
             from stillroom.pipeline.build.ray_runner import run_on_ray
 
-            check_before_build(targets, plans, here=False)
+            check_before_build(opened, plans, here=False)
             report.quarantined = run_on_ray(run, works, address, listen)
             _stop_if_given_up(run, report.quarantined)
         elif works:
-            run_inline(targets, works, listen, check_before_build(targets, plans, here=True))
+            run_inline(opened, works, listen, check_before_build(opened, plans, here=True))
     finally:
-        del targets  # the listing's memory serves for the catalogues
+        del opened  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
     report.bad_frames = _bad_frames(run, plans) if any(report.bad.values()) else 0
     report.wall_seconds = time.perf_counter() - started
@@ -105,10 +105,10 @@ def _stop_if_given_up(run: RunConfig, quarantined: dict[ShardWork, str]) -> None
 
 
 def run_inline(
-    targets: Targets,
+    opened: OpenedRun,
     works: list[ShardWork],
     listen: Callable[[BuildEvent], None],
-    models: Models | None = None,
+    models: ModelLoader | None = None,
 ) -> None:
     """Work the shards off in this process, two at a time around one teacher.
 
@@ -130,8 +130,8 @@ def run_inline(
         return worker.work(work, on_frames, give_up_if_stopped)
 
     # What this process does next, training perhaps, has its own number of threads.
-    with threads(targets.run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
-        worker = ShardWorker(targets, models)
+    with threads(opened.run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
+        worker = ShardWorker(opened, models)
         try:
             # All of one teacher's shards end before the next teacher takes its memory.
             for _, group in groupby(works, key=lambda work: work.set_name):

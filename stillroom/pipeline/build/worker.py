@@ -6,7 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.models import Models, produce_by
+from stillroom.pipeline.build.definition import define_set
+from stillroom.pipeline.build.producers import ModelLoader, producer_for
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse
 from stillroom.stages.models.teacher import Teacher
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.pipeline.targets import Targets
-    from stillroom.stages.cache.cache_shard import Produce, ShardReport, ShardWork
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.stages.cache.cache_shard import Producer, ShardReport, ShardWork
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
     Arrays = dict[str, NDArray[Any]]
@@ -33,19 +34,18 @@ class ShardWorker:
     Two threads may call `work` at once: a turn then keeps the teacher to one shard at a time, while
     the other shard is decoded, encoded or written.
 
-    models: of the same targets, where one may have been built already
+    models: of the same run, where one may have been built already
     """
 
-    def __init__(self, targets: Targets, models: Models | None = None) -> None:
-        use_threads(targets.run.cache.threads)
-        self._run = targets.run
-        self._targets = targets
-        self._cache = Cache.create(targets.run.cache.path)
+    def __init__(self, opened: OpenedRun, models: ModelLoader | None = None) -> None:
+        use_threads(opened.run.cache.threads)
+        self._opened = opened
+        self._cache = Cache.create(opened.run.cache.path)
         self._turn = threading.Lock()
-        self._building = threading.Lock()
-        self._models = Models(targets) if models is None else models
-        self._sets: dict[tuple[str, str], ArtifactSet] = {}
-        self._older: dict[tuple[str, str], ArtifactSet | None] = {}
+        self._opening = threading.Lock()
+        self._models = ModelLoader(opened) if models is None else models
+        self._model = ""  # the name of that which the sets are made by
+        self._sets: dict[tuple[str, str], tuple[Producer, ArtifactSet]] = {}
         self._progress: dict[ShardWork, int] = {}
         self._last_progress = time.monotonic()
 
@@ -71,18 +71,18 @@ class ShardWorker:
 
         def produce_unless_stopped(items: Sequence[Any]) -> list[Arrays]:
             before_batch()
-            return produce(items)
+            return producer(items)
 
-        produce, target = self._open(work)
+        producer, target = self._open(work)
         self._last_progress = time.monotonic()
         try:
             return cache_shard(
                 ShardJob(
                     work=work,
-                    items=self._targets.items(work.source, work.set_name),
+                    items=self._opened.items(work.source, work.set_name),
                     produce=produce_unless_stopped,
                     target=target,
-                    batch=self._run.cache.batch,
+                    batch=self._opened.run.cache.batch,
                     turn=self._turn,
                     on_frames=count,
                 )
@@ -98,28 +98,26 @@ class ShardWorker:
         """Frames done of every shard at work, and seconds since the last batch was finished."""
         return dict(self._progress), time.monotonic() - self._last_progress
 
-    def _open(self, work: ShardWork) -> tuple[Produce, ArtifactSet]:
-        """What fills the set, and the set; a model is kept until it is another's turn."""
-        key = (work.source, work.set_name)
-        with self._building:
-            name = teacher_of(work.set_name)
-            artifacts = self._targets.holdings(self._cache, work.source, name)[work.set_name]
+    def _open(self, work: ShardWork) -> tuple[Producer, ArtifactSet]:
+        """What makes the arrays of the set, and the set; both kept until another model's turn."""
+        key, name = (work.source, work.set_name), teacher_of(work.set_name)
+        with self._opening:
+            if name != self._model:  # let the old one go before the new one takes its memory
+                self._sets, self._model = {}, name
             model = self._models.of(work.set_name)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
-                self._sets[key] = self._targets.define(self._cache, *key, model, artifacts)
-            produce = produce_by(model, self._targets, work.source, artifacts)
-            if isinstance(model, Teacher):
-                produce = self._reusing(produce, self._sets[key])
-            return produce, self._sets[key]
+                target = define_set(self._opened, self._cache, *key, work.artifacts, model)
+                producer = producer_for(model, self._opened, work.source, work.artifacts)
+                if isinstance(model, Teacher):
+                    producer = self._reusing(producer, target)
+                self._sets[key] = producer, target
+            return self._sets[key]
 
-    def _reusing(self, produce: Produce, target: ArtifactSet) -> Produce:
+    def _reusing(self, producer: Producer, target: ArtifactSet) -> Producer:
         """With cache.reuse: the frames that are there come from there."""
-        older = self._run.cache.reuse
-        if older is None:
-            return produce
-        key = (target.source, target.name)
-        if key not in self._older:
-            cache = Cache.open(older)
-            self._older[key] = cache.artifact_set(*key) if key in cache.sets() else None
-        old = self._older[key]
-        return produce if old is None else Reuse(produce, old, target)
+        if self._opened.run.cache.reuse is None:
+            return producer
+        older, key = Cache.open(self._opened.run.cache.reuse), (target.source, target.name)
+        return (
+            Reuse(producer, older.artifact_set(*key), target) if key in older.sets() else producer
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.cache_tools.adapt_plan import plan_codes
 from stillroom.pipeline.cache_tools.codes import ADAPT
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.adapt import (
     Measures,
     code_shape,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stillroom.pipeline.cache_tools.adapt_plan import CodePlan
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.targets import Targets
     from stillroom.stages.models.autoencoder import AutoEncoder
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
@@ -97,15 +97,15 @@ def adapt_cache(
             "the run file says nothing of a code: add a section [adapt.<teacher>], which may be "
             f"empty; teachers of this run: {', '.join(run.teachers) or 'none'}"
         )
-    targets = open_targets(run, must_exist=False)
+    opened = open_run(run, must_exist=False)
     found = Cache.open(run.cache.path)
     # What all of them are made from is settled before any is made.
-    plans = [plan_codes(targets, found, teacher) for teacher in run.adapt]
+    plans = [plan_codes(opened, found, teacher) for teacher in run.adapt]
     if all(plan.is_done() for plan in plans):
         return [_done(found, plan) for plan in plans]
     cache = Cache.create(run.cache.path)  # sweeps what crashes left there
     with threads(run.cache.threads):
-        return [_adapt(targets, cache, plan, on_progress) for plan in plans]
+        return [_adapt(opened, cache, plan, on_progress) for plan in plans]
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class _Encoder:
     device: str
 
 
-def _adapt(targets: Targets, cache: Cache, plan: CodePlan, on_progress: OnProgress) -> CodeReport:
+def _adapt(opened: OpenedRun, cache: Cache, plan: CodePlan, on_progress: OnProgress) -> CodeReport:
     if plan.is_done():
         return _done(cache, plan)
     encoder = _encoder(cache, plan, on_progress)
     sources = []
     for source in plan.features:
-        target = _define(targets, cache, plan, source, encoder)
+        target = _define(opened, cache, plan, source, encoder)
         missing = sorted(set(range(target.shards)) - target.committed())
         job = CodeJob(
             features=plan.features[source],
@@ -133,7 +133,7 @@ def _adapt(targets: Targets, cache: Cache, plan: CodePlan, on_progress: OnProgre
             target=target,
             code=plan.config.code,
             model=encoder.model,
-            batch=targets.run.cache.batch,
+            batch=opened.run.cache.batch,
             device=encoder.device,
         )
         _write(job, missing, _told(on_progress, f"{plan.teacher}: write {source}"))
@@ -253,11 +253,11 @@ def _train(plan: CodePlan, on_progress: OnProgress, device: str) -> bytes:
 
 
 def _define(
-    targets: Targets, cache: Cache, plan: CodePlan, source: str, encoder: _Encoder
+    opened: OpenedRun, cache: Cache, plan: CodePlan, source: str, encoder: _Encoder
 ) -> ArtifactSet:
     """The set of a source's codes, made if it is not there yet."""
     features, config = plan.features[source], plan.config
-    given, storage = features.arrays[config.features], targets.preset.storage(config.code)
+    given, storage = features.arrays[config.features], opened.preset.storage(config.code)
     stride = int(given.attributes["stride"]) * encoder.model.factor
     shape = code_shape(encoder.model, (given.shape[1], given.shape[2]))
     identity = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.codes import code_set_name, readable_code, set_with
+from stillroom.pipeline.identity import readable_identity
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.targets import Targets
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.cache.adapt import AdaptConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
@@ -39,7 +41,7 @@ class CodePlan:
         return [one for one in self.codes.values() if one is not None and one.committed()]
 
 
-def plan_codes(targets: Targets, cache: Cache, teacher: str) -> CodePlan:
+def plan_codes(opened: OpenedRun, cache: Cache, teacher: str) -> CodePlan:
     """Settle what a teacher's code is made from. Reads the cache, writes nothing.
 
     Raises:
@@ -47,36 +49,36 @@ def plan_codes(targets: Targets, cache: Cache, teacher: str) -> CodePlan:
         CacheIncomplete: they are not cached, or not all of them.
         CacheMismatch: they, or the codes that are there, were made from something else.
     """
-    config = targets.run.adapt[teacher]
-    if config.features not in targets.run.cache.artifacts:
+    config = opened.run.adapt[teacher]
+    if config.features not in opened.run.cache.artifacts:
         raise ConfigError(
             f"[adapt.{teacher}] reads {config.features!r}, and cache.artifacts does not list it: "
             "add it there and run `stillroom cache extend`"
         )
     features, codes = {}, {}
-    for source in targets.run.cached_sources():
-        features[source] = _features(targets, cache, source, teacher)
+    for source in opened.run.cached_sources():
+        features[source] = _features(opened, cache, source, teacher)
         codes[source] = found = set_with(cache, source, teacher, config.code)
         if found is not None:
-            _demand_same_code(targets, teacher, found)
+            _demand_same_code(opened, teacher, found)
     # What is there keeps its name, whatever "auto" in a run file stands for on this machine.
     there = [one.name for one in codes.values() if one is not None]
-    set_name = there[0] if there else code_set_name(targets, teacher)
+    set_name = there[0] if there else code_set_name(opened, teacher)
     return CodePlan(teacher, config, set_name, features, codes)
 
 
-def _features(targets: Targets, cache: Cache, source: str, teacher: str) -> ArtifactSet:
+def _features(opened: OpenedRun, cache: Cache, source: str, teacher: str) -> ArtifactSet:
     """The set that holds the features, whole, and built by this run file's teacher."""
-    artifact = targets.run.adapt[teacher].features
-    holdings = targets.holdings(cache, source, teacher)
-    name = next(name for name, held in holdings.items() if artifact in held)
-    if (source, name) not in cache.sets():
+    artifact = opened.run.adapt[teacher].features
+    sets = sets_of_run(opened, cache, [(source, teacher)])
+    one = next(one for one in sets if artifact in one.artifacts)
+    found = one.stored
+    if found is None:
         raise CacheIncomplete(
             f"{cache.path}: {artifact} of {teacher} is not cached on {source}; run `stillroom "
             "cache extend` with this run file first"
         )
-    found = cache.artifact_set(source, name)
-    found.require(targets.readable(source, name, holdings[name]))
+    found.require(readable_identity(opened, source, one.name, one.artifacts))
     committed = len(found.committed())
     if committed < found.shards:
         raise CacheIncomplete(
@@ -86,10 +88,10 @@ def _features(targets: Targets, cache: Cache, source: str, teacher: str) -> Arti
     return found
 
 
-def _demand_same_code(targets: Targets, teacher: str, found: ArtifactSet) -> None:
-    wrong = differences(found.identity, readable_code(targets, teacher, found))
+def _demand_same_code(opened: OpenedRun, teacher: str, found: ArtifactSet) -> None:
+    wrong = differences(found.identity, readable_code(opened, teacher, found))
     if wrong:
-        config = targets.run.adapt[teacher]
+        config = opened.run.adapt[teacher]
         listing = "\n".join(f"  {one}" for one in wrong)
         raise CacheMismatch(
             f"{found.place}: {config.code} of {teacher} on {found.source} is there, and was "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.identity import readable_identity
 from stillroom.stages.models.teacher import describe_teacher
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.targets import Targets
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
 
@@ -17,12 +18,12 @@ CODE = "code/"
 ADAPT = "adapt"  # in the identity of a set: what made its codes
 
 
-def code_set_name(targets: Targets, teacher: str) -> str:
+def code_set_name(opened: OpenedRun, teacher: str) -> str:
     """The set that the run's code of a teacher belongs in, the same on every source."""
-    config = targets.run.adapt[teacher]
-    height, width = targets.run.cache.canvas
+    config = opened.run.adapt[teacher]
+    height, width = opened.run.cache.canvas
     about = {
-        "teacher": describe_teacher(targets.teachers[teacher]),
+        "teacher": describe_teacher(opened.teachers[teacher]),
         "canvas": {"height": height, "width": width},
         "code": config.code,
         ADAPT: config.identity(),
@@ -38,15 +39,15 @@ def set_with(cache: Cache, source: str, teacher: str, artifact: str) -> Artifact
     return None
 
 
-def readable_code(targets: Targets, teacher: str, found: ArtifactSet) -> dict[str, Any]:
+def readable_code(opened: OpenedRun, teacher: str, found: ArtifactSet) -> dict[str, Any]:
     """The identity that a reader of codes demands: source, canvas, teacher and how it was made.
 
     A run file without a section for them takes codes as they are, of its own teacher.
     """
-    config = targets.run.adapt.get(teacher)
+    config = opened.run.adapt.get(teacher)
     made: Any = ANY
     if config is not None and config.code in found.arrays:
         unsaid = dict.fromkeys(("weights", "trained_on", "features"), ANY)
         made = {**config.identity(), **unsaid}
-    wanted = targets.readable(found.source, found.name, tuple(found.arrays))
+    wanted = readable_identity(opened, found.source, found.name, tuple(found.arrays))
     return {**wanted, ADAPT: made}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.fidelity_of_set import FidelityJob
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.store import Cache
 
@@ -53,9 +54,9 @@ def measure_fidelity(
     from stillroom.stages.torch_state import threads
 
     source, plot = request.source, request.plot
-    targets = open_targets(run, must_exist=False)
-    teachers = targets.teachers
-    pairs = [pair for pair in targets.names() if pair[1] in teachers and source in (None, pair[0])]
+    opened = open_run(run, must_exist=False)
+    teachers = opened.teachers
+    pairs = [pair for pair in opened.names() if pair[1] in teachers and source in (None, pair[0])]
     if not pairs:
         known = ", ".join(run.cached_sources())
         raise ConfigError(
@@ -67,9 +68,10 @@ def measure_fidelity(
         make_place(plot)
     cache = Cache.open(run.cache.path)
     jobs = [  # all sets are opened and checked before any teacher is built
-        FidelityJob(targets, cache, of, set_name, held, request.frames, request.codecs)
-        for of, name in pairs
-        for set_name, held in targets.holdings(cache, of, name).items()
+        FidelityJob(
+            opened, cache, one.source, one.name, one.artifacts, request.frames, request.codecs
+        )
+        for one in sets_of_run(opened, cache, pairs)
     ]
     total, done, reports = sum(len(job.chosen) for job in jobs), 0, []
     built: tuple[str, Teacher] | None = None

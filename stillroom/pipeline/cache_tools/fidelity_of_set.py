@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
+from stillroom.pipeline.identity import readable_identity
 from stillroom.storage_specs.artifacts import FRAMES, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
 from stillroom.storage_specs.codecs import CODECS, codec_from_dict
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.pipeline.targets import Targets
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.evaluate.equivariance import ViewFidelity, ViewTally
     from stillroom.stages.evaluate.output_errors import ArtifactFidelity, FidelityTally
     from stillroom.stages.models.teacher import Teacher
@@ -79,7 +80,7 @@ class FidelityJob:
     held: the artifacts of the set, as the run lists them
     """
 
-    targets: Targets
+    opened: OpenedRun
     cache: Cache
     source: str
     set_name: str
@@ -100,12 +101,12 @@ class FidelityJob:
 
     def __post_init__(self) -> None:
         self.cached = self.cache.artifact_set(self.source, self.set_name)
-        self.cached.require(self.targets.readable(self.source, self.set_name, self.held))
+        self.cached.require(readable_identity(self.opened, self.source, self.set_name, self.held))
         usable = self.cached.usable()
         if (self.source, FRAMES) in self.cache.sets():
             self.kept = self.cache.artifact_set(self.source, FRAMES)
             usable = np.intersect1d(usable, self.kept.usable())
-        elif self.source in self.targets.absent:
+        elif self.source in self.opened.absent:
             raise CacheIncomplete(
                 f"{self.source}: its files are not here, and the cache keeps no frames of it"
             )
@@ -125,7 +126,7 @@ class FidelityJob:
         """The teacher, which several sources may share."""
         from stillroom.stages.models.teacher import build_teacher
 
-        return build_teacher(self.targets.teachers[self.teacher_name])
+        return build_teacher(self.opened.teachers[self.teacher_name])
 
     def meet(self, teacher: Teacher) -> None:
         """Set up what is summed; the teacher says how many classes there are."""
@@ -136,7 +137,7 @@ class FidelityJob:
         self.teacher = teacher
         threshold = self.cached.identity.get(PSEUDO_LABEL, {}).get("threshold", 0.0)
         self._produce = TeacherArtifacts(teacher, tuple(self.cached.arrays), threshold)
-        self._view_of = views_of(self.targets.run.cache.canvas)
+        self._view_of = views_of(self.opened.run.cache.canvas)
         if LOGITS in self.cached.arrays:
             self._views = {name: ViewTally(name, teacher.num_classes) for name in self._view_of}
         for artifact, spec in self.cached.arrays.items():
@@ -157,7 +158,7 @@ class FidelityJob:
         said = {name: self.cached.read(name, index) for name in self.cached.arrays}
         live = self._produce([frame])[0]
         stride = self._stride("logits")
-        canvas = self.targets.run.cache.canvas
+        canvas = self.opened.run.cache.canvas
         mask = view_mask(identity_view(canvas), canvas, frame.valid, stride)[0].numpy()
         for artifact, spec in self.cached.arrays.items():
             bound = spec.codec.bound(live[artifact])
@@ -242,8 +243,8 @@ class FidelityJob:
             image = self.kept.read("frames", index)
             valid = (row["valid_height"], row["valid_width"])
             return CanvasFrame(row["frame_id"], image, self._label(index), valid)
-        source = self.targets.sources[self.source]
-        frame = to_canvas(source.load(index), self.targets.run.cache.canvas)
+        source = self.opened.sources[self.source]
+        frame = to_canvas(source.load(index), self.opened.run.cache.canvas)
         seen = google_crc32c.value(np.ascontiguousarray(frame.image).tobytes())
         if row["crc32c"] not in (None, seen):
             raise CacheMismatch(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.definition import define_set
 from stillroom.pipeline.build.estimate import SAMPLE_FRAMES, free_bytes, sampled
-from stillroom.pipeline.build.models import Models, produce_by
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.presets import PRESETS, load_preset
 from stillroom.storage_specs.store import Cache
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.pipeline.identity import Model
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.targets import Model, Targets
-    from stillroom.stages.cache.cache_shard import Produce
+    from stillroom.stages.cache.cache_shard import Producer
     from stillroom.stages.cache.items import CanvasPair
     from stillroom.stages.sources.canvas import CanvasFrame
 
@@ -86,22 +88,22 @@ def plan_size(
     """
     from stillroom.stages.torch_state import threads
 
-    targets = open_targets(run)
-    samples = sampled(targets)
-    found, names, models = [], targets.names(), Models(samples)
+    opened = open_run(run)
+    samples = sampled(opened)
+    found, names, models = [], opened.names(), ModelLoader(samples)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-size-") as folder,
     ):
         for done, (source, set_name) in enumerate(names, start=1):
             model = models.of(set_name)
-            rows = len(targets.items(source, set_name))
+            rows = len(opened.items(source, set_name))
             found.append(_set_size(samples, Path(folder), (source, set_name), model, rows))
             on_set(done, len(names))
     return SizePlan(
         tiers=PRESETS,
         sets=tuple(found),
-        frames=sum(len(source) for source in targets.sources.values()),
+        frames=sum(len(source) for source in opened.sources.values()),
         sample_frames=SAMPLE_FRAMES,
         free_bytes=free_bytes(run.cache.path),
         overridden=tuple(run.cache.codecs),
@@ -109,7 +111,7 @@ def plan_size(
 
 
 def _set_size(
-    samples: Targets, folder: Path, pair: tuple[str, str], model: Model | None, rows: int
+    samples: OpenedRun, folder: Path, pair: tuple[str, str], model: Model | None, rows: int
 ) -> SetSize:
     """What a set of so many rows would take, by a few of them."""
     from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
@@ -117,17 +119,19 @@ def _set_size(
     source, set_name = pair
     settings, items = samples.run.cache, samples.items(source, set_name)
     artifacts = samples.artifacts(source, set_name)
-    remembered = _Remembered(produce_by(model, samples, source, artifacts))
+    remembered = _Remembered(producer_for(model, samples, source, artifacts))
     shards: dict[str, int] = {}
     used: dict[str, dict[str, int]] = {}
     for tier in PRESETS:
         preset = load_preset(tier, settings.codecs, settings.shard_frames)
         cache = Cache.create(folder / f"{tier}.cache")
-        target = replace(samples, preset=preset).define(cache, source, set_name, model)
+        target = define_set(
+            replace(samples, preset=preset), cache, source, set_name, artifacts, model
+        )
         for shard in range(target.shards):
             cache_shard(
                 ShardJob(
-                    work=ShardWork(source, set_name, shard),
+                    work=ShardWork(source, set_name, shard, artifacts),
                     items=items,
                     produce=remembered,
                     target=target,
@@ -144,13 +148,13 @@ def _set_size(
 class _Remembered:
     """Asks a model about each frame, or pair, once, whatever the tier."""
 
-    def __init__(self, produce: Produce) -> None:
-        self._produce = produce
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
         self._made: dict[str, Arrays] = {}
 
     def __call__(self, items: Sequence[CanvasFrame | CanvasPair]) -> list[Arrays]:
         new = [item for item in items if item.frame_id not in self._made]
         if new:
-            made = zip(new, self._produce(new), strict=True)
+            made = zip(new, self._producer(new), strict=True)
             self._made |= {item.frame_id: arrays for item, arrays in made}
         return [self._made[item.frame_id] for item in items]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.cache_tools.over_shards import over_shards
-from stillroom.pipeline.targets import TRANSCODED
+from stillroom.pipeline.identity import TRANSCODED
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.layout import ArraySpec

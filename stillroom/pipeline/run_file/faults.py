@@ -42,6 +42,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
+def hint(name: str, known: Sequence[str]) -> str:
+    """What somebody may have meant, and all that there is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; {f'did you mean {near[0]!r}? ' if near else ''}known: {', '.join(known)}"
+
+
 def _closest(name: str, known: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 

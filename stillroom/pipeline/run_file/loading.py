@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from stillroom.pipeline.run_file.cache_section import CacheConfig
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
-from stillroom.pipeline.run_file.sections import EXACT, CacheConfig, RunConfig, with_home_paths
+from stillroom.pipeline.run_file.paths import with_home_paths
+from stillroom.pipeline.run_file.sections import EXACT, RunConfig
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.storage_specs.artifacts import ARTIFACTS, CODE
 from stillroom.storage_specs.errors import ConfigError

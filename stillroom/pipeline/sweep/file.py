@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError, field_validator
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
-from stillroom.pipeline.targets import source_classes, with_classes
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -182,8 +181,8 @@ def _can_be_scored(name: str, run: RunConfig) -> bool:
 
     One that gives features alone need not.
     """
-    labels = None if run.evaluate is None else source_classes(run.sources[run.evaluate.source])
-    teacher = with_classes(name, run.teachers[name], run)
+    labels = None if run.evaluate is None else run.classes_of(run.evaluate.source)
+    teacher = run.teacher(name)
     names = teacher.class_names()
     return labels is None or (teacher.num_classes() == len(labels) and names in (None, labels))
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from stillroom.pipeline.build.plan import plan_build
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.faults import nearest
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.sweep.results import document, rows_of
 from stillroom.pipeline.sweep.state import Ledger, State, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
 from stillroom.pipeline.sweep.trials import Order, run_children
-from stillroom.pipeline.targets import open_targets
 from stillroom.pipeline.video import follow_clips
 from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
@@ -141,10 +141,10 @@ def run_sweep(
 
 
 def _missing_shards(run: RunConfig) -> int | None:
-    targets = open_targets(run, must_exist=False)
-    if targets.absent:
+    opened = open_run(run, must_exist=False)
+    if opened.absent:
         return None  # training may do without them, where the cache has their frames
-    return sum(len(plan.missing) for plan in plan_build(targets))
+    return sum(len(plan.missing) for plan in plan_build(opened))
 
 
 def _order(sweep: Sweep, work: Work, state: State) -> Order:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.pipeline.run_file.sections import EXACT, as_document
-from stillroom.pipeline.targets import with_classes
 from stillroom.pipeline.training import ELSEWHERE
 from stillroom.stages.models.flow.flow_model import describe_flow_model
 from stillroom.stages.models.teacher import describe_teacher
@@ -93,7 +92,7 @@ class Ledger:
             found["video"] = self._video(work.run.evaluate.video)
         if work.seed is None:
             name = work.row.removeprefix("teacher:")
-            teacher = with_classes(name, work.run.teachers[name], work.run)
+            teacher = work.run.teacher(name)
             found["teacher"] = fingerprint(describe_teacher(teacher))
         return found
 

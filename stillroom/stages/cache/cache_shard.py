@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.shard_writer import ShardWriter
 
 
-class Produce(Protocol):
+class Producer(Protocol):
     """What fills a set: canvas frames, or pairs of them, in; the artifacts of each out."""
 
     def __call__(self, items: Sequence[Any], /) -> list[dict[str, NDArray[np.generic]]]:
@@ -45,11 +45,15 @@ def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[n
 
 @dataclass(frozen=True)
 class ShardWork:
-    """One shard of one artifact set of one source: the unit of work, of commit and of retry."""
+    """One shard of one artifact set of one source: the unit of work, of commit and of retry.
+
+    artifacts: of the set, all of which the shard is to hold
+    """
 
     source: str
     set_name: str
     shard: int
+    artifacts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class ShardJob:
 
     work: ShardWork
     items: Items
-    produce: Produce
+    produce: Producer
     target: ArtifactSet
     batch: int
     turn: AbstractContextManager[object]

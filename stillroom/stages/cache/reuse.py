@@ -13,7 +13,7 @@ from stillroom.storage_specs.fingerprint import differences
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stillroom.stages.cache.cache_shard import Produce
+    from stillroom.stages.cache.cache_shard import Producer
     from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
@@ -29,7 +29,7 @@ class Reuse:
         CacheMismatch: the older set was made by something else, or stores it otherwise.
     """
 
-    def __init__(self, produce: Produce, old: ArtifactSet, target: ArtifactSet) -> None:
+    def __init__(self, produce: Producer, old: ArtifactSet, target: ArtifactSet) -> None:
         for part in ("identity", "arrays"):
             found = differences(*(_comparable(one, part) for one in (old, target)))
             if found:

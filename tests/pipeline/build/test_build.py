@@ -24,7 +24,7 @@ from stillroom.pipeline.build.run import BuildEvent, _stop_if_too_bad, build, ru
 from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.models.teacher import build_teacher
@@ -45,8 +45,8 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stillroom.pipeline.build.models import Models
-    from stillroom.pipeline.targets import Targets
+    from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.models.teacher import Teacher, TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
 
@@ -90,11 +90,11 @@ def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
 
     run = load_run(run_file, ["cache.preset=exact"])
     build(run)
-    targets = open_targets(run)
-    teacher = build_teacher(targets.teachers["tiny"])
+    opened = open_run(run)
+    teacher = build_teacher(opened.teachers["tiny"])
     said = Cache.open("street.cache").artifact_set("street", "tiny")
     for index in (0, 3, 9):
-        image = targets.sources["street"].load(index).image
+        image = opened.sources["street"].load(index).image
         output = teacher(image[None])
         logits = output["logits"][0]
         np.testing.assert_allclose(said.read("logits", index), logits, atol=1e-5)
@@ -369,7 +369,7 @@ def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_th
         "cache.max_bad_fraction=0.1",
         "cache.codecs.logits=half",
     ]
-    names = open_targets(load_run(run_file, overrides)).sources["street"].frame_ids
+    names = open_run(load_run(run_file, overrides)).sources["street"].frame_ids
     loud = {names[3]}
 
     class Loud(TeacherArtifacts):
@@ -380,7 +380,7 @@ def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_th
                     arrays["logits"] += 1e6 + sum(map(ord, frame.frame_id))
             return made
 
-    monkeypatch.setattr("stillroom.pipeline.build.models.TeacherArtifacts", Loud)
+    monkeypatch.setattr("stillroom.pipeline.build.producers.TeacherArtifacts", Loud)
     report = build(load_run(run_file, overrides))
     assert report.bad["street", "tiny"] == 1
     rows = Cache.open("street.cache").artifact_set("street", "tiny").rows().to_pylist()
@@ -400,7 +400,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     class Patient:
         """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
 
-        def __init__(self, targets: Targets, models: Models | None) -> None:
+        def __init__(self, opened: OpenedRun, models: ModelLoader | None) -> None:
             pass
 
         def work(
@@ -420,9 +420,9 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stillroom.pipeline.build.run.ShardWorker", Patient)
-    works = [ShardWork("street", "tiny", shard) for shard in range(3)]
+    works = [ShardWork("street", "tiny", shard, ()) for shard in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        run_inline(open_targets(load_run(run_file)), works, interrupt)
+        run_inline(open_run(load_run(run_file)), works, interrupt)
     assert given_up.is_set()
     assert [record.message for record in caplog.records if "batch in hand" in record.message] == [
         "stopping: the batch in hand is finished first; what is committed stays"
@@ -436,7 +436,9 @@ def test_a_build_that_fails_says_nothing_of_being_stopped(
         raise CacheIncomplete("this is why")
 
     with pytest.raises(CacheIncomplete, match="this is why"):
-        run_inline(open_targets(load_run(run_file)), [ShardWork("street", "tiny", 0)], fail)
+        run_inline(
+            open_run(load_run(run_file)), [ShardWork("street", "tiny", 0, ("logits",))], fail
+        )
     assert "batch in hand" not in caplog.text
 
 
@@ -449,12 +451,12 @@ def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> Non
         if len(asked) == 2:
             raise InterruptedError
 
-    worker = ShardWorker(open_targets(run))
+    worker = ShardWorker(open_run(run))
     with pytest.raises(InterruptedError):
-        worker.work(ShardWork("street", "tiny", 0), before_batch=twice)
+        worker.work(ShardWork("street", "tiny", 0, ("logits",)), before_batch=twice)
     assert len(asked) == 2
     assert not Cache.open("street.cache").artifact_set("street", "tiny").committed()
-    assert worker.work(ShardWork("street", "tiny", 0)).frames == 4
+    assert worker.work(ShardWork("street", "tiny", 0, ("logits",))).frames == 4
 
 
 def test_one_teacher_leaves_before_the_next_is_built(
@@ -470,7 +472,7 @@ def test_one_teacher_leaves_before_the_next_is_built(
         built.append(weakref.ref(teacher))
         return teacher
 
-    monkeypatch.setattr("stillroom.pipeline.build.models.build_teacher", counting)
+    monkeypatch.setattr("stillroom.pipeline.build.producers.build_teacher", counting)
     others = [
         f'teachers.{name}={{kind="python", target="tiny_networks:teacher", device="cpu", '
         f"options={{seed={seed}}}}}"
@@ -490,7 +492,7 @@ def test_a_build_that_has_nothing_to_do_builds_no_model(
         built.append(config)
         return build_teacher(config)
 
-    monkeypatch.setattr("stillroom.pipeline.build.models.build_teacher", counting)
+    monkeypatch.setattr("stillroom.pipeline.build.producers.build_teacher", counting)
     build(load_run(run_file))
     assert len(built) == 1
     build(load_run(run_file))
@@ -548,7 +550,7 @@ def test_an_estimate_writes_nothing_and_comes_near_the_truth(run_file: Path) -> 
     assert estimate.bytes == pytest.approx(written, rel=0.25)
     done = estimate_build(run)
     assert done.bytes == 0
-    assert all(not plan.missing for plan in plan_build(open_targets(run)))
+    assert all(not plan.missing for plan in plan_build(open_run(run)))
 
 
 def test_a_place_where_no_folder_can_be_is_named(run_file: Path) -> None:

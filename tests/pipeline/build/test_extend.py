@@ -16,7 +16,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.fidelity import FidelityRequest, measure_fidelity
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.training import train_run
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.layout import check_names
@@ -74,7 +74,7 @@ def test_extensions_add_up_and_the_original_run_still_fits(run_file: Path) -> No
     two = load_run(run_file, ['cache.artifacts=["logits", "confidence"]'])
     build(two, extend=True)
     three = load_run(run_file)
-    plans = {plan.set_name: plan.artifacts for plan in plan_build(open_targets(three), extend=True)}
+    plans = {plan.set_name: plan.artifacts for plan in plan_build(open_run(three), extend=True)}
     assert sorted(plans.values(), key=len)[-1] == ("pseudo_label", "features/penultimate")
     build(three, extend=True)
     assert len(Cache.open(STREET).teacher_sets("street", "tiny")) == 3
@@ -117,7 +117,7 @@ def test_a_killed_extension_goes_on(run_file: Path) -> None:
     build(run, extend=True)
     _, more = Cache.open(STREET).teacher_sets("street", "tiny")
     more.discard(1)
-    assert [plan.missing for plan in plan_build(open_targets(run)) if plan.missing] == [(1,)]
+    assert [plan.missing for plan in plan_build(open_run(run)) if plan.missing] == [(1,)]
     assert build(run, extend=True).shards == 1
 
 

@@ -9,12 +9,12 @@ import pytest
 from stillroom.pipeline.build.plan import plan_build
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets, source_classes
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 
 def test_a_plan_lists_every_set_with_its_shards(run_file: Path) -> None:
-    plans = plan_build(open_targets(load_run(run_file)))
+    plans = plan_build(open_run(load_run(run_file)))
     assert [(plan.source, plan.set_name, plan.missing) for plan in plans] == [
         ("street", "frames", (0, 1, 2)), ("more", "frames", (0, 1)),
         ("street", "tiny", (0, 1, 2)), ("more", "tiny", (0, 1)),
@@ -25,7 +25,7 @@ def test_a_plan_lists_every_set_with_its_shards(run_file: Path) -> None:
 def test_weights_that_are_not_there_are_found_before_anything_is_cached(run_file: Path) -> None:
     run = load_run(run_file, ['teachers.tiny.weights="nowhere.pth"'])
     with pytest.raises(WeightsError, match=r"nowhere\.pth"):
-        plan_build(open_targets(run))
+        plan_build(open_run(run))
     with pytest.raises(WeightsError, match=r"nowhere\.pth"):
         build(run)
     assert not Path("street.cache").exists()
@@ -50,5 +50,5 @@ def test_classes_are_known_without_the_files(run_file: Path) -> None:
             'sources.photos={kind="images", root="nowhere"}',
         ],
     )
-    counts = {name: len(source_classes(each) or ()) for name, each in run.sources.items()}
+    counts = {name: len(run.classes_of(name) or ()) for name in run.sources}
     assert counts == {"street": 9, "more": 0, "camvid": 11, "masks": 2, "photos": 0}

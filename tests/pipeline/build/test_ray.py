@@ -22,7 +22,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORKS = [ShardWork("street", "frames", 0), ShardWork("street", "tiny", 0)]
+WORKS = [ShardWork("street", "frames", 0, ("frames",)), ShardWork("street", "tiny", 0, ("logits",))]
 
 
 def on_ray(test: Any) -> Any:
@@ -244,7 +244,7 @@ def test_models_of_motion_get_a_gpu_where_they_use_one(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, flow: str, gpus: int
 ) -> None:
     run = load_run(run_file, [f"flows.motion={{{flow}}}", "cache.pairs={offsets=[1]}"])
-    works = [ShardWork("street", "motion", 0)]
+    works = [ShardWork("street", "motion", 0, ("flow",))]
     fake, _ = on_fake(monkeypatch, run, {}, works, CPU=8, GPU=1)
     assert [options["num_gpus"] for options in fake.options] == [gpus]
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from stillroom.pipeline.build.run import build
+from stillroom.pipeline.identity import readable_identity
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets, source_classes
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.store import Cache
 
@@ -54,14 +55,17 @@ def test_a_source_whose_folders_are_gone_is_read_from_the_cache(cached: Path) ->
     run = load_run(cached, [STREETS, *OTHERS])
     shutil.rmtree("clips")
     with pytest.raises(ConfigError, match="clips does not exist"):
-        open_targets(run, must_exist=False)
+        open_run(run, must_exist=False)
     shutil.rmtree("labels")
-    targets = open_targets(run, must_exist=False)
+    opened = open_run(run, must_exist=False)
     frames = Cache.open("street.cache").artifact_set("streets", "frames")
-    frames.require(targets.readable("streets", "frames"))
+    artifacts = opened.artifacts("streets", "frames")
+    frames.require(readable_identity(opened, "streets", "frames", artifacts))
     other = load_run(cached, [STREETS.replace('"b","c"', '"c","b"'), *OTHERS])
     with pytest.raises(CacheMismatch, match=r"source\.classes"):
-        frames.require(open_targets(other, must_exist=False).readable("streets", "frames"))
+        frames.require(
+            readable_identity(open_run(other, must_exist=False), "streets", "frames", artifacts)
+        )
 
 
 def test_classes_and_absence_are_known_of_every_kind(run_file: Path) -> None:
@@ -74,9 +78,9 @@ def test_classes_and_absence_are_known_of_every_kind(run_file: Path) -> None:
             'sources.films={kind="video", root=["nowhere", "nor.mp4"], fps=5}',
         ],
     )
-    counts = {name: len(source_classes(each) or ()) for name, each in run.sources.items()}
+    counts = {name: len(run.classes_of(name) or ()) for name in run.sources}
     assert counts == {"street": 9, "more": 0, "clips": 0, "known": 1, "city": 19, "films": 0}
-    targets = open_targets(run, must_exist=False)
-    assert set(targets.absent) == {"clips", "known", "city", "films"}
-    assert targets.absent["city"]["split"] == "train"
-    assert targets.absent["films"]["fps"] == 5
+    opened = open_run(run, must_exist=False)
+    assert set(opened.absent) == {"clips", "known", "city", "films"}
+    assert opened.absent["city"]["split"] == "train"
+    assert opened.absent["films"]["fps"] == 5

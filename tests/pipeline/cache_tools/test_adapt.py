@@ -23,7 +23,7 @@ from stillroom.pipeline.cache_tools.fidelity import FidelityRequest, measure_fid
 from stillroom.pipeline.cache_tools.transcode import Change, transcode_cache
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.targets import open_targets
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.training import train_run
 from stillroom.stages.cache.autoencoder_file import from_bytes, weights_sha256
 from stillroom.storage_specs.errors import (
@@ -164,7 +164,7 @@ def test_running_it_again_does_nothing_and_says_so(
     assert 0 < code["measures"]["pca_relative_mse"] < 1
     assert code["sources"][0]["code_bytes"] * 2 < code["sources"][0]["features_bytes"]
     assert build(load_run(built)).shards == 0, "a build has nothing to do with codes"
-    assert plan_build(open_targets(load_run(built)), extend=True)
+    assert plan_build(open_run(load_run(built)), extend=True)
 
 
 def test_two_runs_leave_the_same_bytes(

@@ -1,4 +1,4 @@
-"""What fills the sets of a run: its teachers and models of motion, one in memory at a time."""
+"""What makes the arrays of a run's sets: its teachers and flow models, one in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.targets import Model, Targets
-    from stillroom.stages.cache.cache_shard import Produce
+    from stillroom.pipeline.identity import Model
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.stages.cache.cache_shard import Producer
 
 
-class Models:
+class ModelLoader:
     """The models of a run, each built when its turn comes."""
 
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
+    def __init__(self, opened: OpenedRun) -> None:
+        self._opened = opened
         self._built: tuple[str, Model] | None = None
 
     def of(self, set_name: str) -> Model | None:
@@ -35,15 +36,15 @@ class Models:
         return self._built[1]
 
     def _build(self, name: str) -> Model:
-        flows = self._targets.run.flows
+        flows = self._opened.run.flows
         if name in flows:
             return build_flow_model(flows[name])
-        return build_teacher(self._targets.teachers[name])
+        return build_teacher(self._opened.teachers[name])
 
 
-def produce_by(
-    model: Model | None, targets: Targets, source: str, artifacts: tuple[str, ...]
-) -> Produce:
+def producer_for(
+    model: Model | None, opened: OpenedRun, source: str, artifacts: tuple[str, ...]
+) -> Producer:
     """What makes a set's arrays.
 
     model: that the set is made by; None for the frames themselves
@@ -52,5 +53,5 @@ def produce_by(
     if model is None:
         return frames_and_labels
     if isinstance(model, FlowModel):
-        return FlowOfPairs(model, targets.pairs[source].limit)
-    return TeacherArtifacts(model, artifacts, targets.run.cache.threshold)
+        return FlowOfPairs(model, opened.pairs[source].limit)
+    return TeacherArtifacts(model, artifacts, opened.run.cache.threshold)
