@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 
-from stillroom.stages.models.teacher import Teacher, TeacherConfig, build_teacher
+from stillroom.stages.models.teacher import Teacher, build_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses import (
     attention_transfer,

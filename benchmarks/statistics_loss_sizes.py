@@ -22,7 +22,7 @@ import torch
 from loss_sizes import CLASSES, camvid_teacher, camvid_weights, frames_and_labels, stand_ins
 from torch import Tensor, nn
 
-from stillroom.stages.models.smp import CLASSIFIER
+from stillroom.stages.models.smp_network import CLASSIFIER
 from stillroom.stages.models.weights import load_state
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses import (

@@ -31,7 +31,8 @@ from stillroom.stages.evaluate.clip import ClipResult, Step, measure_clip
 from stillroom.stages.evaluate.predict import StudentPredictor, TeacherPredictor
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
-from stillroom.stages.models.teacher import Teacher, TeacherConfig, build_teacher
+from stillroom.stages.models.teacher import Teacher, build_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.pictures.consistency_sheet import (
     SteadyRow,
     consistency_chart,

@@ -14,7 +14,8 @@ from stillroom.storage_specs.layout import teacher_of
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.models.flow.flow_model import FlowModel, FlowModelConfig
-    from stillroom.stages.models.teacher import Teacher, TeacherConfig
+    from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.models.teachers.families import TeacherConfig
 
     Model = Teacher | FlowModel  # what a set is made by
 

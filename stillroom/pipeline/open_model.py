@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.models.student import StudentConfig, build_student
+from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.weights import fit_state, load_state
 from stillroom.stages.torch_state import best_device

@@ -13,7 +13,7 @@ from stillroom.pipeline.training_checks import (
     check_view,
     student_classes,
 )
-from stillroom.stages.models.student import build_student
+from stillroom.stages.models.students.families import build_student
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
 from stillroom.stages.train.dataset import is_labelled, open_dataset
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.models.student import Student, StudentConfig
+    from stillroom.stages.models.student import Student
+    from stillroom.stages.models.students.families import StudentConfig
     from stillroom.stages.sources.source import Source
     from stillroom.stages.train.check import Check
     from stillroom.stages.train.dataset import CacheDataset

@@ -130,9 +130,10 @@ class Crew:
 
 def _use_gpus(run: RunConfig, works: list[ShardWork]) -> bool:
     """Whether a model that has work to do may run on a GPU; frames are written without one."""
-    models = {**run.teachers, **run.flows}
+    devices = {name: teacher.device for name, teacher in run.teachers.items()}
+    devices |= {name: flow.device for name, flow in run.flows.items()}
     names = {teacher_of(work.set_name) for work in works}
-    return any(models[name].device != "cpu" for name in names if name in models)
+    return any(devices.get(name, "cpu") != "cpu" for name in names)
 
 
 def cause_of(error: Any) -> Exception:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.items import Items
-    from stillroom.stages.models.teacher import TeacherConfig
+    from stillroom.stages.models.teachers.families import TeacherConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.run_file.sections import RunConfig
-from stillroom.stages.models.teacher_hf import HfTeacherConfig
+from stillroom.stages.models.teachers.hf import HfTeacherConfig
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stillroom.stages.models.teacher import TeacherConfig
+    from stillroom.stages.models.teachers.families import TeacherConfig
 
 
 def with_absolute_paths(run: RunConfig) -> RunConfig:

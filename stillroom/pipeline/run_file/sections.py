@@ -11,8 +11,8 @@ from stillroom.pipeline.run_file.faults import hint
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
 from stillroom.stages.models.flow.flow_model import FlowModelConfig
-from stillroom.stages.models.student import StudentConfig
-from stillroom.stages.models.teacher import TeacherConfig
+from stillroom.stages.models.students.families import StudentConfig
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.train.settings import TrainConfig

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.models.frames import as_frames
 from stillroom.stages.models.inference import inference
-from stillroom.stages.models.teacher_hf import HfTeacherConfig, load_hf
-from stillroom.stages.models.teacher_python import PythonTeacherConfig, load_python
-from stillroom.stages.models.teacher_smp import SmpTeacherConfig, load_smp
-from stillroom.stages.models.teacher_torchvision import TorchvisionTeacherConfig, load_torchvision
+from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+    from stillroom.stages.models.teachers.families import TeacherConfig
 
 LOG = logging.getLogger(__name__)
 SEED = 0  # of teachers without weights: the same network in every worker
-
-TeacherConfig = Annotated[
-    SmpTeacherConfig | TorchvisionTeacherConfig | HfTeacherConfig | PythonTeacherConfig,
-    Field(discriminator="kind"),
-]
-
-TEACHERS: dict[str, Callable[[Any], TeacherNetwork]] = {
-    "smp": load_smp,
-    "torchvision": load_torchvision,
-    "hf": load_hf,
-    "python": load_python,
-}
 
 
 class Teacher:
@@ -169,7 +151,8 @@ def build_teacher(config: TeacherConfig) -> Teacher:
     described = describe_teacher(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        network = TEACHERS[config.kind](config)
+        _, load = TEACHERS[config.kind]
+        network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
     return Teacher(config, network, _resolve(config.device), described)

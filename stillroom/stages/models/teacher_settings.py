@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo
 
-from stillroom.stages.settings import Settings
+from stillroom.stages.settings import KindSettings
 from stillroom.storage_specs.errors import ConfigError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB 0..255
@@ -32,7 +32,7 @@ Std = Annotated[Three, AfterValidator(_of_pixels)]
 Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
 
 
-class TeacherSettings(Settings):
+class TeacherSettings(KindSettings):
     """How frames are brought to a teacher, and where it runs.
 
     classes: names or number of its classes; left out, those of the run's first labelled source

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource
 from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing, find_images
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 
 CLASSES = (
@@ -32,7 +32,7 @@ VOID = 11
 _NAME = re.compile(r"(.+?)_f?(\d+)")
 
 
-class CamVidConfig(Settings):
+class CamVidConfig(SourceSettings):
     """One split of CamVid.
 
     Attributes:
@@ -45,12 +45,12 @@ class CamVidConfig(Settings):
     split: Literal["train", "val", "test"] = "train"
 
     def folders(self) -> tuple[Path, Path]:
-        """The folders of images and of labels."""
+        """Return the folders of images and of labels."""
         root = self.root.expanduser()
         return root / self.split, root / f"{self.split}annot"
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind, split and classes."""
         return {"kind": self.kind, "split": self.split, "classes": list(CLASSES)}
 
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stillroom.stages.settings import Settings
 from stillroom.stages.sources.clip_places import around_labels, by_clip_and_time
 from stillroom.stages.sources.files import FileSource
 from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing, find_images
 from stillroom.stages.sources.names import at
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.stages.sources.walk import kind_at
 from stillroom.storage_specs.errors import ConfigError
 
@@ -52,7 +52,7 @@ _FRAME = r"^(?P<sequence>(?:.*/)?[^/]+_[0-9]{1,9})_(?P<number>[0-9]{1,9})$"
 _APART = 1 << 32  # between the keys of two sequences: above any frame number
 
 
-class CityscapesSequenceConfig(Settings):
+class CityscapesSequenceConfig(SourceSettings):
     """One split of Cityscapes: `leftImg8bit_sequence/` and the labels of `gtFine/`.
 
     Attributes:
@@ -68,12 +68,12 @@ class CityscapesSequenceConfig(Settings):
     around_labels: int | None = Field(default=None, ge=0)
 
     def folders(self) -> tuple[Path, Path]:
-        """The folders of frames and of labels."""
+        """Return the folders of frames and of labels."""
         root = self.root.expanduser()
         return root / "leftImg8bit_sequence" / self.split, root / "gtFine" / self.split
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind, split and classes."""
         return {"kind": self.kind, "split": self.split, "classes": list(CLASSES)}
 
 

@@ -53,12 +53,12 @@ class ClipsConfig(LabelSettings):
         return self
 
     def folders(self) -> tuple[Path, ...]:
-        """The folders of the clips and of the labels."""
+        """Return the folders of the clips and, where there are any, of the labels."""
         given = (self.root,) if self.labels is None else (self.root, self.labels)
         return tuple(folder.expanduser() for folder in given)
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind, classes and label ids."""
         if self.labels is None:
             return {"kind": self.kind, "classes": None}
         return {"kind": self.kind, **self.stated_labels()}

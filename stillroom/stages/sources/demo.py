@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from stillroom.stages.scenes.draw import draw
 from stillroom.stages.scenes.motion import flow_to_next
 from stillroom.stages.scenes.scene import CLASSES, DRAWING, Scene, build_scene
-from stillroom.stages.settings import Settings
 from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class DemoConfig(Settings):
+class DemoConfig(SourceSettings):
     """Clips of a street seen from a moving car, drawn from a seed.
 
     Attributes:
@@ -56,7 +56,7 @@ class DemoConfig(Settings):
         return self
 
     def folders(self) -> tuple[Path, ...]:
-        """None: its frames are drawn."""
+        """Return none: the frames are drawn."""
         return ()
 
     def stated(self) -> dict[str, Any]:

@@ -46,14 +46,14 @@ class ImageMaskConfig(LabelSettings):
         return self
 
     def folders(self) -> tuple[Path, Path]:
-        """The folders of images and of masks."""
+        """Return the folders of images and of masks."""
         if self.images is not None and self.masks is not None:
             return self.images.expanduser(), self.masks.expanduser()
         root = (self.root or Path()).expanduser()
         return root / "images", root / "masks"
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind, classes and label ids."""
         return {"kind": self.kind, **self.stated_labels()}
 
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from stillroom.stages.settings import Settings
 from stillroom.stages.sources.files import FileSource
 from stillroom.stages.sources.listing import Listing, find_images, joined
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.errors import ConfigError
 
 
-class ImagesConfig(Settings):
+class ImagesConfig(SourceSettings):
     """Every image below one folder or several.
 
     Attributes:
@@ -26,12 +26,12 @@ class ImagesConfig(Settings):
     root: Path | tuple[Path, ...]
 
     def folders(self) -> tuple[Path, ...]:
-        """The folders that its files lie in."""
+        """Return the root folders."""
         roots = self.root if isinstance(self.root, tuple) else (self.root,)
         return tuple(root.expanduser() for root in roots)
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind and classes."""
         return {"kind": self.kind, "classes": None}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from stillroom.stages.settings import Settings
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
@@ -54,7 +54,7 @@ class LabelIds:
         return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
 
 
-class LabelSettings(Settings):
+class LabelSettings(SourceSettings):
     """What the label files of a source hold.
 
     Attributes:

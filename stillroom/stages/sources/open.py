@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
+from stillroom.stages.settings import one_of
 from stillroom.stages.sources.camvid import CamVidConfig, open_camvid
 from stillroom.stages.sources.cityscapes import CityscapesSequenceConfig, open_cityscapes_sequence
 from stillroom.stages.sources.clips import ClipsConfig, open_clips
@@ -17,31 +16,24 @@ from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from stillroom.stages.sources.source import Source
+    from stillroom.stages.sources.source_settings import SourceSettings
 
-# Each has `folders()`, where its files lie, and `stated()`, what it alone says of the identity.
-SourceConfig = Annotated[
-    CamVidConfig
-    | ImageMaskConfig
-    | ImagesConfig
-    | ClipsConfig
-    | CityscapesSequenceConfig
-    | VideoConfig
-    | DemoConfig,
-    Field(discriminator="kind"),
-]
-
-SOURCES: dict[str, Callable[[Any], Source]] = {
-    "camvid": open_camvid,
-    "image_mask": open_image_mask,
-    "images": open_images,
-    "clips": open_clips,
-    "cityscapes_sequence": open_cityscapes_sequence,
-    "video": open_video,
-    "demo": DemoSource,
+SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
+    "camvid": (CamVidConfig, open_camvid),
+    "image_mask": (ImageMaskConfig, open_image_mask),
+    "images": (ImagesConfig, open_images),
+    "clips": (ClipsConfig, open_clips),
+    "cityscapes_sequence": (CityscapesSequenceConfig, open_cityscapes_sequence),
+    "video": (VideoConfig, open_video),
+    "demo": (DemoConfig, DemoSource),
 }
+
+if TYPE_CHECKING:
+    SourceConfig = SourceSettings
+else:
+    SourceConfig = one_of(settings for settings, _ in SOURCES.values())
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -50,7 +42,7 @@ def open_source(config: SourceConfig) -> Source:
     Raises:
         ConfigError: the config's folders do not hold what it says, or its kind is unknown.
     """
-    opener = SOURCES.get(config.kind)
-    if opener is None:
+    if config.kind not in SOURCES:
         raise ConfigError(f"no source kind {config.kind!r}; known: {', '.join(sorted(SOURCES))}")
+    _, opener = SOURCES[config.kind]
     return opener(config)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stillroom.stages.settings import Settings
 from stillroom.stages.sources.names import Names, natural_key, text_of
 from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
 from stillroom.stages.sources.walk import kind_at, walk
@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _SLOWER = 0.99  # of the asked rate: 29.97 frames a second do for 30
 
 
-class VideoConfig(Settings):
+class VideoConfig(SourceSettings):
     """Video files as OpenCV decodes them.
 
     Attributes:
@@ -43,12 +43,12 @@ class VideoConfig(Settings):
     fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def folders(self) -> tuple[Path, ...]:
-        """The folders and files that it is made of."""
+        """Return the root folders and files."""
         roots = self.root if isinstance(self.root, tuple) else (self.root,)
         return tuple(root.expanduser() for root in roots)
 
     def stated(self) -> dict[str, Any]:
-        """The identity as far as this section alone says it."""
+        """Return kind, rate and classes."""
         return {"kind": self.kind, "fps": self.fps, "classes": None}
 
 

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.build.producers import ModelLoader
     from stillroom.pipeline.run_file.opened_run import OpenedRun
-    from stillroom.stages.models.teacher import Teacher, TeacherConfig
+    from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.models.teachers.families import TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
 
 

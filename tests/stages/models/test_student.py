@@ -9,12 +9,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 
-from stillroom.stages.models.student import Student, StudentConfig, build_student
-from stillroom.stages.models.teacher import TeacherConfig, build_teacher
+from stillroom.stages.models.students.families import StudentConfig, build_student
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stillroom.stages.models.student import Student
 
 PSPNET = {
     "kind": "smp",

@@ -12,8 +12,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
-from stillroom.stages.models.smp import SmpDesign, build_smp
-from stillroom.stages.models.teacher import TeacherConfig, build_teacher, describe_teacher
+from stillroom.stages.models.smp_network import SmpDesign, build_smp
+from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.weights import weights_sha256
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
 
@@ -160,7 +161,7 @@ def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
         hashed.append(path)
         return weights_sha256(path)
 
-    monkeypatch.setattr("stillroom.stages.models.teacher_smp.weights_sha256", counting)
+    monkeypatch.setattr("stillroom.stages.models.teachers.smp.weights_sha256", counting)
     teacher = build_teacher(config(weights=weights))
     expected = describe_teacher(config(weights=weights))
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
@@ -191,7 +192,8 @@ def test_describing_a_teacher_imports_no_torch(weights: Path) -> None:
     code = (
         "import sys\n"
         "from pydantic import TypeAdapter\n"
-        "from stillroom.stages.models.teacher import TeacherConfig, describe_teacher\n"
+        "from stillroom.stages.models.teacher import describe_teacher\n"
+        "from stillroom.stages.models.teachers.families import TeacherConfig\n"
         "section = dict(kind='smp', architecture='FPN', encoder='resnet18', classes=3,"
         f" weights={str(weights)!r})\n"
         "print(describe_teacher(TypeAdapter(TeacherConfig).validate_python(section))['kind'])\n"

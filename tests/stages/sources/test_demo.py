@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from stillroom.stages.scenes.draws import Draws, wave
 from stillroom.stages.scenes.scene import CLASSES, DRAWING, build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
-from stillroom.stages.sources.open import SOURCES, SourceConfig, open_source
+from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 # Of frames 0, 13 and 63 of the default config. A change that moves them must raise `DRAWING`.
@@ -196,14 +196,6 @@ def test_the_last_frame_of_a_clip_has_no_flow() -> None:
 def test_a_config_out_of_range_is_refused(field: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         DemoConfig(**field)
-
-
-def test_every_kind_of_config_has_an_opener() -> None:
-    kinds = {
-        branch["properties"]["kind"]["const"]
-        for branch in TypeAdapter(SourceConfig).json_schema()["$defs"].values()
-    }
-    assert kinds == set(SOURCES)
 
 
 def test_a_section_of_a_run_file_becomes_the_config_of_its_kind() -> None:

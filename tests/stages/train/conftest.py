@@ -8,6 +8,7 @@ make_job     (run, terms, seed, **settings) -> TrainJob in tmp_path/run, on a ca
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from stillroom.stages.models.student import PythonStudentConfig, Student, build_student
+from stillroom.stages.models.students.families import build_student
+from stillroom.stages.models.students.python import PythonStudentConfig
 from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.objective import Objective
@@ -27,6 +29,9 @@ from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.tiles import fitted_tile
+
+if TYPE_CHECKING:
+    from stillroom.stages.models.student import Student
 
 TERMS = (
     {"name": "cross_entropy"},

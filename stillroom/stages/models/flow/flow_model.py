@@ -7,9 +7,7 @@ x + flow(x) gives a. See `stillroom.stages.warp`.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.models.flow.dis import DisConfig, load_dis
 from stillroom.stages.models.flow.flownet2.load import FlowNet2Config, load_flownet2
@@ -20,6 +18,7 @@ from stillroom.stages.models.flow.torchvision_raft import (
 )
 from stillroom.stages.models.frames import as_frames
 from stillroom.stages.models.inference import inference
+from stillroom.stages.settings import one_of
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
@@ -33,17 +32,17 @@ if TYPE_CHECKING:
     from stillroom.stages.models.flow.flow_network import FlowNetwork
     from stillroom.stages.models.flow.flow_settings import FlowSettings
 
-FlowModelConfig = Annotated[
-    FlowNet2Config | RaftSmallConfig | TorchvisionFlowConfig | DisConfig,
-    Field(discriminator="kind"),
-]
-
-FLOW_MODELS: dict[str, Callable[[Any], FlowNetwork]] = {
-    "flownet2": load_flownet2,
-    "raft_small": load_raft_small,
-    "torchvision": load_torchvision_flow,
-    "dis": load_dis,
+FLOW_MODELS: dict[str, tuple[type[FlowSettings], Callable[[Any], FlowNetwork]]] = {
+    "flownet2": (FlowNet2Config, load_flownet2),
+    "raft_small": (RaftSmallConfig, load_raft_small),
+    "torchvision": (TorchvisionFlowConfig, load_torchvision_flow),
+    "dis": (DisConfig, load_dis),
 }
+
+if TYPE_CHECKING:
+    FlowModelConfig = FlowSettings
+else:
+    FlowModelConfig = one_of(settings for settings, _ in FLOW_MODELS.values())
 
 
 class FlowModel:
@@ -114,7 +113,8 @@ def build_flow_model(config: FlowModelConfig) -> FlowModel:
     device = _resolve(config.device)
     described = describe_flow_model(config)
     with torch.random.fork_rng(devices=[]):  # networks draw numbers before weights replace them
-        network = FLOW_MODELS[config.kind](config)
+        _, load = FLOW_MODELS[config.kind]
+        network = load(config)
     return FlowModel(config, network, device, described)
 
 

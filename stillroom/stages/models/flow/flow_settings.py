@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stillroom.stages.models.weights import weights_sha256
-from stillroom.stages.settings import Settings
+from stillroom.stages.settings import KindSettings
 
 
-class FlowSettings(Settings):
+class FlowSettings(KindSettings):
     """Where a flow model runs, and how precisely.
 
     device: "auto" takes the first CUDA device, or the CPU

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stillroom.stages.models.dense_network import measure_grids
-from stillroom.stages.models.smp import (
+from stillroom.stages.models.smp_network import (
     ARCHITECTURES,
     SmpDesign,
     build_smp,

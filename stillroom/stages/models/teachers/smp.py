@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stillroom.stages.models.smp import (
+from stillroom.stages.models.smp_network import (
     CLASSIFIER,
     Architecture,
     SmpDesign,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.models.teacher import TeacherConfig, build_teacher, describe_teacher
+from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:

@@ -1,0 +1,36 @@
+"""Every family of students by its kind in a run file: its settings, and what builds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stillroom.stages.models.students.python import PythonStudentConfig, build_python
+from stillroom.stages.models.students.smp import SmpStudentConfig, build_smp_student
+from stillroom.stages.settings import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stillroom.stages.models.student import Student
+    from stillroom.stages.models.student_settings import StudentSettings
+
+STUDENTS: dict[str, tuple[type[StudentSettings], Callable[[Any, int], Student]]] = {
+    "smp": (SmpStudentConfig, build_smp_student),
+    "python": (PythonStudentConfig, build_python),
+}
+
+if TYPE_CHECKING:
+    StudentConfig = StudentSettings
+else:
+    StudentConfig = one_of(settings for settings, _ in STUDENTS.values())
+
+
+def build_student(config: StudentConfig, num_classes: int) -> Student:
+    """Build a student, and load what weights the config names. Random ones follow torch's seed.
+
+    Raises:
+        ConfigError: there is no such network.
+        WeightsError: weights are unreadable or belong to another network.
+    """
+    _, build = STUDENTS[config.kind]
+    return build(config, num_classes)

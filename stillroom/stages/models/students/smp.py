@@ -1,0 +1,74 @@
+"""Students of segmentation-models-pytorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from stillroom.stages.models.smp_network import (
+    CLASSIFIER,
+    Architecture,
+    SmpDesign,
+    build_smp,
+    classifier_of,
+    forward_smp,
+    freeze_idle_layers,
+    pad_multiple,
+)
+from stillroom.stages.models.student_settings import StudentSettings
+from stillroom.stages.models.weights import check_classes, fit_encoder, fit_state, load_state
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.student import Student
+
+
+class SmpStudentConfig(StudentSettings):
+    """An SMP network. Layers: "penultimate", and "stage1" to "stage5" of its encoder.
+
+    encoder_depth: stages of the encoder; the architecture's own default if left out
+    encoder_weights: local file of pretrained weights of the encoder alone
+    options: further arguments of the architecture, such as decoder_channels
+    """
+
+    kind: Literal["smp"]
+    architecture: Architecture
+    encoder: str
+    encoder_depth: int | None = Field(default=None, ge=1, le=5)
+    encoder_weights: Path | None = None
+
+
+def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
+    """Build the network, and load the weights of its encoder or of the whole of it.
+
+    Raises:
+        ConfigError: there is no such network.
+        WeightsError: weights are unreadable or belong to another network.
+    """
+    from stillroom.stages.models.dense_network import Normalise
+    from stillroom.stages.models.student import Student
+
+    options = dict(config.options)
+    if config.encoder_depth is not None:
+        options["encoder_depth"] = config.encoder_depth
+    network = build_smp(SmpDesign(config.architecture, config.encoder, num_classes, options))
+    fit = None
+    if config.encoder_weights is not None:
+        state = load_state(config.encoder_weights)
+        fit = fit_encoder(network.get_submodule("encoder"), state, config.encoder_weights)
+    if config.weights is not None:
+        state = load_state(config.weights)
+        check_classes(state, CLASSIFIER, num_classes, config.weights)
+        fit_state(network, state, config.weights)
+    normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
+    student = Student(network, normalise, num_classes, forward_smp, _classifier_weight)
+    student.encoder_fit = fit
+    student.idle_parameters = freeze_idle_layers(network)
+    return student
+
+
+def _classifier_weight(network: nn.Module) -> Tensor:
+    return classifier_of(network).weight.sum(dim=(2, 3))  # (C, A, k, k) -> (C, A)

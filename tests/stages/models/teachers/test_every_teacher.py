@@ -1,0 +1,167 @@
+"""What holds for every family of teachers; a new one needs its sample in `SAMPLES`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+
+from stillroom.stages.models.smp_network import SmpDesign, build_smp
+from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teachers.families import TEACHERS, TeacherConfig
+from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stillroom.stages.models.teacher_settings import TeacherSettings
+
+CLASSES = 5
+FRAMES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
+MODULE = """
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1))
+"""
+
+
+def smp(folder: Path) -> dict[str, Any]:
+    network = build_smp(SmpDesign("FPN", "mobilenet_v2", CLASSES))
+    save_file(network.state_dict(), folder / "w.safetensors")
+    return {"architecture": "FPN", "encoder": "mobilenet_v2", "weights": folder / "w.safetensors"}
+
+
+def torchvision(folder: Path) -> dict[str, Any]:
+    import_torchvision()
+    from torchvision.models import segmentation
+
+    name = "lraspp_mobilenet_v3_large"
+    network = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=CLASSES)
+    save_file(network.state_dict(), folder / "w.safetensors")
+    return {"architecture": name, "weights": folder / "w.safetensors"}
+
+
+def hf(folder: Path) -> dict[str, Any]:
+    import_torchvision()
+    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
+    settings = transformers.SegformerConfig(
+        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
+        num_labels=CLASSES,
+    )  # fmt: skip
+    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
+    return {"path": str(folder)}
+
+
+def python(folder: Path) -> dict[str, Any]:
+    (folder / "every_teacher_of_a_user.py").write_text(MODULE)
+    inner: dict[str, Any] = {}
+    exec(MODULE, inner)
+    save_file(inner["network"]().state_dict(), folder / "w.safetensors")
+    return {"target": "every_teacher_of_a_user:network", "weights": folder / "w.safetensors"}
+
+
+SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "smp": smp,
+    "torchvision": torchvision,
+    "hf": hf,
+    "python": python,
+}
+every_kind = pytest.mark.parametrize("kind", TEACHERS)
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """The section of a small teacher of a kind, with its files, one of weights, in `tmp_path`."""
+
+    def make(kind: str) -> dict[str, Any]:
+        assert kind in SAMPLES, (
+            f"no sample of the teacher kind {kind!r}: add to SAMPLES of {__file__} a function that "
+            f"saves a small one of {CLASSES} classes (its weights as safetensors) and returns its "
+            "section's keys"
+        )
+        torch.manual_seed(1)
+        monkeypatch.syspath_prepend(tmp_path)
+        return {"kind": kind, "classes": CLASSES, "device": "cpu", **SAMPLES[kind](tmp_path)}
+
+    return make
+
+
+def read(section: dict[str, Any]) -> TeacherSettings:
+    config: TeacherSettings = TypeAdapter(TeacherConfig).validate_python(section)
+    return config
+
+
+def moved(section: dict[str, Any], folder: Path, other: Path) -> dict[str, Any]:
+    """The same teacher with copies of its files in another folder."""
+    shutil.copytree(folder, other)
+    return {
+        key: str(value).replace(str(folder), str(other)) if str(folder) in str(value) else value
+        for key, value in section.items()
+    }
+
+
+@every_kind
+def test_grids_have_the_size_of_their_strides(kind: str, sample: Any) -> None:
+    teacher = build_teacher(read(sample(kind)))
+    grids = teacher(FRAMES)
+    assert set(grids) == set(teacher.strides)
+    assert grids["logits"].shape[1] == CLASSES
+    for name, grid in grids.items():
+        stride = teacher.strides[name]
+        assert grid.shape[2:] == (-(-70 // stride), -(-90 // stride)), name
+        assert grid.dtype == torch.float32
+        assert torch.isfinite(grid).all()
+        alone = teacher(FRAMES[1:])[name]
+        torch.testing.assert_close(alone, grid[1:], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ArtifactError, match=r"expected uint8 \(B, H, W, 3\)"):
+        teacher(FRAMES.astype(np.float32))
+
+
+@every_kind
+def test_the_identity_follows_the_bytes_of_the_files_and_not_their_place(
+    kind: str, sample: Any, tmp_path: Path
+) -> None:
+    section = sample(kind)
+    described = describe_teacher(read(section))
+    assert build_teacher(read(section)).identity() == described
+    assert json.loads(json.dumps(described)) == described
+    assert str(tmp_path) not in json.dumps(described)
+    other = tmp_path.with_name(tmp_path.name + "-moved")
+    elsewhere = moved(section, tmp_path, other)
+    assert describe_teacher(read(elsewhere)) == described
+    (weights,) = other.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    assert describe_teacher(read(elsewhere)) != described
+
+
+@every_kind
+def test_damaged_or_foreign_weights_are_refused(kind: str, sample: Any, tmp_path: Path) -> None:
+    section = sample(kind)
+    with pytest.raises((WeightsError, ConfigError), match=rf"{CLASSES + 1}"):
+        build_teacher(read({**section, "classes": CLASSES + 1}))
+    (weights,) = tmp_path.glob("*.safetensors")
+    state, data = load_file(weights), weights.read_bytes()
+    name = max(state, key=lambda each: state[each].numel())
+    spoilt = {**state, name: torch.full_like(state[name], torch.nan)}
+    save_file(spoilt, weights, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="not finite"):
+        build_teacher(read(section))
+    save_file({**state, name: state[name][:-1].clone()}, weights, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"differently shaped|mismatched|{name}"):
+        build_teacher(read(section))
+    weights.write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsError, match=r"truncated|cannot be loaded"):
+        build_teacher(read(section))
+    weights.unlink()
+    with pytest.raises(WeightsError, match=r"no such file|cannot be read|expected a folder"):
+        describe_teacher(read(section))
