@@ -91,7 +91,7 @@ def make_images(root: Path, frames: int) -> Path:
 COMMIT_ALL = """
 import sys
 from pathlib import Path
-from stillroom.pipeline.build.definition import define_set
+from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.models.teacher import build_teacher
@@ -102,7 +102,7 @@ run = load_run(Path(sys.argv[1]))
 opened = open_run(run)
 teacher = build_teacher(opened.teachers["null"])
 cache = Cache.create(run.cache.path)
-target = define_set(opened, cache, "photos", "null", run.cache.artifacts, teacher)
+target = define_set(opened, cache, RunSet("photos", "null", run.cache.artifacts), teacher)
 ids = opened.sources["photos"].frame_ids
 objects = {s.path: ObjectEntry(1 << 20, "0" * 64) for a in target.definition.arrays
            for s in target.definition.stored(a)}

@@ -8,27 +8,26 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.checks import check_reuse
-from stillroom.pipeline.build.definition import define_set
 from stillroom.pipeline.build.plan import SetPlan, plan_build
 from stillroom.pipeline.build.producers import ModelLoader, producer_for
-from stillroom.pipeline.run_file.opened_run import OpenedRun, open_run
+from stillroom.pipeline.build.sets import RunSet, define_set
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from stillroom.pipeline.identity import Model
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import Producer
+    from stillroom.stages.cache.cache_shard import Producer, ShardReport
     from stillroom.stages.cache.items import Items
-    from stillroom.stages.sources.source import Frame, Source
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.manifest import FrameRow
 
 SAMPLE_FRAMES = 4
 
@@ -64,35 +63,6 @@ class BuildEstimate:
         return sum(sum(estimate.bytes.values()) for estimate in self.sets)
 
 
-class Sample:
-    """A few frames of a source, spread evenly over it."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._indices = _places(len(source)).tolist()
-        self.classes = source.classes
-        self.frame_ids = [source.frame_ids[index] for index in self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def load(self, index: int) -> Frame:
-        """As the source's."""
-        return self._source.load(self._indices[index])
-
-    def position(self, index: int) -> tuple[str | None, int | None]:
-        """As the source's."""
-        return self._source.position(self._indices[index])
-
-    def labelled(self, index: int) -> bool:
-        """As the source's."""
-        return self._source.labelled(self._indices[index])
-
-    def identity(self) -> dict[str, object]:
-        """Of a sample; no cache that lasts is made from one."""
-        return {"kind": "sample", "of": self._source.identity()}
-
-
 def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.
 
@@ -105,61 +75,82 @@ def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     opened = open_run(run)
     plans = plan_build(opened, extend=extend)
     check_reuse(run, plans)
-    samples = sampled(opened)
-    models = ModelLoader(samples)
+    models = ModelLoader(opened)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-estimate-") as folder,
     ):
         cache = Cache.create(Path(folder) / "sample.cache")
-        estimates = tuple(_estimate_set(samples, cache, plan, models) for plan in plans)
+        estimates = tuple(_estimate_set(opened, cache, plan, models) for plan in plans)
     lonely = {name: (p.plan.lonely, p.plan.chosen) for name, p in opened.pairs.items()}
     return BuildEstimate(estimates, free_bytes(run.cache.path), lonely)
 
 
-def sampled(opened: OpenedRun) -> OpenedRun:
-    """The same, of a few frames of every source, and a few of its pairs."""
-    return replace(
-        opened,
-        sources={name: Sample(source) for name, source in opened.sources.items()},
-        pairs={
-            name: replace(items, plan=items.plan.take(_places(len(items))))
-            for name, items in opened.pairs.items()
-        },
-    )
-
-
-def _places(count: int) -> NDArray[np.int64]:
-    """A few of `count` places, spread evenly."""
-    few = min(SAMPLE_FRAMES, count)
-    return np.array([(2 * k + 1) * count // (2 * few) for k in range(few)], np.int64)
-
-
 def _estimate_set(
-    samples: OpenedRun, cache: Cache, plan: SetPlan, models: ModelLoader
+    opened: OpenedRun, cache: Cache, plan: SetPlan, models: ModelLoader
 ) -> SetEstimate:
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
-    model, items = models.of(plan.set_name), samples.items(plan.source, plan.set_name)
-    producer = producer_for(model, samples, plan.source, plan.artifacts)
+    model, one = models.of(plan.set_name), RunSet(plan.source, plan.set_name, plan.artifacts)
+    producer = producer_for(model, opened, plan.source, plan.artifacts)
+    items = sample_of(opened.items(plan.source, plan.set_name))
     load_seconds = _warmed_up(items, None if model is None else producer)
-    target = define_set(samples, cache, plan.source, plan.set_name, plan.artifacts, model)
-    report = cache_shard(
+    sample, reports = cache_sample(opened, cache, one, model, producer)
+    scale = plan.missing_frames / sample.count
+    sizes = {name: round(size * scale) for name, size in sample.sizes().items()}
+    # Beside reading and computing, each shard costs its commit, however many rows it has.
+    rows = load_seconds + sum(report.produce_seconds for report in reports)
+    commits = max(0.0, sum(report.wall_seconds for report in reports) - rows) / len(reports)
+    return SetEstimate(plan, sizes, rows * scale + commits * len(plan.missing))
+
+
+def cache_sample(
+    opened: OpenedRun, cache: Cache, one: RunSet, model: Model | None, producer: Producer
+) -> tuple[ArtifactSet, list[ShardReport]]:
+    """Cache a few rows of a set, spread evenly over it.
+
+    model: that makes the set; None for the frames themselves
+    """
+    items = sample_of(opened.items(one.source, one.name))
+    sample = define_set(opened, cache, one, model, len(items))
+    jobs = (
         ShardJob(
-            work=ShardWork(plan.source, plan.set_name, 0, plan.artifacts),
+            work=ShardWork(one.source, one.name, shard, one.artifacts),
             items=items,
             produce=producer,
-            target=target,
-            batch=samples.run.cache.batch,
+            target=sample,
+            batch=opened.run.cache.batch,
             turn=contextlib.nullcontext(),
         )
+        for shard in range(sample.shards)
     )
-    scale = plan.missing_frames / report.frames
-    sizes = {name: round(size * scale) for name, size in target.sizes().items()}
-    # Beside reading and computing, each shard costs its commit, however many rows it has.
-    rows = load_seconds + report.produce_seconds
-    shards = max(0.0, report.wall_seconds - rows) * len(plan.missing)
-    return SetEstimate(plan, sizes, rows * scale + shards)
+    return sample, [cache_shard(job) for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some of the rows of a set."""
+
+    items: Items
+    chosen: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def load(self, index: int) -> Any:
+        return self.items.load(self.chosen[index])
+
+    def row(self, index: int) -> FrameRow:
+        return replace(self.items.row(self.chosen[index]), index=index)
+
+    def made(self, index: int, item: Any, arrays: Any) -> FrameRow:
+        return replace(self.items.made(self.chosen[index], item, arrays), index=index)
+
+
+def sample_of(items: Items) -> Items:
+    """Return a few rows, spread evenly."""
+    few = min(SAMPLE_FRAMES, len(items))
+    return _Sample(items, tuple((2 * k + 1) * len(items) // (2 * few) for k in range(few)))
 
 
 def _warmed_up(items: Items, producer: Producer | None) -> float:

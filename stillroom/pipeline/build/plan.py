@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.definition import tile_of
-from stillroom.pipeline.build.sets import sets_of_run
+from stillroom.pipeline.build.sets import sets_of_run, tile_of
 from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.artifacts_of_teacher import demand_labels_fit
 from stillroom.stages.cache.cache_shard import ShardWork

@@ -1,18 +1,25 @@
-"""Which artifact sets a run has in its cache, or is to have there."""
+"""The artifact sets of a run: which there are in its cache or are to be, how one is defined."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stillroom.pipeline.identity import set_identity
-from stillroom.storage_specs.artifacts import FRAMES
-from stillroom.storage_specs.layout import extension_name, teacher_of
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.models.flow.flow_model import FlowModel
+from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
+from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
+from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stillroom.pipeline.identity import Model
     from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
 
@@ -72,3 +79,67 @@ def _sets_of(
         identity = set_identity(opened, source, name, wanted)
         found.append(RunSet(source, extension_name(name, identity), wanted))
     return found
+
+
+def define_set(
+    opened: OpenedRun, cache: Cache, one: RunSet, model: Model | None, count: int | None = None
+) -> ArtifactSet:
+    """Return the set on disk, made if it is not there yet.
+
+    model: that makes it; None for the frames themselves
+    count: of its rows; as many as there are if left out
+
+    Raises:
+        CacheMismatch: it is there, and was built from something else.
+    """
+    return cache.define(
+        one.source,
+        one.name,
+        set_identity(opened, one.source, one.name, one.artifacts, model),
+        count=len(opened.items(one.source, one.name)) if count is None else count,
+        shard_frames=opened.preset.shard_frames,
+        arrays=_arrays(opened, one, model),
+    )
+
+
+def tile_of(run: RunConfig, spec: ArraySpec) -> tuple[int, int] | None:
+    """Return the tiles that the run cuts a frame of an artifact into, or None."""
+    wanted, axes = run.cache.tile, spec.kind.axes
+    if wanted == "none" or not spec.codec.cell_by_cell:
+        return None
+    if wanted != "auto":
+        return fitted_tile(wanted, spec.shape, axes)
+    shape = spec.codec.stored_shape(spec.shape)
+    return automatic_tile(shape, axes, np.dtype(spec.codec.stored).itemsize)
+
+
+def _arrays(opened: OpenedRun, one: RunSet, model: Model | None) -> list[ArraySpec]:
+    shapes, classes = _shapes(opened.run, one.artifacts, model), _classes(opened, one.source, model)
+    arrays = []
+    for artifact in one.artifacts:
+        shape, stride = shapes[artifact]
+        storage = opened.preset.storage(artifact)
+        attributes: dict[str, Any] = {"stride": stride}
+        if classes is not None and artifact_of(artifact).has_classes:
+            attributes["classes"] = list(classes)
+        spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
+        arrays.append(replace(spec, tile=tile_of(opened.run, spec)))
+    return arrays
+
+
+def _classes(opened: OpenedRun, source: str, model: Model | None) -> tuple[str, ...] | None:
+    if model is None:
+        return opened.sources[source].classes
+    return None if isinstance(model, FlowModel) else model.classes
+
+
+def _shapes(
+    run: RunConfig, artifacts: tuple[str, ...], model: Model | None
+) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape of each artifact of a frame, or of a pair, and its stride."""
+    canvas = height, width = run.cache.canvas
+    if model is None:
+        return {FRAMES: ((height, width, 3), 1), LABELS: (canvas, 1)}
+    if isinstance(model, FlowModel):
+        return {FLOW: ((2, height, width), 1)}
+    return TeacherArtifacts(model, artifacts, run.cache.threshold).shapes(canvas)

@@ -6,8 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.definition import define_set
 from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse
 from stillroom.stages.models.teacher import Teacher
@@ -106,7 +106,8 @@ class ShardWorker:
                 self._sets, self._model = {}, name
             model = self._models.of(work.set_name)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
-                target = define_set(self._opened, self._cache, *key, work.artifacts, model)
+                one = RunSet(*key, work.artifacts)
+                target = define_set(self._opened, self._cache, one, model)
                 producer = producer_for(model, self._opened, work.source, work.artifacts)
                 if isinstance(model, Teacher):
                     producer = self._reusing(producer, target)

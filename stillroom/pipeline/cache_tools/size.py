@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build.definition import define_set
-from stillroom.pipeline.build.estimate import SAMPLE_FRAMES, free_bytes, sampled
+from stillroom.pipeline.build.estimate import SAMPLE_FRAMES, cache_sample, free_bytes
 from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.build.sets import RunSet
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.presets import PRESETS, load_preset
 from stillroom.storage_specs.store import Cache
@@ -89,8 +88,7 @@ def plan_size(
     from stillroom.stages.torch_state import threads
 
     opened = open_run(run)
-    samples = sampled(opened)
-    found, names, models = [], opened.names(), ModelLoader(samples)
+    found, names, models = [], opened.names(), ModelLoader(opened)
     with (
         threads(run.cache.threads),
         tempfile.TemporaryDirectory(prefix="stillroom-size-") as folder,
@@ -98,7 +96,7 @@ def plan_size(
         for done, (source, set_name) in enumerate(names, start=1):
             model = models.of(set_name)
             rows = len(opened.items(source, set_name))
-            found.append(_set_size(samples, Path(folder), (source, set_name), model, rows))
+            found.append(_set_size(opened, Path(folder), (source, set_name), model, rows))
             on_set(done, len(names))
     return SizePlan(
         tiers=PRESETS,
@@ -111,38 +109,23 @@ def plan_size(
 
 
 def _set_size(
-    samples: OpenedRun, folder: Path, pair: tuple[str, str], model: Model | None, rows: int
+    opened: OpenedRun, folder: Path, pair: tuple[str, str], model: Model | None, rows: int
 ) -> SetSize:
     """What a set of so many rows would take, by a few of them."""
-    from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
-
     source, set_name = pair
-    settings, items = samples.run.cache, samples.items(source, set_name)
-    artifacts = samples.artifacts(source, set_name)
-    remembered = _Remembered(producer_for(model, samples, source, artifacts))
+    settings, one = opened.run.cache, RunSet(*pair, opened.artifacts(*pair))
+    remembered = _Remembered(producer_for(model, opened, source, one.artifacts))
     shards: dict[str, int] = {}
     used: dict[str, dict[str, int]] = {}
     for tier in PRESETS:
         preset = load_preset(tier, settings.codecs, settings.shard_frames)
         cache = Cache.create(folder / f"{tier}.cache")
-        target = define_set(
-            replace(samples, preset=preset), cache, source, set_name, artifacts, model
-        )
-        for shard in range(target.shards):
-            cache_shard(
-                ShardJob(
-                    work=ShardWork(source, set_name, shard, artifacts),
-                    items=items,
-                    produce=remembered,
-                    target=target,
-                    batch=settings.batch,
-                    turn=contextlib.nullcontext(),
-                )
-            )
+        in_tier = replace(opened, preset=preset)
+        sample, _ = cache_sample(in_tier, cache, one, model, remembered)
         shards[tier] = -(-rows // preset.shard_frames)
-        scale = rows / len(items)
-        used[tier] = {name: round(count * scale) for name, count in target.sizes().items()}
-    return SetSize(source, set_name, rows, artifacts, shards, used)
+        scale = rows / sample.count
+        used[tier] = {name: round(count * scale) for name, count in sample.sizes().items()}
+    return SetSize(source, set_name, rows, one.artifacts, shards, used)
 
 
 class _Remembered:

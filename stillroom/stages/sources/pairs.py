@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -75,16 +75,6 @@ class PairPlan:
         for each in (self.frame, self.partner, self.offset, self.draw):
             digest.update(each.astype("<i8").tobytes())
         return digest.hexdigest()
-
-    def take(self, places: NDArray[np.int64]) -> PairPlan:
-        """Some of the pairs; the counts stay those of the whole plan."""
-        return replace(
-            self,
-            frame=self.frame[places],
-            partner=self.partner[places],
-            offset=self.offset[places],
-            draw=self.draw[places],
-        )
 
 
 def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
