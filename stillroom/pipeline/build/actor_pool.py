@@ -1,4 +1,4 @@
-"""The actors of a build on Ray: how many, of which resources, and which of them may be fed."""
+"""The actors of a build on Ray: what runs in each, how many there are, which may be given work."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build.ray_actor import RayWorker
 from stillroom.pipeline.run_file.paths import with_absolute_paths
 from stillroom.storage_specs.errors import StillroomError
 from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
+    from stillroom.pipeline.build.worker import ShardWorker
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import ShardWork
+    from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 
 LOG = logging.getLogger(__name__)
 STARTS = 3  # in a row that may fail
@@ -26,20 +26,64 @@ class NoWorker(StillroomError):
     """Ray gave no worker that could be given a shard."""
 
 
+class RayWorker:
+    """A ShardWorker in a Ray actor.
+
+    Its constructor cannot fail: of that Ray would hand on only the text of a traceback.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        self._run = run
+        self._worker: ShardWorker | None = None
+
+    def ready(self) -> None:
+        """Open the sources and the cache; no shard may be given before this has returned.
+
+        Raises:
+            StillroomError: one that concerns every shard (the cache cannot be written, say).
+        """
+        from stillroom.pipeline.build.worker import ShardWorker
+        from stillroom.pipeline.run_file.opened_run import open_run
+
+        self._worker = ShardWorker(open_run(self._run))
+
+    def work(self, work: ShardWork) -> ShardReport:
+        """As `ShardWorker.work`."""
+        return self._opened().work(work)
+
+    def heartbeat(self) -> tuple[dict[ShardWork, int], float]:
+        """As `ShardWorker.heartbeat`."""
+        return self._opened().heartbeat()
+
+    def _opened(self) -> ShardWorker:
+        if self._worker is None:
+            raise RuntimeError("RayWorker.ready has not been called")
+        return self._worker
+
+
 @dataclass(eq=False)
 class Actor:
-    """A worker on Ray, and what it has in hand."""
+    """An actor as the driver sees it.
+
+    running: by Ray reference, the shards that it has been given
+    counted: frames already reported, by shard
+    heartbeat: the Ray reference that was asked for, and when; None while none is
+    fed: when it was last given a shard
+    """
 
     handle: Any
-    starting: Any  # Ray reference to its `ready`; None once that was answered: it may be fed
-    running: dict[Any, ShardWork] = field(default_factory=dict)  # Ray reference -> its shard
-    counted: dict[ShardWork, int] = field(default_factory=dict)  # frames already reported
-    heartbeat: Any = None
-    fed: float = 0.0  # when it was last given a shard
+    running: dict[Any, ShardWork] = field(default_factory=dict)
+    counted: dict[ShardWork, int] = field(default_factory=dict)
+    heartbeat: tuple[Any, float] | None = None
+    fed: float = 0.0
 
 
-class Crew:
-    """Starts actors, says which are ready, and puts others in the place of lost ones."""
+class ActorPool:
+    """Starts actors, and puts others in the place of those that are lost.
+
+    starting: by the Ray reference to their `ready`, actors that may not be given work yet
+    actors: those that may
+    """
 
     def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork]) -> None:
         self._ray, self._run = ray, with_absolute_paths(run)
@@ -53,10 +97,13 @@ class Crew:
             LOG.warning("Ray has room for %d of the %d workers asked for", room, asked)
         self._failed_starts = 0
         self._last_ready = time.monotonic()
-        self.actors = [self._start() for _ in range(min(asked, room))]
+        self.starting: dict[Any, Actor] = {}
+        self.actors: list[Actor] = []
+        for _ in range(min(asked, room)):
+            self._start()
 
-    def _start(self) -> Actor:
-        """An actor, with a GPU where models use one; threads for two shards and a heartbeat."""
+    def _start(self) -> None:
+        """Start an actor, with a GPU where models use one; threads for two shards, a heartbeat."""
         remote = self._ray.remote(
             num_cpus=1,
             num_gpus=1 if self._gpus else 0,
@@ -65,32 +112,36 @@ class Crew:
             max_task_retries=0,
         )(RayWorker)
         handle = remote.remote(self._run)
-        return Actor(handle, handle.ready.remote())
+        self.starting[handle.ready.remote()] = Actor(handle)
 
-    def welcome(self, actor: Actor) -> None:
-        """Its `ready` was answered: it may be fed, or could not start, or the build must stop."""
+    def add_actor(self, reference: Any) -> None:
+        """Take in the actor whose `ready` was answered, if it could start.
+
+        Raises:
+            StillroomError: what no retry can mend.
+            NoWorker: none could start.
+        """
         from ray.exceptions import RayError, RayTaskError
 
+        actor = self.starting.pop(reference)
         try:
-            self._ray.get(actor.starting)
+            self._ray.get(reference)
         except RayTaskError as error:
             self._not_started(actor, reason_of(cause_of(error)))
         except RayError as error:  # its last line has the cause
-            said = str(error).strip() or type(error).__name__
-            self._not_started(actor, said.splitlines()[-1])
+            lines = str(error).strip() or type(error).__name__
+            self._not_started(actor, lines.splitlines()[-1])
         else:
-            actor.starting = None
+            self.actors.append(actor)
             self._failed_starts = 0
 
     def _not_started(self, actor: Actor, reason: str) -> None:
         self._failed_starts += 1
         LOG.warning("a Ray worker could not start: %s", reason)
+        self._kill(actor)
         if self._failed_starts < STARTS:
-            self.replace(actor)
-        elif any(other.starting is None for other in self.actors):
-            self._kill(actor)  # the others do its work
-            self.actors.remove(actor)
-        else:
+            self._start()
+        elif not self.actors:  # else the others do its work
             raise NoWorker(
                 f"no Ray worker could start, after {self._failed_starts} attempts: {reason}\n"
                 "  is stillroom, in this version, installed on every node? "
@@ -100,13 +151,13 @@ class Crew:
     def check(self) -> None:
         """Stop where no actor has been ready for too long: Ray has no room for them, most often."""
         now, limit = time.monotonic(), self._run.cache.shard_timeout
-        if any(actor.starting is None for actor in self.actors):
+        if self.actors:
             self._last_ready = now
         if now - self._last_ready > limit:
             each = "1 CPU and 1 GPU" if self._gpus else "1 CPU"
             raise NoWorker(
                 f"no Ray worker became ready within {limit:g} s (cache.shard_timeout)\n"
-                f"  asked for: {len(self.actors)} workers of {each} each\n"
+                f"  asked for: {len(self.starting)} workers of {each} each\n"
                 f"  the cluster has {_amounts(self._ray.cluster_resources())}; "
                 f"free: {_amounts(self._ray.available_resources())}\n"
                 "  free some of it, or give another --address; if workers only start slowly, "
@@ -116,11 +167,12 @@ class Crew:
     def replace(self, actor: Actor) -> None:
         """End an actor and start another in its place."""
         self._kill(actor)
-        self.actors[self.actors.index(actor)] = self._start()
+        self.actors.remove(actor)
+        self._start()
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         """End all actors."""
-        for actor in self.actors:
+        for actor in (*self.actors, *self.starting.values()):
             self._kill(actor)
 
     def _kill(self, actor: Actor) -> None:
@@ -137,7 +189,7 @@ def _use_gpus(run: RunConfig, works: list[ShardWork]) -> bool:
 
 
 def cause_of(error: Any) -> Exception:
-    """What was raised in the actor, of a RayTaskError; what no retry can mend is raised here."""
+    """Return what was raised in the actor, of a RayTaskError; raise what no retry can mend."""
     cause: Exception = error.cause if isinstance(error.cause, Exception) else error
     if isinstance(cause, StillroomError):
         raise cause from None
@@ -145,12 +197,12 @@ def cause_of(error: Any) -> Exception:
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without what follows."""
+    """Return the first line of an exception's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

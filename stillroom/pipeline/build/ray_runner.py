@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.actor_pool import (
     SHARDS_IN_FLIGHT,
-    Crew,
+    ActorPool,
     cause_of,
     first_line,
     reason_of,
@@ -24,7 +24,7 @@ from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from stillroom.pipeline.build.actor_pool import Actor
     from stillroom.pipeline.run_file.sections import RunConfig
@@ -54,10 +54,10 @@ def run_on_ray(
             "folder or a bucket, or build with --runner inline"
         )
     with connected(run.cache.workers or 1, address) as ray:
-        return _Queue(ray, run, works, listen).drain()
+        return _ShardQueue(ray, run, works, listen).run()
 
 
-class _Queue:
+class _ShardQueue:
     """The shards still to do, who does them, and what became of each attempt."""
 
     def __init__(
@@ -71,30 +71,26 @@ class _Queue:
         self._waiting = deque(works)
         self._failures: dict[ShardWork, list[str]] = {}
         self._quarantined: dict[ShardWork, str] = {}
-        self._crew = Crew(ray, run, works)
+        self._pool = ActorPool(ray, run, works)
 
-    def drain(self) -> dict[ShardWork, str]:
-        """Run until every shard is committed or quarantined."""
-        crew = self._crew
+    def run(self) -> dict[ShardWork, str]:
+        """Go on until every shard is committed or quarantined."""
+        pool = self._pool
         try:
-            while self._waiting or any(actor.running for actor in crew.actors):
-                for actor in crew.actors:
+            while self._waiting or any(actor.running for actor in pool.actors):
+                for actor in pool.actors:
                     self._feed(actor)
-                for actor, reference in self._finished():
-                    if reference == actor.starting:
-                        crew.welcome(actor)
-                    else:
-                        self._settle(actor, reference)
-                for actor in [actor for actor in crew.actors if actor.starting is None]:
-                    self._watch(actor)
-                crew.check()
+                self._take_result()
+                for actor in tuple(pool.actors):
+                    self._check_progress(actor)
+                pool.check()
             return self._quarantined
         finally:
-            crew.dismiss()
+            pool.close()
 
     def _feed(self, actor: Actor) -> None:
         """Keep the actor busy; a shard that failed before runs alone, so that it fails alone."""
-        while actor.starting is None and self._waiting and len(actor.running) < SHARDS_IN_FLIGHT:
+        while self._waiting and len(actor.running) < SHARDS_IN_FLIGHT:
             suspects = [*actor.running.values(), self._waiting[0]]
             if actor.running and any(work in self._failures for work in suspects):
                 return
@@ -102,15 +98,16 @@ class _Queue:
             actor.running[actor.handle.work.remote(work)] = work
             actor.fed = time.monotonic()
 
-    def _finished(self) -> Iterator[tuple[Actor, Any]]:
-        owners: dict[Any, Actor] = {}
-        for actor in self._crew.actors:
-            owners |= dict.fromkeys(actor.running, actor)
-            if actor.starting is not None:
-                owners[actor.starting] = actor
-        done, _ = self._ray.wait(list(owners), num_returns=1, timeout=POLL_SECONDS)
+    def _take_result(self) -> None:
+        """Wait a moment for an actor that has started, or for a shard that has ended."""
+        owners = {reference: actor for actor in self._pool.actors for reference in actor.running}
+        references = [*owners, *self._pool.starting]
+        done, _ = self._ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
         for reference in done:
-            yield owners[reference], reference
+            if reference in owners:
+                self._settle(owners[reference], reference)
+            else:
+                self._pool.add_actor(reference)
 
     def _settle(self, actor: Actor, reference: Any) -> None:
         """Take the result of one attempt: committed, to be tried again, or given up."""
@@ -123,13 +120,13 @@ class _Queue:
             del actor.running[reference]
             self._failed(work, reason_of(cause_of(error)))
         except RayError as error:  # its process, node or memory is gone
-            self._lose(actor, f"worker died: {first_line(error)}")
+            self._replace(actor, f"worker died: {first_line(error)}")
         else:
             del actor.running[reference]
             missing = report.frames - actor.counted.pop(work, 0)
             self._listen(BuildEvent(work, frames=missing, report=report))
 
-    def _watch(self, actor: Actor) -> None:
+    def _check_progress(self, actor: Actor) -> None:
         """Report the actor's progress; replace it where it finished no batch for too long."""
         from ray.exceptions import RayError
 
@@ -140,14 +137,14 @@ class _Queue:
         done, _ = self._ray.wait([reference], timeout=0)
         if not done:
             if time.monotonic() - asked > limit:
-                self._lose(actor, f"the worker said nothing for more than {limit:g} s")
+                self._replace(actor, f"the worker said nothing for more than {limit:g} s")
             return
         actor.heartbeat = None
         try:
             progress, idle_seconds = self._ray.get(reference)
         except RayError:
-            if not actor.running:  # else its shards' results say what became of it
-                self._crew.replace(actor)
+            if not actor.running:  # else its shards' results tell what became of it
+                self._pool.replace(actor)
             return
         in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
         for work, frames in progress.items():
@@ -156,11 +153,11 @@ class _Queue:
                 actor.counted[work] = frames
         # A worker that had nothing to do for long gets its full time once it is fed.
         if actor.running and min(idle_seconds, time.monotonic() - actor.fed) > limit:
-            self._lose(actor, f"no batch finished for more than {limit:g} s")
+            self._replace(actor, f"no batch finished for more than {limit:g} s")
 
-    def _lose(self, actor: Actor, reason: str) -> None:
+    def _replace(self, actor: Actor, reason: str) -> None:
         """Put another actor in the place of this one, and settle what it had in hand."""
-        self._crew.replace(actor)
+        self._pool.replace(actor)
         for work in actor.running.values():
             self._listen(BuildEvent(work, frames=-actor.counted.get(work, 0)))
             self._failed(work, reason)

@@ -1,14 +1,26 @@
-"""What a build tells while it runs, and what it comes to."""
+"""What a build reports while it runs, what it comes to, and when too many frames are bad."""
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from stillroom.storage_specs.errors import CacheIncomplete, TooManyBadFrames
+from stillroom.storage_specs.layout import teacher_of
+from stillroom.storage_specs.manifest import bad_rows
+from stillroom.storage_specs.store import Cache
+
 if TYPE_CHECKING:
     from stillroom.pipeline.build.plan import SetPlan
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+    from stillroom.storage_specs.manifest import FrameRow
+
+SHOWN_REASONS = 3
+NOT_FINITE = "not finite"  # of a model's output, whatever found it so
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,6 @@ class BuildReport:
     wall_seconds: float = 0.0
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
     bad_frames: int = 0
-    quarantined: dict[ShardWork, str] = field(default_factory=dict)
 
     def add(self, report: ShardReport) -> None:
         """Count a committed shard."""
@@ -46,3 +57,68 @@ class BuildReport:
         self.bytes += report.bytes
         self.produce_seconds += report.produce_seconds
         self.bad[report.work.source, report.work.set_name] += report.bad
+
+
+def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
+    """The report to begin with: it knows the frames that earlier builds found unusable.
+
+    Raises:
+        TooManyBadFrames: those are too many already.
+    """
+    report = BuildReport(plans)
+    for plan in plans:
+        report.bad[plan.source, plan.set_name] = len(_bad_rows(run, plan))
+        stop_if_too_bad(run, report, plan)
+    return report
+
+
+def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
+    """The unusable frames of a set among the shards that are committed by now."""
+    try:
+        target = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
+    except CacheIncomplete:
+        return []  # nothing of it has been built yet
+    return bad_rows(target.rows())
+
+
+def count_bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:
+    """Frames with an unusable row in any set; a bad pair of frames does not tell which it is."""
+    rows = ((plan, row) for plan in plans for row in _bad_rows(run, plan))
+    return len({(p.source, row.frame_id) for p, row in rows if p.set_name not in run.flows})
+
+
+def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
+    """Raise TooManyBadFrames where a set has more of them than the run allows."""
+    limit = run.cache.max_bad_fraction * plan.frames
+    if report.bad[plan.source, plan.set_name] <= limit:
+        return
+    # Another shard may be committed by now that the report has not heard of: the rows have it all.
+    rows = _bad_rows(run, plan)
+    if len(rows) > limit:
+        raise TooManyBadFrames(
+            f"{plan.source}/{plan.set_name}: {len(rows)} of {plan.frames} frames are unusable so "
+            f"far, more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
+            + _reasons(rows)
+            + "  see all of them with `stillroom cache info RUN.toml --bad`; "
+            + _remedies(rows, teacher_of(plan.set_name))
+            + " and build into another cache.path, or raise the limit; committed shards stay"
+        )
+
+
+def _remedies(rows: list[FrameRow], model: str) -> str:
+    """What mends the causes of such rows, as far as their reasons tell those apart."""
+    output = [NOT_FINITE in row.reason for row in rows]
+    remedies = [] if all(output) else ["mend the source"]
+    if any(output):
+        remedies.append(f"check the weights and the precision of {model!r}")
+    return ", ".join(remedies)
+
+
+def _reasons(rows: list[FrameRow]) -> str:
+    """The most frequent reasons, a line each; reasons that differ in names and numbers are one."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        kind = NUMBER.sub("#", row.reason.replace(row.frame_id, "#"))
+        kinds[kind].append(row.reason)
+    most = sorted(kinds.values(), key=len, reverse=True)[:SHOWN_REASONS]
+    return "".join(f"  {len(reasons)} x {reasons[0]}\n" for reasons in most)

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from stillroom.pipeline.build.estimate import estimate_build
+from stillroom.pipeline.build.inline_runner import run_inline
 from stillroom.pipeline.build.plan import SetPlan, plan_build
-from stillroom.pipeline.build.report import BuildReport
-from stillroom.pipeline.build.run import BuildEvent, _stop_if_too_bad, build, run_inline
+from stillroom.pipeline.build.report import BuildEvent, BuildReport, stop_if_too_bad
+from stillroom.pipeline.build.run import build
 from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
@@ -336,7 +337,7 @@ def test_what_the_report_has_not_heard_of_is_counted_with_the_reasons(run_file: 
     plan = SetPlan("more", "tiny", 12, 4, (), ())
     report = BuildReport([plan], bad=Counter({("more", "tiny"): 1}))
     with pytest.raises(TooManyBadFrames, match=r"more/tiny: 2 of 12 frames.*\n  2 x "):
-        _stop_if_too_bad(run, report, plan)
+        stop_if_too_bad(run, report, plan)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +421,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     def interrupt(event: BuildEvent) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stillroom.pipeline.build.run.ShardWorker", Patient)
+    monkeypatch.setattr("stillroom.pipeline.build.inline_runner.ShardWorker", Patient)
     works = [ShardWork("street", "tiny", shard, ()) for shard in range(3)]
     with pytest.raises(KeyboardInterrupt):
         run_inline(open_run(load_run(run_file)), works, interrupt)

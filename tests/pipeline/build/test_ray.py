@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stillroom.pipeline.build.actor_pool import NoWorker
-from stillroom.pipeline.build.ray_actor import RayWorker
+from stillroom.pipeline.build.actor_pool import NoWorker, RayWorker
 from stillroom.pipeline.build.ray_runner import run_on_ray
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run

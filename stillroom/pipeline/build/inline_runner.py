@@ -1,0 +1,84 @@
+"""Stage one in this process: two shards at a time around one model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.build.report import BuildEvent
+from stillroom.pipeline.build.worker import ShardWorker
+from stillroom.stages.torch_state import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+
+LOG = logging.getLogger(__name__)
+
+
+def run_inline(
+    opened: OpenedRun,
+    works: list[ShardWork],
+    listen: Callable[[BuildEvent], None],
+    models: ModelLoader | None = None,
+) -> None:
+    """Work the shards off in this process, two at a time around one teacher.
+
+    The first failure ends the build: here a traceback serves better than a retry.
+
+    models: as for `ShardWorker`
+    """
+    stop = threading.Event()
+
+    def give_up_if_stopped() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    def one(work: ShardWork) -> ShardReport:
+        def on_frames(frames: int) -> None:
+            give_up_if_stopped()
+            listen(BuildEvent(work, frames=frames))
+
+        return worker.work(work, on_frames, give_up_if_stopped)
+
+    # What this process does next, training perhaps, has its own number of threads.
+    with threads(opened.run.cache.threads), ThreadPoolExecutor(2, "shard") as pool:
+        worker = ShardWorker(opened, models)
+        try:
+            # All of one teacher's shards end before the next teacher takes its memory.
+            for _, group in groupby(works, key=lambda work: work.set_name):
+                for work, report in _in_flight(pool, one, group):
+                    listen(BuildEvent(work, report=report))
+        except BaseException as error:
+            stop.set()  # the shard in the other thread is given up before its next batch
+            if isinstance(error, KeyboardInterrupt):  # whoever asked to stop is kept waiting
+                LOG.warning(
+                    "stopping: the batch in hand is finished first; what is committed stays"
+                )
+            raise
+
+
+class _Stopped(Exception):
+    """Another shard failed or the user interrupted: this one is given up, uncommitted."""
+
+
+def _in_flight(
+    pool: ThreadPoolExecutor, one: Callable[[ShardWork], ShardReport], works: Iterable[ShardWork]
+) -> Iterator[tuple[ShardWork, ShardReport]]:
+    """Results as they come, never more than two shards begun."""
+    waiting = iter(works)
+    running: dict[Future[ShardReport], ShardWork] = {}
+    while True:
+        while len(running) < 2 and (work := next(waiting, None)) is not None:
+            running[pool.submit(one, work)] = work
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield running.pop(future), future.result()
