@@ -27,6 +27,7 @@ CODE = "code"
 PSEUDO_LABEL = "pseudo_label"
 CONFIDENCE = "confidence"
 FLOW = "flow"
+DEPTH = "depth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class Artifact:
     codecs: names of the codecs that may store it, the usual one first
     picture: how it is drawn
     statistics: what `cache stats` counts of it
-    fidelity: how a stored array is compared with what the teacher gives: by error alone, or by the
-        divergences of class distributions too
+    fidelity: how a stored array is compared with what the teacher gives: by error alone, or by its
+        share of the value, or by the divergences of class distributions too
     fill_value: what the stored array holds where a frame is bad
     layered: named "<name>/<layer>"
     has_classes: its values, or its channels, are classes, whose names are kept with it
@@ -60,9 +61,9 @@ class Artifact:
     geometry: Literal["image", "label", "field", "masked_field", "vector"]
     codecs: tuple[str, ...]
     description: str
-    picture: Literal["photo", "classes", "scores", "heat", "channels", "flow"]
-    statistics: Literal["none", "classes", "scores", "confidence", "moments"] = "none"
-    fidelity: Literal["error", "divergence"] = "error"
+    picture: Literal["photo", "classes", "scores", "heat", "channels", "flow", "depth"]
+    statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
+    fidelity: Literal["error", "relative_error", "divergence"] = "error"
     fill_value: int = 0
     layered: bool = False
     has_classes: bool = False
@@ -171,6 +172,18 @@ ARTIFACTS: dict[str, Artifact] = {
         codecs=("flow", "half", "exact"),
         description="displacement in canvas pixels from the frame to its partner, u right, v down",
         picture="flow",
+    ),
+    DEPTH: Artifact(
+        name=DEPTH,
+        made_by="teacher",
+        output=DEPTH,
+        axes=PIXELS,
+        geometry="masked_field",
+        codecs=("log", "half", "exact"),
+        description="distance along the optical axis in metres, 0 where there is none",
+        picture="depth",
+        statistics="range",
+        fidelity="relative_error",
     ),
 }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.codecs.codec import Codec, Encoded
 
 Fidelity = dict[str, dict[str, float]]
-"""By artifact and by "largest_error", "pixel_kl" and "spatial_kl"."""
+"""By artifact and by "largest_error" and its like, as `measured` has them."""
 
 SPATIAL_TEMPERATURE = 4.0
 """That of channel-wise distillation (Shu et al., ICCV 2021, sec. 4.1)."""
@@ -45,14 +45,13 @@ def spatial_kl(
     return _mean_kl(_log_softmax(flat[0], axis=1), _log_softmax(flat[1], axis=1), axis=1)
 
 
-def measured(
-    codec: Codec, true: NDArray[Any], encoded: Encoded, *, logits: bool
-) -> dict[str, float]:
-    """Largest error of one frame's array, and the divergences of logits.
+def measured(codec: Codec, true: NDArray[Any], encoded: Encoded, fidelity: str) -> dict[str, float]:
+    """Largest error of one frame's array, and what its artifact's row asks for besides.
 
     true: (C, h, w), or whatever the artifact has
-    returns: "largest_error" unless the codec keeps something else than the values; "pixel_kl" and
-        "spatial_kl", in nats, of logits
+    fidelity: the row's
+    returns: "largest_error" unless the codec keeps something else than the values; as the row says,
+        "largest_relative_error", of the values that are not 0; "pixel_kl" and "spatial_kl", in nats
     raises: ArtifactError where the codec breaks its own bound
     """
     kept = codec.decode(encoded.values, encoded.side)
@@ -64,10 +63,14 @@ def measured(
                 f"codec {codec.name} errs by {error.max():g}, more than the bound that it states"
             )
         found["largest_error"] = float(error.max(initial=0))
-    if logits:
+        if fidelity == "relative_error":
+            there = true != 0
+            relative = error[there] / np.abs(true[there])
+            found["largest_relative_error"] = float(relative.max(initial=0))
+    if fidelity == "divergence":
         found["pixel_kl"] = pixel_kl(true, kept)
-    if logits and codec.whole_logits:
-        found["spatial_kl"] = spatial_kl(true, kept)
+        if codec.whole_logits:
+            found["spatial_kl"] = spatial_kl(true, kept)
     return found
 
 

@@ -234,8 +234,7 @@ def _measured(spec: ArraySpec, given: NDArray[Any] | Encoded, encoded: Encoded) 
     """What is lost of an array; nothing is known of one that came encoded, or is not lossy."""
     if isinstance(given, Encoded) or spec.codec.name == "raw":
         return {}
-    found = measured(spec.codec, given, encoded, logits=spec.kind.name == "logits")
-    return {spec.artifact: found}
+    return {spec.artifact: measured(spec.codec, given, encoded, spec.kind.fidelity)}
 
 
 def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:

@@ -89,8 +89,11 @@ def stats(found: StatsReport) -> Shown:
         if one.missing_shards:
             head += f"; {one.missing_shards} shards are missing"
         parts += [head, _class_table(one, document), ""]
+        for name, values in document.get("ranges", {}).items():
+            parts.append(_range(name, values))
         if not one.stats.pixels:
-            parts.append("neither logits nor confidence are cached: no threshold can be judged")
+            if not one.stats.ranges:
+                parts.append("neither logits nor confidence are cached: no threshold can be judged")
             continue
         table = grid("threshold", "kept", "right among the kept")
         for step in document["thresholds"]:
@@ -108,6 +111,16 @@ def stats(found: StatsReport) -> Shown:
             "sets": [one.document() for one in found.sets],
             **{name: None if path is None else str(path) for name, path in files.items()},
         },
+    )
+
+
+def _range(artifact: str, values: dict[str, float | None]) -> str:
+    if not values["present"]:
+        return f"{artifact}: no position has a value"
+    least, mean, greatest = (f"{values[key]:.4g}" for key in ("least", "mean", "greatest"))
+    return (
+        f"{artifact}: {least} to {greatest}, mean {mean}; "
+        f"{values['present']:.2%} of the positions have a value"
     )
 
 

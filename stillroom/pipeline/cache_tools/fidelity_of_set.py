@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 
 from stillroom.pipeline.identity import readable_identity
-from stillroom.storage_specs.artifacts import FRAMES, LOGITS, PSEUDO_LABEL, artifact_of
+from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
 from stillroom.storage_specs.codecs import CODECS, codec_from_dict
 from stillroom.storage_specs.errors import (
@@ -157,7 +157,7 @@ class FidelityJob:
         frame = self._frame(index)
         said = {name: self.cached.read(name, index) for name in self.cached.arrays}
         live = self._produce([frame])[0]
-        stride = self._stride("logits")
+        stride = self.teacher.strides.get(LOGITS, 1)
         canvas = self.opened.run.cache.canvas
         mask = view_mask(identity_view(canvas), canvas, frame.valid, stride)[0].numpy()
         for artifact, spec in self.cached.arrays.items():
@@ -178,7 +178,7 @@ class FidelityJob:
                     frame.frame_id,
                     frame.image,
                     self._label(index),
-                    said["logits"],
+                    said[LOGITS],
                     stride,
                     frame.valid,
                 )
@@ -240,9 +240,9 @@ class FidelityJob:
 
         row = self._rows[index]
         if self.kept is not None:
-            image = self.kept.read("frames", index)
+            image = self.kept.read(FRAMES, index)
             valid = (row["valid_height"], row["valid_width"])
-            return CanvasFrame(row["frame_id"], image, self._label(index), valid)
+            return CanvasFrame(row["frame_id"], image, None, valid)
         source = self.opened.sources[self.source]
         frame = to_canvas(source.load(index), self.opened.run.cache.canvas)
         seen = google_crc32c.value(np.ascontiguousarray(frame.image).tobytes())
@@ -255,18 +255,15 @@ class FidelityJob:
 
     def _label(self, index: int) -> NDArray[np.uint8] | None:
         """The frame's label, where it speaks of the teacher's classes."""
-        if self.kept is None or "labels" not in self.kept.arrays:
+        if self.kept is None or LABELS not in self.kept.arrays:
             return None
-        names = self.kept.arrays["labels"].attributes.get("classes")
+        names = self.kept.arrays[LABELS].attributes.get("classes")
         if names is not None and len(names) != self.teacher.num_classes:
             return None
         if names is not None and self.teacher.classes not in (None, tuple(names)):
             return None
-        label: NDArray[np.uint8] = self.kept.read("labels", index)
+        label: NDArray[np.uint8] = self.kept.read(LABELS, index)
         return label
 
     def _class_names(self) -> tuple[str, ...]:
         return self.teacher.classes or tuple(map(str, range(self.teacher.num_classes)))
-
-    def _stride(self, artifact: str) -> int:
-        return int(self.teacher.strides[artifact])

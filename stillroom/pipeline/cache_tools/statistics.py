@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.cache_tools.over_shards import over_shards
-from stillroom.storage_specs.artifacts import FRAMES
+from stillroom.storage_specs.artifacts import FEATURES, FRAMES, LABELS, LOGITS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.store import BUILD, Cache
@@ -149,27 +149,33 @@ class _Work:
     ) -> Any:
         from stillroom.stages.evaluate.cache_stats import StatsFrame
 
-        def read(of: ArtifactSet | None, artifact: str | None) -> Any:
-            held = of is not None and artifact in of.arrays
-            return of.read(artifact, index) if held and of and artifact else None
+        def read(of: ArtifactSet, artifact: str | None) -> Any:
+            return None if artifact is None else of.read(artifact, index)
 
-        def stride(*artifacts: str | None) -> int:
-            for artifact in artifacts:
-                if artifact in target.arrays:
-                    return int(target.arrays[artifact].attributes.get("stride", 1))
-            return 1
+        def stride(artifact: str | None) -> int:
+            return int(target.arrays[artifact].attributes.get("stride", 1)) if artifact else 1
 
+        scores, confidence = _held(target, "scores"), _held(target, "confidence")
+        features = self.features if self.features in target.arrays else None
+        ranges = [name for name, spec in target.arrays.items() if spec.kind.statistics == "range"]
         return StatsFrame(
-            label=read(kept, "labels"),
-            pseudo_label=read(target, "pseudo_label"),
-            logits=read(target, "logits"),
-            confidence=None if "logits" in target.arrays else read(target, "confidence"),
-            features=read(target, self.features),
-            stride=stride("logits", "confidence"),
-            features_stride=stride(self.features),
+            label=None if kept is None else read(kept, _held(kept, "classes")),
+            pseudo_label=read(target, _held(target, "classes")),
+            logits=read(target, scores),
+            confidence=None if scores else read(target, confidence),
+            features=read(target, features),
+            stride=stride(scores or confidence),
+            features_stride=stride(features),
             size=_canvas(target, kept),
             valid=valid,
+            ranges={name: (read(target, name), stride(name)) for name in ranges},
         )
+
+
+def _held(of: ArtifactSet, statistics: str) -> str | None:
+    """The first array of a set of which such statistics are taken."""
+    names = (name for name, spec in of.arrays.items() if spec.kind.statistics == statistics)
+    return next(names, None)
 
 
 def _frames_of(target: ArtifactSet) -> ArtifactSet | None:
@@ -178,7 +184,7 @@ def _frames_of(target: ArtifactSet) -> ArtifactSet | None:
     if (target.source, FRAMES) not in cache.sets():
         return None
     kept = cache.artifact_set(target.source, FRAMES)
-    if "labels" not in kept.arrays:
+    if LABELS not in kept.arrays:
         return None
     mine, theirs = _class_names(kept), _class_names(target)
     return None if mine is not None and theirs is not None and mine != theirs else kept
@@ -192,8 +198,8 @@ def _class_names(target: ArtifactSet) -> tuple[str, ...] | None:
 
 
 def _class_count(target: ArtifactSet, kept: ArtifactSet | None) -> int:
-    if "logits" in target.arrays:
-        return int(target.arrays["logits"].shape[0])
+    if LOGITS in target.arrays:
+        return int(target.arrays[LOGITS].shape[0])
     names = _class_names(target) or (None if kept is None else _class_names(kept))
     return 255 if names is None else len(names)
 
@@ -202,7 +208,7 @@ def _canvas(target: ArtifactSet, kept: ArtifactSet | None) -> tuple[int, int]:
     canvas = target.identity.get("canvas")
     if canvas is not None:
         return int(canvas["height"]), int(canvas["width"])
-    for of, artifact in ((kept, "labels"), (target, "pseudo_label")):
+    for of, artifact in ((kept, LABELS), (target, PSEUDO_LABEL)):
         if of is not None and artifact in of.arrays:
             height, width = of.arrays[artifact].shape
             return height, width
@@ -223,8 +229,8 @@ def _named(cache: Cache, target: ArtifactSet, stats: CacheStats, features: str |
     kept = _frames_of(target)
     count = _class_count(target, kept)
     names = _class_names(target) or (None if kept is None else _class_names(kept))
-    origin = "labels" if kept is not None else "pseudo_label"
-    known = kept is not None or "pseudo_label" in target.arrays
+    origin = LABELS if kept is not None else PSEUDO_LABEL
+    known = kept is not None or PSEUDO_LABEL in target.arrays
     return SetStats(
         source=target.source,
         teacher=target.name,
@@ -242,7 +248,7 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 def _array_of(layer: str) -> str:
     """A layer's array; "features/penultimate" may be given as "penultimate" too."""
-    return layer if layer.startswith("features/") else f"features/{layer}"
+    return layer if layer.startswith(f"{FEATURES}/") else f"{FEATURES}/{layer}"
 
 
 def _check_files(features: str | None, out: Path | None, plot: Path | None) -> None:

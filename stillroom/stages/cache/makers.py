@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from stillroom.stages.geometry import upsample_logits
-from stillroom.storage_specs.artifacts import CONFIDENCE, FEATURES, IGNORE, LOGITS, PSEUDO_LABEL
+from stillroom.storage_specs.artifacts import (
+    CONFIDENCE,
+    DEPTH,
+    FEATURES,
+    IGNORE,
+    LOGITS,
+    PSEUDO_LABEL,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +64,19 @@ def pseudo_label(output: Output) -> Tensor:
     return label.to(torch.uint8)
 
 
+def depth(output: Output) -> Tensor:
+    """Return the grid with 0, no value, where a cell's centre lies outside the photo: (h, w)."""
+    valid = output.frame.valid
+    made = output.grid.clone()
+    made[math.ceil(valid[0] / output.stride - 0.5) :] = 0
+    made[:, math.ceil(valid[1] / output.stride - 0.5) :] = 0
+    return made
+
+
 MAKERS: dict[str, Callable[[Output], Tensor]] = {
     LOGITS: unchanged,
     FEATURES: unchanged,
     PSEUDO_LABEL: pseudo_label,
     CONFIDENCE: confidence,
+    DEPTH: depth,
 }

@@ -7,18 +7,19 @@ confidence, upsampled, and the cached pseudo-label stand for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from stillroom.stages.evaluate.moments import Moments
+from stillroom.stages.evaluate.value_range import Range
 from stillroom.stages.geometry import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +35,8 @@ class StatsFrame:
 
     label, pseudo_label: (H, W) uint8, 255 = none; logits (C, h, w), confidence (h, w), features
     (A, h', w'): float32, decoded; stride: pixels to a cell of logits and confidence
+    ranges: by artifact, what only has a range, (h'', w'') float32 with 0 for no value, and its
+        stride
     size: (H, W) of the canvas; valid: (height, width) of the part that is no padding
     """
 
@@ -46,6 +49,7 @@ class StatsFrame:
     features_stride: int
     size: tuple[int, int]
     valid: tuple[int, int]
+    ranges: Mapping[str, tuple[NDArray[np.float32], int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,7 @@ class CacheStats:
     labelled, labelled_kept, right: the same among pixels with a label, and how many of the kept
         ones carry the label's class
     features: by class of the cell's centre
+    ranges: by artifact
     """
 
     frames: int
@@ -71,6 +76,7 @@ class CacheStats:
     labelled_kept: Counts
     right: Counts
     features: Moments
+    ranges: dict[str, Range] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, classes: int, channels: int) -> CacheStats:
@@ -88,15 +94,19 @@ class CacheStats:
     def merge(self, other: CacheStats) -> CacheStats:
         """Of both together."""
         mine, theirs = self.__dict__, other.__dict__
-        return CacheStats(**{
-            field.name: mine[field.name].merge(theirs[field.name]) if field.name == "features"
-            else mine[field.name] + theirs[field.name]
-            for field in fields(CacheStats)
-        })  # fmt: skip
+        counts = [each.name for each in fields(self) if each.name not in ("features", "ranges")]
+        return CacheStats(
+            **{name: mine[name] + theirs[name] for name in counts},
+            features=self.features.merge(other.features),
+            ranges={
+                name: self.ranges.get(name, Range()).merge(other.ranges.get(name, Range()))
+                for name in {**self.ranges, **other.ranges}
+            },
+        )
 
     def document(self, classes: Sequence[str]) -> dict[str, Any]:
         """The same as JSON, without the features; classes that nothing has are left out."""
-        return {
+        found: dict[str, Any] = {
             "frames": self.frames,
             "labels": _named(self.labels, classes),
             "pseudo_label": _named(self.pseudo_labels, classes),
@@ -118,6 +128,9 @@ class CacheStats:
                 for step, threshold in enumerate(THRESHOLDS)
             ],
         }  # fmt: skip
+        if self.ranges:
+            found["ranges"] = {name: one.document() for name, one in self.ranges.items()}
+        return found
 
 
 def stats_of_frame(frame: StatsFrame, classes: int) -> CacheStats:
@@ -129,6 +142,10 @@ def stats_of_frame(frame: StatsFrame, classes: int) -> CacheStats:
     channels = 0 if frame.features is None else len(frame.features)
     none = CacheStats.empty(classes, channels)
     made = {**none.__dict__, "frames": 1}
+    made["ranges"] = {
+        name: Range.of(values[_shown(values.shape, stride, frame)])
+        for name, (values, stride) in frame.ranges.items()
+    }
     made["labels"] = _histogram(label)
     made["pseudo_labels"] = _histogram(pseudo)
     if frame.logits is not None:
@@ -184,13 +201,20 @@ def _features(frame: StatsFrame, features: NDArray[np.float32], classes: int) ->
     of = frame.label if frame.label is not None else frame.pseudo_label
     rows = _centres(features.shape[1], frame.features_stride, frame.size[0])
     columns = _centres(features.shape[2], frame.features_stride, frame.size[1])
-    shown = (rows < frame.valid[0])[:, None] & (columns < frame.valid[1])[None, :]
+    shown = _shown(features.shape[1:], frame.features_stride, frame)
     group = np.full(features.shape[1:], classes, np.int64)
     if of is not None:
         found = of[rows[:, None], columns[None, :]].astype(np.int64)
         group = np.where(found < classes, found, classes)
     vectors = features[:, shown].T  # (N, A)
     return Moments.of(vectors, group[shown], classes + 1)
+
+
+def _shown(shape: tuple[int, ...], stride: int, frame: StatsFrame) -> NDArray[np.bool_]:
+    """The cells whose centre shows the frame, and no padding of the canvas: (h, w)."""
+    rows = _centres(shape[0], stride, frame.size[0]) < frame.valid[0]
+    columns = _centres(shape[1], stride, frame.size[1]) < frame.valid[1]
+    return np.logical_and.outer(rows, columns)
 
 
 def _centres(cells: int, stride: int, size: int) -> Counts:

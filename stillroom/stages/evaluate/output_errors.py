@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class ArtifactFidelity:
         of_bound: the largest share of its own bound that any value's error takes; a little above 1
             where the teacher does not repeat itself to the last bit.
         differing: share of the values that are not equal.
+        relative_error: largest, in shares of the value; of what is measured so, as depth.
         kl: nats a position, mean; of logits only.
         spatial_kl: nats a channel at temperature 4, mean; of logits only.
         agreement: share of positions with the same best class; of logits only.
@@ -82,10 +84,14 @@ class ArtifactFidelity:
     spatial_kl: float | None
     agreement: float | None
     bytes: float
+    relative_error: float | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as JSON."""
-        return dict(self.__dict__)
+        found = dict(self.__dict__)
+        if self.relative_error is None:
+            del found["relative_error"]
+        return found
 
 
 class FidelityTally:
@@ -95,7 +101,8 @@ class FidelityTally:
         self.artifact, self.codec = artifact, codec
         self._frames = self._values = self._differing = 0
         self._max = self._sum = self._bound = self._of_bound = 0.0
-        self._bytes = 0.0
+        self._bytes = self._relative = 0.0
+        self._fidelity = artifact_of(artifact).fidelity
         self._kl = self._spatial = 0.0
         self._agree = self._positions = self._channels = 0
 
@@ -134,8 +141,12 @@ class FidelityTally:
             share = float((error[lossy] / limit[lossy]).max())
             self._of_bound = max(self._of_bound, share)
         self._bytes += size
-        if self.artifact == "logits":
+        if self._fidelity == "divergence":
             self._add_logits(live, said, mask)
+        elif self._fidelity == "relative_error":
+            there = live != 0
+            share = error[there] / np.abs(live[there])
+            self._relative = max(self._relative, float(share.max(initial=0)))
 
     def _add_logits(self, live: NDArray[Any], said: NDArray[Any], mask: Mask) -> None:
         self._kl += float(pixel_kl(live, said)[mask].sum())
@@ -166,6 +177,7 @@ class FidelityTally:
             spatial_kl=self._spatial / self._channels if logits else None,
             agreement=self._agree / self._positions if logits else None,
             bytes=self._bytes / self._frames,
+            relative_error=self._relative if self._fidelity == "relative_error" else None,
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.codecs.fp8 import FP8
 from stillroom.storage_specs.codecs.kl import KL
+from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
 from stillroom.storage_specs.codecs.steps import Byte, Flow, Unit
 from stillroom.storage_specs.codecs.topk import TopK
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.codecs.codec import Codec
 
-CODECS: dict[str, type[Raw | Exact | Half | Byte | Unit | Flow | KL | FP8 | TopK]] = {
+CODECS: dict[str, type[Raw | Exact | Half | Byte | Unit | Flow | KL | FP8 | TopK | Log]] = {
     "raw": Raw,
     "exact": Exact,
     "half": Half,
@@ -27,6 +28,7 @@ CODECS: dict[str, type[Raw | Exact | Half | Byte | Unit | Flow | KL | FP8 | TopK
     "kl": KL,
     "fp8": FP8,
     "topk": TopK,
+    "log": Log,
 }
 
 
