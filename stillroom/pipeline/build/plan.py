@@ -73,7 +73,8 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
     """
     run = opened.run
     for name, teacher in opened.teachers.items():
-        demand_labels_fit(run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
+        if teacher.classes is not None:
+            demand_labels_fit(run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
     try:
         cache = Cache.open(run.cache.path)
     except CacheIncomplete:

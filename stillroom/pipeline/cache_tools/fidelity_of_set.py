@@ -205,7 +205,7 @@ class FidelityJob:
         from stillroom.stages.evaluate.equivariance import recommend
         from stillroom.stages.pictures.equivariance_sheet import equivariance_sheet
 
-        names = self._class_names()
+        names = self._class_names() if self._views else ()
         views = tuple(tally.result(names) for tally in self._views.values())
         picture = None
         if plot is not None and self._mirrored:

@@ -17,7 +17,7 @@ from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms import TermConfig
-from stillroom.storage_specs.artifacts import FRAMES
+from stillroom.storage_specs.artifacts import FRAMES, LOGITS, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import check_names, teacher_of
 
@@ -116,7 +116,7 @@ class RunConfig(Settings):
         """A teacher; one that states no classes has those of the run's first labelled source.
 
         Raises:
-            ConfigError: there is no labelled source either.
+            ConfigError: there is no labelled source either, and the teacher needs classes.
         """
         teacher = self.teachers[name]
         if teacher.classes is not None:
@@ -124,6 +124,9 @@ class RunConfig(Settings):
         for classes in map(self.classes_of, self.sources):
             if classes is not None:
                 return teacher.model_copy(update={"classes": classes})
+        logits = any(artifact_of(artifact).output == LOGITS for artifact in self.cache.artifacts)
+        if teacher.may_lack_classes and not logits:
+            return teacher
         raise ConfigError(
             f"teachers.{name}.classes: not given, and no source of this run is labelled; "
             "state the class names, or their number"

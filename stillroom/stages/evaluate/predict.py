@@ -75,6 +75,9 @@ class TeacherPredictor:
         """See `Predictor`."""
         if self.own_upsampling:
             return self.teacher.own_logits(frames), 1
+        if LOGITS not in self.teacher.strides:
+            given = ", ".join(self.teacher.strides)
+            raise ConfigError(f"a teacher without logits cannot be scored; it gives {given}")
         return self.teacher(frames)[LOGITS], self.teacher.strides[LOGITS]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo
 
@@ -48,6 +48,9 @@ class TeacherSettings(KindSettings):
     pad: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    may_lack_classes: ClassVar[bool] = False
+    """Whether a network of this kind may give other outputs than class logits."""
 
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, or None where only their number is known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class PythonTeacherConfig(TeacherSettings):
     """Whatever `target` returns: a module or callable from normalised images to named grids.
 
-    It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of some of "logits" and
-    "features" (a dict of (B, A, h', w') by layer).
+    It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of some of "logits",
+    "features" (a dict of (B, A, h', w') by layer) and "depth" (B, h, w), in metres, 0: no value.
 
     target: "module:function", called with `options`
     weights: loaded strictly into the module that it returns, if given
@@ -33,6 +33,8 @@ class PythonTeacherConfig(TeacherSettings):
     weights: Path | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     version: str = "1"
+
+    may_lack_classes: ClassVar[bool] = True
 
     def content(self) -> dict[str, Any]:
         """The sha256 of the weights."""
