@@ -26,16 +26,13 @@ from pydantic import TypeAdapter
 from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.train.live_memory import LiveMemory
-from stillroom.stages.train.losses import (
-    attention_transfer,
-    channelwise_kl,
-    fitnet,
-    ifvd,
-    local_affinity,
-    pairwise_affinity,
-    pixelwise_kl,
-)
-from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
+from stillroom.stages.train.losses.attention_transfer import attention_transfer
+from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
+from stillroom.stages.train.losses.fitnet import fitnet
+from stillroom.stages.train.losses.ifvd import ifvd
+from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, pairwise_affinity
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,21 +12,16 @@ from torch import Tensor
 
 from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
-from stillroom.stages.train.losses import (
-    attention_transfer,
-    cross_image_pixel,
-    fitnet,
-    ifvd,
-    local_affinity,
-    pairwise_affinity,
-)
-from stillroom.stages.train.losses.attention_transfer import _attention
-from stillroom.stages.train.losses.cross_image import _Others, _vectors
-from stillroom.stages.train.losses.ifvd import _to_centre
-from stillroom.stages.train.losses.neighbours import pairs, shifts
-from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, _nodes
-from stillroom.stages.train.losses.projector import Projector
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.near_pairs import pairs, shifts
+from stillroom.stages.train.loss_parts.projector import Projector
+from stillroom.stages.train.loss_parts.similarities import Others, unit_pixels
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.losses.attention_transfer import _attention, attention_transfer
+from stillroom.stages.train.losses.cross_image_pixel import cross_image_pixel
+from stillroom.stages.train.losses.fitnet import fitnet
+from stillroom.stages.train.losses.ifvd import _to_centre, ifvd
+from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, _nodes, pairwise_affinity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -194,8 +189,8 @@ def against_the_second(pair: Views, at: int, temperature: float) -> list[NDArray
 
     Each (h, w), times the number of cells: p, q, p log(p / q).
     """
-    student, teacher, counted = _vectors(pair.student, pair.teacher, None, None)
-    others = _Others(student[1:], teacher[1:], counted[1:], temperature)
+    student, teacher, counted = unit_pixels(pair.student, pair.teacher, None, None)
+    others = Others(student[1:], teacher[1:], counted[1:], temperature)
     log_p = others._log_softmax(teacher[0, at][None], others.teacher)[0, 0]
     log_q = others._log_softmax(student[0, at][None], others.student)[0, 0]
     parts = (log_p.exp(), log_q.exp(), log_p.exp() * (log_p - log_q))

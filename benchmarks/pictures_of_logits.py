@@ -9,19 +9,14 @@ from map_page import Cell, Picture, Scale, scale_of
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
-from stillroom.stages.train.losses import (
-    augmented_pixelwise,
-    channelwise_kl,
-    consistency_l2,
-    cross_entropy,
-    dist,
-    pixelwise_kl,
-    probability_l2,
-)
-from stillroom.stages.train.losses.augmented import Augmentation
-from stillroom.stages.train.losses.channelwise_kl import _kl, _log_distribution
-from stillroom.stages.train.losses.consistency_l2 import consistency_map
-from stillroom.stages.train.losses.dist import _apart
+from stillroom.stages.train.loss_parts.augmentation import Augmentation
+from stillroom.stages.train.losses.augmented_pixelwise import augmented_pixelwise
+from stillroom.stages.train.losses.channelwise_kl import _kl, _log_distribution, channelwise_kl
+from stillroom.stages.train.losses.consistency_l2 import consistency_l2, consistency_map
+from stillroom.stages.train.losses.cross_entropy import cross_entropy
+from stillroom.stages.train.losses.dist import _apart, dist
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
+from stillroom.stages.train.losses.probability_l2 import probability_l2
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.storage_specs.artifacts import IGNORE
 

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from stillroom.stages.cache.adapt import AdaptConfig, covariance_of, train_autoencoder
 from stillroom.stages.models.critic import Critic
 from stillroom.stages.sources.camvid import CLASSES
-from stillroom.stages.train.losses import adaptation, affinity, masked_generative
-from stillroom.stages.train.losses.affinity import _root, _rows_by_pairs
-from stillroom.stages.train.losses.coarsen import coarsen
-from stillroom.stages.train.losses.holistic import Maps, maps_of
-from stillroom.stages.train.losses.masked_generative import draw_keep
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
-from stillroom.stages.train.terms.adaptation import CodeAdapter
-from stillroom.stages.train.terms.holistic import CriticState
-from stillroom.stages.train.terms.masked_generative import MaskedGeneration
+from stillroom.stages.train.loss_parts.downsample import downsample_by_means
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.losses.adaptation import adaptation
+from stillroom.stages.train.losses.affinity import _root, _rows_by_pairs, affinity
+from stillroom.stages.train.losses.holistic import CriticState, Maps, maps_of
+from stillroom.stages.train.losses.masked_generative import (
+    MaskedGeneration,
+    draw_keep,
+    masked_generative,
+)
+from stillroom.stages.train.terms.code_term import CodeAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -183,7 +185,7 @@ def codes(shown: Shown) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         code = model.encode(features)
     student = torch.cat([shown.pair.student, shown.others.student])
-    return code, coarsen(student, model.factor)
+    return code, downsample_by_means(student, model.factor)
 
 
 def adapted(shown: Shown, loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:

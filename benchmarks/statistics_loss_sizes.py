@@ -25,17 +25,15 @@ from torch import Tensor, nn
 from stillroom.stages.models.smp_network import CLASSIFIER
 from stillroom.stages.models.weights import load_state
 from stillroom.stages.train.live_memory import LiveMemory
-from stillroom.stages.train.losses import (
-    augmented_channelwise,
-    augmented_pixelwise,
-    cross_image_memory,
-    cross_image_pixel,
-    dist,
-    masked_generative,
-    pixelwise_kl,
-)
-from stillroom.stages.train.losses.augmented import Augmentation
-from stillroom.stages.train.losses.draw_pixels import draw_pixels
+from stillroom.stages.train.loss_parts.augmentation import Augmentation
+from stillroom.stages.train.loss_parts.similarities import draw_pixels
+from stillroom.stages.train.losses.augmented_channelwise import augmented_channelwise
+from stillroom.stages.train.losses.augmented_pixelwise import augmented_pixelwise
+from stillroom.stages.train.losses.cross_image_memory import cross_image_memory
+from stillroom.stages.train.losses.cross_image_pixel import cross_image_pixel
+from stillroom.stages.train.losses.dist import dist
+from stillroom.stages.train.losses.masked_generative import masked_generative
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.stages.train.terms.class_queue import regions, some_of_each_class
 

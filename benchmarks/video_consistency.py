@@ -42,7 +42,7 @@ from stillroom.stages.pictures.film import ComparedClip, comparison_film
 from stillroom.stages.pictures.flow_sheet import FlowRow, flow_sheet
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.live_memory import LiveMemory
-from stillroom.stages.train.losses.conv_lstm import ConvLstm
+from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
 from stillroom.stages.train.losses.multi_frame import embedded, multi_frame
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
 from stillroom.stages.train.losses.temporal import Motion, temporal

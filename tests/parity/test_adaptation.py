@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import adaptation
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.losses.adaptation import adaptation
 from stillroom.storage_specs.errors import ConfigError
 
 

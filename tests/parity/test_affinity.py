@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import affinity
-from stillroom.stages.train.losses.affinity import _rows_by_gram, _rows_by_pairs
+from stillroom.stages.train.losses.affinity import _rows_by_gram, _rows_by_pairs, affinity
 
 
 def cosine(a, b):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import attention_transfer
+from stillroom.stages.train.losses.attention_transfer import attention_transfer
 from stillroom.storage_specs.errors import ConfigError
 
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillroom.stages.train.losses import augmented_channelwise, augmented_pixelwise, pixelwise_kl
-from stillroom.stages.train.losses.augmented import Augmentation
+from stillroom.stages.train.loss_parts.augmentation import Augmentation
+from stillroom.stages.train.losses.augmented_channelwise import augmented_channelwise
+from stillroom.stages.train.losses.augmented_pixelwise import augmented_pixelwise
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 BATCH, CLASSES, CHANNELS, HEIGHT, WIDTH = 2, 4, 6, 3, 5

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import channelwise_kl, fitnet, pixelwise_kl
+from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
+from stillroom.stages.train.losses.fitnet import fitnet
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import consistency_l2
-from stillroom.stages.train.losses.consistency_l2 import consistency_map
+from stillroom.stages.train.losses.consistency_l2 import consistency_l2, consistency_map
 
 
 def reference_map(logits, mask):

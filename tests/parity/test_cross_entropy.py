@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import cross_entropy
+from stillroom.stages.train.losses.cross_entropy import cross_entropy
 from stillroom.storage_specs.errors import ArtifactError
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillroom.stages.train.losses import cross_image_memory, cross_image_pixel
-from stillroom.stages.train.losses.draw_pixels import draw_pixels
+from stillroom.stages.train.loss_parts.similarities import draw_pixels
+from stillroom.stages.train.losses.cross_image_memory import cross_image_memory
+from stillroom.stages.train.losses.cross_image_pixel import cross_image_pixel
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 3, 4, 3, 5

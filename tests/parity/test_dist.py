@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import dist
+from stillroom.stages.train.losses.dist import dist
 from stillroom.storage_specs.errors import ConfigError
 
 

@@ -1,94 +1,105 @@
-"""What holds for every loss between two maps of logits or features."""
+"""What holds for every loss of `LOSSES`: it is held to a formula, and its values obey some laws.
+
+A new loss between two maps is tested here as it is called with nothing but the maps and a mask. One
+that needs more has a line in CALLS, and one that compares other things than two maps in OTHERS.
+"""
 
 from __future__ import annotations
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from stillroom.stages.train.losses import LOSSES
-from stillroom.stages.train.losses.augmented import Augmentation
+from stillroom.stages.train.loss_parts.augmentation import Augmentation
 from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
+from stillroom.stages.train.losses.table import LOSSES
 from stillroom.storage_specs.errors import ArtifactError
 
-
-def unmoved(student):
-    """Strength 0, for what holds of all losses; test_augmented.py has the rest."""
-    batch, classes, *size = student.shape
-    labels = torch.zeros(batch, *size, dtype=torch.int64)
-    return Augmentation(torch.ones(classes, 2), torch.ones(classes, 2), labels, 0.0)
-
-
-def class_by_teacher(name, **options):
-    """A loss that takes labels too: the teacher's own, so that they follow its frames."""
-
-    def loss(student, teacher, mask=None):
-        labels = teacher[:, :3].argmax(dim=1)
-        return LOSSES[name](student, teacher, labels, mask=mask, **options)
-
-    return loss
-
-
-def affinity(**graph):
-    graphs = (AffinityGraph(**graph),)
-    return lambda s, t, mask=None: LOSSES["pairwise_affinity"](s, t, graphs=graphs, mask=mask)
-
-
-def channelwise(variant):
-    return lambda s, t, mask=None: LOSSES["channelwise_kl"](
-        s, t, temperature=2, variant=variant, mask=mask
-    )
-
-
-OF_RELATIONS = {  # between cells: the two networks' channels need not agree
-    "attention_transfer": LOSSES["attention_transfer"],
-    "attention_transfer, power 3": lambda s, t, mask=None: LOSSES["attention_transfer"](
-        s, t, power=3, mask=mask
-    ),
-    "ifvd": class_by_teacher("ifvd", classes=4),
-    "local_affinity": LOSSES["local_affinity"],
-    "pairwise_affinity": LOSSES["pairwise_affinity"],
-    "pairwise_affinity, single cells": affinity(patch=1),
-    "pairwise_affinity, maxima": affinity(patch=2, pool="max"),
-    "pairwise_affinity, near": affinity(patch=1, reach=2),
-}
-COMPARISONS = OF_RELATIONS | {
-    "channelwise_kl": channelwise("kl"),
-    "channelwise_kl, bhattacharyya": channelwise("bhattacharyya"),
-    "channelwise_kl, l2": channelwise("l2"),
-    "channelwise_kl, l2_unnormalised": channelwise("l2_unnormalised"),
-    "channelwise_kl, pixel_kl": channelwise("pixel_kl"),
-    "adaptation": LOSSES["adaptation"],
-    "affinity": LOSSES["affinity"],
-    "consistency_l2": LOSSES["consistency_l2"],
-    "dist": LOSSES["dist"],
-    "fitnet": LOSSES["fitnet"],
-    "pixelwise_kl": lambda s, t, mask=None: LOSSES["pixelwise_kl"](s, t, temperature=2, mask=mask),
-    "pixelwise_kl, student as target": lambda s, t, mask=None: LOSSES["pixelwise_kl"](
-        s, t, temperature=2, direction="student_teacher", mask=mask
-    ),
-    "pixelwise_kl, standardised": lambda s, t, mask=None: LOSSES["pixelwise_kl"](
-        s, t, temperature=2, standardise=True, mask=mask
-    ),
-    "probability_l2": LOSSES["probability_l2"],
-    "masked_generative": lambda s, t, mask=None: LOSSES["masked_generative"](
-        s, t, generate=lambda z: z, keep=torch.ones_like(s[:, :1], dtype=torch.bool), mask=mask
-    ),
-    "augmented_pixelwise": lambda s, t, mask=None: LOSSES["augmented_pixelwise"](
-        s, t, augmentation=unmoved(s), temperature=2, mask=mask
-    ),
-    "augmented_channelwise": lambda s, t, mask=None: LOSSES["augmented_channelwise"](
-        s, t, augmentation=unmoved(s), mask=mask
-    ),
-}
-# Labels, a memory or other frames come in too; each has a module of its own here.
-OF_MORE_THAN_TWO_MAPS = {
+# Labels, a memory or other frames come in too; the first has no function of its own.
+OTHERS = {
+    "auxiliary_cross_entropy",
     "cross_entropy",
     "cross_image_memory",
     "cross_image_pixel",
+    "holistic",
     "multi_frame",
     "pairwise_frame",
     "temporal",
 }
+OF_RELATIONS = {  # between positions: the two networks' channels need not agree
+    "attention_transfer",
+    "ifvd",
+    "local_affinity",
+    "pairwise_affinity",
+}
+
+
+def function_of(name):
+    return getattr(import_module(LOSSES[name].__module__), name)
+
+
+def called(name, **options):
+    function = function_of(name)
+    return lambda student, teacher, mask=None: function(student, teacher, mask=mask, **options)
+
+
+def graph(**options):
+    return called("pairwise_affinity", graphs=(AffinityGraph(**options),))
+
+
+def unmoved(name, **options):
+    """With strength 0, for what holds of all losses; test_augmented.py has the rest."""
+
+    def loss(student, teacher, mask=None):
+        batch, classes, *size = student.shape
+        labels = torch.zeros(batch, *size, dtype=torch.int64)
+        augmentation = Augmentation(*torch.ones(2, classes, 2), labels, 0.0)
+        return called(name, augmentation=augmentation, **options)(student, teacher, mask)
+
+    return loss
+
+
+def classes_of_the_teacher(student, teacher, mask=None):
+    """The labels are the teacher's own, so that they follow its frames."""
+    labels = teacher[:, :3].argmax(dim=1)
+    return called("ifvd", labels=labels, classes=4)(student, teacher, mask)
+
+
+def generated(student, teacher, mask=None):
+    keep = torch.ones_like(student[:, :1], dtype=torch.bool)
+    loss = called("masked_generative", generate=lambda z: z, keep=keep)
+    return loss(student, teacher, mask)
+
+
+CALLS = {  # what a loss must be given beside two maps, and its variants
+    "attention_transfer, power 3": called("attention_transfer", power=3),
+    "augmented_channelwise": unmoved("augmented_channelwise"),
+    "augmented_pixelwise": unmoved("augmented_pixelwise", temperature=2),
+    "channelwise_kl, bhattacharyya": called(
+        "channelwise_kl", variant="bhattacharyya", temperature=2
+    ),
+    "channelwise_kl, l2": called("channelwise_kl", variant="l2", temperature=2),
+    "channelwise_kl, temperature 2": called("channelwise_kl", temperature=2),
+    "channelwise_kl, l2_unnormalised": called("channelwise_kl", variant="l2_unnormalised"),
+    "channelwise_kl, pixel_kl": called("channelwise_kl", variant="pixel_kl", temperature=2),
+    "ifvd": classes_of_the_teacher,
+    "masked_generative": generated,
+    "pairwise_affinity, maxima": graph(patch=2, pool="max"),
+    "pairwise_affinity, near": graph(patch=1, reach=2),
+    "pairwise_affinity, single positions": graph(patch=1),
+    "pixelwise_kl, standardised": called("pixelwise_kl", standardise=True, temperature=2),
+    "pixelwise_kl, student as target": called(
+        "pixelwise_kl", direction="student_teacher", temperature=2
+    ),
+    "pixelwise_kl, temperature 2": called("pixelwise_kl", temperature=2),
+}
+COMPARISONS = {name: called(name) for name in LOSSES if name not in OTHERS} | CALLS
 every = pytest.mark.parametrize("loss", COMPARISONS.values(), ids=COMPARISONS.keys())
 
 
@@ -103,9 +114,35 @@ def sample():
     return 2 * normal(2, 3, 4, 5), 3 * normal(2, 3, 4, 5), mask
 
 
-def test_every_loss_has_a_parity_test_here():
-    named = {name.partition(",")[0] for name in COMPARISONS} | OF_MORE_THAN_TWO_MAPS
-    assert named == set(LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_a_file_of_its_name_with_its_function_and_then_its_term(name):
+    term = LOSSES[name]
+    assert term.__module__.rpartition(".")[2] == name
+    assert get_args(term.model_fields["name"].annotation) == (name,)
+    made_here = [
+        node.name
+        for node in ast.parse(inspect.getsource(import_module(term.__module__))).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    if name != "auxiliary_cross_entropy":
+        assert made_here.index(name) < made_here.index(term.__name__)
+        assert "mask" in inspect.signature(function_of(name)).parameters or name == "holistic"
+
+
+def test_every_file_of_the_folder_is_a_loss():
+    folder = Path(inspect.getfile(LOSSES["fitnet"])).parent
+    assert {path.stem for path in folder.glob("*.py")} == {*LOSSES, "table", "__init__"}
+    assert list(LOSSES) == sorted(LOSSES)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"auxiliary_cross_entropy"}))
+def test_a_loss_is_held_to_its_formula_by_a_test_here(name):
+    """By a file that imports the function, and has a test with "formula" in its name."""
+    texts = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    own = [text for text in texts if f"losses.{name} import" in text]
+    assert any(re.search(r"def test_\w*formula", text) for text in own), (
+        f"tests/parity/test_{name}.py is to hold {name} to its formula: def test_it_is_the_formula"
+    )
 
 
 @every
@@ -222,10 +259,10 @@ def test_maps_of_another_shape_are_refused_naming_both(loss, sample, shape):
 
 
 @every
-def test_maps_of_other_channels_are_refused_but_where_relations_are_compared(loss, sample):
+def test_maps_of_other_channels_are_refused_but_where_relations_are_compared(loss, sample, request):
     student, teacher, mask = sample
     more = torch.cat([teacher, 0 * teacher[:, :1]], dim=1)
-    if loss in OF_RELATIONS.values():
+    if request.node.callspec.id.partition(",")[0] in OF_RELATIONS:
         found = loss(student, more, mask=mask)  # a channel of zeros changes no relation
         assert found.item() == pytest.approx(loss(student, teacher, mask=mask).item(), rel=1e-12)
         return

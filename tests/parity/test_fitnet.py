@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import fitnet
-from stillroom.stages.train.losses.projector import Projector
+from stillroom.stages.train.loss_parts.projector import Projector
+from stillroom.stages.train.losses.fitnet import fitnet
 
 
 def reference(student, teacher, mask):

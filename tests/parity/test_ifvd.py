@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import ifvd
+from stillroom.stages.train.losses.ifvd import ifvd
 from stillroom.storage_specs.errors import ArtifactError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import local_affinity, pairwise_affinity
-from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
+from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, pairwise_affinity
 
 
 def cosine(a, b):

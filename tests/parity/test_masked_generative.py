@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillroom.stages.train.losses import masked_generative
-from stillroom.stages.train.losses.masked_generative import draw_keep
+from stillroom.stages.train.losses.masked_generative import draw_keep, masked_generative
 from stillroom.storage_specs.errors import ArtifactError
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 2, 3, 4, 5

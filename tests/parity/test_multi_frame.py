@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses.conv_lstm import ConvLstm
+from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
 from stillroom.stages.train.losses.multi_frame import Embeddings, embedded, multi_frame
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from stillroom.stages.train.losses import pairwise_affinity
-from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, pairwise_affinity
 from stillroom.storage_specs.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import pixelwise_kl
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.storage_specs.errors import ConfigError
 
 

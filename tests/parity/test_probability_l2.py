@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses import probability_l2
+from stillroom.stages.train.losses.probability_l2 import probability_l2
 
 
 def distribution(logits):

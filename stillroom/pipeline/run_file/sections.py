@@ -15,8 +15,8 @@ from stillroom.stages.models.students.families import StudentConfig
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.artifacts import FRAMES, LOGITS, artifact_of
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import check_names, teacher_of

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from stillroom.stages.train.losses.cross_entropy import LabelTerm
 from stillroom.stages.train.reads import BESIDE, MOTION, how_to_cache, on_grid
-from stillroom.stages.train.terms import TermConfig
-from stillroom.stages.train.terms.cross_entropy import LabelTerm
-from stillroom.stages.train.terms.term import Seen, TermState
+from stillroom.stages.train.terms.term import TermInput, TermState
 from stillroom.stages.train.unfed import idle_stream, idle_term
 from stillroom.storage_specs.artifacts import LABELS, LOGITS
 from stillroom.storage_specs.errors import ConfigError
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from stillroom.stages.models.student import Student, StudentOutput
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.terms.term import Sizes, Term
-
-__all__ = ["Objective", "TermConfig"]
 
 
 class Objective:
@@ -149,7 +146,8 @@ class Objective:
         """Return the value of one term: () float32, unweighted."""
         place = self.labels.index(label)
         term, state = self.terms[place], self._state(place)
-        return term.value(Seen(term, output, batch, student, state, progress, self._cached))
+        given = TermInput(term, output, batch, student, state, progress, self._cached)
+        return given.value()
 
     def weight(self, label: str, labelled: bool) -> float:
         """Return the factor of a term's value in the loss, on such a stream."""

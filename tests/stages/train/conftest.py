@@ -20,9 +20,9 @@ from stillroom.stages.models.students.families import build_student
 from stillroom.stages.models.students.python import PythonStudentConfig
 from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.layout import ArraySpec

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from stillroom.stages.train.across_ranks import gathered, summed
+from stillroom.stages.train.losses.cross_image_memory import ProjectionHead, RelationMemory
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.stages.train.terms.class_queue import ClassQueue
-from stillroom.stages.train.terms.cross_image import ProjectionHead, RelationMemory
 
 RANKS, STEPS, CLASSES, CHANNELS = 2, 3, 4, 5
 SCRIPT = textwrap.dedent(
@@ -26,7 +26,7 @@ SCRIPT = textwrap.dedent(
     from stillroom.stages.train.across_ranks import gathered, summed
     from stillroom.stages.train.terms.class_covariance import ClassCovariance
     from stillroom.stages.train.terms.class_queue import ClassQueue
-    from stillroom.stages.train.terms.cross_image import ProjectionHead, RelationMemory
+    from stillroom.stages.train.losses.cross_image_memory import ProjectionHead, RelationMemory
 
     folder, rank, ranks, classes, channels = sys.argv[1], *map(int, sys.argv[2:])
     torch.set_num_threads(1)

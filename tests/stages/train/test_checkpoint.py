@@ -8,9 +8,9 @@ from safetensors import safe_open
 
 from stillroom.stages.train.checkpoint import export, load_checkpoint, new_learner, save_last
 from stillroom.stages.train.ema import Ema
+from stillroom.stages.train.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropyTerm
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import WeightsError
 

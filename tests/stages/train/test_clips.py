@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 from stillroom.stages.train import check as checking
 from stillroom.stages.train import loop
 from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
-from stillroom.stages.train.terms import TermConfig
 from stillroom.storage_specs.errors import ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])

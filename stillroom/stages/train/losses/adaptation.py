@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.code_term import CodeTerm
+from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def adaptation(
@@ -46,3 +51,16 @@ def adaptation(
     student, teacher = matched(student, teacher, mask)
     difference = unit_vectors(student, norm=q) - unit_vectors(teacher, norm=q)
     return masked_mean(torch.linalg.vector_norm(difference, p, dim=1), mask)
+
+
+class AdaptationTerm(CodeTerm):
+    """`adaptation`; weight 50 is the authors' beta."""
+
+    name: Literal["adaptation"]
+    weight: Positive = 50.0
+    p: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+    q: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+
+    def value(self, given: TermInput) -> Tensor:
+        student = self.adapted(given)
+        return adaptation(student, self.target(given), p=self.p, q=self.q, mask=given.mask)

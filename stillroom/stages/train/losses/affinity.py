@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from stillroom.stages.train.losses.matched import matched
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.code_term import CodeTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -67,3 +70,12 @@ def _root(squared: Tensor) -> Tensor:
     """Square root; 0 has the gradient 0 and not infinity."""
     some = squared > 0
     return squared.masked_fill(~some, 1).sqrt().masked_fill(~some, 0)
+
+
+class AffinityTerm(CodeTerm):
+    """`affinity`."""
+
+    name: Literal["affinity"]
+
+    def value(self, given: TermInput) -> Tensor:
+        return affinity(self.adapted(given), self.target(given), mask=given.mask)

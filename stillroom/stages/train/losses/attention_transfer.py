@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched_grids
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from pydantic import Field
+
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.feature_term import MapTerm
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def attention_transfer(
@@ -47,3 +52,14 @@ def _attention(features: Tensor, power: float) -> Tensor:
     """(B, C, H, W) -> (B, HW) of length 1; what is masked is 0 already and adds nothing."""
     energy = features.square() if power == 2 else features.abs().pow(power)
     return unit_vectors(energy.sum(dim=1).flatten(1), dim=1)
+
+
+class AttentionTransferTerm(MapTerm):
+    """`attention_transfer`."""
+
+    name: Literal["attention_transfer"]
+    power: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+
+    def value(self, given: TermInput) -> Tensor:
+        teacher = self.target(given)
+        return attention_transfer(given.features, teacher, power=self.power, mask=given.mask)

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
 from stillroom.stages.train.losses.fitnet import fitnet
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
+from stillroom.stages.train.terms.feature_term import ProjectedTerm
+from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 Variant = Literal["kl", "bhattacharyya", "l2", "l2_unnormalised", "pixel_kl"]
 
@@ -94,3 +99,31 @@ def _l2(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 _DISTANCES = {"kl": _kl, "bhattacharyya": _bhattacharyya, "l2": _l2}
+
+
+class ChannelwiseKLTerm(ProjectedTerm):
+    """`channelwise_kl`; its temperature is 4 unless given, and `l2_unnormalised` has none."""
+
+    name: Literal["channelwise_kl"]
+    on: Literal["features", "logits"] = "logits"
+    temperature: Positive = 4.0
+    variant: Variant = "kl"
+
+    @model_validator(mode="after")
+    def _temperature_is_looked_at(self) -> ChannelwiseKLTerm:
+        if self.variant == "l2_unnormalised" and "temperature" in self.model_fields_set:
+            raise ValueError("variant l2_unnormalised has no temperature: leave it out")
+        return self
+
+    def bias(self) -> bool:
+        """Tell whether a constant added to a channel changes anything: not if it is normalised."""
+        return self.variant in ("l2_unnormalised", "pixel_kl")
+
+    def value(self, given: TermInput) -> Tensor:
+        return channelwise_kl(
+            self.projected(given),
+            self.target(given),
+            temperature=self.temperature,
+            variant=self.variant,
+            mask=given.mask,
+        )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
-from stillroom.stages.train.losses.neighbours import pairs, shifts
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.near_pairs import pairs, shifts
+from stillroom.stages.train.terms.logits_term import LogitsTerm
+from stillroom.stages.train.terms.term import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -59,3 +63,20 @@ def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
         total = total + F.pad(distance, (left_pad, right_pad, 0, down))
         total = total + F.pad(distance, (right_pad, left_pad, down, 0))
     return total
+
+
+class ConsistencyL2Term(LogitsTerm):
+    """`consistency_l2`.
+
+    weight: to be given, since no default fits: the loss is in the fourth power of a logit. About
+        0.4 / (8 C)^2 for C classes puts it beside the other terms; see docs/losses.md
+    """
+
+    name: Literal["consistency_l2"]
+    weight: Positive
+
+    def whole_logits(self) -> bool:
+        return True
+
+    def value(self, given: TermInput) -> Tensor:
+        return consistency_l2(given.features, self.target(given), mask=given.mask)

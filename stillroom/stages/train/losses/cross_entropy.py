@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.terms.term import Term
+from stillroom.storage_specs.artifacts import IGNORE, LABELS
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -57,3 +62,52 @@ def _demand_classes(labels: Tensor, classes: int) -> None:
             f"labels must be 0..{classes - 1} or {IGNORE} for a student of {classes} "
             f"classes, got {int(labels.min())}..{int(labels.max())}"
         )
+
+
+class LabelTerm(Term):
+    """Labels on labelled streams; on unlabelled ones the pseudo labels of the teacher, if named.
+
+    threshold: least confidence of a pseudo label, for raising the one of the cache without a new
+        build; reads the teacher's confidence. None keeps the cache's own
+    """
+
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _threshold_has_a_teacher(self) -> LabelTerm:
+        if self.threshold is not None and self.teacher is None:
+            raise ValueError("threshold selects among a teacher's pseudo labels: name the teacher")
+        return self
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        """Labels; pseudo labels, and confidence where a threshold is set."""
+        if labelled:
+            return frozenset({LABELS})
+        if self.teacher is None:
+            return frozenset()
+        artifacts = ["pseudo_label"] + (["confidence"] if self.threshold is not None else [])
+        return frozenset(self.key(artifact) for artifact in artifacts)
+
+    def of_logits(self, given: TermInput, logits: Tensor) -> Tensor:
+        """Return the cross entropy at the label map's size, to which the logits are upsampled."""
+        labels = given.label_map()
+        size = (labels.shape[1], labels.shape[2])
+        mask = None if given.batch.labelled else self._trusted(given, size)
+        return cross_entropy(upsample_logits(logits, given.stride, size), labels, mask=mask)
+
+    def _trusted(self, given: TermInput, size: tuple[int, int]) -> Tensor:
+        """Tell which pseudo labels to learn: teachers label a canvas' padding as well."""
+        mask = given.pixel_mask
+        if self.threshold is not None:
+            confidence = upsample_logits(given.artifact("confidence"), given.stride, size)
+            mask = mask & (confidence >= self.threshold)
+        return mask
+
+
+class CrossEntropyTerm(LabelTerm):
+    """`cross_entropy` of the student's logits."""
+
+    name: Literal["cross_entropy"]
+
+    def value(self, given: TermInput) -> Tensor:
+        return self.of_logits(given, given.features)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.terms.logits_term import EnsembleTerm
+from stillroom.stages.train.terms.term import NotNegative, Positive
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def dist(
@@ -100,3 +105,33 @@ def _centred_unit(
     scaled = (centred / scale).masked_fill(~varies, 1)  # a norm of 0 has no gradient
     norm = scaled.square().sum(dim=dims, keepdim=True).sqrt()
     return (scaled / norm).masked_fill(~(varies & counted), 0), norm * scale, varies
+
+
+class DistTerm(EnsembleTerm):
+    """`dist`."""
+
+    name: Literal["dist"]
+    temperature: Positive = 1.0
+    beta: NotNegative = 1.0
+    gamma: NotNegative = 1.0
+    epsilon: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _there_is_a_part(self) -> DistTerm:
+        if self.beta + self.gamma == 0:
+            raise ValueError("one of beta and gamma must be above 0")
+        return self
+
+    def whole_logits(self) -> bool:
+        return True  # a class that is unlikely everywhere counts as much as any
+
+    def value(self, given: TermInput) -> Tensor:
+        return dist(
+            given.features,
+            self.target(given),
+            temperature=self.temperature,
+            beta=self.beta,
+            gamma=self.gamma,
+            epsilon=self.epsilon,
+            mask=given.mask,
+        )

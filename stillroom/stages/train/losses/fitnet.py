@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.terms.feature_term import ProjectedTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def fitnet(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -31,3 +34,12 @@ def fitnet(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
     """
     student, teacher = matched(student, teacher, mask)
     return masked_mean((student - teacher).square().mean(dim=1), mask)
+
+
+class FitnetTerm(ProjectedTerm):
+    """`fitnet`."""
+
+    name: Literal["fitnet"]
+
+    def value(self, given: TermInput) -> Tensor:
+        return fitnet(self.projected(given), self.target(given), mask=given.mask)

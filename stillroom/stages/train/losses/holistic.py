@@ -6,19 +6,28 @@ critic; `stages/models/critic.py` has the network, `stages/train/terms/holistic.
 
 from __future__ import annotations
 
+import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import Field
+from torch import nn
 
-from stillroom.stages.train.losses.coarsen import coarsen
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.models.critic import NARROWEST, Critic, Design
+from stillroom.stages.train.loss_parts.downsample import downsample_by_means
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.terms.logits_term import LogitsTerm
+from stillroom.stages.train.terms.term import NotNegative, Positive, TermState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import Sizes, TermInput
 
     Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -63,7 +72,7 @@ def maps_of(
     student, teacher = matched(student, teacher, mask)
     if mask is None:
         mask = torch.ones_like(student[:, :1], dtype=torch.bool)
-    return Maps(student, teacher, coarsen(images, stride).masked_fill(~mask, 0), mask)
+    return Maps(student, teacher, downsample_by_means(images, stride).masked_fill(~mask, 0), mask)
 
 
 def holistic(score: Score, maps: Maps) -> Tensor:
@@ -128,3 +137,107 @@ def gradient_penalty(
 def _mean(each: Tensor, maps: Maps) -> Tensor:
     """Mean over the frames of which something shows."""
     return masked_mean(each, maps.shown)
+
+
+BETAS = (0.9, 0.99)
+
+
+class HolisticTerm(LogitsTerm):
+    """`holistic`: a critic scores whole maps, and the student learns to please it.
+
+    weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on maps
+        of many cells; begin with 0.001, and see docs/losses/holistic.md
+    design: of the critic: "paper" sees logits and image, "released" is the authors' code: logits
+        alone, spectrally normalised
+    width: channels of the critic's first convolution
+    critic_lr: learning rate of the critic's own Adam (betas 0.9 and 0.99), the same at every step
+    penalty: weight of the gradient penalty in the critic's loss
+    """
+
+    name: Literal["holistic"]
+    weight: Positive
+    design: Design = "paper"
+    width: int = Field(default=64, ge=NARROWEST)
+    critic_lr: Positive = 4e-4
+    penalty: NotNegative = PENALTY
+
+    def whole_logits(self) -> bool:
+        return True
+
+    def state(self, sizes: Sizes) -> TermState:
+        critic = Critic(sizes.classes, design=self.design, width=self.width)
+        return CriticState(critic, self.critic_lr, self.penalty)
+
+    def value(self, given: TermInput) -> Tensor:
+        critic, images = given.kept(CriticState), given.batch.images
+        maps = maps_of(given.features, self.target(given), images, given.stride, given.mask)
+        value: Tensor = critic(maps)
+        return value
+
+
+class CriticState(TermState):
+    """A critic and what trains it: one step of its own Adam after each step of the student.
+
+    It learns from the very maps on which the student was judged: those of all streams together,
+    the student's as they were before its step.
+    """
+
+    def __init__(self, critic: Critic, lr: float, penalty: float = PENALTY) -> None:
+        super().__init__()
+        self.critic = critic
+        self.penalty = penalty
+        self._optimiser = torch.optim.Adam(critic.parameters(), lr, BETAS)
+        self._waiting: list[Maps] = []
+
+    def trained(self) -> list[nn.Parameter]:
+        """Nothing for the student's optimiser: the two want opposite things."""
+        return []
+
+    def forward(self, maps: Maps) -> Tensor:
+        """The student's loss; in training the maps are kept for the critic's step."""
+        with torch.autocast(maps.student.device.type, enabled=False):
+            if self.training:
+                kept = maps.detached()
+                self._waiting.append(kept)
+                for logits in (kept.teacher, kept.student):
+                    self.critic.observe(logits, kept.images, kept.mask)
+            with _unchanged(self.critic):
+                return holistic(self.critic, maps)
+
+    def after_step(self) -> None:
+        """Train the critic on what was scored since its last step."""
+        waiting, self._waiting = self._waiting, []
+        if not any(bool(maps.shown.any()) for maps in waiting):
+            return
+        maps = Maps(
+            torch.cat([one.student for one in waiting]),
+            torch.cat([one.teacher for one in waiting]),
+            torch.cat([one.images for one in waiting]),
+            torch.cat([one.mask for one in waiting]),
+        )
+        with torch.autocast(maps.student.device.type, enabled=False):
+            # On the CPU, whose generator the loop sets, wherever the critic is.
+            alpha = torch.rand(len(maps.mask)).to(maps.student.device)
+            loss = critic_loss(self.critic, maps, alpha, penalty=self.penalty)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            self._optimiser.zero_grad(set_to_none=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The optimiser's state, in plain types."""
+        return copy.deepcopy(self._optimiser.state_dict())
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the optimiser's state."""
+        self._optimiser.load_state_dict(copy.deepcopy(state))
+
+
+@contextmanager
+def _unchanged(critic: nn.Module) -> Iterator[None]:
+    """No gradient for the critic from what the student pays for."""
+    critic.requires_grad_(False)
+    try:
+        yield
+    finally:
+        critic.requires_grad_(True)

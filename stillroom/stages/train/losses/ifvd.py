@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched_grids
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.feature_term import MapTerm
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def ifvd(
@@ -88,3 +91,22 @@ def _to_centre(features: Tensor, members: Tensor) -> Tensor:
         centres = unit_vectors(members.transpose(1, 2) @ cells, dim=2)  # (B, K, C)
         cosines = unit_vectors(cells, dim=2) @ centres.transpose(1, 2)  # (B, HW, K)
     return (cosines * members).sum(dim=2)
+
+
+class IfvdTerm(MapTerm):
+    """`ifvd`, by labels; on unlabelled streams by the teacher's pseudo labels.
+
+    pseudo_labels: false leaves unlabelled streams out, and reads no pseudo labels
+    """
+
+    name: Literal["ifvd"]
+    pseudo_labels: bool = True
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        if not labelled and not self.pseudo_labels:
+            return frozenset()
+        return super().reads(labelled) | {self.label_key(labelled)}
+
+    def value(self, given: TermInput) -> Tensor:
+        classes, labels = given.output.logits.shape[1], given.labels_on_grid()
+        return ifvd(given.features, self.target(given), labels, classes=classes, mask=given.mask)

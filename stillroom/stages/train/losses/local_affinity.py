@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stillroom.stages.train.losses.matched import matched_grids
-from stillroom.stages.train.losses.neighbours import near_pairs
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.near_pairs import near_pairs
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.feature_term import MapTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def local_affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -33,3 +36,12 @@ def local_affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     student, teacher = matched_grids(student, teacher, mask)
     total, count = near_pairs(unit_vectors(student, 1), unit_vectors(teacher, 1), mask, reach=1)
     return total / count.clamp(min=1)
+
+
+class LocalAffinityTerm(MapTerm):
+    """`local_affinity`."""
+
+    name: Literal["local_affinity"]
+
+    def value(self, given: TermInput) -> Tensor:
+        return local_affinity(given.features, self.target(given), mask=given.mask)

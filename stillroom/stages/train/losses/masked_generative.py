@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
+from torch import nn
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.projector import Projector
+from stillroom.stages.train.terms.feature_term import FeatureTerm
+from stillroom.stages.train.terms.term import Positive, TermState
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import Sizes, TermInput
 
 
 def masked_generative(
@@ -65,3 +72,55 @@ def draw_keep(like: Tensor, ratio: float) -> Tensor:
     """
     batch, _, height, width = like.shape
     return torch.rand(batch, 1, height, width, device=like.device) >= ratio
+
+
+class MaskedGenerativeTerm(FeatureTerm):
+    """`masked_generative`.
+
+    weight: to be given, since no default fits: the loss is in the unit of the teacher's features,
+        squared. The paper's 2e-5 is 2e-5 A h w here; see docs/losses/masked_generative.md
+    ratio: share of positions that are hidden, drawn anew at every step
+    """
+
+    name: Literal["masked_generative"]
+    weight: Positive
+    ratio: float = Field(default=0.75, ge=0, lt=1)
+
+    def state(self, sizes: Sizes) -> MaskedGeneration:
+        return MaskedGeneration(
+            sizes.channels(self, self.grid), sizes.teacher_channels(self, self.artifact)
+        )
+
+    def value(self, given: TermInput) -> Tensor:
+        state = given.kept(MaskedGeneration)
+        student = state.align(given.features, given.mask)
+        return masked_generative(
+            student,
+            self.target(given),
+            generate=state.generate,
+            keep=draw_keep(student, self.ratio),
+            mask=given.mask,
+        )
+
+
+class MaskedGeneration(TermState):
+    """A 1x1 convolution to the teacher's channels, where needed, and two 3x3 ones that generate."""
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        super().__init__()
+        self.project = Projector(student_channels, teacher_channels, only_where_needed=True)
+        self.generate = nn.Sequential(
+            nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
+        )
+
+    def align(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Bring (B, A, h, w) to the teacher's channels, float32.
+
+        Masked positions are 0 before the weights see them: their values would reach the weights'
+        gradient even where the loss ignores the result.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            aligned: Tensor = self.project(features.float().masked_fill(~mask, 0))
+        return aligned

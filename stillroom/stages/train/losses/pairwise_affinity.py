@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt, model_validator
 from torch.utils.checkpoint import checkpoint
 
-from stillroom.stages.train.losses.matched import matched_grids
-from stillroom.stages.train.losses.neighbours import near_pairs
-from stillroom.stages.train.losses.patches import counted_patches, patch_sums, whole_patches
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.near_pairs import near_pairs
+from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums, whole_patches
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.terms.feature_term import MapTerm
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 _AT_ONCE = 2**23  # similarities of one network held at a time: 32 MB of float32
 
@@ -165,3 +169,43 @@ def _rows_against_all(student: Tensor, teacher: Tensor, start: int, stop: int) -
         similarity = student[:, :, start:stop].transpose(1, 2) @ student  # (B, rows, N)
         target = teacher[:, :, start:stop].transpose(1, 2) @ teacher
         return F.mse_loss(similarity, target, reduction="sum")
+
+
+class PairwiseAffinityTerm(MapTerm):
+    """`pairwise_affinity`.
+
+    patch: positions a side of a node; several make several graphs, whose mean is taken
+    reach: of how many nodes around each is compared with; left out: with all; several as of patch
+    pool: "average" or "max" of a patch
+    """
+
+    name: Literal["pairwise_affinity"]
+    patch: PositiveInt | tuple[PositiveInt, ...] = 2
+    reach: PositiveInt | tuple[PositiveInt, ...] | None = None
+    pool: Literal["average", "max"] = "average"
+
+    @model_validator(mode="after")
+    def _patch_and_reach_go_together(self) -> PairwiseAffinityTerm:
+        lengths = [len(each) for each in (self.patch, self.reach) if isinstance(each, tuple)]
+        if 0 in lengths:
+            raise ValueError("patch and reach are a number each, or lists of one and more")
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "patch and reach make a graph from each pair of their entries: expected lists of "
+                f"one length, got {lengths[0]} and {lengths[1]}"
+            )
+        return self
+
+    @property
+    def graphs(self) -> tuple[AffinityGraph, ...]:
+        """One for each pair of entries; a number goes with every entry of the other's list."""
+        several = [each for each in (self.patch, self.reach) if isinstance(each, tuple)]
+        count = len(several[0]) if several else 1
+        patches = self.patch if isinstance(self.patch, tuple) else (self.patch,) * count
+        reaches = self.reach if isinstance(self.reach, tuple) else (self.reach,) * count
+        pairs = zip(patches, reaches, strict=True)
+        return tuple(AffinityGraph(patch, reach, self.pool) for patch, reach in pairs)
+
+    def value(self, given: TermInput) -> Tensor:
+        teacher = self.target(given)
+        return pairwise_affinity(given.features, teacher, graphs=self.graphs, mask=given.mask)

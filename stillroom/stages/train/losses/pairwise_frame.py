@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 
-from stillroom.stages.train.losses.matched import matched
-from stillroom.stages.train.losses.patches import counted_patches, patch_sums
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
+from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.terms.logits_term import LogitsTerm
+from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def pairwise_frame(
@@ -121,3 +127,34 @@ def _demand_pairs(
             "at t+k; both must be the same (B, C, H, W)"
         )
     return (None, None) if mask is None else mask
+
+
+class PairwiseFrameTerm(LogitsTerm):
+    """`pairwise_frame` over all pairs of the batch; it needs triplets, and no flow.
+
+    of: "probabilities", the paper's, or "logits"
+    patch: positions a side of a place; memory does not grow with the pairs of places, so that 1 is
+        bounded as well
+    """
+
+    name: Literal["pairwise_frame"]
+    weight: Positive = 0.1
+    of: Literal["probabilities", "logits"] = "probabilities"
+    patch: PositiveInt = 1
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        return super().reads(labelled) | {MOTION}
+
+    def whole_logits(self) -> bool:
+        return self.of == "logits"
+
+    def value(self, given: TermInput) -> Tensor:
+        sides = given.neighbours.pairs.unbind(1)
+        student, teacher, mask = given.features, self.target(given), given.mask
+        return pairwise_frame(
+            [student[side] for side in sides],
+            [teacher[side] for side in sides],
+            of=self.of,
+            patch=self.patch,
+            mask=[mask[side] for side in sides],
+        )

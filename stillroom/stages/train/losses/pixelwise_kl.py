@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.terms.logits_term import EnsembleTerm
+from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 Direction = Literal["teacher_student", "student_teacher"]
 
@@ -80,3 +84,27 @@ def _standardised(logits: Tensor) -> Tensor:
     same = centred.detach().abs().amax(dim=1, keepdim=True) <= rounding
     variance = centred.square().mean(dim=1, keepdim=True).masked_fill(same, 1)
     return centred.masked_fill(same, 0) * variance.rsqrt()
+
+
+class PixelwiseKLTerm(EnsembleTerm):
+    """`pixelwise_kl`."""
+
+    name: Literal["pixelwise_kl"]
+    temperature: Positive = 1.0
+    direction: Direction = "teacher_student"
+    standardise: bool = False
+
+    def whole_logits(self) -> bool:
+        """At another temperature the tail's classes are not alike, and neither is a log of them."""
+        usual = self.temperature == 1 and self.direction == "teacher_student"
+        return self.standardise or not usual
+
+    def value(self, given: TermInput) -> Tensor:
+        return pixelwise_kl(
+            given.features,
+            self.target(given),
+            temperature=self.temperature,
+            direction=self.direction,
+            standardise=self.standardise,
+            mask=given.mask,
+        )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.train.losses.matched import matched
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.terms.logits_term import EnsembleTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 
 def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -30,3 +33,12 @@ def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     student, teacher = matched(student, teacher, mask)
     distance = (F.softmax(student, dim=1) - F.softmax(teacher, dim=1)).square().sum(dim=1)
     return masked_mean(distance, mask)
+
+
+class ProbabilityL2Term(EnsembleTerm):
+    """`probability_l2`."""
+
+    name: Literal["probability_l2"]
+
+    def value(self, given: TermInput) -> Tensor:
+        return probability_l2(given.features, self.target(given), mask=given.mask)

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import field_validator
 
-from stillroom.stages.train.losses.masked_mean import masked_mean
-from stillroom.stages.warp import inside_frame, warp
+from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
+from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
+from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.terms.term import Positive, Term
+from stillroom.stages.warp import inside_frame, photometric_weight, warp
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.train.terms.term import TermInput
 
 _LEANS = 1e-3  # share of a bilinear sample; less than this on a hidden cell is rounding
 
@@ -126,3 +134,73 @@ def _demand_maps(student: Tensor, later: Tensor, motion: Motion, mask: Tensor | 
             )
     if motion.weight is not None and tuple(motion.weight.shape) != expected:
         raise ArtifactError(f"weight must be {expected}, got {tuple(motion.weight.shape)}")
+
+
+class TemporalTerm(Term):
+    """`losses.temporal` over all pairs of the batch: what moves along the flow keeps its class.
+
+    variant: "paper", of probabilities; "released", the authors' code, of logits
+    occlusion: what the partner may say about a pixel: "photometric", the paper's V of the two
+        frames; "visible", where following the flow back ends where it began; "both", the product;
+        "none"
+    at: "cells", on the logits' own grid; "pixels", the logits upsampled, as the authors do: finer,
+        and many times as expensive
+    """
+
+    name: Literal["temporal"]
+    weight: Positive = 0.1
+    variant: Literal["paper", "released"] = "paper"
+    occlusion: Literal["photometric", "visible", "both", "none"] = "photometric"
+    at: Literal["cells", "pixels"] = "cells"
+
+    @field_validator("teacher")
+    @classmethod
+    def _no_teacher(cls, teacher: str | None) -> str | None:
+        if teacher is not None:
+            raise ValueError(
+                "temporal compares the student's frames with each other, and no teacher is asked: "
+                "leave `teacher` out"
+            )
+        return teacher
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        del labelled
+        return frozenset({MOTION})
+
+    def value(self, given: TermInput) -> Tensor:
+        neighbours, stride = given.neighbours, given.stride
+        now, later = neighbours.pairs.unbind(1)
+        flow, weight = neighbours.flow, self._weight(given)
+        if self.at == "cells":
+            flow = downsample_at_centres(flow, stride) / stride
+            weight = None if weight is None else downsample_by_means(weight, stride)
+            logits, shown = given.features, given.mask
+        else:
+            height, width = given.batch.images.shape[2:]
+            logits = upsample_logits(given.features, stride, (height, width))
+            shown = given.pixel_mask
+        motion = Motion(flow, weight, shown[later])
+        return temporal(logits[now], logits[later], motion, variant=self.variant, mask=shown[now])
+
+    def _weight(self, given: TermInput) -> Tensor | None:
+        """(P, 1, H, W): V of every pixel of the pairs; None: 1 everywhere."""
+        neighbours = given.neighbours
+        if self.occlusion == "none":
+            return None
+        visible = neighbours.visible.to(neighbours.flow.dtype)
+        if self.occlusion == "visible":
+            return visible
+        now, later = neighbours.pairs.unbind(1)
+        images = given.batch.images
+        mean, deviation = (
+            images.new_tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        images = (images - mean) / deviation
+        finite = torch.isfinite(neighbours.flow).all(1, keepdim=True)
+        weight = photometric_weight(
+            images[now],
+            images[later],
+            neighbours.flow.masked_fill(~finite, 0),
+            channels="summed" if self.variant == "released" else "apart",
+        ).masked_fill(~finite, 0)
+        return weight * visible if self.occlusion == "both" else weight

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from stillroom.stages.train.losses.unit_vectors import unit_vectors
+from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.reads import how_to_cache, on_grid
-from stillroom.storage_specs.artifacts import IGNORE, LOGITS
+from stillroom.storage_specs.artifacts import IGNORE, LABELS, LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from stillroom.stages.models.student import Student, StudentOutput
     from stillroom.stages.train.batch import Batch, Neighbours
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class TermState(nn.Module):
     """What a term trains or remembers beside the student: a projector, a queue, a discriminator.
@@ -32,26 +34,29 @@ class TermState(nn.Module):
     """
 
     def trained(self) -> list[nn.Parameter]:
-        """Return the parameters that the student's optimiser trains: all, unless it says less."""
+        """Return the parameters that the student's optimiser trains: all, unless overridden."""
         return list(self.parameters())
 
     def after_step(self) -> None:
-        """Do what follows each step of the student's optimiser; nothing, unless it says more."""
+        """Do what follows each step of the student's optimiser: nothing, unless overridden."""
 
     def watched(self) -> dict[str, Tensor]:
         """Return numbers, (), that metrics show beside the term's value, as of the last batches."""
         return {}
 
 
+S = TypeVar("S", bound=TermState)
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """What the networks of a run look like, for terms whose parameters depend on it.
+    """Channels and strides of a run's networks, for terms whose parameters depend on them.
 
     classes: C of the student
     student: channels of its "logits" and of each "features/<layer>"
-    strides: pixels of an image to one cell of these
+    strides: pixels of an image to one position of these
     teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
-    cached: pixels of the canvas to one cell of what is cached, by the same names
+    cached: pixels of the canvas to one position of what is cached, by the same names
     """
 
     classes: int
@@ -61,7 +66,7 @@ class Sizes:
     cached: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def channels(self, term: Term, name: str) -> int:
-        """Channels of one of the student's grids.
+        """Return the channels of one of the student's grids.
 
         raises: ConfigError where it has no such layer, naming those it has
         """
@@ -69,7 +74,7 @@ class Sizes:
         return self.student[name]
 
     def teacher_channels(self, term: Term, artifact: str) -> int:
-        """Channels of what the term's teacher has in the cache.
+        """Return the channels of what the term's teacher has in the cache.
 
         raises: ConfigError where it is not there, with the command that adds it
         """
@@ -84,10 +89,10 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One batch as one term sees it.
+class TermInput:
+    """What one term is computed from: a batch, and what the student makes of it.
 
-    output: what the student says about the batch
+    output: the student's, for the batch
     student: the network itself, for its strides and its classifier's weights
     state: what the term's `state` returned
     progress: share of the training that is done, 0 to 1
@@ -102,9 +107,20 @@ class Seen:
     progress: float = 0.0
     cached: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
+    def value(self) -> Tensor:
+        """Compute the term, unweighted; an ArtifactError names the term and the stream."""
+        try:
+            return self.term.value(self)
+        except ArtifactError as error:
+            if str(error).startswith("term "):
+                raise
+            raise ArtifactError(
+                f"term {self.term.label} on stream {self.batch.stream}: {error}"
+            ) from error
+
     @property
     def stride(self) -> int:
-        """Pixels to one cell of the grid that the term compares on."""
+        """Pixels to one position of the grid that the term compares on."""
         _demand_grid(self.term, self.term.grid, self.student.strides)
         return self.term.stride(self.student.strides, self.cached)
 
@@ -119,12 +135,12 @@ class Seen:
 
     @property
     def mask(self) -> Tensor:
-        """(B, 1, h, w) bool: the cells of the term's grid that show the frame."""
+        """(B, 1, h, w) bool: the positions of the term's grid that show the frame."""
         return self.batch.mask_at(self.stride, self.student.strides[LOGITS])
 
     @property
     def pixel_mask(self) -> Tensor:
-        """(B, 1, H, W) bool: the pixels below these cells."""
+        """(B, 1, H, W) bool: the pixels below these positions."""
         height, width = self.batch.images.shape[2:]
         mask = self.mask.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
         return mask[:, :, :height, :width]
@@ -142,8 +158,14 @@ class Seen:
             )
         return self.batch.neighbours
 
+    def kept(self, kind: type[S]) -> S:
+        """Return the term's state."""
+        if not isinstance(self.state, kind):
+            raise TypeError(f"term {self.term.label} keeps a {kind.__name__}, got {self.state!r}")
+        return self.state
+
     def artifact(self, artifact: str, teacher: str | None = None) -> Tensor:
-        """Return what the term's teacher says about the batch, on the term's grid.
+        """Return an artifact of the term's teacher, on the term's grid.
 
         raises: ArtifactError where the batch does not have it
         """
@@ -163,17 +185,17 @@ class Seen:
             return self.batch.labels
         return self.artifact("pseudo_label")
 
-    def label_cells(self) -> Tensor:
-        """(B, h, w) int64: the label below the centre of each of the grid's cells.
+    def labels_on_grid(self) -> Tensor:
+        """(B, h, w) int64: the label below the centre of each position of the term's grid.
 
-        255 where there is none, where the cell does not show the frame, and where its centre lies
-        beyond the image.
+        255 where there is none, where the position does not show the frame, and where its centre
+        lies beyond the image.
         """
         labels, mask, half = self.label_map(), self.mask[:, 0], self.stride // 2
-        cells = labels[:, half :: self.stride, half :: self.stride]
-        missing = [mask.shape[1] - cells.shape[1], mask.shape[2] - cells.shape[2]]
-        cells = nn.functional.pad(cells, (0, missing[1], 0, missing[0]), value=IGNORE)
-        return cells.masked_fill(~mask, IGNORE)
+        found = labels[:, half :: self.stride, half :: self.stride]
+        missing = [mask.shape[1] - found.shape[1], mask.shape[2] - found.shape[2]]
+        found = nn.functional.pad(found, (0, missing[1], 0, missing[0]), value=IGNORE)
+        return found.masked_fill(~mask, IGNORE)
 
 
 class Term(Settings):
@@ -184,17 +206,17 @@ class Term(Settings):
     """
 
     name: str
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
     teacher: str | None = None
 
     @property
     def label(self) -> str:
-        """What metrics call the term: "cross_entropy", "probability_l2/fpn"."""
+        """The term's name in metrics: "cross_entropy", "probability_l2/fpn"."""
         return "/".join([self.name, *(["+".join(self.teachers)] if self.teachers else [])])
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Names of the teachers it listens to."""
+        """Names of the teachers that it reads."""
         return () if self.teacher is None else (self.teacher,)
 
     @property
@@ -203,7 +225,7 @@ class Term(Settings):
         return LOGITS
 
     def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
-        """Pixels to one cell of the grid that the comparison is made on: the student's own.
+        """Return the pixels to one position of the grid that it compares on: the student's own.
 
         strides: of the student's grids; cached: of what its teachers have in the cache
         """
@@ -222,15 +244,19 @@ class Term(Settings):
             )
         return f"{teacher}/{artifact}"
 
+    def label_key(self, labelled: bool) -> str:
+        """Name what tells classes on such a stream: labels, or the teacher's pseudo labels."""
+        return LABELS if labelled else self.key("pseudo_label")
+
     def reads(self, labelled: bool) -> frozenset[str]:
         """Return what the term reads on such a stream: artifact keys, LABELS, MOTION, or nothing.
 
-        What reads MOTION, the triplets of a stream of clips, is fed by such streams alone.
+        What reads MOTION, the triplets of a stream of clips, is computed on such streams alone.
         """
         raise NotImplementedError
 
     def whole_logits(self) -> bool:
-        """Whether it looks at the teacher's logits themselves, and not at their softmax alone."""
+        """Tell whether it needs the teacher's logits themselves, and not their softmax alone."""
         return False
 
     def state(self, sizes: Sizes) -> TermState | None:
@@ -243,7 +269,7 @@ class Term(Settings):
         del sizes
         return None
 
-    def value(self, seen: Seen) -> Tensor:
+    def value(self, given: TermInput) -> Tensor:
         """Return the loss, unweighted, of a batch that has all that the term reads there."""
         raise NotImplementedError
 
@@ -254,13 +280,3 @@ def _demand_grid(term: Term, name: str, known: Mapping[str, object]) -> None:
             f"term {term.label} compares on the student's {name}, and this student has "
             f"{', '.join(known)}"
         )
-
-
-def random_rows(count: int, most: int, device: torch.device) -> Tensor:
-    """Return `most` of `count` places in random order, all of them in order where they are fewer.
-
-    From torch's generator, which the training loop sets from the seed and the step.
-    """
-    if count <= most:
-        return torch.arange(count, device=device)
-    return torch.randperm(count)[:most].to(device)

@@ -1,7 +1,7 @@
 """Fixtures for terms: a batch with a teacher, and what a student says about it.
 
-make_seen (term, **changes) -> Seen of a labelled batch; changes replace the batch's entries
-make_clip (term, **changes) -> Seen of an unlabelled batch of two triplets, likewise
+make_seen (term, **changes) -> TermInput of a labelled batch; changes replace the batch's entries
+make_clip (term, **changes) -> TermInput of an unlabelled batch of two triplets, likewise
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Neighbours
-from stillroom.stages.train.terms.term import Seen, Sizes
+from stillroom.stages.train.terms.term import Sizes, TermInput
 
 CLASSES, SIZE = 3, (16, 22)  # 22 is no multiple of a stride
 STRIDES = {"logits": 4, "features/penultimate": 4, "features/stage4": 8}
@@ -82,10 +82,10 @@ def make_seen(sizes):
     )
     network = Network(normal(CLASSES, 6), STRIDES)
 
-    def make(term, progress=0.0, **changes) -> Seen:
+    def make(term, progress=0.0, **changes) -> TermInput:
         torch.manual_seed(0)
         state = term.state(sizes)
-        return Seen(term, output, replace(batch, **changes), network, state, progress)
+        return TermInput(term, output, replace(batch, **changes), network, state, progress)
 
     return make
 
@@ -132,10 +132,10 @@ def make_clip(sizes):
     )
     network = Network(normal(CLASSES, 6), STRIDES)
 
-    def make(term, **changes) -> Seen:
+    def make(term, **changes) -> TermInput:
         torch.manual_seed(0)
         state = term.state(sizes)
         given = changes.pop("output", output)
-        return Seen(term, given, replace(batch, **changes), network, state)
+        return TermInput(term, given, replace(batch, **changes), network, state)
 
     return make

@@ -14,11 +14,12 @@ from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.dataset import open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
-from stillroom.stages.train.losses import adaptation, affinity
-from stillroom.stages.train.losses.coarsen import coarsen
+from stillroom.stages.train.loss_parts.downsample import downsample_by_means
+from stillroom.stages.train.losses.adaptation import adaptation
+from stillroom.stages.train.losses.affinity import affinity
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -111,7 +112,7 @@ def test_the_value_is_the_loss_of_coarser_adapted_features_and_code(name):
     state = made.states["0"]
     value = made.values(output, batch, Student())[f"{name}/fpn"]
     # the 8 x 11 cells of stride 4 make 2 x 3 of stride 16; the last column has 3 of 4
-    adapted = state(coarsen(output.features["penultimate"], 4), batch.masks[16])
+    adapted = state(downsample_by_means(output.features["penultimate"], 4), batch.masks[16])
     assert adapted.shape == (2, 7, 2, 3)
     expected = LOSSES[name](adapted, batch.artifacts[f"{CODE}@16"], mask=batch.masks[16])
     torch.testing.assert_close(value, expected)
@@ -137,7 +138,9 @@ def test_the_weights_are_the_papers_and_the_norms_reach_the_loss():
     assert [term.weight for term in made.terms] == [50, 1]
     other = objective({"name": "adaptation", "teacher": "fpn", "p": 2, "q": 1})
     batch, output = a_batch(), an_output()
-    adapted = other.states["0"](coarsen(output.features["penultimate"], 4), batch.masks[16])
+    adapted = other.states["0"](
+        downsample_by_means(output.features["penultimate"], 4), batch.masks[16]
+    )
     expected = adaptation(adapted, batch.artifacts[f"{CODE}@16"], p=2, q=1, mask=batch.masks[16])
     found = other.values(output, batch, Student())["adaptation/fpn"]
     torch.testing.assert_close(found, expected)

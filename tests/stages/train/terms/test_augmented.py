@@ -10,15 +10,13 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.train.losses import (
-    augmented_channelwise,
-    augmented_pixelwise,
-    channelwise_kl,
-    pixelwise_kl,
-)
-from stillroom.stages.train.losses.augmented import Augmentation
-from stillroom.stages.train.terms import TermConfig
-from stillroom.stages.train.terms.augmented import ramped
+from stillroom.stages.train.loss_parts.augmentation import Augmentation
+from stillroom.stages.train.losses.augmented_channelwise import augmented_channelwise
+from stillroom.stages.train.losses.augmented_pixelwise import augmented_pixelwise
+from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
+from stillroom.stages.train.losses.table import TermConfig
+from stillroom.stages.train.terms.augmented_term import ramped
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -46,13 +44,13 @@ def test_the_value_is_the_loss_with_statistics_that_know_the_batch(make_seen, na
     seen = make_seen(make(name, ramp="linear", strength=2.0, **options), progress=0.25)
     value = seen.term.value(seen)
     statistics = ClassCovariance(3, 6)
-    statistics.update(seen.output.features["penultimate"], seen.label_cells())
+    statistics.update(seen.output.features["penultimate"], seen.labels_on_grid())
     assert statistics.count.sum() > 20
     expected = loss(
         seen.output.logits,
         seen.batch.artifacts["fpn/logits"],
         augmentation=Augmentation(
-            seen.student.classifier_weight, statistics.variance, seen.label_cells(), 0.5
+            seen.student.classifier_weight, statistics.variance, seen.labels_on_grid(), 0.5
         ),
         mask=seen.batch.mask,
         **options,
@@ -166,7 +164,7 @@ def test_features_on_another_grid_than_the_logits_are_refused(make_seen, name):
     seen = make_seen(make(name))
     seen.output.features["penultimate"] = torch.zeros(2, 6, 2, 3)
     with pytest.raises(ArtifactError, match=rf"term {name}/fpn on stream camvid: features are"):
-        seen.term.value(seen)
+        seen.value()
 
 
 @both

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.train.losses import dist, pixelwise_kl
-from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.losses.dist import dist
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
+from stillroom.stages.train.losses.table import TermConfig
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
 

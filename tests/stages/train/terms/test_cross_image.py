@@ -6,9 +6,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.train.losses import cross_image_memory, cross_image_pixel
-from stillroom.stages.train.losses.draw_pixels import draw_pixels
-from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.loss_parts.similarities import draw_pixels
+from stillroom.stages.train.losses.cross_image_memory import cross_image_memory
+from stillroom.stages.train.losses.cross_image_pixel import cross_image_pixel
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.terms.class_queue import regions, some_of_each_class
 from stillroom.storage_specs.artifacts import LABELS
 
@@ -87,7 +88,7 @@ def test_pixels_are_compared_with_what_was_remembered(make_seen, section, key):
 def test_a_batch_is_remembered_after_its_step_and_not_before(make_seen, section, key):
     term = make("cross_image_memory", remembered=3, **section)
     seen = make_seen(term)
-    labels, teacher = seen.label_cells(), seen.batch.artifacts[key]
+    labels, teacher = seen.labels_on_grid(), seen.batch.artifacts[key]
     value = term.value(seen)
     assert value.item() == 0  # nothing is remembered yet
     value.backward()

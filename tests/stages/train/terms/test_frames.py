@@ -11,11 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Neighbours
-from stillroom.stages.train.losses.multi_frame import embedded, multi_frame
+from stillroom.stages.train.losses.multi_frame import LEAST_SPREAD, PATIENCE, embedded, multi_frame
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.reads import MOTION
-from stillroom.stages.train.terms import TermConfig
-from stillroom.stages.train.terms.multi_frame import LEAST_SPREAD, PATIENCE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
@@ -279,13 +278,13 @@ def test_maps_of_another_size_are_refused_naming_term_and_stream(make_clip, term
     key = "fpn/logits" if term.name == "pairwise_frame" else "fpn/features/penultimate"
     seen = make_clip(term, artifacts={key: torch.zeros(6, 3, 5, 5)})
     with pytest.raises(ArtifactError, match=rf"term {term.name}/fpn on stream city: .*5, 5\)"):
-        term.value(seen)
+        seen.value()
 
 
 def test_a_map_of_one_place_is_refused_with_what_to_do(make_clip):
     seen = make_clip(multi(patch=16))
     with pytest.raises(ArtifactError, match=r"multi_frame/fpn on stream city.*smaller patch"):
-        seen.term.value(seen)
+        seen.value()
 
 
 def test_layers_that_are_not_there_are_refused_at_start_up(sizes):

@@ -13,17 +13,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.train.batch import Batch
-from stillroom.stages.train.losses import (
-    attention_transfer,
-    channelwise_kl,
-    fitnet,
-    ifvd,
-    local_affinity,
-    pairwise_affinity,
-)
-from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph
+from stillroom.stages.train.losses.attention_transfer import attention_transfer
+from stillroom.stages.train.losses.channelwise_kl import channelwise_kl
+from stillroom.stages.train.losses.fitnet import fitnet
+from stillroom.stages.train.losses.ifvd import ifvd
+from stillroom.stages.train.losses.local_affinity import local_affinity
+from stillroom.stages.train.losses.pairwise_affinity import AffinityGraph, pairwise_affinity
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.train.losses import masked_generative
-from stillroom.stages.train.losses.masked_generative import draw_keep
-from stillroom.stages.train.terms import TermConfig
+from stillroom.stages.train.losses.masked_generative import draw_keep, masked_generative
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.storage_specs.errors import ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])

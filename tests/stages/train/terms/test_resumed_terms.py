@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from stillroom.stages.train.batch import Batch, Neighbours
 from stillroom.stages.train.checkpoint import load_checkpoint, new_learner, save_last
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.step import take_step
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.train.terms.term import Sizes
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])

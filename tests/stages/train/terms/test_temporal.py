@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Neighbours
-from stillroom.stages.train.cells import at_centres, cell_means
+from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.losses.temporal import Motion, temporal
 from stillroom.stages.train.reads import MOTION
-from stillroom.stages.train.terms import TermConfig
 from stillroom.stages.warp import photometric_weight
 from stillroom.storage_specs.errors import ArtifactError
 
@@ -53,7 +53,7 @@ def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant)
     }[occlusion]
     if at == "cells":
         logits, mask = seen.output.logits, seen.batch.mask
-        flow, weight = at_centres(near.flow, 4) / 4, cell_means(weight, 4)
+        flow, weight = downsample_at_centres(near.flow, 4) / 4, downsample_by_means(weight, 4)
     else:
         logits = upsample_logits(seen.output.logits, 4, SIZE)
         mask = torch.kron(seen.batch.mask, torch.ones(4, 4).bool())[..., : SIZE[0], : SIZE[1]]
@@ -251,4 +251,4 @@ def test_flow_of_another_size_is_refused_naming_term_and_stream(make_clip):
     seen = make_clip(make(occlusion="none"))
     near = seen.batch.neighbours
     with pytest.raises(ArtifactError, match=r"term temporal on stream city: flow must be"):
-        seen.term.value(replace_neighbours(seen, replace(near, flow=near.flow[..., :8])))
+        replace_neighbours(seen, replace(near, flow=near.flow[..., :8])).value()

@@ -9,12 +9,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.geometry import upsample_logits
-from stillroom.stages.train.losses import cross_entropy, pixelwise_kl, probability_l2
+from stillroom.stages.train.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropyTerm
+from stillroom.stages.train.losses.cross_entropy import cross_entropy
+from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
+from stillroom.stages.train.losses.probability_l2 import probability_l2
+from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
-from stillroom.stages.train.terms import TermConfig
-from stillroom.stages.train.terms.cross_entropy import AuxiliaryCrossEntropyTerm
-from stillroom.stages.train.terms.features import FeatureTerm
-from stillroom.stages.train.terms.term import random_rows
+from stillroom.stages.train.terms.feature_term import FeatureTerm
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
@@ -38,7 +39,7 @@ def test_a_feature_term_sees_both_networks_on_the_grid_of_the_students_layer(ter
 def test_labels_of_cells_are_those_below_their_centres(make_seen):
     for term in (FINE, COARSE):
         seen = make_seen(term)
-        found, stride = seen.label_cells(), seen.stride
+        found, stride = seen.labels_on_grid(), seen.stride
         assert found.shape == seen.mask[:, 0].shape
         for b in range(2):
             for y in range(found.shape[1]):
@@ -53,8 +54,8 @@ def test_labels_of_cells_are_those_below_their_centres(make_seen):
 def test_cells_of_an_unlabelled_batch_have_the_teachers_labels(make_seen):
     seen = make_seen(FINE, labelled=False, labels=None)
     assert torch.equal(seen.label_map(), seen.batch.artifacts["fpn/pseudo_label"])
-    known = seen.label_cells() != 255
-    assert torch.equal(known, seen.mask[:, 0] & (seen.label_cells() < 3))
+    known = seen.labels_on_grid() != 255
+    assert torch.equal(known, seen.mask[:, 0] & (seen.labels_on_grid() < 3))
     assert known.any()
 
 
@@ -185,15 +186,6 @@ def test_after_each_step_every_state_has_its_turn(sizes):
     objective.states["0"].after_step = lambda: turns.append(1)
     objective.after_step()
     assert turns == [1]
-
-
-def test_random_rows_follow_torchs_seed_and_repeat_none():
-    torch.manual_seed(3)
-    first = random_rows(50, 20, torch.device("cpu"))
-    torch.manual_seed(3)
-    assert torch.equal(first, random_rows(50, 20, torch.device("cpu")))
-    assert len(first.unique()) == 20
-    assert torch.equal(random_rows(5, 20, torch.device("cpu")), torch.arange(5))
 
 
 def test_a_batch_moves_with_its_masks(make_seen):

@@ -1,55 +1,77 @@
-"""CIRKD's terms: how pixels relate to pixels of other frames, in the batch and in a memory."""
+"""CIRKD with a memory: how pixels relate to remembered pixels and regions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import nn
 
 from stillroom.stages.train.across_ranks import gathered
-from stillroom.stages.train.losses import LOSSES
-from stillroom.stages.train.losses.draw_pixels import draw_pixels
+from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.similarities import (
+    Others,
+    draw_pixels,
+    summed_kl,
+    unit_pixels,
+)
 from stillroom.stages.train.terms.class_queue import ClassQueue, regions, some_of_each_class
-from stillroom.stages.train.terms.features import FeatureTerm
-from stillroom.stages.train.terms.term import Seen, Sizes, TermState
-from stillroom.storage_specs.artifacts import LABELS
+from stillroom.stages.train.terms.feature_term import FeatureTerm
+from stillroom.stages.train.terms.term import NotNegative, Positive, TermState
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stillroom.stages.train.terms.term import Sizes, TermInput
 
-class CrossImagePixelTerm(FeatureTerm):
-    """`losses.cross_image_pixel`: pixels of the batch's frames with each other.
 
-    pixels: drawn of each frame at every step. Memory is a few times B pixels^2 floats, the work
-        (B pixels)^2 A: the default is for CPUs, a GPU takes 1,024 and more
+def cross_image_memory(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    memory: Tensor,
+    temperature: float = 0.1,
+    chosen: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """KL between the similarities of a pixel to remembered vectors of the teacher.
+
+    loss = mean_i KL(p_i || q_i)
+    q_i = softmax over k of s_i . m_k / T,  p_i likewise of t;  |s_i| = |t_i| = 1
+
+    student, teacher: (B, A, H, W) features, the student's brought to the teacher's channels
+    memory: (K, A) vectors m of length 1; none give a loss of 0
+    temperature: T above 0
+    chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none; None: all of them
+    mask: (B, 1, H, W) bool, True where a pixel counts
+    returns: () mean over the counted pixels, in nats
+
+    Frame by frame, with the intermediate results of one computed again for its gradient: memory is
+    a few times n K floats (n = H W without `chosen`), beside B n A and K A; the work is B n K A.
+
+    Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
+    2022, the memory-based pixel-to-pixel and pixel-to-region losses, which differ in what the
+    memory holds; arXiv:2204.06986. The authors' code takes every labelled pixel as i.
     """
-
-    name: Literal["cross_image_pixel"]
-    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    pixels: PositiveInt = 256
-
-    def value(self, seen: Seen) -> Tensor:
-        """Compare similarities on the grid of the student's layer."""
-        try:
-            return LOSSES[self.name](
-                seen.features,
-                seen.artifact(self.artifact),
-                temperature=self.temperature,
-                chosen=draw_pixels(seen.mask, self.pixels),
-                mask=seen.mask,
-            )
-        except ArtifactError as error:
-            raise ArtifactError(
-                f"term {self.label} on stream {seen.batch.stream}: {error}"
-            ) from error
+    student, teacher = matched(student, teacher, mask)
+    if memory.ndim != 2 or memory.shape[1] != student.shape[1]:
+        raise ArtifactError(
+            f"the memory must be (K, {student.shape[1]}) for features of {student.shape[1]} "
+            f"channels, got {tuple(memory.shape)}"
+        )
+    student, teacher, counted = unit_pixels(student, teacher, chosen, mask)
+    memory = memory.detach().to(student.dtype)[None]  # (1, K, A): as one frame
+    there = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
+    others = Others(memory, memory, there, temperature)
+    if memory.shape[1] == 0:
+        return student.sum() * 0
+    return summed_kl(student, teacher, counted, others) / counted.sum().clamp(min=1)
 
 
 class CrossImageMemoryTerm(FeatureTerm):
-    """`losses.cross_image_memory`, once with remembered pixels and once with remembered regions.
+    """`cross_image_memory`, once with remembered pixels and once with remembered regions.
 
     value = pixels + region_weight * regions
 
@@ -64,9 +86,9 @@ class CrossImageMemoryTerm(FeatureTerm):
     """
 
     name: Literal["cross_image_memory"]
-    weight: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    region_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    weight: Positive = 0.1
+    region_weight: NotNegative = 1.0
+    temperature: Positive = 0.1
     pixels: PositiveInt = 256
     pixel_contrast: PositiveInt = 4096
     region_contrast: PositiveInt = 1024
@@ -75,11 +97,9 @@ class CrossImageMemoryTerm(FeatureTerm):
     remembered: PositiveInt = 16
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """The teacher's features; labels, or without them its pseudo labels."""
-        return super().reads(labelled) | {LABELS if labelled else self.key("pseudo_label")}
+        return super().reads(labelled) | {self.label_key(labelled)}
 
     def state(self, sizes: Sizes) -> RelationMemory:
-        """Make the projection head and the empty memory."""
         channels = sizes.teacher_channels(self, self.artifact)
         return RelationMemory(
             ProjectionHead(sizes.channels(self, self.grid), channels),
@@ -88,35 +108,28 @@ class CrossImageMemoryTerm(FeatureTerm):
             self.remembered,
         )
 
-    def value(self, seen: Seen) -> Tensor:
+    def value(self, given: TermInput) -> Tensor:
         """Compare similarities to the memory, and note what is to be remembered."""
-        memory = seen.state
-        if not isinstance(memory, RelationMemory):
-            raise TypeError(f"term {self.label} keeps a memory, got {memory!r}")
-        mask, teacher = seen.mask, seen.artifact(self.artifact)
-        student = memory.head(seen.features, mask)
+        memory = given.kept(RelationMemory)
+        mask, teacher = given.mask, self.target(given)
+        student = memory.head(given.features, mask)
         chosen = draw_pixels(mask, self.pixels)
         parts = [(1.0, memory.pixels, self.pixel_contrast)]
         if self.region_weight:
             parts.append((self.region_weight, memory.regions, self.region_contrast))
-        try:
-            found = [
-                weight
-                * LOSSES[self.name](
-                    student,
-                    teacher,
-                    memory=queue.drawn(number),
-                    temperature=self.temperature,
-                    chosen=chosen,
-                    mask=mask,
-                )
-                for weight, queue, number in parts
-            ]
-        except ArtifactError as error:
-            raise ArtifactError(
-                f"term {self.label} on stream {seen.batch.stream}: {error}"
-            ) from error
-        memory.note(teacher, seen.label_cells())
+        found = [
+            weight
+            * cross_image_memory(
+                student,
+                teacher,
+                memory=queue.drawn(number),
+                temperature=self.temperature,
+                chosen=chosen,
+                mask=mask,
+            )
+            for weight, queue, number in parts
+        ]
+        memory.note(teacher, given.labels_on_grid())
         return torch.stack(found).sum()
 
 

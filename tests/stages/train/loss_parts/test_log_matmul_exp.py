@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillroom.stages.train.losses.log_matmul_exp import log_matmul_exp
+from stillroom.stages.train.loss_parts.log_matmul_exp import log_matmul_exp
 
 
 def naive(left, right):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillroom.stages.train.losses.projector import Projector
+from stillroom.stages.train.loss_parts.projector import Projector
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 

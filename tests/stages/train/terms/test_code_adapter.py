@@ -1,21 +1,19 @@
-"""The adapter and the coarser grid, against loops."""
+"""The adapter of codes, against loops."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses.adapter import Adapter
-from stillroom.stages.train.losses.coarsen import coarsen
+from stillroom.stages.train.terms.code_term import CodeAdapter
 from stillroom.storage_specs.errors import ArtifactError
 
 
 def test_the_adapter_is_a_convolution_a_normalisation_and_a_relu():
-    adapter = Adapter(3, 4).double()
+    adapter = CodeAdapter(3, 4).double()
     student = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     found = adapter(student).detach()
-    weight = adapter.convolution.weight.detach()
+    weight = adapter.adapter["convolution"].weight.detach()
     padded = torch.nn.functional.pad(student, (1, 1, 1, 1))
     expected = torch.zeros(2, 4, 4, 5, dtype=torch.float64)
     for b in range(2):
@@ -32,7 +30,7 @@ def test_the_adapter_is_a_convolution_a_normalisation_and_a_relu():
 
 def test_what_is_masked_out_reaches_neither_the_adapted_map_nor_the_gradient():
     torch.manual_seed(0)
-    adapter = Adapter(3, 4)
+    adapter = CodeAdapter(3, 4)
     student, mask = torch.randn(2, 3, 4, 5), torch.rand(2, 1, 4, 5) < 0.6
     expected = adapter(student, mask)
     spoilt = student.masked_fill(~mask, float("nan")).requires_grad_()
@@ -44,14 +42,14 @@ def test_what_is_masked_out_reaches_neither_the_adapted_map_nor_the_gradient():
 
 
 def test_it_computes_in_float32():
-    adapter, student = Adapter(3, 4), torch.randn(2, 3, 4, 5)
+    adapter, student = CodeAdapter(3, 4), torch.randn(2, 3, 4, 5)
     expected = adapter(student.bfloat16().float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert adapter(student.bfloat16()).equal(expected)
 
 
 def test_one_cell_has_no_variance_and_is_refused_in_training_only():
-    adapter = Adapter(3, 4)
+    adapter = CodeAdapter(3, 4)
     with pytest.raises(ArtifactError, match="use a larger crop or batch"):
         adapter(torch.randn(1, 3, 1, 1))
     assert adapter.eval()(torch.randn(1, 3, 1, 1)).shape == (1, 4, 1, 1)
@@ -60,29 +58,4 @@ def test_one_cell_has_no_variance_and_is_refused_in_training_only():
 @pytest.mark.parametrize("shape", [(2, 5, 4, 4), (3, 4, 4)])
 def test_another_map_than_was_announced_is_refused(shape):
     with pytest.raises(ArtifactError, match=r"takes a student map \(B, 3, H, W\), got"):
-        Adapter(3, 4)(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 8])
-@pytest.mark.parametrize("size", [(5, 7), (6, 6), (1, 9)])
-def test_a_coarser_cell_is_the_mean_of_the_cells_below_it(factor, size):
-    features = np.random.default_rng(1).normal(size=(2, 3, *size))
-    expected = np.zeros((2, 3, -(-size[0] // factor), -(-size[1] // factor)))
-    for b, c, i, j in np.ndindex(expected.shape):
-        cells = [
-            features[b, c, y, x]
-            for y in range(i * factor, min((i + 1) * factor, size[0]))
-            for x in range(j * factor, min((j + 1) * factor, size[1]))
-        ]
-        expected[b, c, i, j] = sum(cells) / len(cells)
-    np.testing.assert_allclose(coarsen(torch.from_numpy(features), factor).numpy(), expected)
-
-
-def test_halves_are_averaged_in_float32():
-    features = torch.full((1, 1, 2, 2), 2049.0).half()
-    assert coarsen(features, 2).dtype == torch.float32
-
-
-def test_a_grid_is_not_made_finer():
-    with pytest.raises(ArtifactError, match="at least 1, got 0"):
-        coarsen(torch.zeros(1, 1, 2, 2), 0)
+        CodeAdapter(3, 4)(torch.zeros(shape))

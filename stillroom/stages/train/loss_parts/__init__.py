@@ -1,0 +1,1 @@
+"""What several losses share: masks and means, cosines, patches, grids, small networks."""

@@ -1,0 +1,61 @@
+"""Cross entropy of a second classifier on one of the student's inner layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from stillroom.stages.train.losses.cross_entropy import LabelTerm
+from stillroom.stages.train.terms.term import Positive, TermState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.stages.train.terms.term import Sizes, TermInput
+
+
+class AuxiliaryCrossEntropyTerm(LabelTerm):
+    """`cross_entropy` of a second classifier on one of the student's inner layers.
+
+    The classifier trains with the student and is left out of what is exported, as PSPNet's
+    auxiliary head is: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3, there
+    with weight 0.4. arXiv:1612.01105
+
+    layer: a feature layer of the student, as "stage4"
+    """
+
+    name: Literal["auxiliary_cross_entropy"]
+    weight: Positive = 0.4
+    layer: str = "stage4"
+
+    @property
+    def grid(self) -> str:
+        """That of the layer."""
+        return f"features/{self.layer}"
+
+    def state(self, sizes: Sizes) -> TermState:
+        return AuxiliaryHead(sizes.channels(self, self.grid), sizes.classes)
+
+    def value(self, given: TermInput) -> Tensor:
+        return self.of_logits(given, given.kept(AuxiliaryHead)(given.features))
+
+
+class AuxiliaryHead(TermState):
+    """Two convolutions from features (B, A, h, w) to logits (B, C, h, w)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        inner = max(channels // 4, classes)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(inner, classes, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features to logits; the student's may be float16, and losses are computed in float32."""
+        logits: Tensor = self.layers(features.to(next(self.parameters()).dtype))
+        return logits
