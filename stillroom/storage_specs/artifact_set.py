@@ -18,12 +18,14 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
-from stillroom.storage_specs.files.folder_store import FolderStore
+from stillroom.storage_specs.files.local_copies import LocalCopies
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part
-from stillroom.storage_specs.shard_reader import ArrayReader, ArtifactReader
-from stillroom.storage_specs.shard_writer import ShardWriter
+from stillroom.storage_specs.shards.array_reader import ArrayReader
+from stillroom.storage_specs.shards.artifact_reader import ArtifactReader
+from stillroom.storage_specs.shards.shard_objects import CopiedObjects, ShardObjects
+from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
-    from stillroom.storage_specs.remote_reader import RemoteArrayReader
-    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 REQUESTS = 8  # to an object store at a time
 
@@ -66,7 +67,8 @@ class ArtifactSet:
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
         self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
-        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for remote reads alone
+        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for local copies alone
+        self._copies = LocalCopies.from_environment() if store.remote else None
         self._catalogue = Catalogue(definition, store, self._parts)
         self._paths = {
             stored.path for spec in definition.arrays for stored in definition.stored(spec)
@@ -76,17 +78,17 @@ class ArtifactSet:
             for spec in definition.arrays
         }
 
-    def _array_reader(self, stored: StoredArray) -> ArrayReader | RemoteArrayReader:
-        if isinstance(self.store, FolderStore):
-            return ArrayReader(self.store.root, stored, self.shard_frames)
-        from stillroom.storage_specs.remote_reader import RemoteArrayReader
+    def _array_reader(self, stored: StoredArray) -> ArrayReader:
+        objects = ShardObjects(self.store, stored)
+        if self._copies is not None and stored.attributes["role"] == "values":
+            objects = CopiedObjects(self.store, stored, self._copies, self._entry)
+        return ArrayReader(objects, self.shard_frames)
 
-        def entry(shard: int) -> ObjectEntry | None:
-            if shard not in self._objects:
-                self.part(shard)
-            return self._objects[shard].get(stored.path)
-
-        return RemoteArrayReader(self.store, stored, self.shard_frames, entry)
+    def _entry(self, shard: int, path: str) -> ObjectEntry | None:
+        """What the manifest part says of an array's object."""
+        if shard not in self._objects:
+            self.part(shard)
+        return self._objects[shard].get(path)
 
     @property
     def place(self) -> str:
@@ -177,7 +179,7 @@ class ArtifactSet:
                 f"{self.store.where(path)}: it names an object of {strangers[0]!r:.60}, "
                 "which is no array of this set; re-run `stillroom cache build RUN.toml`"
             )
-        if self.store.remote:
+        if self._copies is not None:
             self._objects[shard] = part.objects
         self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
         return part

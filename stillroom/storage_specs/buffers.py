@@ -2,6 +2,7 @@
 
 `scratch` is for what is read and undone at once, one a thread; `lend` for arrays that a caller
 keeps: their memory comes back when the last view of it is gone, and warms the next one.
+`remember` keeps small things that were made of shards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SMALLEST_LENT = 1 << 16  # below, malloc itself keeps memory warm
 IDLE_BLOCKS = 32
 """Returned blocks that are kept, over all sizes."""
+REMEMBERED_SHARDS = 4096
 
 _threads = threading.local()
 _idle: deque[NDArray[np.uint8]] = deque(maxlen=IDLE_BLOCKS)  # the oldest falls out
@@ -70,3 +72,10 @@ class _Loan:
 
     def __del__(self, idle: deque[NDArray[np.uint8]] = _idle) -> None:
         idle.append(self._memory)
+
+
+def remember(kept: dict[int, Any], shard: int, value: Any) -> None:
+    """Keep what was made of a shard; all is forgotten where that becomes too much."""
+    if len(kept) >= REMEMBERED_SHARDS:
+        kept.clear()
+    kept[shard] = value

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.layout import Definition
-from stillroom.storage_specs.shard_reader import index_bytes
+from stillroom.storage_specs.shards.shard_index import index_bytes
+from stillroom.storage_specs.shards.zarr_arrays import shard_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

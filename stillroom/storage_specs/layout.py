@@ -22,7 +22,7 @@ from stillroom.storage_specs.codecs import Codec, codec_from_dict
 from stillroom.storage_specs.compressors import compressor_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint, plain
-from stillroom.storage_specs.stored_array import StoredArray
+from stillroom.storage_specs.shards.stored_array import StoredArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

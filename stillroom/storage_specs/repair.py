@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import check_names, group_json, part_folder, set_folder
+from stillroom.storage_specs.shards.zarr_arrays import array_json
 from stillroom.storage_specs.store import Cache, root_json
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import stillroom
-from stillroom.storage_specs.array_objects import array_json
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import (
@@ -34,6 +33,7 @@ from stillroom.storage_specs.layout import (
     set_folder,
     teacher_of,
 )
+from stillroom.storage_specs.shards.zarr_arrays import array_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stillroom.storage_specs.array_objects import metadata_differences
 from stillroom.storage_specs.errors import (
     ArtifactError,
     CacheError,
     CacheIncomplete,
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, json_of
+from stillroom.storage_specs.files.ranged_file import HeldBytes
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import entry_of
-from stillroom.storage_specs.shard_reader import (
-    MISSING,
-    check_inside,
-    decode_chunk,
-    index_bytes,
-    parse_index,
-)
-from stillroom.storage_specs.shard_writer import check_values
-from stillroom.storage_specs.tiles import fill
+from stillroom.storage_specs.shards.array_reader import read_frame
+from stillroom.storage_specs.shards.shard_index import MISSING, index_bytes, parse_index
+from stillroom.storage_specs.shards.shard_writer import check_values
+from stillroom.storage_specs.shards.zarr_arrays import metadata_differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ShardPart
-    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 Kind = Literal[
     "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows"
@@ -229,11 +224,11 @@ class _ShardCheck:
     def _chunks(self, spec: ArraySpec, stored: StoredArray, content: bytes) -> Iterator[Fault]:
         chunks = self.of.shard_frames * stored.chunks
         try:
-            index = parse_index(content[-index_bytes(chunks) :], chunks)
-            check_inside(index, len(content))
+            index = parse_index(content[-index_bytes(chunks) :], chunks, len(content))
         except ValueError as error:
             yield self._fault(stored, "index", f"its index: {error}")
             return
+        file, places = HeldBytes(content), index.reshape(-1).data
         index = index.reshape(self.of.shard_frames, stored.chunks, 2)
         for position, row in enumerate(self.part.rows):
             if (index[position, :, 0] == MISSING).any():
@@ -242,22 +237,13 @@ class _ShardCheck:
             self.sizes[position] += int(index[position, :, 1].sum())
             values = np.empty(stored.shape, stored.dtype)
             try:
-                self._fill(stored, content, index[position], values)
+                read_frame(file, stored, places, position, values)
             except ValueError as error:
                 yield self._fault(stored, "chunk", str(error), row.index)
                 continue
             wrong = _wrong_values(spec, stored, values) if row.status == "ok" else None
             if wrong is not None:
                 yield self._fault(stored, "values", wrong, row.index)
-
-    def _fill(
-        self, stored: StoredArray, content: bytes, index: NDArray[np.uint64], out: NDArray[Any]
-    ) -> None:
-        def fill_chunk(number: int, tile: NDArray[Any]) -> None:
-            offset, length = (int(each) for each in index[number])
-            decode_chunk(stored, content[offset : offset + length], tile)
-
-        fill(stored, None, out, fill_chunk)
 
     def _fault(
         self, stored: StoredArray, kind: Kind, message: str, index: int | None = None

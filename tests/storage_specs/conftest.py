@@ -23,7 +23,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import ShardPart
-    from stillroom.storage_specs.shard_writer import ShardWriter
+    from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
 IDENTITY = {
     "teacher": {"builder": "smp", "weights_sha256": "9f" * 32, "device": "cpu", "mean": [127, 127]},

@@ -32,10 +32,10 @@ ENTRIES = {name: entry_of(content) for name, content in CONTENT.items()}
 
 
 class Requests:
-    """What was asked of the store, by operation."""
+    """What was asked of the store: the operation, and the array."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[str] = []
+        self.made: list[tuple[str, str]] = []
         for name in ("read", "read_range"):
             monkeypatch.setattr(RemoteStore, name, self.counting(name))
 
@@ -44,13 +44,13 @@ class Requests:
 
         def counted(store: RemoteStore, path: str, *arguments: int) -> bytes:
             if "/c." in path:  # an object of a shard
-                self.made.append(name)
+                self.made.append((name, path.split("/")[-2]))
             content: bytes = real(store, path, *arguments)
             return content
 
         return counted
 
-    def taken(self) -> list[str]:
+    def taken(self) -> list[tuple[str, str]]:
         taken, self.made = self.made, []
         return taken
 
@@ -92,13 +92,17 @@ def test_without_copies_a_frame_is_one_ranged_read_after_its_index(
     monkeypatch.delenv("STILLROOM_SHARD_CACHE", raising=False)
     requests, said = Requests(monkeypatch), opened(made)
     said.read("confidence", 0)
-    assert requests.taken() == ["read_range"] * 2  # the index, the frame
+    assert requests.taken() == [("read_range", "confidence")] * 2  # the index, the frame
     said.read("confidence", 1)
-    assert requests.taken() == ["read_range"]
+    assert requests.taken() == [("read_range", "confidence")]
     said.read("logits", 0)
-    assert sorted(requests.taken()) == ["read"] * 2 + ["read_range"] * 2  # scale, offset
+    assert (
+        requests.taken()
+        == [("read_range", "logits_scale"), ("read_range", "logits_offset")]
+        + [("read_range", "logits")] * 2
+    )
     said.read("logits", 3)
-    assert requests.taken() == ["read_range"]
+    assert requests.taken() == [("read_range", "logits")]
     read_all(said, full_set.set)
 
 
@@ -107,12 +111,13 @@ def test_with_copies_each_object_is_fetched_once_and_by_one_process_for_all(
 ) -> None:
     requests = Requests(monkeypatch)
     read_all(opened(made), full_set.set)
-    assert requests.taken().count("read_range") == 0
+    sides = {("read_range", "logits_scale"), ("read_range", "logits_offset")}
+    assert {each for each in requests.taken() if each[0] == "read_range"} == sides
     objects = [entry for shard in range(3) for entry in made.set.part(shard).objects.values()]
     assert copies_in(folder) <= {entry.sha256 for entry in objects}
     assert len(copies_in(folder)) == 4 * 3  # values; side arrays are small and held in memory
     read_all(opened(made), full_set.set)  # another reader of this machine
-    assert set(requests.taken()) == {"read"}  # of the side arrays
+    assert set(requests.taken()) == sides
     assert not [path for path in folder.iterdir() if path.name.startswith(".") and
                 not path.name.startswith(".lock-")]  # fmt: skip
 
@@ -175,7 +180,7 @@ def test_where_no_copy_can_be_put_frames_come_from_the_store(
         monkeypatch.setenv("STILLROOM_SHARD_CACHE_GB", "1e-7")  # 100 bytes
     requests = Requests(monkeypatch)
     read_all(opened(made), full_set.set)
-    assert "read_range" in requests.taken()
+    assert ("read_range", "confidence") in requests.taken()
 
 
 def test_a_damaged_object_in_the_store_is_not_copied_and_its_sound_frames_are_read(

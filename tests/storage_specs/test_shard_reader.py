@@ -19,11 +19,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillroom.storage_specs import buffers, shard_reader
+from stillroom.storage_specs import buffers
 from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.buffers import IDLE_BLOCKS, SMALLEST_LENT, lend, scratch
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, ConfigError, FrameError
+from stillroom.storage_specs.files import folder_store
 from stillroom.storage_specs.files.open_files import OpenFiles
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
@@ -221,7 +222,7 @@ def test_a_cache_of_more_shards_than_files_may_be_open_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = OpenFiles(limit=4)
-    monkeypatch.setattr(shard_reader, "OPEN_FILES", files)
+    monkeypatch.setattr(folder_store, "OPEN_FILES", files)
     made = built(
         tmp_path / "c", ArraySpec("logits", (2, 3, 3), codec_from_dict("byte")), 12, 1, (), 3
     )
@@ -319,7 +320,7 @@ def totals(made: ArtifactSet) -> list[float]:
 def test_threads_read_and_push_out_each_others_files(
     full_set: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_reader, "OPEN_FILES", OpenFiles(limit=2))
+    monkeypatch.setattr(folder_store, "OPEN_FILES", OpenFiles(limit=2))
     expected = totals(full_set.set)
     start = threading.Barrier(6)
 

@@ -16,8 +16,8 @@ from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
 from stillroom.storage_specs.layout import ArraySpec, Definition
 from stillroom.storage_specs.manifest import FrameRow
+from stillroom.storage_specs.shards.tiles import automatic_tile, fitted_tile
 from stillroom.storage_specs.store import Cache
-from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
 from stillroom.storage_specs.verify import verify_shard
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
 from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
-from stillroom.storage_specs.tiles import automatic_tile, fitted_tile
+from stillroom.storage_specs.shards.tiles import automatic_tile, fitted_tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.cache_tools.over_shards import over_shards
-from stillroom.storage_specs.copy_shard import copy_shard
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
 from stillroom.storage_specs.files.object_store import absolute
+from stillroom.storage_specs.shards.copy_shard import copy_shard
 from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.weights_file import copy_weights
 

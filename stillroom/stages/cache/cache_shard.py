@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stillroom.stages.cache.items import Items
     from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.shard_writer import ShardWriter
+    from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
 
 class Producer(Protocol):

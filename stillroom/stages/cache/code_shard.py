@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stillroom.stages.models.autoencoder import AutoEncoder
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
-    from stillroom.storage_specs.shard_writer import ShardWriter
+    from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from stillroom.storage_specs.files import durable_files
 from stillroom.storage_specs.files.cautious_reads import first_link, read_whole
 from stillroom.storage_specs.files.file_locks import locked
 from stillroom.storage_specs.files.listed import Listed
+from stillroom.storage_specs.files.open_files import OPEN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from stillroom.storage_specs.files.open_files import OpenFile
 
 # A folder that is not there, or that may not be looked into, lists as an empty one.
 UNLISTED = (FileNotFoundError, NotADirectoryError, PermissionError)
@@ -68,11 +71,8 @@ class FolderStore:
     def read(self, path: str, limit: int | None = None) -> bytes:
         return read_whole(self.root / path, limit)
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        with (self.root / path).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size + start) if start < 0 else start)
-            return file.read(length)
+    def open(self, path: str) -> OpenFile:
+        return OPEN_FILES.get(f"{self.root}/{path}")
 
     def write_whole(self, path: str, content: bytes, *, keep: bool = False) -> bool:
         return durable_files.write_whole(self.root, path, content, keep=keep)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from stillroom.storage_specs.files.listed import Listed
+    from stillroom.storage_specs.files.ranged_file import RangedFile
 
 REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
 
@@ -53,8 +54,8 @@ class ObjectStore(Protocol):
     def read(self, path: str, limit: int | None = None) -> bytes:
         """The whole file; OSError where it has more bytes than `limit`."""
 
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start`, counted from the end if negative; fewer at the end."""
+    def open(self, path: str) -> RangedFile:
+        """The file, to be read in pieces (CacheError where it cannot be opened)."""
 
     def write_whole(self, path: str, content: bytes, *, keep: bool = False) -> bool:
         """Put a file there in one step; with `keep`, leave one that is there and return False."""

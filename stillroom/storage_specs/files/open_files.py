@@ -1,3 +1,4 @@
+# ruff: noqa: D102  (what each operation does is said once, in ranged_file.py)
 """Files kept open for reading, a bounded number of them."""
 
 from __future__ import annotations
@@ -5,16 +6,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from stillroom.storage_specs.buffers import scratch
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.files.cautious_reads import open_regular
+from stillroom.storage_specs.files.ranged_file import RangedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_OPEN = 128  # of the 1024 that a process may usually have
 
 
-class OpenFile:
+class OpenFile(RangedFile):
     """One descriptor, closed with the last reference to it: never under a thread that reads."""
 
     __slots__ = ("descriptor", "place")
@@ -23,6 +29,18 @@ class OpenFile:
         self.descriptor = -1
         self.descriptor = open_regular(path)
         self.place = _place(os.fstat(self.descriptor))
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def read(self, start: int, length: int) -> NDArray[np.uint8]:
+        first = max(0, self.size + start) if start < 0 else start
+        content = scratch("read", length)
+        return content[: os.preadv(self.descriptor, [content.data], first)]
+
+    def read_into(self, buffers: Sequence[memoryview | bytearray], start: int) -> int:
+        return os.preadv(self.descriptor, buffers, start)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # Bound here: at the interpreter's end the module's names may be gone first.
@@ -66,10 +84,6 @@ class OpenFiles:
         while len(self._kept) > self.limit:
             self._kept.pop(next(self._oldest(), ""), None)
         return file
-
-    def forget(self, path: str) -> None:
-        """Open the file anew when it is next read."""
-        self._kept.pop(path, None)
 
     def _oldest(self) -> Iterator[str]:
         try:

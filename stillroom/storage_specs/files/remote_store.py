@@ -8,15 +8,31 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stillroom.storage_specs.errors import StoreUnavailable
+from stillroom.storage_specs.files.ranged_file import RangedFile
 from stillroom.storage_specs.files.store_client import StoreClient, demand_obstore, usable_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
+    from numpy.typing import NDArray
+
     from stillroom.storage_specs.files.forked_client import ForkedClient
     from stillroom.storage_specs.files.listed import Listed
+
+
+class RemoteFile(RangedFile):
+    """One object, read by a request a piece."""
+
+    def __init__(self, store: RemoteStore, path: str) -> None:
+        self.store = store
+        self.path = path
+
+    def read(self, start: int, length: int) -> NDArray[np.uint8]:
+        return np.frombuffer(self.store.read_range(self.path, start, length), np.uint8)
 
 
 class RemoteStore:
@@ -71,7 +87,11 @@ class RemoteStore:
             raise OSError(errno.EINVAL, why, self.where(path))
         return content
 
+    def open(self, path: str) -> RemoteFile:
+        return RemoteFile(self, path)
+
     def read_range(self, path: str, start: int, length: int) -> bytes:
+        """As `RangedFile.read`."""
         return self._client().get(path, start, length)
 
     def write_whole(self, path: str, content: bytes, *, keep: bool = False) -> bool:

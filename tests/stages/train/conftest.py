@@ -27,8 +27,8 @@ from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs import codec_from_dict
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
+from stillroom.storage_specs.shards.tiles import fitted_tile
 from stillroom.storage_specs.store import Cache
-from stillroom.storage_specs.tiles import fitted_tile
 
 if TYPE_CHECKING:
     from stillroom.stages.models.student import Student

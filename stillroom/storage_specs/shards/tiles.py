@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 LARGE_FRAME_BYTES = 4 << 20  # stored, not compressed; above it a frame is cut
 GOOD_TILE_BYTES = 1 << 20

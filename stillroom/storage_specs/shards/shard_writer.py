@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.storage_specs.array_objects import shard_object
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.codecs import Encoded
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
@@ -23,7 +22,8 @@ from stillroom.storage_specs.manifest import (
     encode_part,
     entry_of,
 )
-from stillroom.storage_specs.shard_reader import index_bytes, parse_index
+from stillroom.storage_specs.shards.shard_index import index_bytes, parse_index
+from stillroom.storage_specs.shards.zarr_arrays import shard_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.layout import ArraySpec, Definition
-    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 
 MEASURED = 4
@@ -168,7 +168,7 @@ class ShardWriter:
                 self._values[stored.path],
             )
             chunks = definition.shard_frames * stored.chunks
-            index = parse_index(content[-index_bytes(chunks) :], chunks)
+            index = parse_index(content[-index_bytes(chunks) :], chunks, len(content))
             lengths = index[: len(sizes) * stored.chunks, 1].astype(np.int64)
             sizes += lengths.reshape(len(sizes), -1).sum(axis=1)
             self.objects.write_whole(stored.object_path(self.shard), content)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zarr.abc.codec import BytesBytesCodec
     from zarr.core.buffer import Buffer
 
-    from stillroom.storage_specs.stored_array import StoredArray
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 
 def array_json(stored: StoredArray, count: int, shard_frames: int) -> bytes:

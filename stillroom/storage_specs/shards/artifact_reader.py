@@ -1,0 +1,115 @@
+"""Decoded frames of one artifact, and the side arrays that its codec needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.storage_specs.buffers import lend, remember, scratch
+from stillroom.storage_specs.codecs import Encoded
+from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.shards.tiles import window_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.layout import ArraySpec, Definition
+    from stillroom.storage_specs.shards.array_reader import ArrayReader
+    from stillroom.storage_specs.shards.stored_array import StoredArray
+
+
+class ArtifactReader:
+    """Frames of one artifact, as they are stored and decoded; any number of threads may share it.
+
+    reader_of: makes the reader of a stored array
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        spec: ArraySpec,
+        reader_of: Callable[[StoredArray], ArrayReader],
+    ) -> None:
+        stored, *sides = definition.stored(spec)
+        self.values = reader_of(stored)
+        self._codec = spec.codec
+        self._shape = spec.shape
+        self._axes = spec.kind.axes
+        self._dtype = np.dtype(spec.kind.dtype)
+        self._kept_as_it_is = self._dtype == np.dtype(stored.dtype)
+        self._side_readers = {side.attributes["role"]: reader_of(side) for side in sides}
+        self._sides: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
+
+    def read(
+        self, shard: int, position: int, frames: int, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """The decoded array of a shard's frame.
+
+        frames: number of frames of this shard
+        out: C-contiguous, of the decoded shape and dtype: filled and returned
+
+        Raises:
+            ArtifactError: `out` is of another shape, dtype or order.
+            CacheCorrupt, CacheError: as for `ArrayReader.frame`.
+        """
+        if out is None:
+            out = lend(self._shape, self._dtype)
+        elif out.shape != self._shape or out.dtype != self._dtype or not _is_plain(out):
+            raise ArtifactError(
+                f"out: expected a C-contiguous, writable {self._dtype} {self._shape}, "
+                f"got {out.dtype} {out.shape}"
+            )
+        side = self.side(shard, position, frames)
+        if self._kept_as_it_is:
+            values = self.values.frame(shard, position, out)
+        else:
+            values = self.values.frame(shard, position, self._borrowed())
+        return self._codec.decode(values, side, out)
+
+    def window(
+        self, shard: int, position: int, frames: int, rows: slice, columns: slice
+    ) -> NDArray[Any]:
+        """The decoded array of some rows and columns of a shard's frame; else as `read`.
+
+        Raises:
+            ConfigError: there are no such cells.
+        """
+        axes = self._axes
+        seen = window_of(rows, columns, axes, self._shape)
+        if not self._codec.cell_by_cell:  # its chunk is the frame, and so is what it decodes
+            whole = self.read(shard, position, frames)
+            return np.ascontiguousarray(whole[seen.of(axes)])
+        side = self.side(shard, position, frames)
+        out = lend(seen.shape(axes, self._shape), self._dtype)
+        values = self.values.frame(shard, position, out if self._kept_as_it_is else None, seen)
+        return self._codec.decode(values, side, out)
+
+    def encoded(self, shard: int, position: int, frames: int) -> Encoded:
+        """The stored values of a shard's frame, an array of its own, and what the codec needs."""
+        return Encoded(self.values.frame(shard, position), self.side(shard, position, frames))
+
+    def side(self, shard: int, position: int, frames: int) -> dict[str, NDArray[np.float32]]:
+        """What the codec needs besides; small, so that all of a shard's are read at once."""
+        whole = self._sides.get(shard)
+        if whole is None:
+            columns = {role: each.whole(shard, frames) for role, each in self._side_readers.items()}
+            whole = [{role: of[i] for role, of in columns.items()} for i in range(frames)]
+            remember(self._sides, shard, whole)
+        return whole[position]
+
+    def forget(self, shard: int) -> None:
+        """Look at a shard's objects anew when it is next read."""
+        self._sides.pop(shard, None)
+        for each in (self.values, *self._side_readers.values()):
+            each.forget(shard)
+
+    def _borrowed(self) -> NDArray[Any]:
+        stored = self.values.stored
+        return scratch("values", stored.frame_bytes).view(stored.dtype).reshape(stored.shape)
+
+
+def _is_plain(out: NDArray[Any]) -> bool:
+    return out.flags.c_contiguous and out.flags.writeable
