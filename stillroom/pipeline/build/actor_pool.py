@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.run_file.paths import with_absolute_paths
 from stillroom.storage_specs.errors import StillroomError
 from stillroom.storage_specs.layout import teacher_of
 
@@ -86,7 +85,7 @@ class ActorPool:
     """
 
     def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork]) -> None:
-        self._ray, self._run = ray, with_absolute_paths(run)
+        self._ray, self._run = ray, run
         cluster = ray.cluster_resources()
         self._gpus = int(cluster.get("GPU", 0)) if _use_gpus(run, works) else 0
         # One CPU stays free of actors, if there is more than one.

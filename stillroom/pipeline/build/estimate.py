@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build.checks import check_reuse
 from stillroom.pipeline.build.plan import SetPlan, plan_build
-from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.build.producers import ModelLoader, check_reuse, producer_for
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
@@ -92,7 +91,7 @@ def _estimate_set(
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
     model, one = models.of(plan.set_name), RunSet(plan.source, plan.set_name, plan.artifacts)
-    producer = producer_for(model, opened, plan.source, plan.artifacts)
+    producer = producer_for(opened, one, model)
     items = sample_of(opened.items(plan.source, plan.set_name))
     load_seconds = _warmed_up(items, None if model is None else producer)
     sample, reports = cache_sample(opened, cache, one, model, producer)

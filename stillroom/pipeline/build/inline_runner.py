@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import groupby
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build.report import BuildEvent
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.build.report import Listener
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 
@@ -23,12 +24,9 @@ LOG = logging.getLogger(__name__)
 
 
 def run_inline(
-    opened: OpenedRun,
-    works: list[ShardWork],
-    listen: Callable[[BuildEvent], None],
-    models: ModelLoader | None = None,
+    opened: OpenedRun, works: list[ShardWork], listen: Listener, models: ModelLoader | None = None
 ) -> None:
-    """Work the shards off in this process, two at a time around one teacher.
+    """Work the shards off in this process.
 
     The first failure ends the build: here a traceback serves better than a retry.
 
@@ -40,7 +38,7 @@ def run_inline(
         if stop.is_set():
             raise _Stopped
 
-    def one(work: ShardWork) -> ShardReport:
+    def cached(work: ShardWork) -> ShardReport:
         def on_frames(frames: int) -> None:
             give_up_if_stopped()
             listen(BuildEvent(work, frames=frames))
@@ -53,8 +51,8 @@ def run_inline(
         try:
             # All of one teacher's shards end before the next teacher takes its memory.
             for _, group in groupby(works, key=lambda work: work.set_name):
-                for work, report in _in_flight(pool, one, group):
-                    listen(BuildEvent(work, report=report))
+                for report in _two_at_a_time(pool, cached, group):
+                    listen(BuildEvent(report.work, report=report))
         except BaseException as error:
             stop.set()  # the shard in the other thread is given up before its next batch
             if isinstance(error, KeyboardInterrupt):  # whoever asked to stop is kept waiting
@@ -68,17 +66,13 @@ class _Stopped(Exception):
     """Another shard failed or the user interrupted: this one is given up, uncommitted."""
 
 
-def _in_flight(
-    pool: ThreadPoolExecutor, one: Callable[[ShardWork], ShardReport], works: Iterable[ShardWork]
-) -> Iterator[tuple[ShardWork, ShardReport]]:
-    """Results as they come, never more than two shards begun."""
+def _two_at_a_time(
+    pool: ThreadPoolExecutor, cached: Callable[[ShardWork], ShardReport], works: Iterable[ShardWork]
+) -> Iterator[ShardReport]:
     waiting = iter(works)
-    running: dict[Future[ShardReport], ShardWork] = {}
-    while True:
-        while len(running) < 2 and (work := next(waiting, None)) is not None:
-            running[pool.submit(one, work)] = work
-        if not running:
-            return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
+    running = {pool.submit(cached, work) for work in islice(waiting, 2)}
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            yield running.pop(future), future.result()
+            yield future.result()
+        running |= {pool.submit(cached, work) for work in islice(waiting, len(done))}

@@ -1,20 +1,29 @@
-"""What makes the arrays of a run's sets: its teachers and flow models, one in memory at a time."""
+"""The models that make the sets of a run: one in memory at a time, tried before the first shard."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts, output_of
 from stillroom.stages.cache.cache_shard import frames_and_labels
 from stillroom.stages.cache.flow_of_pairs import FlowOfPairs
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.teacher import Teacher, build_teacher
+from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.artifacts import FRAMES
+from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stillroom.pipeline.build.plan import SetPlan
+    from stillroom.pipeline.build.sets import RunSet
     from stillroom.pipeline.identity import Model
     from stillroom.pipeline.run_file.opened_run import OpenedRun
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import Producer
 
 
@@ -26,7 +35,7 @@ class ModelLoader:
         self._built: tuple[str, Model] | None = None
 
     def of(self, set_name: str) -> Model | None:
-        """The model that a set is made by; None for the frames themselves."""
+        """Return the model that a set is made by; None for the frames themselves."""
         if set_name == FRAMES:
             return None
         name = teacher_of(set_name)
@@ -36,22 +45,82 @@ class ModelLoader:
         return self._built[1]
 
     def _build(self, name: str) -> Model:
-        flows = self._opened.run.flows
-        if name in flows:
-            return build_flow_model(flows[name])
-        return build_teacher(self._opened.teachers[name])
+        if name in self._opened.teachers:
+            return build_teacher(self._opened.teachers[name])
+        return build_flow_model(self._opened.run.flows[name])
 
 
-def producer_for(
-    model: Model | None, opened: OpenedRun, source: str, artifacts: tuple[str, ...]
-) -> Producer:
-    """What makes a set's arrays.
+def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Producer:
+    """Return what makes the arrays of a set.
 
     model: that the set is made by; None for the frames themselves
-    artifacts: of a teacher
     """
     if model is None:
         return frames_and_labels
     if isinstance(model, FlowModel):
-        return FlowOfPairs(model, opened.pairs[source].limit)
-    return TeacherArtifacts(model, artifacts, opened.run.cache.threshold)
+        return FlowOfPairs(model, opened.pairs[one.source].limit)
+    return TeacherArtifacts(model, one.artifacts, opened.run.cache.threshold)
+
+
+def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: bool) -> ModelLoader:
+    """Build every model that has work to do, once, and check what it is asked for.
+
+    here: this process computes the shards. Else workers do, whose devices it may lack: models are
+        then built on the CPU, and a user's own function for a GPU is left to the workers
+    returns: the models; the one whose turn comes first is still in memory
+
+    Raises:
+        ConfigError: no such network, device or layer, or cache.reuse is no cache.
+        WeightsError: weights are unreadable, not finite, or belong to another network.
+    """
+    check_reuse(opened.run, plans)
+    wanted: dict[str, list[str]] = {}
+    for plan in plans:
+        if plan.missing and plan.set_name != FRAMES:
+            wanted.setdefault(teacher_of(plan.set_name), []).extend(plan.artifacts)
+    models = ModelLoader(opened if here else _on_the_cpu(opened))
+    with threads(opened.run.cache.threads):
+        for name in reversed(wanted):
+            if here or not _needs_a_workers_gpu(opened, name):
+                _check_outputs(models.of(name), wanted[name])
+    return models
+
+
+def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
+    """Refuse a cache.reuse that is not there, where a teacher has work to do.
+
+    Raises:
+        ConfigError: nothing has been cached there.
+    """
+    taught = any(plan.missing and teacher_of(plan.set_name) in run.teachers for plan in plans)
+    if run.cache.reuse is None or not taught:
+        return
+    try:
+        Cache.open(run.cache.reuse)
+    except CacheIncomplete as error:
+        raise ConfigError(
+            f"cache.reuse = {run.cache.reuse}: there is no cache here; name the folder of an older "
+            "cache, or leave the key out"
+        ) from error
+
+
+def _check_outputs(model: Model | None, artifacts: list[str]) -> None:
+    if isinstance(model, Teacher):
+        for artifact in artifacts:
+            output_of(artifact, model.strides)
+
+
+def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:
+    teacher = opened.teachers.get(name)
+    return teacher is not None and teacher.kind == "python" and teacher.device != "cpu"
+
+
+def _on_the_cpu(opened: OpenedRun) -> OpenedRun:
+    """The same models, on a device that every machine has."""
+    cpu = {"device": "cpu"}
+    flows = {name: each.model_copy(update=cpu) for name, each in opened.run.flows.items()}
+    return replace(
+        opened,
+        run=opened.run.model_copy(update={"flows": flows}),
+        teachers={name: each.model_copy(update=cpu) for name, each in opened.teachers.items()},
+    )

@@ -19,14 +19,13 @@ from stillroom.pipeline.build.actor_pool import (
 )
 from stillroom.pipeline.build.report import BuildEvent
 from stillroom.pipeline.cluster.connection import connected
-from stillroom.pipeline.run_file.paths import with_absolute_paths
+from stillroom.pipeline.run_file.loading import with_absolute_paths
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stillroom.pipeline.build.actor_pool import Actor
+    from stillroom.pipeline.build.report import Listener
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardWork
 
@@ -35,10 +34,7 @@ POLL_SECONDS = 0.5
 
 
 def run_on_ray(
-    run: RunConfig,
-    works: list[ShardWork],
-    address: str | None,
-    listen: Callable[[BuildEvent], None],
+    run: RunConfig, works: list[ShardWork], address: str | None, listen: Listener
 ) -> dict[ShardWork, str]:
     """Work the shards off on Ray; shards that failed three times come back with their reasons.
 
@@ -54,20 +50,14 @@ def run_on_ray(
             "folder or a bucket, or build with --runner inline"
         )
     with connected(run.cache.workers or 1, address) as ray:
-        return _ShardQueue(ray, run, works, listen).run()
+        return _ShardQueue(ray, with_absolute_paths(run), works, listen).run()
 
 
 class _ShardQueue:
     """The shards still to do, who does them, and what became of each attempt."""
 
-    def __init__(
-        self,
-        ray: Any,
-        run: RunConfig,
-        works: list[ShardWork],
-        listen: Callable[[BuildEvent], None],
-    ) -> None:
-        self._ray, self._run, self._listen = ray, with_absolute_paths(run), listen
+    def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork], listen: Listener) -> None:
+        self._ray, self._run, self._listen = ray, run, listen
         self._waiting = deque(works)
         self._failures: dict[ShardWork, list[str]] = {}
         self._quarantined: dict[ShardWork, str] = {}
@@ -113,16 +103,14 @@ class _ShardQueue:
         """Take the result of one attempt: committed, to be tried again, or given up."""
         from ray.exceptions import RayError, RayTaskError
 
-        work = actor.running[reference]
         try:
             report = self._ray.get(reference)
         except RayTaskError as error:
-            del actor.running[reference]
-            self._failed(work, reason_of(cause_of(error)))
+            self._failed(actor.running.pop(reference), reason_of(cause_of(error)))
         except RayError as error:  # its process, node or memory is gone
             self._replace(actor, f"worker died: {first_line(error)}")
         else:
-            del actor.running[reference]
+            work = actor.running.pop(reference)
             missing = report.frames - actor.counted.pop(work, 0)
             self._listen(BuildEvent(work, frames=missing, report=report))
 
@@ -148,8 +136,9 @@ class _ShardQueue:
             return
         in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
         for work, frames in progress.items():
-            if work in in_hand and frames > actor.counted.get(work, 0):
-                self._listen(BuildEvent(work, frames=frames - actor.counted.get(work, 0)))
+            more = frames - actor.counted.get(work, 0)
+            if work in in_hand and more > 0:
+                self._listen(BuildEvent(work, frames=more))
                 actor.counted[work] = frames
         # A worker that had nothing to do for long gets its full time once it is fed.
         if actor.running and min(idle_seconds, time.monotonic() - actor.fed) > limit:

@@ -13,10 +13,14 @@ from stillroom.storage_specs.manifest import bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stillroom.pipeline.build.plan import SetPlan
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
     from stillroom.storage_specs.manifest import FrameRow
+
+    Listener = Callable[["BuildEvent"], None]
 
 SHOWN_REASONS = 3
 NOT_FINITE = "not finite"  # of a model's output, whatever found it so
@@ -35,9 +39,9 @@ class BuildEvent:
 
 @dataclass
 class BuildReport:
-    """What a build did, for the person who started it.
+    """What a build did.
 
-    bad: unusable rows of each set, those of earlier builds of the same cache included
+    bad: unusable rows by (source, set), those of earlier builds of the same cache included
     bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
     """
 
@@ -60,7 +64,7 @@ class BuildReport:
 
 
 def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
-    """The report to begin with: it knows the frames that earlier builds found unusable.
+    """Begin a report with the frames that earlier builds found unusable.
 
     Raises:
         TooManyBadFrames: those are too many already.
@@ -73,7 +77,6 @@ def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
 
 
 def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
-    """The unusable frames of a set among the shards that are committed by now."""
     try:
         target = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
     except CacheIncomplete:
@@ -82,7 +85,7 @@ def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
 
 
 def count_bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:
-    """Frames with an unusable row in any set; a bad pair of frames does not tell which it is."""
+    """Count frames with an unusable row in any set; a bad pair does not tell which frame it is."""
     rows = ((plan, row) for plan in plans for row in _bad_rows(run, plan))
     return len({(p.source, row.frame_id) for p, row in rows if p.set_name not in run.flows})
 

@@ -6,9 +6,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.checks import check_before_build
 from stillroom.pipeline.build.inline_runner import run_inline
 from stillroom.pipeline.build.plan import SetPlan, plan_build
+from stillroom.pipeline.build.producers import check_before_build
 from stillroom.pipeline.build.report import (
     BuildEvent,
     BuildReport,
@@ -23,11 +23,10 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stillroom.pipeline.build.report import Listener
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardWork
-
-    Listener = Callable[[BuildEvent], None]
 
 
 def build(

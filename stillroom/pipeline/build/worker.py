@@ -1,4 +1,4 @@
-"""What computes shards: holds one model, and works off one shard after the other."""
+"""A worker: holds one model and computes one shard after the other."""
 
 from __future__ import annotations
 
@@ -66,21 +66,22 @@ class ShardWorker:
         """
 
         def count(frames: int) -> None:
-            self._count(work, frames)
+            self._progress[work] = self._progress.get(work, 0) + frames
+            self._last_progress = time.monotonic()
             on_frames(frames)
 
-        def produce_unless_stopped(items: Sequence[Any]) -> list[Arrays]:
+        def produce(items: Sequence[Any]) -> list[Arrays]:
             before_batch()
             return producer(items)
 
-        producer, target = self._open(work)
+        producer, target = self._set_of(work)
         self._last_progress = time.monotonic()
         try:
             return cache_shard(
                 ShardJob(
                     work=work,
                     items=self._opened.items(work.source, work.set_name),
-                    produce=produce_unless_stopped,
+                    produce=produce,
                     target=target,
                     batch=self._opened.run.cache.batch,
                     turn=self._turn,
@@ -90,16 +91,12 @@ class ShardWorker:
         finally:
             self._progress.pop(work, None)
 
-    def _count(self, work: ShardWork, frames: int) -> None:
-        self._progress[work] = self._progress.get(work, 0) + frames
-        self._last_progress = time.monotonic()
-
     def heartbeat(self) -> tuple[dict[ShardWork, int], float]:
-        """Frames done of every shard at work, and seconds since the last batch was finished."""
+        """Return the frames done of each shard at work, and seconds since the last batch ended."""
         return dict(self._progress), time.monotonic() - self._last_progress
 
-    def _open(self, work: ShardWork) -> tuple[Producer, ArtifactSet]:
-        """What makes the arrays of the set, and the set; both kept until another model's turn."""
+    def _set_of(self, work: ShardWork) -> tuple[Producer, ArtifactSet]:
+        """Return the set and what makes its arrays; both are kept until another model's turn."""
         key, name = (work.source, work.set_name), teacher_of(work.set_name)
         with self._opening:
             if name != self._model:  # let the old one go before the new one takes its memory
@@ -108,7 +105,7 @@ class ShardWorker:
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
                 one = RunSet(*key, work.artifacts)
                 target = define_set(self._opened, self._cache, one, model)
-                producer = producer_for(model, self._opened, work.source, work.artifacts)
+                producer = producer_for(self._opened, one, model)
                 if isinstance(model, Teacher):
                     producer = self._reusing(producer, target)
                 self._sets[key] = producer, target
@@ -119,6 +116,6 @@ class ShardWorker:
         if self._opened.run.cache.reuse is None:
             return producer
         older, key = Cache.open(self._opened.run.cache.reuse), (target.source, target.name)
-        return (
-            Reuse(producer, older.artifact_set(*key), target) if key in older.sets() else producer
-        )
+        if key not in older.sets():
+            return producer
+        return Reuse(producer, older.artifact_set(*key), target)

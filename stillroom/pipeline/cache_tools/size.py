@@ -114,7 +114,7 @@ def _set_size(
     """What a set of so many rows would take, by a few of them."""
     source, set_name = pair
     settings, one = opened.run.cache, RunSet(*pair, opened.artifacts(*pair))
-    remembered = _Remembered(producer_for(model, opened, source, one.artifacts))
+    remembered = _Remembered(producer_for(opened, one, model))
     shards: dict[str, int] = {}
     used: dict[str, dict[str, int]] = {}
     for tier in PRESETS:

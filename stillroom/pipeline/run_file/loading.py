@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from stillroom.pipeline.run_file.cache_section import CacheConfig
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
-from stillroom.pipeline.run_file.paths import with_home_paths
-from stillroom.pipeline.run_file.sections import EXACT, RunConfig
+from stillroom.pipeline.run_file.sections import EXACT, CacheConfig, RunConfig
 from stillroom.stages.cache.adapt import AdaptConfig
+from stillroom.stages.models.teachers.hf import HfTeacherConfig
 from stillroom.storage_specs.artifacts import ARTIFACTS, CODE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from stillroom.stages.models.teachers.families import TeacherConfig
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -70,6 +71,43 @@ def check_run(document: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
     faults += _dangling_names(document)
     faults += _idle_codecs(document)
     return (None if faults else run), faults
+
+
+def with_absolute_paths(run: RunConfig) -> RunConfig:
+    """The same run, for a process with another working folder."""
+    absolute = _with_paths(run, Path.absolute)
+    teachers = {name: _with_absolute_folder(each) for name, each in absolute.teachers.items()}
+    return absolute.model_copy(update={"teachers": teachers})
+
+
+def _with_absolute_folder(teacher: TeacherConfig) -> TeacherConfig:
+    """The same teacher; what it names by a string is a path only where there is such a folder."""
+    if not isinstance(teacher, HfTeacherConfig) or not teacher.folder.is_dir():
+        return teacher
+    return teacher.model_copy(update={"path": str(teacher.folder.absolute())})
+
+
+def with_home_paths(run: RunConfig) -> RunConfig:
+    """The same run with `~` in its paths replaced by the home folder.
+
+    Raises:
+        ConfigError: a path begins with the name of a user that there is not.
+    """
+    try:
+        return _with_paths(run, Path.expanduser)
+    except RuntimeError as error:
+        raise ConfigError(f"a path begins with ~: {error}") from error
+
+
+def _with_paths(run: RunConfig, change: Callable[[Path], Path]) -> RunConfig:
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(changed(each) for each in value)
+        return change(value) if isinstance(value, Path) else value
+
+    return RunConfig.model_validate(changed(run.model_dump(exclude_unset=True)))
 
 
 def override(document: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+)
 
-from stillroom.pipeline.run_file.cache_section import CacheConfig
 from stillroom.pipeline.run_file.faults import hint
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
@@ -15,15 +22,26 @@ from stillroom.stages.models.students.families import StudentConfig
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.settings import Settings
 from stillroom.stages.sources.open import SourceConfig
+from stillroom.stages.sources.pairs import PairsConfig
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.storage_specs.artifacts import FRAMES, LOGITS, artifact_of
+from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, LOGITS, artifact_of
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.files.object_store import place_of
 from stillroom.storage_specs.layout import check_names, teacher_of
+from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
+TileSide = Annotated[StrictInt, Field(ge=8)]  # cells; below, a chunk costs more than what is in it
+OF_A_TEACHER = tuple(
+    row.name + "/<layer>" * row.layered
+    for row in sorted(ARTIFACTS.values(), key=lambda row: row.layered)
+    if row.made_by == "teacher"
+)
 EXACT = "exact"
 """What stands for the flow that a source knows of itself, where a flow model is named."""
 
@@ -54,6 +72,120 @@ def _set_name(name: str, what: str) -> str:
     except ConfigError as error:
         raise ConfigError(str(error).replace("set name", f"{what} name")) from error
     return name
+
+
+def _check_artifact(name: str) -> None:
+    """Refuse what no teacher's set can hold; which layers there are, only the network knows."""
+    family, slash, _ = name.partition("/")
+    row = ARTIFACTS.get(family)
+    if row is not None and row.made_by == "autoencoder":
+        raise ConfigError(
+            f"artifact {name!r}: no teacher says it; give the run file a section [adapt.<teacher>] "
+            "and run `stillroom cache adapt`"
+        )
+    if row is None or row.made_by != "teacher":
+        raise ConfigError(f"unknown artifact {name!r}{hint(name, OF_A_TEACHER)}")
+    if row.layered and not slash:
+        raise ConfigError(f"artifact {name!r}: name a layer, {name}/<layer>")
+    artifact_of(name)
+
+
+def _once(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(map(repr, twice))} is named twice")
+
+
+def _place(value: object) -> Path | str:
+    if not isinstance(value, str | Path):
+        raise ConfigError("expected a folder, or the URL of a place in an object store")
+    return place_of(value)
+
+
+class CacheConfig(Settings):
+    """What stage one writes, and where.
+
+    path: folder of the cache, or s3://bucket/prefix, gs://bucket/prefix, memory://name
+    reuse: another cache of the same teachers: frames that are there are taken from it
+    canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep artifact
+        grids whole
+    sources: names of the sources to cache; all of them if left out
+    artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
+        "confidence"
+    pairs: of which frames of clips the motion is cached; of none if left out
+    flows: names of the models of motion to cache; all of them if left out
+    frames: keep frames and labels too, so that training needs nothing but the cache
+    preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
+    tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or "auto":
+        tiles where a frame's artifact is larger than 4 MiB, so that a crop reads a part of it
+    threshold: pseudo-labels below this class probability become 255
+    batch: frames a teacher sees at once
+    threads: torch threads of a worker on a CPU
+    workers: teachers side by side (runner "ray"); one a GPU if left out, or one
+    max_bad_fraction: share of unusable frames of a source above which the build stops
+    shard_timeout: seconds without a finished batch after which a worker is replaced
+    """
+
+    path: Annotated[Path | str, PlainValidator(_place)]
+    reuse: Annotated[Path | str, PlainValidator(_place)] | None = None
+    canvas: tuple[StrictInt, StrictInt]
+    sources: tuple[str, ...] | None = None
+    artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")
+    pairs: PairsConfig | None = None
+    flows: tuple[str, ...] | None = None
+    frames: bool = True
+    preset: str = "fast"
+    codecs: dict[str, Any] = Field(default_factory=dict)
+    shard_frames: int | None = Field(default=None, gt=0, le=MAX_SHARD_FRAMES)
+    tile: Literal["auto", "none"] | tuple[TileSide, TileSide] = "auto"
+    threshold: float = Field(default=0.7, ge=0, le=1)
+    batch: int = Field(default=4, gt=0)
+    threads: int = Field(default=2, gt=0)
+    workers: int | None = Field(default=None, gt=0)
+    max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
+    shard_timeout: float = Field(default=900.0, gt=0)
+
+    # Each looks at one field, so that the faults of several are reported together.
+    @field_validator("canvas")
+    @classmethod
+    def _canvas_has_an_area(cls, canvas: tuple[int, int]) -> tuple[int, int]:
+        if min(canvas) < 1:
+            raise ConfigError("height and width must both be above 0")
+        return canvas
+
+    @field_validator("sources")
+    @classmethod
+    def _some_sources(cls, sources: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if sources is not None and not sources:
+            raise ConfigError("nothing to cache; name a source, or leave the key out for all")
+        _once(sources or ())
+        return sources
+
+    @field_validator("artifacts")
+    @classmethod
+    def _artifacts_are_known(cls, artifacts: tuple[str, ...]) -> tuple[str, ...]:
+        if not artifacts:
+            raise ConfigError(f"name at least one of {', '.join(OF_A_TEACHER)}")
+        for artifact in artifacts:
+            _check_artifact(artifact)
+        _once(artifacts)
+        return artifacts
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}{hint(preset, PRESETS)}")
+        return preset
+
+    @field_validator("codecs")
+    @classmethod
+    def _codecs_fit(cls, codecs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            load_preset(PRESETS[0], codecs)  # whether they fit does not depend on the preset
+        except TypeError as error:
+            raise ConfigError(f"expected names, or tables with a name ({error})") from error
+        return codecs
 
 
 class RunConfig(Settings):

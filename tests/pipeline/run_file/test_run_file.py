@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from stillroom.pipeline.run_file.loading import load_run, override, parse_run
-from stillroom.pipeline.run_file.paths import with_absolute_paths
+from stillroom.pipeline.run_file.loading import load_run, override, parse_run, with_absolute_paths
 from stillroom.storage_specs.errors import ConfigError
 
 CAMVID = Path(__file__).resolve().parents[3] / "examples" / "camvid.toml"
