@@ -1,21 +1,26 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make demo    set up .venv, then run the whole path on scenes that it makes itself
-#   make test    set up .venv, then lint, type-check and run every test
+#   make test    set up .venv, then lint, type-check and run the tests
+# Less and more than that: `make fast`, and `make soak`, which CI runs as well.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast soak lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/stillroom demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(PYTEST) -m "not soak"
 
 fast: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
+	$(PYTEST) -m "not slow and not soak"
+
+soak: $(VENV)/installed
+	$(PYTEST) -m "soak or properties" --hypothesis-profile long
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,18 @@ if TYPE_CHECKING:
 # Before torch is imported: tests run side by side, and a thread each is fastest for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+settings.register_profile("short", max_examples=25, deadline=None)
+settings.register_profile("long", max_examples=300, deadline=None)
+settings.load_profile("short")  # --hypothesis-profile says otherwise: `make soak`
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker("properties")
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def faults() -> list[Fault]:
     return [fault for verdict in verify_cache(CACHE) for fault in verdict.faults]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_each_of_500_flipped_bits_is_found_and_healed(
     fault_run: Path, contents: Callable[[Path], dict[str, Any]]
 ) -> None:

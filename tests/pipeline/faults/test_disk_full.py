@@ -46,7 +46,7 @@ def is_one_clear_line(said: str) -> bool:
     return len(errors) == 1 and all(word in errors[0] for word in words) and "Trace" not in said
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("limit", [500, 4000])  # too small for metadata, for a shard of frames
 def test_a_limit_on_the_size_of_files(
     fault_run: Path, contents: Callable[[Path], dict[str, Any]], limit: int
@@ -102,7 +102,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         holder.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kilobytes", [24, 100, 180, 260, 340])
 def test_a_small_disk(
     fault_run: Path,
@@ -125,7 +125,7 @@ def test_a_small_disk(
     assert contents(folder) == contents(WHOLE)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_no_space_at_any_write(
     fault_run: Path, contents: Callable[[Path], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

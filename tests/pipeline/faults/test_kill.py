@@ -83,7 +83,7 @@ def finish(forked: Callable[..., Any], arguments: list[str], folder: Path) -> No
     assert unchanged(before, folder)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_builds_killed_at_random_moments_resume_to_the_same_bytes(
     fault_run: Path,
     contents: Callable[[Path], dict[str, Any]],

@@ -23,7 +23,7 @@ BY_DRIVER, BY_OWN_RAY = 8, 2
 def on_ray(test: Any) -> Any:
     """A process that is killed on purpose leaves pipes open here."""
     test = pytest.mark.filterwarnings("ignore::ResourceWarning")(test)
-    return pytest.mark.slow(pytest.mark.ray(test))
+    return pytest.mark.soak(pytest.mark.ray(test))
 
 
 def batches() -> list[int]:

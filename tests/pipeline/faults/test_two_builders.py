@@ -54,7 +54,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_builders_of_one_run_leave_the_bytes_of_one(
     fault_run: Path, contents: Callable[[Path], dict[str, Any]]
 ) -> None:
@@ -66,7 +66,7 @@ def test_two_builders_of_one_run_leave_the_bytes_of_one(
     assert faults(SHARED) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.ray
 def test_a_builder_here_and_one_on_ray_leave_the_bytes_of_one(
     fault_run: Path,
@@ -86,7 +86,7 @@ def test_a_builder_here_and_one_on_ray_leave_the_bytes_of_one(
     assert faults(SHARED) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("change", "field"),
     [
