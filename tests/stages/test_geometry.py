@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -130,7 +130,6 @@ def test_flipping_twice_is_the_identity():
 
 
 @given(view=views())
-@settings(deadline=None, max_examples=40)
 def test_a_flipped_view_is_the_mirror_image_of_the_view(view):
     image, label = frame()
     other = View(**{**vars(view), "flip": not view.flip})
@@ -142,7 +141,6 @@ def test_a_flipped_view_is_the_mirror_image_of_the_view(view):
 
 
 @given(view=views())
-@settings(deadline=None, max_examples=100)
 def test_label_and_its_one_hot_logits_stay_within_a_pixel_under_any_view(view):
     _, label = frame(seed=4)
     one_hot = torch.nn.functional.one_hot(label.long(), 11).permute(2, 0, 1).float()
@@ -178,7 +176,6 @@ def test_a_point_on_a_border_between_pixels_belongs_to_the_pixel_after_it():
 
 
 @given(view=views(), stride=st.sampled_from([4, 8, 16]))
-@settings(deadline=None, max_examples=60)
 def test_label_and_strided_one_hot_logits_stay_within_a_pixel_under_any_view(view, stride):
     height, width = 48 // stride, 64 // stride
     cells = torch.arange(height * width).reshape(height, width)  # each cell a class of its own
@@ -196,7 +193,6 @@ def test_label_and_strided_one_hot_logits_stay_within_a_pixel_under_any_view(vie
     stride=st.sampled_from([1, 2, 4, 8, 16]),
     out_stride=st.sampled_from([1, 2, 4, 8, 16]),
 )
-@settings(deadline=None, max_examples=150)
 def test_a_field_that_says_where_it_is_says_so_after_any_view(view, stride, out_stride):
     seen = apply_field(view, ramps(stride), stride, out_stride)
     rows, columns = sampled_points(view, out_stride)
@@ -209,7 +205,6 @@ def test_a_field_that_says_where_it_is_says_so_after_any_view(view, stride, out_
 
 
 @given(view=views())
-@settings(deadline=None, max_examples=60)
 def test_an_image_that_says_where_it_is_says_so_after_any_view(view):
     seen = apply_image(view, ramps(1))
     rows, columns = sampled_points(view)
@@ -251,7 +246,6 @@ def test_outside_the_canvas_is_black_unlabelled_and_masked():
 
 
 @given(view=views(), valid=st.tuples(st.integers(1, 48), st.integers(1, 64)))
-@settings(deadline=None, max_examples=60)
 def test_the_mask_is_where_the_sampled_point_lies_in_the_valid_area(view, valid):
     for out_stride in (1, 4, 8):
         rows, columns = sampled_points(view, out_stride)
@@ -266,7 +260,6 @@ def test_the_mask_is_where_the_sampled_point_lies_in_the_valid_area(view, valid)
 
 
 @given(view=views())
-@settings(deadline=None, max_examples=40)
 def test_a_pixel_has_a_label_exactly_where_the_mask_says_so(view):
     _, label = frame()
     assert (apply_label(view, label) != 255).equal(view_mask(view, CANVAS, None, 1)[0])
@@ -285,7 +278,6 @@ def test_a_window_that_misses_the_canvas_shows_nothing():
 
 
 @given(view=views())
-@settings(deadline=None, max_examples=40)
 def test_a_vector_still_points_at_the_same_spot_of_the_canvas(view):
     flow = torch.stack([torch.full(CANVAS, 6.0), torch.full(CANVAS, -2.5)])
     seen = apply_vector(view, flow)
@@ -315,7 +307,6 @@ def test_enlarging_enlarges_vectors_and_a_flip_turns_u_round():
     spread=st.floats(0, 1),
     valid=st.tuples(st.integers(3, 48), st.integers(3, 64)),  # 2 pixels still show at half size
 )
-@settings(deadline=None, max_examples=150)
 def test_a_sampled_window_lies_in_the_frame_or_contains_it(seed, crop, low, spread, valid):
     config = ViewConfig(crop=crop, scale=(low, low + spread), flip=True)
     view = sample_view(config, CANVAS, np.random.default_rng(seed), valid)
@@ -463,7 +454,6 @@ def test_logits_that_do_not_cover_the_pixels_are_refused(size):
         upsample_logits(torch.zeros(1, 3, 12, 16), 4, size)
 
 
-@settings(max_examples=80, deadline=None)
 @given(views(), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]))
 def test_the_cells_that_a_view_touches_are_all_that_it_needs(view, stride, out_stride):
     rng = torch.Generator().manual_seed(0)

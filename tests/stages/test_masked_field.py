@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.stages.geometry import apply_masked_field, part_needed
@@ -70,7 +70,6 @@ def with_holes(field, share, seed=0):
     return np.where(holes, np.float32(0), field)
 
 
-@settings(max_examples=40, deadline=None)
 @given(views(), st.sampled_from([1, 4]), st.sampled_from([1, 2, 4]), st.sampled_from([0, 0.3, 1]))
 def test_it_is_the_weighted_mean_of_the_cells_with_a_value(view, stride, out_stride, share):
     field = with_holes(plane(stride), share)
@@ -114,7 +113,6 @@ def test_the_identity_and_two_flips_change_no_bit_and_nothing_lies_outside():
     assert beyond[0, 0, 0] > 0
 
 
-@settings(max_examples=30, deadline=None)
 @given(views(), st.sampled_from([1, 4]), st.sampled_from([1, 4]))
 def test_the_part_that_a_view_needs_is_enough(view, stride, out_stride):
     field = torch.from_numpy(with_holes(plane(stride), 0.3)[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -32,7 +32,6 @@ def teacher_like(classes: int, confidence: float) -> np.ndarray:
     ).astype(np.float32)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     x=arrays(
         np.float32,
@@ -50,7 +49,6 @@ def test_budget_and_bound_hold_for_any_logits(x: np.ndarray, budget: float, pred
     assert spatial_kl(x, kept) <= budget * 1.01 + 1e-12
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     x=arrays(
         np.float32,

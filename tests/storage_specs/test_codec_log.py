@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.storage_specs.codecs.log import Log
@@ -24,7 +24,6 @@ def decoded(codec: Log, x: np.ndarray) -> np.ndarray:
     return codec.decode(encoded.values, {})
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(RANGES))
 def test_the_error_is_within_the_bound_and_a_second_round_trip_changes_nothing(
     data: st.DataObject, span: tuple[float, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,7 +25,6 @@ def round_trip(codec: TopK, x: np.ndarray) -> np.ndarray:
     return codec.decode(encoded.values, encoded.side)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     x=arrays(np.float32, (110, 2, 3), elements=st.floats(-40, 40, width=32)),
     k=st.integers(1, 99),

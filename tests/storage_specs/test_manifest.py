@@ -9,7 +9,7 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
@@ -94,7 +94,6 @@ def test_a_sealed_file_that_is_no_part_is_refused() -> None:
 text = st.text(st.characters(exclude_categories=["Cs"])) | st.just((SEAL + OPEN_SEAL).decode())
 
 
-@settings(max_examples=60, deadline=None)
 @given(frame_id=text, reason=text)
 def test_no_text_of_a_row_confuses_the_seal(frame_id: str, reason: str) -> None:
     part = replace(PART, rows=(FrameRow(64, frame_id, "bad", reason), ROWS[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -15,7 +15,6 @@ from stillroom.storage_specs.codecs.prediction import differences_of
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=7)
 
 
-@settings(max_examples=300, deadline=None)
 @given(steps=st.sampled_from(["u1", "u2"]).flatmap(lambda dtype: arrays(dtype, SHAPES)))
 def test_median_predicted_steps_come_back(steps: np.ndarray) -> None:
     most = int(np.iinfo(steps.dtype).max)
@@ -25,7 +24,6 @@ def test_median_predicted_steps_come_back(steps: np.ndarray) -> None:
     np.testing.assert_array_equal(out, steps)
 
 
-@settings(max_examples=300, deadline=None)
 @given(steps=arrays("u2", SHAPES))
 def test_above_predicted_steps_come_back(steps: np.ndarray) -> None:
     out = np.full(steps.shape, np.nan, np.float32)
@@ -34,7 +32,6 @@ def test_above_predicted_steps_come_back(steps: np.ndarray) -> None:
     np.testing.assert_array_equal(out, steps)
 
 
-@settings(max_examples=300, deadline=None)
 @given(steps=arrays("<i2", SHAPES))
 def test_plane_predicted_steps_come_back(steps: np.ndarray) -> None:
     out = np.full(steps.shape, np.nan, np.float32)
@@ -58,7 +55,6 @@ def test_each_channel_has_its_own_table() -> None:
     np.testing.assert_array_equal(out, [[[5, 6]], [[8, 7]], [[10, 10]]])
 
 
-@settings(max_examples=200, deadline=None)
 @given(x=arrays(np.float32, SHAPES, elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 def test_predicted_bytes_are_the_same_numbers_as_plain_ones(x: np.ndarray) -> None:
     plain, predicted = Byte().encode(x), Byte(predict="median").encode(x)
@@ -66,7 +62,6 @@ def test_predicted_bytes_are_the_same_numbers_as_plain_ones(x: np.ndarray) -> No
     np.testing.assert_array_equal(decoded, Byte().decode(plain.values, plain.side))
 
 
-@settings(max_examples=200, deadline=None)
 @given(x=arrays(np.float32, SHAPES, elements=st.floats(-511, 511, width=32)))
 def test_predicted_flow_is_the_same_as_plain_flow(x: np.ndarray) -> None:
     plain, predicted = Flow().encode(x), Flow(predict="plane").encode(x)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.storage_specs import buffers
@@ -79,7 +79,6 @@ def built(root: Path, spec: ArraySpec, count: int, shard_frames: int, bad: Any, 
     return made
 
 
-@settings(max_examples=60, deadline=None)
 @given(sets())
 def test_what_is_read_is_what_zarr_reads(drawn: Any) -> None:
     spec, count, shard_frames, bad, seed = drawn

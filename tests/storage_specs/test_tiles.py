@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.storage_specs.codecs import codec_from_dict
@@ -76,7 +76,6 @@ def tiled(draw: st.DrawFn) -> tuple[ArraySpec, int, int, list[tuple[slice, slice
     return spec, draw(st.integers(1, 5)), draw(st.integers(1, 3)), windows
 
 
-@settings(max_examples=50, deadline=None)
 @given(tiled())
 def test_tiles_change_no_value_and_zarr_reads_them(drawn: Any) -> None:
     spec, count, shard_frames, windows = drawn
