@@ -8,25 +8,17 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.file_source import FileSource
+from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import LabelIds
-from stillroom.stages.sources.listing import Listing, find_images
+from stillroom.stages.sources.listing import Listing
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 
 CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
     "bicyclist",
-)
+)  # fmt: skip
 VOID = 11
 
 _NAME = re.compile(r"(.+?)_f?(\d+)")
@@ -60,15 +52,14 @@ def open_camvid(config: CamVidConfig) -> FileSource:
     Raises:
         ConfigError: a folder is missing, unreadable or empty, or two of its files have one name.
     """
-    image_folder, label_folder = config.folders()
-    names, images = find_images(image_folder, recursive=False).by_stem()
-    labelled, labels = find_images(label_folder, recursive=False).by_stem()
-    listing = Listing(names, images, labels.take(pc.index_in(names, value_set=labelled)))
+    images, labels = (find_images(each, recursive=False).by_stem() for each in config.folders())
+    label_of = pc.index_in(images.ids, value_set=labels.ids)  # null where it has none
+    listing = Listing(images.ids, images.files, labels.files.take(label_of)).ordered()
     ids = {index: index for index in range(len(CLASSES))} | {VOID: IGNORE}
     return FileSource(listing, config.stated(), LabelIds(CLASSES, ids), position_of=clip_and_time)
 
 
 def clip_and_time(frame_id: str) -> tuple[str | None, int | None]:
-    """Clip and time as a frame's name has them."""
+    """Read clip and time from a frame's name."""
     named = _NAME.fullmatch(frame_id)
     return (None, None) if named is None else (named[1], int(named[2]))

@@ -10,40 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stillroom.stages.sources.clip_places import around_labels, by_clip_and_time
-from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.file_source import FileSource
+from stillroom.stages.sources.find_images import find_images, kind_at
 from stillroom.stages.sources.label_ids import LabelIds
-from stillroom.stages.sources.listing import Listing, find_images
+from stillroom.stages.sources.listing import Listing
 from stillroom.stages.sources.names import at
 from stillroom.stages.sources.source_settings import SourceSettings
-from stillroom.stages.sources.walk import kind_at
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLASS_OF = {
-    7: "road",
-    8: "sidewalk",
-    11: "building",
-    12: "wall",
-    13: "fence",
-    17: "pole",
-    19: "traffic light",
-    20: "traffic sign",
-    21: "vegetation",
-    22: "terrain",
-    23: "sky",
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
+CLASS_OF = {  # the ids of label files that count, in the order of the classes 0..18
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
+    19: "traffic light", 20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
+    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle",
     33: "bicycle",
-}
-"""The ids of label files that count, in the order of the classes 0..18."""
+}  # fmt: skip
 CLASSES = tuple(CLASS_OF.values())
 
 BEFORE, AFTER = 19, 10  # frames of a snippet before and after its labelled one
@@ -95,20 +78,14 @@ def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
     """
     folder, label_folder = config.folders()
     _refuse_single_frames(config, folder)
-    ids, images = find_images(folder, recursive=True).by_stem("_leftImg8bit")
-    labelled, labels = find_images(label_folder, recursive=True).by_stem("_gtFine_labelIds")
-    label_of = pc.index_in(ids, value_set=labelled)  # null where it has none
-    if label_of.null_count == len(ids):
-        raise ConfigError(
-            f"no frame of {folder} has a label in {label_folder}: they pair by name, e.g. "
-            f"{ids[0].as_py()!r} against {labelled[0].as_py()!r}"
-        )
-    clips, times = _snippets(ids, labelled)
-    listing, places = by_clip_and_time(Listing(ids, images, labels.take(label_of)), clips, times)
-    listing, places = around_labels(listing, places, config.around_labels)
+    frames = find_images(folder, recursive=True).by_stem("_leftImg8bit")
+    labels = find_images(label_folder, recursive=True).by_stem("_gtFine_labelIds")
+    listing = Listing(frames.ids, frames.files, frames.labels_from(labels))
+    listing = listing.by_clip_and_time(*_snippets(frames.ids, labels.ids))
+    listing = listing.around_labels(config.around_labels)
     index_of = {raw: index for index, raw in enumerate(CLASS_OF)}
     label_ids = LabelIds(CLASSES, index_of, ignore_unlisted=True)
-    return FileSource(listing, config.stated(), label_ids, clips=places, sparse=True)
+    return FileSource(listing, config.stated(), label_ids, sparse=True)
 
 
 def _refuse_single_frames(config: CityscapesSequenceConfig, folder: Path) -> None:
@@ -122,7 +99,7 @@ def _refuse_single_frames(config: CityscapesSequenceConfig, folder: Path) -> Non
 
 
 def _snippets(ids: Any, labelled: Any) -> tuple[Any, NDArray[np.int64]]:
-    """Clip (LargeStringArray) and time (int64) of each frame.
+    """Return clip (LargeStringArray) and time (int64) of each frame.
 
     ids, labelled: LargeStringArray, the frames and the labels
     """
@@ -144,7 +121,7 @@ def _snippets(ids: Any, labelled: Any) -> tuple[Any, NDArray[np.int64]]:
 
 
 def _run_starts(key: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For every frame in no window, which frame its clip begins with; else anything.
+    """Return, for every frame in no window, the frame that its clip begins with; else anything.
 
     key: int64 (N,), consecutive for consecutive frames of a sequence
     """
@@ -159,7 +136,7 @@ def _run_starts(key: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np
 
 
 def _parts(ids: Any) -> tuple[Any, NDArray[np.int64]]:
-    """Sequence (`aachen/aachen_000000`) and frame number of names."""
+    """Split names into sequences (`aachen/aachen_000000`) and frame numbers."""
     parts = pc.extract_regex(ids, _FRAME)
     if parts.null_count:
         strange = ids.filter(pc.is_null(parts))[0].as_py()

@@ -11,14 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from stillroom.stages.sources.clip_places import around_labels, by_clip_and_time
-from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.file_source import FileSource
+from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import LabelSettings
-from stillroom.stages.sources.listing import Listing, find_images
+from stillroom.stages.sources.listing import Listing
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from stillroom.stages.sources.find_images import NamedFiles
+    from stillroom.stages.sources.listing import Files
 
 # The last number of a path's last part; nothing where that part has none.
 _NUMBER = r"(?:^|[^0-9])(?P<number>[0-9]+)[^0-9/]*$"
@@ -76,25 +79,24 @@ def open_clips(config: ClipsConfig) -> FileSource:
             has a label.
     """
     root = config.folders()[0]
-    ids, images = find_images(root, recursive=True).by_stem()
-    outside = ids.filter(pc.invert(pc.match_substring(ids, "/")))
+    frames = find_images(root, recursive=True).by_stem()
+    outside = frames.ids.filter(pc.invert(pc.match_substring(frames.ids, "/")))
     if len(outside):
         raise ConfigError(
             f"{root} holds {len(outside)} images outside any clip, e.g. {outside[0].as_py()!r}; "
             "every clip is a folder below `root`: point `root` at the folder above, or move them"
         )
-    labels = None if config.labels is None else _labels(config, ids)
+    labels = None if config.labels is None else _labels(config, frames)
     # In natural order first: it gives frames without numbers their times.
-    listing = Listing(ids, images, labels).ordered()
+    listing = Listing(frames.ids, frames.files, labels).ordered()
     clips = pc.replace_substring_regex(listing.ids, r"/[^/]*$", "")
-    listing, places = by_clip_and_time(listing, clips, _times(listing.ids, clips))
-    listing, places = around_labels(listing, places, config.around_labels)
+    listing = listing.by_clip_and_time(clips, _times(listing.ids, clips))
+    listing = listing.around_labels(config.around_labels)
     label_ids = None if config.labels is None else config.label_ids()
-    return FileSource(listing, config.stated(), label_ids, clips=places, sparse=True)
+    return FileSource(listing, config.stated(), label_ids, sparse=True)
 
 
-def _labels(config: ClipsConfig, ids: Any) -> Any:
-    """The frames' label files: Files."""
+def _labels(config: ClipsConfig, frames: NamedFiles) -> Files:
     root, folder = config.folders()
     # realpath: unlike resolve() it leaves links in a circle to be named when they are read
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
@@ -102,18 +104,11 @@ def _labels(config: ClipsConfig, ids: Any) -> Any:
             f"labels {folder} lies inside root {root}: label maps would be taken for frames; "
             "keep them in a folder beside it"
         )
-    labelled, labels = find_images(folder, recursive=True).by_stem()
-    label_of = pc.index_in(ids, value_set=labelled)  # null where it has none
-    if label_of.null_count == len(ids):
-        raise ConfigError(
-            f"no frame of {root} has a label in {folder}: they pair by name, e.g. "
-            f"{ids[0].as_py()!r} against {labelled[0].as_py()!r}"
-        )
-    return labels.take(label_of)
+    return frames.labels_from(find_images(folder, recursive=True).by_stem())
 
 
 def _times(ids: Any, clips: Any) -> NDArray[np.int64]:
-    """Time of each frame.
+    """Read the times of frames from their names, or count them.
 
     ids: LargeStringArray in natural order
     clips: LargeStringArray, the clip of each

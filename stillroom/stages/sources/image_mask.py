@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from stillroom.stages.sources.files import FileSource
+from stillroom.stages.sources.file_source import FileSource
+from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import LabelSettings
-from stillroom.stages.sources.listing import Listing, find_images
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.stages.sources.listing import Listing
 
 
 class ImageMaskConfig(LabelSettings):
@@ -65,15 +65,10 @@ def open_image_mask(config: ImageMaskConfig) -> FileSource:
             image has a mask.
     """
     image_folder, mask_folder = config.folders()
-    names, images = find_images(image_folder, recursive=True).by_stem(config.image_ending)
-    masked, masks = find_images(mask_folder, recursive=True).by_stem(config.mask_ending)
-    mask_of = pc.index_in(names, value_set=masked)  # null where it has none
-    if mask_of.null_count == len(names):
-        raise ConfigError(
-            f"no image of {image_folder} has a mask in {mask_folder}: they pair by name, e.g. "
-            f"{names[0].as_py()!r} against {masked[0].as_py()!r}"
-        )
-    listing = Listing(names, images, masks.take(mask_of))
+    images = find_images(image_folder, recursive=True).by_stem(config.image_ending)
+    masks = find_images(mask_folder, recursive=True).by_stem(config.mask_ending)
+    labels = images.labels_from(masks, "image", "mask")
+    listing = Listing(images.ids, images.files, labels)
     if config.without_mask == "skip":
-        listing = listing.take(pc.indices_nonzero(pc.is_valid(mask_of)))
-    return FileSource(listing, config.stated(), config.label_ids())
+        listing = listing.take(pc.indices_nonzero(pc.is_valid(labels.pattern)))
+    return FileSource(listing.ordered(), config.stated(), config.label_ids())

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from stillroom.stages.sources.files import FileSource
-from stillroom.stages.sources.listing import Listing, find_images, joined
+from stillroom.stages.sources.file_source import FileSource
+from stillroom.stages.sources.find_images import find_images
+from stillroom.stages.sources.listing import Listing, joined
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -47,10 +48,13 @@ def open_images(config: ImagesConfig) -> FileSource:
     # abspath: "." has no name, and a link's own name is what its owner sees
     roots = [Path(os.path.abspath(root)) for root in config.folders()]
     prefixes = _prefixes(roots)
-    found = [find_images(root, recursive=True) for root in roots]
-    named = [each.by_path(prefix) for each, prefix in zip(found, prefixes, strict=True)]
-    ids = pa.concat_arrays([ids for ids, _ in named])
-    return FileSource(Listing(ids, joined([files for _, files in named])), config.stated())
+    found = [
+        find_images(root, recursive=True).by_path(prefix)
+        for root, prefix in zip(roots, prefixes, strict=True)
+    ]
+    ids = pa.concat_arrays([each.ids for each in found])
+    listing = Listing(ids, joined([each.files for each in found])).ordered()
+    return FileSource(listing, config.stated())
 
 
 def _prefixes(roots: list[Path]) -> list[str]:

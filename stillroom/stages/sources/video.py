@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from stillroom.stages.sources.find_images import kind_at, walk
 from stillroom.stages.sources.names import Names, natural_key, text_of
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
-from stillroom.stages.sources.walk import kind_at, walk
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:

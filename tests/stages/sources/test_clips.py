@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from stillroom.stages.sources.camvid import CLASSES as CAMVID
 from stillroom.stages.sources.camvid import CamVidConfig
 from stillroom.stages.sources.canvas import to_canvas
-from stillroom.stages.sources.clip_places import ClipPlaces
+from stillroom.stages.sources.clip_times import ClipTimes
 from stillroom.stages.sources.clips import ClipsConfig
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError
@@ -193,7 +193,7 @@ def test_an_unreadable_clip_is_named(root: Path, monkeypatch: pytest.MonkeyPatch
             raise PermissionError(13, "Permission denied")
         return scan(folder)
 
-    monkeypatch.setattr("stillroom.stages.sources.walk.os.scandir", denied)
+    monkeypatch.setattr("stillroom.stages.sources.find_images.os.scandir", denied)
     with pytest.raises(ConfigError, match=r"tram cannot be read: Permission denied"):
         opened(root)
 
@@ -296,7 +296,7 @@ def test_near_is_what_counting_places_says(rows: list[tuple[int, bool]], steps: 
     rows = sorted(rows, key=lambda row: row[0])
     clip = np.array([row[0] for row in rows], np.int32)
     marked = np.array([row[1] for row in rows])
-    places = ClipPlaces(("a", "b", "c", "d"), clip, np.arange(len(rows)))
+    places = ClipTimes(("a", "b", "c", "d"), clip, np.arange(len(rows)))
     expected = [
         any(marked[k] and clip[k] == clip[i] and abs(k - i) <= steps for k in range(len(rows)))
         for i in range(len(rows))

@@ -9,21 +9,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.stages.sources.listing import (
-    Files,
-    ListedFrame,
-    Listing,
-    Spelling,
-    find_images,
-    joined,
-)
+from stillroom.stages.sources.find_images import find_images
+from stillroom.stages.sources.listing import Files, Listing, PathPattern, joined
 from stillroom.stages.sources.names import CHUNK, Names, natural_order, repeated, text_of
 from stillroom.storage_specs.errors import ConfigError
 
@@ -230,15 +224,23 @@ def test_a_name_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
         find_images(tmp_path, recursive=True)
 
 
+class ListedFrame(NamedTuple):
+    frame_id: str
+    image: str
+    size: int
+    label: str | None = None
+    label_size: int | None = None
+
+
 def listed(*frames: ListedFrame) -> Listing:
     """A listing of frames whose files are named by their ids."""
     image = Files(
-        (Spelling("i/", 0, ".png"),),
+        (PathPattern("i/", 0, ".png"),),
         pa.array([0] * len(frames), pa.int32()),
         pa.array([frame.size for frame in frames], pa.int64()),
     )
     label = Files(
-        (Spelling("l/", 0, ".png"),),
+        (PathPattern("l/", 0, ".png"),),
         pa.array([None if frame.label is None else 0 for frame in frames], pa.int32()),
         pa.array([frame.label_size for frame in frames], pa.int64()),
     )
@@ -251,8 +253,21 @@ def test_a_listing_gives_back_its_frames() -> None:
         ListedFrame("a", "i/a.png", 10, None, None),
     ]
     listing = listed(*frames)
-    assert [listing[index] for index in range(2)] == frames
-    assert [listing.ordered()[index] for index in range(2)] == frames[::-1]
+    assert told(listing) == frames
+    assert told(listing.ordered()) == frames[::-1]
+
+
+def told(listing: Listing) -> list[ListedFrame]:
+    assert listing.labels is not None
+    rows = zip(
+        listing.ids.to_pylist(),
+        map(listing.image_path, range(len(listing))),
+        listing.images.sizes.to_pylist(),
+        map(listing.label_path, range(len(listing))),
+        listing.labels.sizes.to_pylist(),
+        strict=True,
+    )
+    return [ListedFrame(*row) for row in rows]
 
 
 def test_two_frames_of_one_id_are_a_config_error() -> None:
@@ -264,7 +279,7 @@ def test_two_frames_of_one_id_are_a_config_error() -> None:
 def test_a_listing_takes_a_fraction_of_what_objects_take(tmp_path: Path) -> None:
     count = 4 * CHUNK
     files = Files(
-        (Spelling("i/", 0, ".png"),),
+        (PathPattern("i/", 0, ".png"),),
         pa.array(range(count), pa.int32()),
         pa.array(range(count), pa.int64()),
     )
@@ -275,15 +290,16 @@ def test_a_listing_takes_a_fraction_of_what_objects_take(tmp_path: Path) -> None
 
 
 def test_files_of_two_folders_are_joined() -> None:
-    one = Files((Spelling("a/", 0, ""), Spelling("b/", 0, "")), *columns([1, 0], [5, 6]))
-    two = Files((Spelling("c/", 2, ".x"),), *columns([0], [7]))
+    one = Files((PathPattern("a/", 0, ""), PathPattern("b/", 0, "")), *columns([1, 0], [5, 6]))
+    two = Files((PathPattern("c/", 2, ".x"),), *columns([0], [7]))
     both = joined([one, two])
-    found = [both.file(index, frame_id) for index, frame_id in enumerate(("x", "y", "p/z"))]
-    assert found == [("b/x", 5), ("a/y", 6), ("c/z.x", 7)]
+    found = [both.path(index, frame_id) for index, frame_id in enumerate(("x", "y", "p/z"))]
+    assert found == ["b/x", "a/y", "c/z.x"]
+    assert both.sizes.to_pylist() == [5, 6, 7]
 
 
-def columns(spelled: list[int], sizes: list[int]) -> tuple[pa.Array, pa.Array]:
-    return pa.array(spelled, pa.int32()), pa.array(sizes, pa.int64())
+def columns(pattern: list[int], sizes: list[int]) -> tuple[pa.Array, pa.Array]:
+    return pa.array(pattern, pa.int32()), pa.array(sizes, pa.int64())
 
 
 def test_the_digest_is_of_ids_and_sizes_in_the_order_of_ids() -> None:
@@ -304,7 +320,7 @@ def test_the_digest_depends_on_names_and_sizes_but_not_on_order_or_place() -> No
     second = ListedFrame("b", "", 20, "", 6)
     digest = listed(first, second).sha256
     assert listed(second, first).sha256 == digest
-    elsewhere = Files((Spelling("elsewhere/", 0, ".bmp"),), *columns([0, 0], [10, 20]))
+    elsewhere = Files((PathPattern("elsewhere/", 0, ".bmp"),), *columns([0, 0], [10, 20]))
     here = listed(first, second)
     assert Listing(here.ids, elsewhere, here.labels).sha256 == digest
     changes = [

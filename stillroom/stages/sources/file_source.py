@@ -1,4 +1,4 @@
-"""The source whose frames are files: what CamVid, image+mask and image folders have in common."""
+"""The source whose frames are image files: what most data set layouts come to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.stages.sources.images_on_disk import read_image, read_label
+from stillroom.stages.sources.image_files import read_image, read_label
 from stillroom.stages.sources.names import Names
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.artifacts import IGNORE
@@ -17,41 +17,33 @@ from stillroom.storage_specs.errors import FrameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stillroom.stages.sources.clip_places import ClipPlaces
     from stillroom.stages.sources.label_ids import LabelIds
     from stillroom.stages.sources.listing import Listing
 
 
 def no_clip(_: str) -> tuple[None, None]:
-    """Clip and time of a frame that belongs to no clip."""
+    """Return the clip and time of a frame that belongs to no clip."""
     return None, None
 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Frames listed from disk, in natural order of their ids or by clip and time.
+    """Frames listed from disk.
 
     Attributes:
-        frames: the files.
-        facts: the identity's own part: kind and whatever of the config decides the content.
+        frames: the files, in the order of the frames.
+        stated: the part of the identity that the section decides.
         ids: how label files are read; None in an unlabelled source.
-        position_of: clip and time as a frame's id has them.
-        clips: clip and time of every frame, where they take more than its id to know; the frames
-            are then in the order of clips and times, as they are given.
+        position_of: reads clip and time from a frame's id, where the listing does not have them.
         sparse: whether a frame of a labelled source may have no label: it is then ignored
             everywhere, where in other sources it is a fault of the frame.
     """
 
     frames: Listing
-    facts: Mapping[str, Any]
+    stated: Mapping[str, Any]
     ids: LabelIds | None = None
     position_of: Callable[[str], tuple[str | None, int | None]] = no_clip
-    clips: ClipPlaces | None = None
     sparse: bool = False
-
-    def __post_init__(self) -> None:
-        if self.clips is None:
-            object.__setattr__(self, "frames", self.frames.ordered())
 
     @property
     def frame_ids(self) -> Names:
@@ -74,38 +66,37 @@ class FileSource:
                 holds ids outside the class list.
             SourceUnavailable: a file cannot be read now.
         """
-        listed = self.frames[index]
-        image = read_image(Path(listed.image))
+        path, frame_id = Path(self.frames.image_path(index)), self.frame_ids[index]
+        image = read_image(path)
         if self.ids is None:
-            return Frame(listed.frame_id, image)
-        if listed.label is None and self.sparse:
-            return Frame(listed.frame_id, image, np.full(image.shape[:2], IGNORE, np.uint8))
-        if listed.label is None:
-            raise FrameError(f"{Path(listed.image).name}: it has no label file")
-        raw = read_label(Path(listed.label))
+            return Frame(frame_id, image)
+        label_path = self.frames.label_path(index)
+        if label_path is None and self.sparse:
+            return Frame(frame_id, image, np.full(image.shape[:2], IGNORE, np.uint8))
+        if label_path is None:
+            raise FrameError(f"{path.name}: it has no label file")
+        name, raw = Path(label_path).name, read_label(Path(label_path))
         if raw.shape != image.shape[:2]:
             raise FrameError(
-                f"{Path(listed.label).name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
+                f"{name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
                 f"{image.shape[0]}x{image.shape[1]} (height x width)"
             )
-        return Frame(listed.frame_id, image, self.ids.convert(Path(listed.label).name, raw))
+        return Frame(frame_id, image, self.ids.convert(name, raw))
 
     def position(self, index: int) -> tuple[str | None, int | None]:
-        """Clip and time, where the layout has them."""
-        if self.clips is not None:
-            return self.clips.position(index)
+        """Return clip and time of a frame, where the layout has them."""
+        if self.frames.clips is not None:
+            return self.frames.clips.position(index)
         return self.position_of(self.frame_ids[index])
 
     def labelled(self, index: int) -> bool:
-        """Whether the frame has a label file."""
+        """Tell whether the frame has a label file."""
         return self.ids is not None and self.frames.labelled(index)
 
     def identity(self) -> dict[str, Any]:
-        """Kind, classes, id mapping and the listing's fingerprint."""
-        classes = None if self.classes is None else list(self.classes)
+        """Return kind, classes, id mapping and the listing's fingerprint."""
         return {
-            **self.facts,
-            "classes": classes,
+            **self.stated,
             "frames": len(self.frames),
             "listing_sha256": self.frames.sha256,
         }
