@@ -12,7 +12,7 @@ import numpy as np
 
 from stillroom.stages.cache.artifacts_of_teacher import mean_confidence
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
-from stillroom.stages.sources.pairs import WAY_BACK
+from stillroom.stages.sources.pairs import BACKWARD
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
@@ -146,7 +146,7 @@ class PairItems:
             ids[int(self.plan.frame[index])],
             partner=ids[int(self.plan.partner[index])],
             offset=int(self.plan.offset[index]),
-            draw=None if draw == WAY_BACK else draw,
+            draw=None if draw == BACKWARD else draw,
         )
 
     def made(self, index: int, item: CanvasPair, arrays: Arrays) -> PairRow:

@@ -46,7 +46,9 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
         ConfigError: the canvas is not two positive integers.
         FrameError: the frame has no pixels.
     """
-    height, width = _checked(canvas)
+    if len(canvas) != 2 or any(side < 1 for side in canvas):
+        raise ConfigError(f"a canvas is (height, width) of positive integers, got {canvas}")
+    height, width = int(canvas[0]), int(canvas[1])
     rows, columns = frame.image.shape[:2]
     if rows == 0 or columns == 0:
         raise FrameError(f"{frame.frame_id}: the image has no pixels ({rows}x{columns})")
@@ -63,20 +65,12 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
-    """The largest (height, width) of `size`'s proportions within `canvas`; at least 1 x 1.
-
-    In integers, so that every machine rounds alike.
-    """
+    """Return the largest (height, width) of `size`'s proportions in `canvas`, at least 1 x 1."""
     (rows, columns), (height, width) = size, canvas
+    # in integers, so that every machine rounds alike
     if rows * width >= columns * height:  # the height binds
         return height, max(1, min(width, (2 * columns * height + rows) // (2 * rows)))
     return max(1, min(height, (2 * rows * width + columns) // (2 * columns))), width
-
-
-def _checked(canvas: tuple[int, int]) -> tuple[int, int]:
-    if len(canvas) != 2 or any(side < 1 for side in canvas):
-        raise ConfigError(f"a canvas is (height, width) of positive integers, got {canvas}")
-    return int(canvas[0]), int(canvas[1])
 
 
 def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -62,9 +62,7 @@ class ClipsConfig(LabelSettings):
 
     def stated(self) -> dict[str, Any]:
         """Return kind, classes and label ids."""
-        if self.labels is None:
-            return {"kind": self.kind, "classes": None}
-        return {"kind": self.kind, **self.stated_labels()}
+        return {"kind": self.kind, "classes": None} if self.labels is None else super().stated()
 
 
 def open_clips(config: ClipsConfig) -> FileSource:

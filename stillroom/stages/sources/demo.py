@@ -16,8 +16,6 @@ from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 
@@ -55,12 +53,8 @@ class DemoConfig(SourceSettings):
             raise ValueError("label_every chooses among labels, and labelled = false hides them")
         return self
 
-    def folders(self) -> tuple[Path, ...]:
-        """Return none: the frames are drawn."""
-        return ()
-
     def stated(self) -> dict[str, Any]:
-        """The config and the drawing's version: together they decide every byte."""
+        """Return the config and the drawing's version: together they decide every byte."""
         stated = self.model_dump(mode="json")
         if self.label_every == 1:  # as it was before frames could lack one
             del stated["label_every"]
@@ -93,12 +87,12 @@ class DemoSource:
         return len(self._ids)
 
     def position(self, index: int) -> tuple[str | None, int | None]:
-        """Clip and time."""
+        """Return clip and time of a frame."""
         name, time = self._ids[index].split("_")
         return name, int(time)
 
     def labelled(self, index: int) -> bool:
-        """Whether the frame shows its label."""
+        """Tell whether the frame has its label."""
         every = self.config.label_every
         return self.config.labelled and self._time(index) % every == every // 2
 
@@ -111,7 +105,7 @@ class DemoSource:
         return Frame(self._ids[index], drawn.image, label)
 
     def flow(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Where each pixel of a frame goes in the next one, and whether it can be seen there.
+        """Return where each pixel of a frame goes in the next one, and whether it is visible there.
 
         Returns:
             float32 (2, H, W): u to the right and v down, in pixels, exact also where the target
@@ -129,7 +123,7 @@ class DemoSource:
         return flow_to_next(self._scene(index), time)
 
     def identity(self) -> dict[str, Any]:
-        """The config and the drawing's version: together they decide every byte."""
+        """Return what the config states: it decides every byte."""
         return self.config.stated()
 
     def _scene(self, index: int) -> Scene:

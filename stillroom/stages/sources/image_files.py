@@ -1,4 +1,4 @@
-"""Image and label files in, arrays out, by Pillow.
+"""Read image and label files by Pillow.
 
 Pillow refuses a truncated file where OpenCV fills the rest with grey, so a damaged frame becomes
 a bad row and not a wrong one. A message names the file without its folder: it is kept in the
@@ -81,11 +81,16 @@ def read_label(path: Path) -> NDArray[np.integer[Any]]:
 
 def _decode(path: Path) -> Image.Image:
     """Open, decode completely, and turn upright."""
-    data = _read_bytes(path)
+    try:
+        data = path.read_bytes()
+    except OSError as fault:
+        raise read_fault(path, fault) from fault
+    if not data:
+        raise FrameError(f"{path.name}: the file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            return ImageOps.exif_transpose(opened)
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -95,21 +100,10 @@ def _decode(path: Path) -> Image.Image:
     except Exception as fault:  # a damaged file makes Pillow's decoders raise nearly anything
         reason = re.sub(r" at 0x[0-9a-fA-F]+", "", str(fault)) or type(fault).__name__
         raise FrameError(f"{path.name}: cannot be decoded: {reason}") from fault
-    return image
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as fault:
-        raise read_fault(path, fault) from fault
-    if not data:
-        raise FrameError(f"{path.name}: the file is empty (0 bytes)")
-    return data
 
 
 def _high_byte(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """The high byte of 16-bit grey values, as Pillow itself does for 16-bit colour."""
+    """Keep the high byte of 16-bit grey values, as Pillow itself does for 16-bit colour."""
     if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
         raise FrameError(f"{path.name}: pixel values {values.min()}..{values.max()} exceed 16 bits")
     return (values.astype(np.uint32) >> 8).astype(np.uint8)

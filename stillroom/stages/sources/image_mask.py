@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
@@ -51,10 +51,6 @@ class ImageMaskConfig(LabelSettings):
             return self.images.expanduser(), self.masks.expanduser()
         root = (self.root or Path()).expanduser()
         return root / "images", root / "masks"
-
-    def stated(self) -> dict[str, Any]:
-        """Return kind, classes and label ids."""
-        return {"kind": self.kind, **self.stated_labels()}
 
 
 def open_image_mask(config: ImageMaskConfig) -> FileSource:

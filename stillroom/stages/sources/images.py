@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -30,10 +30,6 @@ class ImagesConfig(SourceSettings):
         """Return the root folders."""
         roots = self.root if isinstance(self.root, tuple) else (self.root,)
         return tuple(root.expanduser() for root in roots)
-
-    def stated(self) -> dict[str, Any]:
-        """Return kind and classes."""
-        return {"kind": self.kind, "classes": None}
 
 
 def open_images(config: ImagesConfig) -> FileSource:

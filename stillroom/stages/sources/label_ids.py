@@ -1,4 +1,4 @@
-"""Label files' raw ids: what of a run file says it, and how they become class indices."""
+"""The raw ids in label files, and the classes that they stand for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelIds:
-    """Which class a label file's raw id means.
+    """The class index of each raw id.
 
     Attributes:
         classes: names of the class indices.
@@ -33,10 +33,10 @@ class LabelIds:
     ignore_unlisted: bool = False
 
     def convert(self, name: str, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Raw ids (H, W) to class indices uint8 (H, W).
+        """Turn raw ids (H, W) into class indices uint8 (H, W).
 
         Raises:
-            FrameError: ids that mean nothing here, named.
+            FrameError: ids outside the class list.
         """
         present = np.unique(raw)
         unlisted = [int(value) for value in present if int(value) not in self.index_of]
@@ -55,13 +55,13 @@ class LabelIds:
 
 
 class LabelSettings(SourceSettings):
-    """What the label files of a source hold.
+    """The classes of a source and the ids of its label files.
 
     Attributes:
         classes: names of the class indices.
         mapping: raw id in a label file -> class index; None where files hold the indices.
         ignore: raw ids that do not count.
-        unlisted: what an id in neither means: a fault of its frame, or ignore.
+        unlisted: whether an id in neither is a fault of its frame, or ignored.
     """
 
     classes: tuple[str, ...]
@@ -83,17 +83,18 @@ class LabelSettings(SourceSettings):
         return self
 
     def label_ids(self) -> LabelIds:
-        """Raw id -> class index or ignore. An ignored id wins over an index of the same value."""
+        """Return the class of each raw id; an ignored id wins over an index of the same value."""
         listed = self.mapping
         if listed is None:
             listed = {index: index for index in range(len(self.classes))}
         index_of = listed | dict.fromkeys(self.ignore, IGNORE)
         return LabelIds(self.classes, index_of, self.unlisted == "ignore")
 
-    def stated_labels(self) -> dict[str, Any]:
-        """What of this decides labels, as plain JSON values."""
+    def stated(self) -> dict[str, Any]:
+        """Return kind, classes and what decides the labels."""
         index_of = self.label_ids().index_of
         return {
+            "kind": self.kind,
             "classes": list(self.classes),
             "ids": {str(raw): index_of[raw] for raw in sorted(index_of)},
             "unlisted": self.unlisted,
@@ -101,7 +102,7 @@ class LabelSettings(SourceSettings):
 
 
 def _ranges(ids: Mapping[int, int]) -> str:
-    """Ids as "0-10, 255"."""
+    """Format ids as "0-10, 255"."""
     runs: list[list[int]] = []
     for value in sorted(ids):
         if runs and value == runs[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""From a run file's section to a source."""
+"""Every kind of source by its name in a run file: its settings, and what opens it."""
 
 from __future__ import annotations
 

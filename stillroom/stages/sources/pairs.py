@@ -1,4 +1,4 @@
-"""Which frames of a clip are looked at together: each frame with neighbours before and after it."""
+"""Pairs of frames whose flow is cached: each frame with neighbours before and after it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from stillroom.stages.sources.source import Source
 
-WAY_BACK = -1  # in place of a draw
+BACKWARD = -1  # in place of a draw, of a pair that leads from a neighbour to its frame
 
 
 class PairsConfig(Settings):
-    """Which pairs of frames have their motion cached.
+    """The pairs of frames whose flow is cached.
 
     Every frame that is chosen gets neighbours before and after it, at distances that are drawn:
     the random sampling of Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
@@ -31,7 +31,7 @@ class PairsConfig(Settings):
     of: "labelled" chooses the frames with a label, or all frames of a source without labels; "all"
     offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
     draws: different neighbours of a frame on either side, as far as there are so many
-    back: cache the motion from neighbours to their frame too, which tells what is hidden
+    back: cache the flow from neighbours to their frame too, which tells what is hidden
     """
 
     of: Literal["labelled", "all"] = "labelled"
@@ -53,7 +53,7 @@ class PairPlan:
 
     frame, partner: their indices: (P,) int64
     offset: steps of time from the frame to its partner: (P,) int32
-    draw: which of the frame's neighbours on that side the partner is: (P,) int32, or WAY_BACK
+    draw: which of the frame's neighbours on that side the partner is: (P,) int32, or BACKWARD
     chosen: how many frames have neighbours on both sides, which is what their draws are for
     lonely: how many would be chosen, and lack a neighbour at any of the offsets on one side
     """
@@ -109,7 +109,7 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
 
 
 def _drawn_order(frame_id: str, offsets: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """The offsets before a frame, below 0, and after it, in the order in which they are drawn."""
+    """Shuffle the offsets before a frame, below 0, and after it, by its name."""
 
     def drawn(offset: int) -> bytes:
         return hashlib.sha256(f"{frame_id}\n{offset}".encode()).digest()
@@ -123,7 +123,7 @@ def _plan(
     rows = dict(drawn)
     if back:
         for (frame, partner), (offset, _) in drawn.items():
-            rows.setdefault((partner, frame), (-offset, WAY_BACK))
+            rows.setdefault((partner, frame), (-offset, BACKWARD))
     found = np.array([(*pair, *rows[pair]) for pair in sorted(rows)], np.int64).reshape(-1, 4)
     return PairPlan(
         frame=found[:, 0].copy(),

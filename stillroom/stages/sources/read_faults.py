@@ -1,7 +1,7 @@
-"""Why a source's file cannot be read: for what it is, or for what the machine would not give.
+"""Tell a file that is bad from one that cannot be read now.
 
-The first is a property of the frame and is committed as its row's reason. The second says nothing
-of the frame and may be mended at any moment: committed, it would outlive the fault.
+The first is a property of the frame and is committed as its row's reason. The second may be mended
+at any time (permissions, a disk): committed, it would outlive the fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PIECE = 1 << 20  # bytes
 
 
 def read_fault(path: Path, fault: OSError) -> FrameError | SourceUnavailable:
-    """What is to be raised where a file cannot be read."""
+    """Return what to raise where a file cannot be read."""
     if fault.errno == errno.ENOENT:
         return FrameError(f"{path.name}: the file is missing")
     reason = fault.strerror or type(fault).__name__

@@ -50,10 +50,10 @@ class Source(Protocol):
         """
 
     def position(self, index: int) -> tuple[str | None, int | None]:
-        """Clip and time of a frame; (None, None) where it belongs to no clip."""
+        """Return clip and time of a frame; (None, None) where it belongs to no clip."""
 
     def labelled(self, index: int) -> bool:
-        """Whether this frame itself has a label, as the listing says it: no file is opened."""
+        """Tell whether the frame itself has a label; no file is opened."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the frames' content, as plain JSON values without absolute paths."""
+        """Return what decides the frames' content, as plain JSON values without absolute paths."""

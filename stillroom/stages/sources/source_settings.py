@@ -15,8 +15,8 @@ class SourceSettings(KindSettings):
 
     def folders(self) -> tuple[Path, ...]:
         """Return the folders, or files, that the frames lie in; none where they are drawn."""
-        raise NotImplementedError
+        return ()
 
     def stated(self) -> dict[str, Any]:
         """Return the part of the identity that the section alone decides, with `classes`."""
-        raise NotImplementedError
+        return {"kind": self.kind, "classes": None}

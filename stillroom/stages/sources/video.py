@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,9 +22,6 @@ from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
 from stillroom.storage_specs.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _SLOWER = 0.99  # of the asked rate: 29.97 frames a second do for 30
@@ -53,22 +50,13 @@ class VideoConfig(SourceSettings):
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A video file in a source: `name` without its suffix is the clip."""
+class VideoClip:
+    """A video file in a source; `clip` is its name without the suffix."""
 
     name: str
+    clip: str
     size: int
     file: VideoFile
-
-    @property
-    def clip(self) -> str:
-        """Its name without the suffix."""
-        return os.path.splitext(self.name)[0]
-
-    def ids(self) -> Iterator[str]:
-        """Names of its frames."""
-        for place in range(len(self.file)):
-            yield f"{self.clip}/{self.file.number(place):06d}"
 
 
 class VideoSource:
@@ -76,7 +64,7 @@ class VideoSource:
 
     classes: tuple[str, ...] | None = None
 
-    def __init__(self, config: VideoConfig, clips: list[Clip]) -> None:
+    def __init__(self, config: VideoConfig, clips: list[VideoClip]) -> None:
         self.config = config
         self.clips = tuple(clips)
         self._ends = list(accumulate(len(clip.file) for clip in clips))
@@ -85,7 +73,13 @@ class VideoSource:
     @cached_property
     def frame_ids(self) -> Names:
         """Names such as `tram/000123`: the file and the number of the frame in it."""
-        return Names(text_of(name for clip in self.clips for name in clip.ids()))
+        return Names(
+            text_of(
+                f"{each.clip}/{each.file.number(place):06d}"
+                for each in self.clips
+                for place in range(len(each.file))
+            )
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -103,16 +97,16 @@ class VideoSource:
         return Frame(self.frame_ids[index], image)
 
     def position(self, index: int) -> tuple[str | None, int | None]:
-        """The file, and the frame's place among those taken of it."""
+        """Return the file, and the frame's place among those taken from it."""
         which, place = self._place(index)
         return self.clips[which].clip, place
 
     def labelled(self, index: int) -> bool:
-        """No frame of a video has a label."""
+        """Tell that no frame of a video has a label."""
         return False
 
     def identity(self) -> dict[str, Any]:
-        """The rate and the files' names, sizes and counts of frames."""
+        """Return the rate and a fingerprint of the files' names, sizes and counts of frames."""
         rows = sorted(
             [clip.name, clip.size, len(clip.file.index), len(clip.file)] for clip in self.clips
         )
@@ -138,18 +132,18 @@ def open_video(config: VideoConfig) -> VideoSource:
         SourceUnavailable: a file cannot be read now.
     """
     found = sorted(_found(config), key=lambda each: (natural_key(each[0]), each[0]))
-    _refuse_equal_clips([name for name, _ in found], [path for _, path in found])
+    names = _clip_names(found)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes without the GIL
         indices = list(pool.map(index_video, [path for _, path in found]))
     clips = []
-    for (name, path), index in zip(found, indices, strict=True):
+    for (name, path), clip, index in zip(found, names, indices, strict=True):
         step = 1.0 if config.fps is None else _step(path, index.rate, config.fps)
-        clips.append(Clip(name, path.stat().st_size, VideoFile(path, index, step)))
+        clips.append(VideoClip(name, clip, path.stat().st_size, VideoFile(path, index, step)))
     return VideoSource(config, clips)
 
 
 def _found(config: VideoConfig) -> list[tuple[str, Path]]:
-    """Name and path of every video."""
+    """Find name and path of every video."""
     found: list[tuple[str, Path]] = []
     for root in config.folders():
         kind = kind_at(root)
@@ -167,13 +161,14 @@ def _found(config: VideoConfig) -> list[tuple[str, Path]]:
     return found
 
 
-def _refuse_equal_clips(names: list[str], paths: list[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for name, path in zip(names, paths, strict=True):
+def _clip_names(found: list[tuple[str, Path]]) -> list[str]:
+    paths: dict[str, Path] = {}
+    for name, path in found:
         clip = os.path.splitext(name)[0]
-        if clip in seen:
-            raise ConfigError(f"{seen[clip]} and {path} would both be clip {clip!r}; rename one")
-        seen[clip] = path
+        if clip in paths:
+            raise ConfigError(f"{paths[clip]} and {path} would both be clip {clip!r}; rename one")
+        paths[clip] = path
+    return list(paths)
 
 
 def _step(path: Path, rate: float, fps: float) -> float:

@@ -1,10 +1,10 @@
-"""What a video file really holds: every frame that decodes, and the moment that it carries.
+"""Index a video file: every frame that decodes, and the time at which it is shown.
 
-A container's own word is an estimate in some formats and a promise in others: a file that was cut
-off promises frames that it lost, and one that was cut out of another carries frames that no
-player shows. So the frames are decoded once and counted. Their moments, which are exact, later
-tell which frame a seek has landed on. Counting takes a while, and every command opens its
-sources: what was found is kept in the user's cache folder.
+The count in a container is an estimate in some formats and may be wrong in others: a file that was
+cut off states frames that it lost, and one that was cut out of another has frames that no player
+shows. So the frames are decoded once and counted. Their times, which are exact, later tell which
+frame a seek has landed on. Counting takes a while, and every command opens its sources: an index
+is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATED = frozenset({".avi", ".m4v", ".mov", ".mp4"})
 """Containers with an index, whose count is no estimate from a duration."""
 DOUBTFUL = 4
 """Frames before a cut that are not trusted: what was cut may be shown before what came whole."""
-_FORMAT = 1  # of a kept index
+_FORMAT = 1  # of a kept index; part of its name
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,39 +39,39 @@ class VideoIndex:
 
     Attributes:
         rate: frames a second as the container states them; 0 where it does not.
-        lost: frames that the container promises and the file does not have any more.
-        moments: float64 (N,), when each frame that decodes is shown, in ms from the start.
+        lost: frames that the container states and the file does not have any more.
+        times_ms: float64 (N,), when each frame that decodes is shown, from the start.
     """
 
     rate: float
     lost: int
-    moments: NDArray[np.float64]
+    times_ms: NDArray[np.float64]
 
     def __len__(self) -> int:
-        """Frames with those that are lost."""
-        return len(self.moments) + self.lost
+        """Count the frames, with those that are lost."""
+        return len(self.times_ms) + self.lost
 
     @property
     def whole(self) -> int:
-        """Frames that can be trusted."""
-        return max(0, len(self.moments) - DOUBTFUL) if self.lost else len(self.moments)
+        """Number of the first frames that can be trusted."""
+        return max(0, len(self.times_ms) - DOUBTFUL) if self.lost else len(self.times_ms)
 
 
 def open_capture(path: Path, *options: int) -> cv2.VideoCapture | None:
-    """A video file, or None where it cannot be opened."""
+    """Open a video file; None where it cannot be opened."""
     capture = cv2.VideoCapture()
     opened = capture.open(os.path.abspath(path), cv2.CAP_FFMPEG, list(options))
     return capture if opened else None
 
 
 def index_video(path: Path) -> VideoIndex:
-    """The file's index: that of an earlier time if the file is still the same, else by decoding.
+    """Return a file's index: the kept one if the file is still the same, else by decoding.
 
     Raises:
         ConfigError: it cannot be opened, or none of its frames decodes.
         SourceUnavailable: it cannot be read now.
     """
-    kept = _kept(path)
+    kept = _kept_at(path)
     if kept is not None and (found := _read(kept)) is not None:
         return found
     made = _decode(path)
@@ -83,33 +83,33 @@ def index_video(path: Path) -> VideoIndex:
 def _decode(path: Path) -> VideoIndex:
     capture = open_capture(path)
     if capture is None:
-        _hear_the_disk(path)
+        _check_the_disk(path)
         raise ConfigError(
             f"{path} cannot be opened as a video ({_bytes(path)}); it is cut off, damaged or of "
             "a format that OpenCV does not know: repair it, or take it out of the source"
         )
-    moments = []
+    times = []
     while capture.grab():
-        moments.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-    if not moments:
-        _hear_the_disk(path)
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    if not times:
+        _check_the_disk(path)
         raise ConfigError(
             f"{path} holds no frame that can be decoded ({_bytes(path)}); take it out of the source"
         )
     rate = capture.get(cv2.CAP_PROP_FPS)
-    promised = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    stated = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     lost = 0
-    if path.suffix.lower() in STATED and len(moments) < promised and _packets(path) < promised:
-        # Were all of them in the file, those that do not show would be meant not to.
-        lost = promised - len(moments)
-        _hear_the_disk(path)
-    # 1000 is how a browser's recordings say that they do not know it.
+    if path.suffix.lower() in STATED and len(times) < stated and _packets(path) < stated:
+        # Were all of them in the file, those that do not show would be hidden on purpose.
+        lost = stated - len(times)
+        _check_the_disk(path)
+    # 1000 is what a browser's recordings state where they do not know it.
     usable = rate if np.isfinite(rate) and 0 < rate < 1000 else 0.0
-    return VideoIndex(usable, lost, np.array(moments, np.float64))
+    return VideoIndex(usable, lost, np.array(times, np.float64))
 
 
-def _hear_the_disk(path: Path) -> None:
-    """Before a file is called damaged: OpenCV does not tell that from a disk that fails.
+def _check_the_disk(path: Path) -> None:
+    """Read a file before it is called damaged: OpenCV does not tell that from a disk that fails.
 
     Raises:
         SourceUnavailable: the file cannot be read now.
@@ -119,7 +119,7 @@ def _hear_the_disk(path: Path) -> None:
 
 
 def _packets(path: Path) -> int:
-    """Encoded frames in a file; nothing is decoded."""
+    """Count the encoded frames of a file without decoding them."""
     capture, count = open_capture(path, cv2.CAP_PROP_FORMAT, -1), 0
     while capture is not None and capture.grab():
         count += 1
@@ -133,15 +133,15 @@ def _bytes(path: Path) -> str:
         return fault.strerror or type(fault).__name__
 
 
-def _kept(path: Path) -> Path | None:
-    """Where this state of a file has its index; None where there is no place for it."""
+def _kept_at(path: Path) -> Path | None:
+    """Return where the index of a file in this state is kept; None where nothing can be."""
     try:
         state = path.stat()
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except (OSError, RuntimeError):
         return None
-    told = (_FORMAT, cv2.__version__, str(path.resolve()), state.st_size, state.st_mtime_ns)
-    name = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    key = (_FORMAT, cv2.__version__, str(path.resolve()), state.st_size, state.st_mtime_ns)
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
     return Path(base) / "stillroom" / "videos" / f"{name}.npy"
 
 
@@ -156,7 +156,7 @@ def _read(kept: Path) -> VideoIndex | None:
 
 
 def _write(kept: Path, index: VideoIndex) -> None:
-    values = np.concatenate([[index.rate, index.lost], index.moments])
+    values = np.concatenate([[index.rate, index.lost], index.times_ms])
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:

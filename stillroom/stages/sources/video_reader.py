@@ -1,10 +1,10 @@
 """Frames of video files by number, in any order and from any thread, always the same pixels.
 
 A decoder only goes forward. A few are kept open, each at its place in a file: a shard's frames,
-asked for one after the other, are read on from there. Elsewhere a decoder must seek, and where a
-seek lands no container promises: the frame it lands on is known by its moment, which the file's
-index has. If it is unknown, or past the wanted frame, the seek aims farther back, and in the end
-the file is read from its start.
+asked for one after the other, are read on from there. Elsewhere a decoder must seek, and no
+container promises where a seek lands: the time of the frame it lands on is looked up in the file's
+index. If it is unknown, or past the wanted frame, the seek aims farther back, and in the end the
+file is read from its start.
 """
 
 from __future__ import annotations
@@ -27,24 +27,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DECODERS = 4
-"""Open at a time: two shards are read side by side, and their files may end within them."""
-RECENT = 4
-"""Wanted frames that a decoder remembers: threads ask for neighbours in no certain order."""
-REACH = 64
-"""Frames over which reading on is preferred to a seek."""
-MARGINS = (16, 64, 256)
-"""How far before the wanted frame a seek aims: the first frames after it may refer back past it."""
+DECODERS = 4  # open at a time: two shards are read side by side, and files may end within them
+RECENT = 4  # wanted frames that a decoder remembers: threads ask for neighbours in any order
+REACH = 64  # frames over which reading on is preferred to a seek
+MARGINS = (16, 64, 256)  # frames that a seek aims before the wanted one: later ones may refer back
 
 
 @dataclass(frozen=True, eq=False)
 class VideoFile:
-    """A file and what of it is wanted.
+    """A file, and which of its frames are wanted.
 
     Attributes:
         path: the file.
         index: its frames.
-        step: every how manieth is wanted, not always whole.
+        step: frames from one wanted frame to the next, not always whole.
     """
 
     path: Path
@@ -55,11 +51,11 @@ class VideoFile:
         return int((len(self.index) - 1) / self.step + 1e-6) + 1
 
     def number(self, place: int) -> int:
-        """Which frame of the file is the wanted one at a place: the nearest in time."""
+        """Return the number of the wanted frame at a place: the nearest in time."""
         return min(int(place * self.step + 0.5), len(self.index) - 1)
 
     def wanted(self, number: int) -> bool:
-        """Whether a frame of the file is wanted at some place."""
+        """Tell whether a frame of the file is wanted at some place."""
         place = round(number / self.step)
         return place < len(self) and self.number(place) == number
 
@@ -70,35 +66,34 @@ class _Decoder:
     def __init__(self, file: VideoFile) -> None:
         self.file = file
         self.lock = threading.Lock()
-        self.aim = 0  # where it will be once everything asked of it so far is done
+        self.aim = 0  # where it will be after all reads that were asked for
         self._capture: cv2.VideoCapture | None = None
         self._next = 0  # number of the frame that a grab gives
         self._recent: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._disk_works = False  # until it is asked, which is once: files are large
-        moments = file.index.moments
-        self._ascending = bool((np.diff(moments) > 0).all())
+        self._disk_works = False  # until it is checked, which is once: files are large
+        self._ascending = bool((np.diff(file.index.times_ms) > 0).all())
 
     def read(self, number: int) -> NDArray[np.uint8]:
-        """One frame, RGB."""
+        """Read one frame, RGB."""
         with self.lock:
             if number not in self._recent:
                 if self._capture is None or not 0 <= number - self._next <= REACH:
-                    self._go(number)
+                    self._approach(number)
                 while self._next < number:
                     near = number - self._next < RECENT * self.file.step
                     self._grab(keep=near and self.file.wanted(self._next))
                 self._grab(keep=True)
             return self._recent[number].copy()
 
-    def _go(self, number: int) -> None:
-        """To any place at or before a frame."""
+    def _approach(self, number: int) -> None:
+        """Move to any place at or before a frame."""
         for margin in MARGINS if self._ascending else ():
             if number - margin <= 0 or not self._seek(number - margin):
                 break
-            moment = self._moment() if self._capture and self._capture.grab() else np.nan
-            place = int(np.searchsorted(self.file.index.moments, moment))
-            known = place < len(self.file.index.moments)
-            if known and self.file.index.moments[place] == moment and place < number:
+            time = self._time_ms() if self._capture and self._capture.grab() else np.nan
+            times = self.file.index.times_ms
+            place = int(np.searchsorted(times, time))
+            if place < min(number, len(times)) and times[place] == time:
                 self._next = place + 1
                 return
         self._capture, self._next = self._opened(), 0
@@ -109,10 +104,10 @@ class _Decoder:
         return bool(self._capture.set(cv2.CAP_PROP_POS_FRAMES, number))
 
     def _grab(self, *, keep: bool) -> None:
-        """Decode the next frame; its colours only where it is to be remembered."""
+        """Decode the next frame; convert its colours only where it is to be remembered."""
         number, index = self._next, self.file.index
         grabbed = self._capture is not None and self._capture.grab()
-        if not grabbed or self._moment() != index.moments[number]:
+        if not grabbed or self._time_ms() != index.times_ms[number]:
             self._capture = None
             raise self._fault("the file has changed since it was listed")
         self._next += 1
@@ -127,7 +122,7 @@ class _Decoder:
             raise self._fault(f"frame {number} cannot be read as colours")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
-    def _moment(self) -> float:
+    def _time_ms(self) -> float:
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) if self._capture else float("nan")
 
     def _opened(self) -> cv2.VideoCapture:
@@ -137,15 +132,15 @@ class _Decoder:
         return capture
 
     def _fault(self, what: str) -> FrameError:
-        """What a frame has against it, once the disk has been heard: it may be at fault."""
+        """Return the fault of a frame, once the disk is known not to be the cause."""
         if not self._disk_works:
             read_through(self.file.path)
             self._disk_works = True
         return FrameError(f"{self.file.path.name}: {what}")
 
 
-_LEFT: list[_Decoder] = []
-"""A parent's, in its fork: closing them would wait for threads that the fork does not have."""
+# A parent's decoders in its fork: closing them would wait for threads that the fork does not have.
+_OF_THE_PARENT: list[_Decoder] = []
 
 
 class VideoReader:
@@ -163,9 +158,9 @@ class VideoReader:
         return VideoReader, ()
 
     def read(self, key: int, file: VideoFile, number: int) -> NDArray[np.uint8]:
-        """Frame `number` of a file, RGB uint8 (H, W, 3).
+        """Read frame `number` of a file, RGB uint8 (H, W, 3).
 
-        key: the file's, the same every time
+        key: of the file, the same every time
 
         Raises:
             FrameError: the file has no such frame any more, or has changed.
@@ -177,7 +172,7 @@ class VideoReader:
                 f"states, the first {file.index.whole} are whole; number {number} (from 0) is not"
             )
         if self._process != os.getpid():  # a fork shares its files' places with its parent
-            _LEFT.extend(decoder for _, decoder in self._decoders)
+            _OF_THE_PARENT.extend(decoder for _, decoder in self._decoders)
             self._start()
         with self._lock:
             decoder = self._choose(key, file, number)
@@ -189,7 +184,7 @@ class VideoReader:
         return -RECENT * decoder.file.step <= number - decoder.aim <= REACH
 
     def _choose(self, key: int, file: VideoFile, number: int) -> _Decoder:
-        """The decoder that will be near; else a new one, in place of the one unused for longest."""
+        """Take the decoder that will be near; else a new one for that unused for longest."""
         near = [each for each in self._decoders if each[0] == key and self._near(each[1], number)]
         if near:
             chosen = min(near, key=lambda each: abs(number - each[1].aim))

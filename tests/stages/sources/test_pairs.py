@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from stillroom.stages.sources.clip_times import usual_step
-from stillroom.stages.sources.pairs import WAY_BACK, PairPlan, PairsConfig, plan_pairs
+from stillroom.stages.sources.pairs import BACKWARD, PairPlan, PairsConfig, plan_pairs
 from stillroom.storage_specs.errors import ConfigError
 
 
@@ -53,14 +53,14 @@ def named(source: Clips, plan: PairPlan) -> dict[tuple[str, str], tuple[int, int
 def test_a_labelled_frame_gets_one_neighbour_before_and_one_after_and_the_ways_back():
     source = Clips({"a": list(range(30))}, {"a_019"})
     found = named(source, plan := plan_pairs(source, PairsConfig(offsets=(1, 2, 3))))
-    drawn = {pair: row for pair, row in found.items() if row[1] != WAY_BACK}
+    drawn = {pair: row for pair, row in found.items() if row[1] != BACKWARD}
     assert len(found) == 4
     assert (plan.chosen, plan.lonely) == (1, 0)
     assert sorted(offset > 0 for offset, _ in drawn.values()) == [False, True]
     for (one, other), (offset, draw) in drawn.items():
         assert (one, draw) == ("a_019", 0)
         assert int(other[-3:]) - 19 == offset
-        assert found[other, one] == (-offset, WAY_BACK)
+        assert found[other, one] == (-offset, BACKWARD)
     assert len(plan_pairs(source, PairsConfig(back=False))) == 2
 
 
@@ -129,7 +129,7 @@ def test_a_pair_that_two_frames_want_is_there_once():
     draws = dict(zip(pairs, plan.draw.tolist(), strict=True))
     # the middle two draw each other; the ends are only ways back
     assert draws[1, 2] == draws[2, 1] == 0
-    assert draws[0, 1] == draws[3, 2] == WAY_BACK
+    assert draws[0, 1] == draws[3, 2] == BACKWARD
 
 
 def test_two_frames_at_one_time_are_named():

@@ -1,7 +1,7 @@
 """Video files: counted by decoding, and the same pixels in whatever order frames are asked for.
 
 Written here by OpenCV: mp4v and XVID refer back to earlier frames, MJPG does not, VP80 in WebM has
-no index and MPG2 no moments that a seek could be told by.
+no index and MPG2 no times by which a seek could be checked.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def test_a_container_that_seeks_wrongly_is_read_from_its_start(
     films: Path, lie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sequential(films / "mp4_film.mp4")
-    real, moment = video_reader._Decoder._seek, video_reader._Decoder._moment
+    real, time_ms = video_reader._Decoder._seek, video_reader._Decoder._time_ms
     source = opened(films / "mp4_film.mp4")
     lied: list[int] = []
     unknown: list[bool] = []
@@ -185,20 +185,20 @@ def test_a_container_that_seeks_wrongly_is_read_from_its_start(
         return real(self, {"wrong place": number - 7, "past it": 149}.get(lie, number))
 
     def said(self: Any) -> float:
-        return -1.0 if unknown and unknown.pop() else moment(self)
+        return -1.0 if unknown and unknown.pop() else time_ms(self)
 
     monkeypatch.setattr(video_reader._Decoder, "_seek", seek)
-    monkeypatch.setattr(video_reader._Decoder, "_moment", said)
+    monkeypatch.setattr(video_reader._Decoder, "_time_ms", said)
     for index in (130, 20, 100):
         np.testing.assert_array_equal(source.load(index).image, expected[index])
     assert lied
 
 
-def test_moments_that_do_not_ascend_are_never_seeked_by(tmp_path: Path) -> None:
+def test_times_that_do_not_ascend_are_never_seeked_by(tmp_path: Path) -> None:
     path = film(tmp_path / "a.avi", "MPG2", 100)
-    moments = index_video(path).moments
-    if (np.diff(moments) > 0).all():
-        pytest.skip("this OpenCV gives every frame of MPEG-2 in AVI its moment")
+    times = index_video(path).times_ms
+    if (np.diff(times) > 0).all():
+        pytest.skip("this OpenCV gives every frame of MPEG-2 in AVI its time")
     expected, source = sequential(path), opened(path)
     assert len(source) == len(expected)
     for index in (99, 3, 80, 79, 0):
@@ -324,7 +324,7 @@ def test_what_a_cut_file_has_lost_is_bad_frames_and_the_rest_is_right(
     assert str(tmp_path) not in "".join(reasons)
     assert good == list(range(len(good)))
     assert 60 < len(good) < 110
-    assert len(good) == len(index_video(path).moments) - DOUBTFUL
+    assert len(good) == len(index_video(path).times_ms) - DOUBTFUL
 
 
 def test_a_cut_file_without_a_stated_count_holds_what_can_be_decoded(tmp_path: Path) -> None:
