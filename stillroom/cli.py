@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from stillroom import __version__
 from stillroom.commands.cache import cache
-from stillroom.commands.options import JSON, RUN_FILE, SET, example, print_shown
+from stillroom.commands.options import JSON, RUN_FILE, SET, example, print_result
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
 
@@ -65,9 +66,11 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 
     run = load_run(run_file, overrides)
     if check:
-        print_shown(students.term_checks(check_terms(run)), as_json)
-        return
-    print_shown(students.train_result(progress.train_with_bar(run)), as_json)
+        found = check_terms(run)
+        print_result(asdict(found), students.term_checks(found), as_json)
+    else:
+        result = progress.train_with_bar(run)
+        print_result(result.to_dict(), students.train_result(result), as_json)
 
 
 @main.command(
@@ -99,7 +102,7 @@ def evaluate(
     run_file: Path,
     overrides: tuple[str, ...],
     as_json: bool,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Score run folders, checkpoints, or teachers of the run file (teacher:NAME).
 
@@ -107,13 +110,15 @@ def evaluate(
     """
     from stillroom.commands import progress
     from stillroom.commands.show import scores
-    from stillroom.pipeline.evaluation import Asked, evaluate_models
+    from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_models
     from stillroom.pipeline.run_file.loading import load_run
 
     run = load_run(run_file, overrides)
-    with progress.StageBars("frames") as bars:
-        found = evaluate_models(run, models, Asked(**asked), bars.advance)
-    print_shown(scores.evaluations(found), as_json)
+    with progress.Bars("frames") as bars:
+        found = evaluate_models(run, models, EvaluationOptions(**options), bars.advance)
+    documents = [one.to_dict() for one in found]
+    document = documents[0] if len(found) == 1 else {"models": documents}
+    print_result(document, scores.evaluations(found), as_json)
 
 
 @main.command(epilog=example("stillroom demo --out runs/demo"))
@@ -130,5 +135,5 @@ def demo(out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.pipeline.demo import Steps, run_demo
 
     steps = Steps(progress.build_with_bars, progress.train_with_bar, progress.evaluate_with_bar)
-    result = run_demo(out, overrides, progress.Narrator(), steps)
-    print_shown(students.demo_result(result), as_json)
+    result = run_demo(out, overrides, progress.stamped_printer(), steps)
+    print_result(result.to_dict(), students.demo_result(result), as_json)

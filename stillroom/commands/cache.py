@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stillroom.commands.cache_tools import TOOLS
-from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
+from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_result
 
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Print frames, bytes and minutes; write nothing."
@@ -54,27 +54,21 @@ def _build(
     extend: bool,
 ) -> None:
     from stillroom.commands import progress
-    from stillroom.commands.show import reports
+    from stillroom.commands.show import caches
     from stillroom.pipeline.run_file.loading import load_run
 
     run = load_run(run_file, overrides)
     if dry_run:
         from stillroom.pipeline.build.estimate import estimate_build
 
-        print_shown(reports.estimate(estimate_build(run, extend=extend)), as_json)
+        estimate = estimate_build(run, extend=extend)
+        print_result(estimate.to_dict(), caches.estimate(estimate), as_json)
         return
-    from stillroom.pipeline.build.run import build as build_cache
-
-    with progress.BuildBars() as bars:
-        report = build_cache(
-            run,
-            runner="ray" if address else runner,
-            address=address,
-            extend=extend,
-            on_plan=bars.plan,
-            on_event=bars.event,
-        )
-    print_shown(reports.build_report(run.cache.path, report), as_json)
+    runner = "ray" if address else runner
+    report = progress.build_with_bars(run, runner=runner, address=address, extend=extend)
+    path = run.cache.path
+    document = {"cache": str(path), **report.to_dict()}
+    print_result(document, caches.build_report(path, report), as_json)
 
 
 @cache.command(
@@ -104,12 +98,12 @@ def extend(**options: Any) -> None:
 @JSON
 def info(cache_path: str, overrides: tuple[str, ...], bad: bool, as_json: bool) -> None:
     """Say what a cache holds: sets, frames, bytes by artifact, bad frames, fingerprints."""
-    from stillroom.commands.show import reports
+    from stillroom.commands.show import caches
     from stillroom.pipeline.cache_tools.info import cache_folder, describe_cache
 
-    print_shown(
-        reports.cache_info(describe_cache(cache_folder(cache_path, overrides)), bad=bad), as_json
-    )
+    sets = describe_cache(cache_folder(cache_path, overrides))
+    document = {"sets": [one.to_dict() for one in sets]}
+    print_result(document, caches.cache_info(sets, bad=bad), as_json)
 
 
 @cache.command(epilog=example("stillroom cache verify runs/camvid.cache"))
@@ -127,15 +121,16 @@ def verify(
 ) -> None:
     """Check every committed byte: checksums, ranges, coverage. Exit code 1: faults found."""
     from stillroom.commands import progress
-    from stillroom.commands.show import reports
+    from stillroom.commands.show import caches
     from stillroom.pipeline.cache_tools.info import cache_folder
     from stillroom.pipeline.cache_tools.verify import verify_cache
 
     folder = cache_folder(cache_path, overrides)
-    with progress.CountBar("verify", folder) as bar:
-        verdicts = verify_cache(folder, bar.advance, repair=repair, ray_address=ray_address)
-    print_shown(reports.verdicts(folder, verdicts), as_json)
-    if any(verdict.faults for verdict in verdicts):
+    with progress.Bars() as bars:
+        on_shard = bars.counter(f"verify {folder}")
+        report = verify_cache(folder, on_shard, repair=repair, ray_address=ray_address)
+    print_result(report.to_dict(), caches.verification(report), as_json)
+    if report.faults:
         sys.exit(1)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_shown
+from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_result
 
 
 @click.command(
@@ -46,9 +47,10 @@ def fidelity(
 
     run = load_run(run_file, overrides)
     request = FidelityRequest(frames, source, codecs, plot)
-    with progress.CountBar("fidelity", run.cache.path, "frames") as bar:
-        found = measure_fidelity(run, request, bar.advance)
-    print_shown(measures.fidelity(found), as_json)
+    with progress.Bars("frames") as bars:
+        found = measure_fidelity(run, request, bars.counter(f"fidelity {run.cache.path}"))
+    document = {"sets": [one.to_dict() for one in found]}
+    print_result(document, measures.fidelity(found), as_json)
 
 
 @click.command(
@@ -82,10 +84,11 @@ def stats(
     from stillroom.pipeline.cache_tools.statistics import StatsRequest, measure_stats
 
     folder = cache_folder(cache_path, overrides)
-    with progress.CountBar("stats", folder, "shards") as bar:
-        request = StatsRequest(source, features, out, plot)
-        found = measure_stats(folder, request, ray_address=ray_address, on_shard=bar.advance)
-    print_shown(measures.stats(found), as_json)
+    request = StatsRequest(source, features, out, plot)
+    with progress.Bars("shards") as bars:
+        on_shard = bars.counter(f"stats {folder}")
+        found = measure_stats(folder, request, ray_address=ray_address, on_shard=on_shard)
+    print_result(found.to_dict(), measures.stats(found), as_json)
 
 
 @click.command(epilog=example("stillroom cache size examples/camvid.toml"))
@@ -99,9 +102,9 @@ def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.pipeline.cache_tools.size import plan_size
     from stillroom.pipeline.run_file.loading import load_run
 
-    with progress.CountBar("size", run_file, "sets") as bar:
-        found = plan_size(load_run(run_file, overrides), bar.advance)
-    print_shown(measures.sizes(found), as_json)
+    with progress.Bars("sets") as bars:
+        found = plan_size(load_run(run_file, overrides), bars.counter(f"size {run_file}"))
+    print_result(found.to_dict(), measures.sizes(found), as_json)
 
 
 @click.command(epilog=example("stillroom cache adapt run.toml --set adapt.fpn.channels=64"))
@@ -120,9 +123,10 @@ def adapt(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.pipeline.run_file.loading import load_run
 
     run = load_run(run_file, overrides)
-    with progress.StageBars() as bars:
+    with progress.Bars() as bars:
         found = adapt_cache(run, bars.advance)
-    print_shown(changes.adapted(run.cache.path, found), as_json)
+    document = {"cache": str(run.cache.path), "codes": [asdict(one) for one in found]}
+    print_result(document, changes.adapted(run.cache.path, found), as_json)
 
 
 @click.command(
@@ -157,11 +161,11 @@ def transcode(
     from stillroom.pipeline.run_file.loading import settings_of
 
     change = Change(preset, settings_of(codecs, "--codec"), shard_frames)
-    with progress.CountBar("transcode", cache_path, "shards") as bar:
-        found = transcode_cache(
-            cache_path, out, change, ray_address=ray_address, on_shard=bar.advance
-        )
-    print_shown(changes.transcoded(out, found), as_json)
+    with progress.Bars("shards") as bars:
+        on_shard = bars.counter(f"transcode {cache_path}")
+        found = transcode_cache(cache_path, out, change, ray_address=ray_address, on_shard=on_shard)
+    document = {"cache": out, "sets": [asdict(one) for one in found]}
+    print_result(document, changes.transcoded(out, found), as_json)
 
 
 @click.command(epilog=example("stillroom cache copy runs/camvid.cache /mnt/big/camvid.cache"))
@@ -178,9 +182,11 @@ def copy(
     from stillroom.commands.show import changes
     from stillroom.pipeline.cache_tools.copy_cache import copy_cache
 
-    with progress.CountBar("copy", cache_path, "shards") as bar:
-        found = copy_cache(cache_path, out, source=source, set_name=set_name, on_shard=bar.advance)
-    print_shown(changes.copied(out, found), as_json)
+    with progress.Bars("shards") as bars:
+        on_shard = bars.counter(f"copy {cache_path}")
+        found = copy_cache(cache_path, out, source=source, set_name=set_name, on_shard=on_shard)
+    document = {"cache": out, "sets": [asdict(one) for one in found]}
+    print_result(document, changes.copied(out, found), as_json)
 
 
 TOOLS = (adapt, fidelity, stats, size, transcode, copy)

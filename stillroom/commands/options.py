@@ -1,12 +1,15 @@
-"""What every command of the command line shares: its arguments, its example, how it prints."""
+"""What the commands share: arguments, options, the example in the help, printing."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
 # Text, not a path: it may be a URL, whose two slashes a path would make one.
@@ -27,19 +30,19 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 
 
 def example(command: str) -> str:
-    """The last lines of a command's help."""
+    """Return the last lines of a command's help."""
     return f"\b\nExample:\n  {command}"
 
 
-def print_shown(shown: Any, as_json: bool) -> None:
-    """A report knows itself as text and as a JSON document."""
+def print_result(document: dict[str, Any], parts: list[RenderableType], as_json: bool) -> None:
+    """Print a result: as one JSON document, or as text and tables."""
     if as_json:
-        click.echo(json.dumps(shown.document, indent=2))
-    else:
-        from rich.console import Console
+        click.echo(json.dumps(document, indent=2))
+        return
+    from rich.console import Console
 
-        console = Console(highlight=False, soft_wrap=True, markup=False)
-        if not console.is_terminal:  # a file has no edge at which a table would have to be cut
-            console.width = max(console.width, 160)
-        for part in shown.parts:
-            console.print(part)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if not console.is_terminal:  # a file has no edge at which a table would have to be cut
+        console.width = max(console.width, 160)
+    for part in parts:
+        console.print(part)

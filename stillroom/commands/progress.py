@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import rich.progress as bars
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    Progress,
     ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -19,7 +21,7 @@ from rich.text import Text
 from stillroom.commands.quantities import size
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
     from types import TracebackType
 
     from rich.progress import Task, TaskID
@@ -28,62 +30,41 @@ if TYPE_CHECKING:
     from stillroom.pipeline.build.report import BuildEvent, BuildReport
     from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.sweep.file import Work
-    from stillroom.pipeline.sweep.trials import ChildEvent
-    from stillroom.stages.train.job import Progress, TrainResult
-
+    from stillroom.pipeline.sweep.results import SweepResult
+    from stillroom.pipeline.sweep.run import SweepPlan
+    from stillroom.pipeline.sweep.trials import TrialEvent
+    from stillroom.stages.train.job import Progress as TrainProgress
+    from stillroom.stages.train.job import TrainResult
 
 LOG_SECONDS = 30.0  # between two lines where stderr is no terminal
 
 
-class _Rate(ProgressColumn):
-    """Units a second since the task began, over what this process did itself."""
+class Bars:
+    """Bars by name, shown from the first change until the end of a with-block.
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
+    So no empty bar stands above an error that comes before the work begins. Where stderr is no
+    terminal, a line a bar is logged every half minute.
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        known = speed is not None and task.fields.get("has_rate", True)
-        return Text(f"{speed:.1f} {self._unit}/s" if known else "")
-
-
-class _Bars:
-    """A rich progress display, on from the first that there is to show to a with-block's end.
-
-    So no empty bar stands above an error that comes before the work does.
+    unit: of what is counted, for the rate
     """
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str = "") -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
         self._unit = unit
-        self._said = time.monotonic()
-        self._bars = bars.Progress(
+        self._logged = time.monotonic()
+        self._tasks: dict[str, TaskID] = {}
+        self._display = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            _Rate(unit),
+            _Rate(self._rate),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Bars:
         return self
-
-    def _moved(self) -> None:
-        """Show the bars, or say now and then where things are if none can move: in a job's log."""
-        self._bars.start()
-        if self.console.is_terminal or time.monotonic() - self._said < LOG_SECONDS:
-            return
-        self._said = time.monotonic()
-        for task in self._bars.tasks:
-            if task.total is not None and 0 < task.completed < task.total:
-                known = task.speed and task.fields.get("has_rate", True)
-                speed = f"{task.speed:.1f} {self._unit}/s" if known else ""
-                parts = (task.description, f"{task.completed:.0f}/{task.total:.0f}", speed)
-                self.console.print("  ".join((*parts, task.fields["note"])), soft_wrap=True)
 
     def __exit__(
         self,
@@ -91,167 +72,176 @@ class _Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bars.live.is_started:
-            self._bars.stop()
+        if self._display.live.is_started:
+            self._display.stop()
 
+    def add(
+        self, name: str, total: int | None = None, *, done: int = 0, note: str = "",
+        has_rate: bool = True,
+    ) -> None:  # fmt: skip
+        """Add a bar, which is shown once any bar changes.
 
-class BuildBars(_Bars):
-    """`cache build`: a bar a set; frames/s, ETA, bytes and bad frames."""
+        has_rate: False for what is not counted in `unit`
+        """
+        self._tasks[name] = self._display.add_task(
+            name, total=total, completed=done, note=note, has_rate=has_rate
+        )
 
-    def __init__(self) -> None:
-        super().__init__("frames")
-        self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._bytes: dict[tuple[str, str], int] = {}
-        self._bad: dict[tuple[str, str], int] = {}
+    def update(self, name: str, **changes: Any) -> None:
+        """Change a bar: `completed` or `advance`, `total`, `note`. Add it if it is not there."""
+        if name not in self._tasks:
+            self.add(name)
+        self._display.update(self._tasks[name], **changes)
+        self.show()
 
-    def plan(self, plans: list[SetPlan]) -> None:
-        """Show what is to be done; what was committed before is counted as done."""
-        for plan in plans:
-            if plan.missing:
-                key = (plan.source, plan.set_name)
-                self._tasks[key] = self._bars.add_task(
-                    f"{plan.set_name} on {plan.source}",
-                    total=plan.frames,
-                    completed=plan.frames - plan.missing_frames,
-                    note="",
+    def advance(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self.update(name, completed=done, total=total)
+
+    def counter(self, name: str) -> Callable[[int, int], None]:
+        """Return a function of (done, total) that moves one bar."""
+        return partial(self.advance, name)
+
+    def remove(self, name: str) -> None:
+        """Take a bar away."""
+        self._display.remove_task(self._tasks.pop(name))
+
+    def show(self) -> None:
+        """Draw the bars; where none can move, log now and then how far each is."""
+        self._display.start()
+        if self.console.is_terminal or time.monotonic() - self._logged < LOG_SECONDS:
+            return
+        self._logged = time.monotonic()
+        for task in self._display.tasks:
+            if task.total is not None and 0 < task.completed < task.total:
+                parts = (
+                    task.description,
+                    f"{task.completed:.0f}/{task.total:.0f}",
+                    self._rate(task.speed, task),
+                    task.fields["note"],
                 )
-        self._moved()
+                self.console.print("  ".join(parts), soft_wrap=True)
 
-    def event(self, event: BuildEvent) -> None:
-        """Move a bar, or say what failed."""
-        key = (event.work.source, event.work.set_name)
-        if event.problem is not None:
-            self.console.print(f"{key[1]} on {key[0]}, shard {event.work.shard}: {event.problem}")
-        if event.report is not None:
-            self._bytes[key] = self._bytes.get(key, 0) + event.report.bytes
-            self._bad[key] = self._bad.get(key, 0) + event.report.bad
-        note = size(self._bytes.get(key, 0))
-        if self._bad.get(key):
-            note += f"  {self._bad[key]} bad"
-        self._bars.update(self._tasks[key], advance=event.frames, note=note)
-        self._moved()
+    def _rate(self, speed: float | None, task: Task) -> str:
+        return f"{speed:.1f} {self._unit}/s" if speed and task.fields["has_rate"] else ""
 
 
-def build_with_bars(run: RunConfig) -> BuildReport:
-    """Build a cache and show its bars."""
+class _Rate(ProgressColumn):
+    def __init__(self, rate: Callable[[float | None, Task], str]) -> None:
+        super().__init__()
+        self._text = rate
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text(task.finished_speed or task.speed, task))
+
+
+def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
+    """Build a cache and show a bar a set: frames/s, time to go, bytes and bad frames.
+
+    options: as for `build`
+    """
     from stillroom.pipeline.build.run import build
 
-    with BuildBars() as shown:
-        return build(run, on_plan=shown.plan, on_event=shown.event)
+    written: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
 
+    def on_plan(plans: list[SetPlan]) -> None:
+        for plan in plans:
+            if plan.missing:
+                name, done = f"{plan.set_name} on {plan.source}", plan.frames - plan.missing_frames
+                bars.add(name, plan.frames, done=done)
+        bars.show()
 
-class TrainBar(_Bars):
-    """`train`: steps, their rate, the loss, the time spent waiting for data, the last score."""
+    def on_event(event: BuildEvent) -> None:
+        name = f"{event.work.set_name} on {event.work.source}"
+        if event.problem is not None:
+            bars.console.print(f"{name}, shard {event.work.shard}: {event.problem}")
+        if event.report is not None:
+            written[name] += event.report.bytes
+            bad[name] += event.report.bad
+        note = size(written[name]) + (f"  {bad[name]} bad" if bad[name] else "")
+        bars.update(name, advance=event.frames, note=note)
 
-    def __init__(self, run: Path | str) -> None:
-        super().__init__("steps")
-        self._task = self._bars.add_task(f"train {run}", total=None, note="")
-        self._loss: float | None = None
-        self._score = ""
-
-    def step(self, progress: Progress) -> None:
-        """One step more; the loss shown is an average over about twenty."""
-        mean = progress.loss if self._loss is None else self._loss
-        self._loss = 0.95 * mean + 0.05 * progress.loss
-        if progress.scores is not None and "miou" in progress.scores:
-            self._score = f"  mIoU {progress.scores['miou']:.4f}"
-        wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
-        note = f"loss {self._loss:.4f}  waits {wait:.0%}{self._score}"
-        self._bars.update(self._task, completed=progress.step, total=progress.steps, note=note)
-        self._moved()
+    with Bars("frames") as bars:
+        return build(run, on_plan=on_plan, on_event=on_event, **options)
 
 
 def train_with_bar(run: RunConfig) -> TrainResult:
-    """Train a run's student and show its bar."""
+    """Train a run's student and show steps, loss, time spent waiting for data, and last score."""
     from stillroom.pipeline.training import train_run
 
-    with TrainBar(run.train.path if run.train is not None else "") as bar:
-        return train_run(run, bar.step)
+    name = f"train {run.train.path if run.train is not None else ''}"
+    mean: float | None = None  # of the loss, over about twenty steps
+    score = ""
+
+    def on_step(progress: TrainProgress) -> None:
+        nonlocal mean, score
+        mean = 0.95 * (progress.loss if mean is None else mean) + 0.05 * progress.loss
+        if progress.scores is not None and "miou" in progress.scores:
+            score = f"  mIoU {progress.scores['miou']:.4f}"
+        wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
+        note = f"loss {mean:.4f}  waits {wait:.0%}{score}"
+        bars.update(name, completed=progress.step, total=progress.steps, note=note)
+
+    with Bars("steps") as bars:
+        return train_run(run, on_step)
 
 
 def evaluate_with_bar(run: RunConfig, model: str) -> Evaluation:
     """Score a model and show a bar."""
     from stillroom.pipeline.evaluation import evaluate_model
 
-    with CountBar("eval", model) as bar:
-        return evaluate_model(run, model, on_frames=bar.advance)
-
-
-class SweepBars(_Bars):
-    """`sweep`: a bar for all of it, and one for every student that is being trained."""
-
-    def __init__(self, path: Path | str, total: int) -> None:
-        super().__init__("steps")
-        self._all = self._bars.add_task(f"sweep {path}", total=total, note="", has_rate=False)
-        self._tasks: dict[Work, TaskID] = {}
-
-    def event(self, event: ChildEvent) -> None:
-        """Add, move or take away a student's bar; say what has ended, and how."""
-        work, said = event.work, event.said
-        if event.kind == "begun":
-            self._tasks[work] = self._bars.add_task(work.name, total=None, note="starting")
-        elif event.kind == "step":
-            note = f"loss {said['loss']:.4f}  waits {said['waits']:.0%}"
-            if said["miou"] is not None:
-                note += f"  mIoU {said['miou']:.4f}"
-            self._bars.update(
-                self._tasks[work], completed=said["step"], total=said["steps"], note=note
-            )
-        elif event.kind == "scored":
-            note = f"scoring, frame {said['scored']} of {said['frames']}"
-            self._bars.update(self._tasks[work], note=note)
-        else:
-            self._bars.remove_task(self._tasks.pop(work))
-            self._bars.advance(self._all)
-            problem = f": {said['problem'].splitlines()[0]}" if "problem" in said else ""
-            self.console.print(f"{event.kind} {work.name}{problem}", soft_wrap=True)
-        self._moved()
-
-
-class CountBar(_Bars):
-    """Anything that is counted up to a total."""
-
-    def __init__(self, what: str, of: Path | str, unit: str = "") -> None:
-        super().__init__(unit)
-        self._task = self._bars.add_task(f"{what} {of}", total=None, note="")
-
-    def advance(self, done: int, total: int) -> None:
-        """So many of so many are done."""
-        self._bars.update(self._task, completed=done, total=total)
-        self._moved()
-
-
-class StageBars(_Bars):
-    """A job of several stages, known one after the other: a bar each."""
-
-    def __init__(self, unit: str = "") -> None:
-        super().__init__(unit)
-        self._stages: dict[str, TaskID] = {}
-
-    def advance(self, stage: str, done: int, total: int) -> None:
-        """So many of so many are done in this stage."""
-        if stage not in self._stages:
-            self._stages[stage] = self._bars.add_task(stage, total=total, note="")
-        self._bars.update(self._stages[stage], completed=done, total=total)
-        self._moved()
+    with Bars() as bars:
+        return evaluate_model(run, model, on_frames=bars.counter(f"eval {model}"))
 
 
 def follow_with_bars(run: RunConfig) -> None:
     """Compute the flow of a run's clips and show a bar."""
     from stillroom.pipeline.video import follow_clips
 
-    with StageBars("frames") as shown:
-        follow_clips(run, shown.advance)
+    with Bars("frames") as bars:
+        follow_clips(run, bars.advance)
 
 
-class Narrator:
-    """Says what a long job of several steps is doing, with the seconds it took so far."""
+def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
+    """Run a sweep and show a bar for all of it, and one for every student that is being trained.
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False)
-        self._began = time.monotonic()
+    options: as for `run_sweep`
+    """
+    from stillroom.pipeline.sweep.run import Hooks, run_sweep
 
-    def __call__(self, text: str) -> None:
-        """One line, stamped with the time since the start."""
-        seconds = time.monotonic() - self._began
-        self.console.print(Text.assemble((f"{seconds:5.0f} s  ", "dim"), text), soft_wrap=True)
+    everything = f"sweep {plan.sweep.config.path}"
+
+    def on_event(event: TrialEvent) -> None:
+        name, values = event.trial.name, event.values
+        if event.kind == "begun":
+            bars.add(name, note="starting")
+        elif event.kind == "step":
+            note = f"loss {values['loss']:.4f}  waits {values['waits']:.0%}"
+            if values["miou"] is not None:
+                note += f"  mIoU {values['miou']:.4f}"
+            bars.update(name, completed=values["step"], total=values["steps"], note=note)
+        elif event.kind == "scored":
+            bars.update(name, note=f"scoring, frame {values['scored']} of {values['frames']}")
+        else:
+            bars.remove(name)
+            problem = f": {values['problem'].splitlines()[0]}" if "problem" in values else ""
+            bars.console.print(f"{event.kind} {name}{problem}", soft_wrap=True)
+            bars.update(everything, advance=1)
+        bars.show()
+
+    with Bars("steps") as bars:
+        bars.add(everything, len(plan.pending), has_rate=False)
+        return run_sweep(plan, hooks=Hooks(build_with_bars, follow_with_bars, on_event), **options)
+
+
+def stamped_printer() -> Callable[[str], None]:
+    """Return what prints a line on stderr, stamped with the seconds since now."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        seconds = time.monotonic() - began
+        console.print(Text.assemble((f"{seconds:5.0f} s  ", "dim"), text), soft_wrap=True)
+
+    return say

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stillroom.commands.options import JSON, SET, example, print_shown
+from stillroom.commands.options import JSON, SET, example, print_result
 
 
 def _seeds(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
@@ -55,17 +55,15 @@ def sweep(
     from stillroom.commands import progress
     from stillroom.commands.show import sweeps
     from stillroom.pipeline.sweep.file import load_sweep
-    from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
+    from stillroom.pipeline.sweep.run import plan_sweep
 
     plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only, seeds)
     if dry_run:
-        print_shown(sweeps.plan(plan), as_json)
+        print_result(plan.to_dict(), sweeps.plan(plan), as_json)
         return
-    with progress.SweepBars(plan.sweep.config.path, len(plan.pending)) as bars:
-        hooks = Hooks(progress.build_with_bars, progress.follow_with_bars, bars.event)
-        found = run_sweep(plan, retrain=retrain, per_class=per_class, hooks=hooks)
-    print_shown(sweeps.result(found, per_class=per_class), as_json)
-    for work, problem in found.failed.items():
-        click.echo(f"error: {work.name}: {problem}", err=True)
+    found = progress.sweep_with_bars(plan, retrain=retrain, per_class=per_class)
+    print_result(found.to_dict(), sweeps.result(found, per_class=per_class), as_json)
+    for trial, problem in found.failed.items():
+        click.echo(f"error: {trial.name}: {problem}", err=True)
     if found.failed:
         sys.exit(2)

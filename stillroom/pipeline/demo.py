@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.preview import draw_preview
-from stillroom.pipeline.curves import CURVES
 from stillroom.pipeline.evaluation import Evaluation, draw_predictions, evaluate_model
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.training import train_run
+from stillroom.pipeline.training import CURVES, train_run
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +39,26 @@ class DemoResult:
     evaluations: dict[str, Evaluation]
     pictures: tuple[Path, ...]
     run_files: tuple[Path, ...]
+
+    @property
+    def miou(self) -> dict[str, float]:
+        """By network."""
+        return {name: found.result.scores.miou for name, found in self.evaluations.items()}
+
+    @property
+    def gain(self) -> float:
+        """Of mIoU by distillation."""
+        return self.miou["distilled"] - self.miou["baseline"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return scores and files as JSON."""
+        return {
+            "miou": self.miou,
+            "gain": self.gain,
+            "evaluations": {name: found.to_dict() for name, found in self.evaluations.items()},
+            "pictures": [str(path) for path in self.pictures],
+            "run_files": [str(path) for path in self.run_files],
+        }
 
 
 @dataclass(frozen=True)

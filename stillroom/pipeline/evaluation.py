@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is wanted of models beside their scores.
+class EvaluationOptions:
+    """What to do beside scoring models.
 
     own_upsampling: of teachers: let their networks upsample their logits, as their authors will
     limit: only the first frames, if not all
@@ -66,15 +66,15 @@ class Evaluation:
     video: VideoEvaluation | None = None
     pictures: tuple[Path, ...] = ()
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as JSON."""
         return {
             "model": self.model,
             "source": self.source,
             **self.result.to_dict(),
             "cost": self.cost.to_dict(),
             "sheet": None if self.sheet is None else str(self.sheet),
-            "video": None if self.video is None else self.video.document(),
+            "video": None if self.video is None else self.video.to_dict(),
             "pictures": [str(path) for path in self.pictures],
         }
 
@@ -82,20 +82,20 @@ class Evaluation:
 def evaluate_model(
     run: RunConfig,
     model: str,
-    asked: Asked = Asked(),
+    options: EvaluationOptions = EvaluationOptions(),
     on_frames: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score one model; see `evaluate_models`.
 
     on_frames: told (frames done, frames in all), of one stage after the other
     """
-    return evaluate_models(run, [model], asked, lambda _, done, total: on_frames(done, total))[0]
+    return evaluate_models(run, [model], options, lambda _, done, total: on_frames(done, total))[0]
 
 
 def evaluate_models(
     run: RunConfig,
     models: Sequence[str],
-    asked: Asked = Asked(),
+    options: EvaluationOptions = EvaluationOptions(),
     on_frames: OnFrames = lambda stage, done, total: None,
 ) -> list[Evaluation]:
     """Score run folders, checkpoints and teachers on the run's [evaluate] source, and draw them.
@@ -110,30 +110,30 @@ def evaluate_models(
     from stillroom.stages.pictures.page import make_place
 
     settings = _settings(run)
-    if asked.pictures is not None and not asked.video:
+    if options.pictures is not None and not options.video:
         raise ConfigError("--pictures draws what --video measures; give both")
-    for place in (asked.sheet, *picture_paths(asked.pictures)):
+    for place in (options.sheet, *picture_paths(options.pictures)):
         if place is not None:
             make_place(place)
     source = open_source(run.sources[settings.source])
     opened = {}
     for name in models:
-        model = open_model(run, name, own_upsampling=asked.own_upsampling)
+        model = open_model(run, name, own_upsampling=options.own_upsampling)
         if model.name in opened:
             raise ConfigError(f"{model.name} is named twice")
         check_classes(model, source, settings)
         opened[model.name] = model
-    footage = open_footage(run) if asked.video else None
+    footage = open_footage(run) if options.video else None
     if footage is not None:
         follow(footage, on_frames)
-    test = _Test(run, source, footage, asked, on_frames)
+    test = _Test(run, source, footage, options, on_frames)
     found = {name: _score(test, model) for name, model in opened.items()}
-    if asked.sheet is not None:
+    if options.sheet is not None:
         results = {name: one.result for name, one in found.items()}
-        draw_predictions(run, opened, asked.sheet, results)
-    if asked.pictures is not None and footage is not None:
+        draw_predictions(run, opened, options.sheet, results)
+    if options.pictures is not None and footage is not None:
         videos = {name: one.video for name, one in found.items() if one.video is not None}
-        draw_video(footage, videos, source.classes or (), asked.pictures)
+        draw_video(footage, videos, source.classes or (), options.pictures)
     return list(found.values())
 
 
@@ -144,7 +144,7 @@ class _Test:
     run: RunConfig
     source: Source
     footage: VideoFootage | None
-    asked: Asked
+    options: EvaluationOptions
     on_frames: OnFrames
 
 
@@ -152,29 +152,31 @@ def _score(test: _Test, model: Model) -> Evaluation:
     from stillroom.stages.evaluate.cost import measure_cost
     from stillroom.stages.evaluate.evaluation import evaluate_source
 
-    run, asked = test.run, test.asked
+    run, options = test.run, test.options
     settings, canvas = _settings(run), run.cache.canvas
-    total = len(test.source) if asked.limit is None else min(asked.limit, len(test.source))
+    total = len(test.source) if options.limit is None else min(options.limit, len(test.source))
     result = evaluate_source(
         model.predictor,
         test.source,
         canvas,
         batch=settings.batch,
-        limit=asked.limit,
+        limit=options.limit,
         on_frames=lambda done: test.on_frames(f"eval {model.name}", done, total),
     )
     cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
     video = None
     if test.footage is not None:
-        video = measure_video(test.footage, model, test.on_frames, keep=asked.pictures is not None)
+        video = measure_video(
+            test.footage, model, test.on_frames, keep=options.pictures is not None
+        )
     return Evaluation(
         model.name,
         settings.source,
         result,
         cost,
-        asked.sheet,
+        options.sheet,
         video,
-        tuple(picture_paths(asked.pictures)),
+        tuple(picture_paths(options.pictures)),
     )
 
 

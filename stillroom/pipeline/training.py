@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import math
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.curves import draw_curves
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.training_checks import (
     check_cache,
@@ -14,11 +14,13 @@ from stillroom.pipeline.training_checks import (
     student_classes,
 )
 from stillroom.stages.models.students.families import build_student
+from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import best_device, use_seed
 from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
+from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError
@@ -28,6 +30,7 @@ from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.student import Student
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.job import Progress, TrainResult
     from stillroom.stages.train.settings import TrainConfig
 
-LOG = logging.getLogger(__name__)
+CURVES = "curves.png"
 
 # Sections of the run file that a student does not depend on: its cache is known by fingerprints.
 ELSEWHERE = ("sources", "teachers", "flows", "cache", "adapt", "evaluate")
@@ -51,7 +54,7 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
     """
     job = prepare_job(run, on_step)
     result = train(job)
-    draw_curves(job.settings.path)
+    _draw_curves(job.settings.path)
     return result
 
 
@@ -175,3 +178,29 @@ def _validator(run: RunConfig, source: Source) -> Callable[[Student], Mapping[st
         return result.to_dict()
 
     return validate
+
+
+def _draw_curves(folder: Path) -> None:
+    """Draw the loss, its terms and the validation scores of a run over its steps."""
+    lines = read_metrics(folder)
+    losses = [line for line in lines if "terms" in line]
+    gradients = [line for line in lines if "gradients" in line]
+    scores = [line for line in lines if "miou" in line.get("scores", {})]
+    if not losses:
+        return
+
+    def curve(lines: list[Any], *keys: str, missing: float = 0.0) -> Any:
+        values = (reduce(lambda found, key: found.get(key, missing), keys, line) for line in lines)
+        return [line["step"] for line in lines], list(values)
+
+    terms = {name: curve(losses, "terms", name, missing=math.nan) for name in losses[0]["terms"]}
+    panels = [
+        Panel("loss", {"loss": curve(losses, "loss")}),
+        Panel("terms, unweighted", terms, logarithmic=True),
+    ]
+    if len(gradients) > 1:
+        norms = {name: curve(gradients, "gradients", name) for name in gradients[0]["gradients"]}
+        panels.append(Panel("gradients of the terms, weighted: 2-norm", norms, logarithmic=True))
+    if scores:
+        panels.append(Panel("validation mIoU", {"mIoU": curve(scores, "scores", "miou")}))
+    curve_chart(folder / CURVES, panels, title=folder.name)

@@ -38,8 +38,8 @@ class VideoEvaluation:
     settings: VideoConfig
     scores: FootageScores
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return settings and scores as JSON."""
         return {
             "source": self.settings.source,
             "flow": self.settings.flow,

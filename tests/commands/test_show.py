@@ -1,4 +1,4 @@
-"""Reports as people read them."""
+"""Results as people read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.commands.quantities import gflops, parameters
-from stillroom.commands.show.reports import build_report, estimate
+from stillroom.commands.show.caches import build_report, estimate
 from stillroom.commands.show.students import term_checks
 from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
 from stillroom.pipeline.build.plan import SetPlan
@@ -38,10 +38,10 @@ def test_few_operations_are_not_shown_as_none(count: int, said: str) -> None:
 def test_a_file_that_is_bad_in_every_set_is_one_frame() -> None:
     bad = Counter({("street", "frames"): 1, ("street", "tiny"): 1, ("more", "frames"): 0})
     report = BuildReport([], shards=3, frames=22, bytes=1000, bad=bad, bad_frames=1)
-    said = str(build_report(Path("a.cache"), report).parts[-1])
+    said = str(build_report(Path("a.cache"), report)[-1])
     assert said.endswith("; 2 bad rows (1 frame): stillroom cache info a.cache --bad")
     report = replace(report, bad=Counter({("street", "dis"): 1}), bad_frames=0)
-    said = str(build_report(Path("a.cache"), report).parts[-1])
+    said = str(build_report(Path("a.cache"), report)[-1])
     assert said.endswith("; 1 bad row: stillroom cache info a.cache --bad")
 
 
@@ -50,7 +50,7 @@ def test_a_set_that_is_built_is_done_in_a_plan() -> None:
         return SetEstimate(SetPlan("street", name, 10, 4, missing, ("frames",)), sizes, 2.0)
 
     plan = BuildEstimate((planned("frames", (), {}), planned("tiny", (1,), {"logits": 9000})), None)
-    table = estimate(plan).parts[0]
+    table = estimate(plan)[0]
     cells = [list(column.cells) for column in table.columns]
     assert list(zip(*cells, strict=True)) == [
         ("street/frames", "done", "", "", ""),
@@ -63,7 +63,7 @@ def test_a_term_without_a_gradient_is_remarked_on_below_the_table() -> None:
         return TermCheck("more", label, 1.0, [0.5] * 3, list(gradients), 0.1, 1000)
 
     found = Check(1.0, [measured("silent/tiny", 0.0, 0.0, 0.0), measured("late/tiny", 0.0, 0.1)])
-    _, *remarks = map(str, term_checks(found).parts)
+    _, *remarks = map(str, term_checks(found))
     assert [line for line in remarks if "had no gradient" in line] == [
         "term silent/tiny on stream more had no gradient: nothing to learn from; "
         "`stillroom cache stats RUN.toml` counts pseudo labels"

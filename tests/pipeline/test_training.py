@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.pipeline.build.run import build
-from stillroom.pipeline.evaluation import Asked, evaluate_model
+from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import check_terms, train_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
@@ -28,7 +28,7 @@ def test_a_student_is_trained_from_the_cache_and_scored(built: Path) -> None:
         "loss", "street/cross_entropy", "street/probability_l2/tiny", "more/probability_l2/tiny",
     }  # fmt: skip
     for model in ("run", "run/last.pt", "run/best.pt", "teacher:tiny"):
-        found = evaluate_model(run, model, Asked(limit=4))
+        found = evaluate_model(run, model, EvaluationOptions(limit=4))
         assert 0 <= found.result.scores.miou <= 1
         assert found.result.frames == 4
     assert json.loads(Path("run/fingerprints.json").read_text()).keys() == {
@@ -80,7 +80,7 @@ def test_a_teacher_alone_trains_a_student_of_its_classes(built: Path, streams: s
     terms = 'terms=[{name="pixelwise_kl", teacher="tiny"}]'
     result = train_run(load_run(built, [terms, f"train.streams={streams}"]))
     assert "more/pixelwise_kl/tiny" in result.losses
-    assert evaluate_model(load_run(built), "run", Asked(limit=2)).result.frames == 2
+    assert evaluate_model(load_run(built), "run", EvaluationOptions(limit=2)).result.frames == 2
 
 
 def test_without_labels_and_without_a_teacher_a_student_has_no_classes(built: Path) -> None:

@@ -1,59 +1,62 @@
-"""Reports of what a cache is worth: its fidelity to the teacher, its statistics, its size."""
+"""The quality of a cache as text: its fidelity to the teacher, its statistics, its size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from stillroom.commands.quantities import size
-from stillroom.commands.show.reports import Shown, array_name, grid
+from stillroom.commands.show.table import array_name, grid
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from stillroom.pipeline.cache_tools.fidelity_of_set import SetFidelity
     from stillroom.pipeline.cache_tools.size import SizePlan
     from stillroom.pipeline.cache_tools.statistics import SetStats, StatsReport
-    from stillroom.stages.evaluate.confusion import Scores
+    from stillroom.stages.evaluate.equivariance import ViewFidelity
     from stillroom.stages.evaluate.output_errors import ArtifactFidelity
 
 
-def fidelity(found: list[SetFidelity]) -> Shown:
-    """What the cache says against the teacher live; then what warping costs."""
-    parts: list[Any] = []
+def fidelity(found: list[SetFidelity]) -> list[RenderableType]:
+    """Lay out the cache against the teacher live; then what warping costs."""
+    parts: list[RenderableType] = []
     for one in found:
-        if parts:
-            parts.append("")
-        parts.append(f"{one.teacher} on {one.source}, {one.frames} frames, against it live")
-        if one.device[0] != one.device[1]:
-            parts.append(f"cached on {one.device[0]}, live on {one.device[1]}")
-        table = grid("artifact", "codec", "max", "mean", "bound", "of bound", "a frame")
-        table.columns[1].justify = "left"
-        equal: list[str] = []
-        logits = grid("logits", "KL", "spatial KL", "same class")
-        for artifact in (*one.artifacts, *one.others):
-            codec = f"({artifact.codec})" if artifact in one.others else artifact.codec
-            table.add_row(*_errors(artifact, codec))
-            if not artifact.bound and artifact.differing:
-                share = f"{artifact.differing:.2g} of the pixels differ"
-                equal.append(f"{artifact.artifact}: {share}")
-            if artifact.kl is not None:
-                logits.add_row(codec, *_divergences(artifact))
-        parts += ["", "absolute error; in brackets: another codec, on the same live outputs", table]
-        parts += equal
-        parts += [f"{name}: {why}" for name, why in one.refused.items()]
-        if logits.row_count:
-            parts += ["", "nats a cell, nats a channel (T = 4), share of the cells", logits]
-        if one.views:
-            views = grid(
-                "view", "KL", "same class", "mIoU live", "cached", "accuracy live", "cached"
-            )
-            for view in one.views:
-                scores = (*_scores(view.live, view.said, "miou"),
-                          *_scores(view.live, view.said, "pixel_accuracy"))  # fmt: skip
-                views.add_row(view.view, f"{view.kl:.4f}", f"{view.agreement:.4f}", *scores)
-            parts += ["", "cached and warped, against the teacher live on the warped frame", views]
-        parts += ["", *one.recommendation]
-        if one.picture is not None:
-            parts.append(f"picture: {one.picture}")
-    return Shown(parts, {"sets": [one.document() for one in found]})
+        parts += ["", *_fidelity_of_set(one)] if parts else _fidelity_of_set(one)
+    return parts
+
+
+def _fidelity_of_set(one: SetFidelity) -> list[RenderableType]:
+    parts: list[RenderableType] = [
+        f"{one.teacher} on {one.source}, {one.frames} frames, against it live"
+    ]
+    if one.device[0] != one.device[1]:
+        parts.append(f"cached on {one.device[0]}, live on {one.device[1]}")
+    named = [(artifact, artifact.codec) for artifact in one.artifacts]
+    named += [(artifact, f"({artifact.codec})") for artifact in one.others]
+    columns = "artifact", "codec", "max", "mean", "bound", "of bound", "a frame"
+    errors = grid(columns, (_errors(artifact, codec) for artifact, codec in named), left=(0, 1))
+    parts += ["", "absolute error; in brackets: another codec, on the same live outputs", errors]
+    parts += [
+        f"{artifact.artifact}: {artifact.differing:.2g} of the pixels differ"
+        for artifact, _ in named
+        if not artifact.bound and artifact.differing
+    ]
+    parts += [f"{name}: {why}" for name, why in one.refused.items()]
+    divergences = [
+        (codec, f"{artifact.kl:.2e}", f"{artifact.spatial_kl:.2e}", f"{artifact.agreement:.4f}")
+        for artifact, codec in named
+        if artifact.kl is not None
+    ]
+    if divergences:
+        logits = grid(("logits", "KL", "spatial KL", "same class"), divergences)
+        parts += ["", "nats a cell, nats a channel (T = 4), share of the cells", logits]
+    if one.views:
+        columns = "view", "KL", "same class", "mIoU live", "cached", "accuracy live", "cached"
+        views = grid(columns, map(_view, one.views))
+        parts += ["", "cached and warped, against the teacher live on the warped frame", views]
+    parts += ["", *one.recommendation]
+    return parts if one.picture is None else [*parts, f"picture: {one.picture}"]
 
 
 def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
@@ -68,50 +71,47 @@ def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
     ]
 
 
-def _divergences(one: ArtifactFidelity) -> list[str]:
-    return [f"{one.kl:.2e}", f"{one.spatial_kl:.2e}", f"{one.agreement:.4f}"]
+def _view(view: ViewFidelity) -> list[str]:
+    scores = ["-"] * 4
+    if view.live is not None and view.said is not None:
+        both = view.live, view.said
+        scores = [f"{each.miou:.4f}" for each in both]
+        scores += [f"{each.pixel_accuracy:.4f}" for each in both]
+    return [view.view, f"{view.kl:.4f}", f"{view.agreement:.4f}", *scores]
 
 
-def _scores(live: Scores | None, said: Scores | None, name: str) -> tuple[str, str]:
-    if live is None or said is None:
-        return "-", "-"
-    return f"{getattr(live, name):.4f}", f"{getattr(said, name):.4f}"
-
-
-def stats(found: StatsReport) -> Shown:
-    """Classes, confidence and thresholds of every teacher's set."""
-    parts: list[Any] = []
+def stats(found: StatsReport) -> list[RenderableType]:
+    """Lay out classes, confidence and thresholds of every teacher's set."""
+    parts: list[RenderableType] = []
     for one in found.sets:
-        if parts:
-            parts.append("")
-        document = one.document()
-        head = f"{one.teacher} on {one.source}, {one.stats.frames} frames"
-        if one.missing_shards:
-            head += f"; {one.missing_shards} shards are missing"
-        parts += [head, _class_table(one, document), ""]
-        for name, values in document.get("ranges", {}).items():
-            parts.append(_range(name, values))
-        if not one.stats.pixels:
-            if not one.stats.ranges:
-                parts.append("neither logits nor confidence are cached: no threshold can be judged")
-            continue
-        table = grid("threshold", "kept", "right among the kept")
-        for step in document["thresholds"]:
-            right = "-" if step["accuracy"] is None else f"{step['accuracy']:.2%}"
-            table.add_row(f"{step['threshold']:.2f}", f"{step['kept']:.2%}", right)
-        parts.append(table)
+        parts += ["", *_stats_of_set(one)] if parts else _stats_of_set(one)
     if found.features is not None:
         parts.append(f"features: {found.features}")
     if found.picture is not None:
         parts.append(f"picture: {found.picture}")
-    files = {"features": found.features, "picture": found.picture}
-    return Shown(
-        parts,
-        {
-            "sets": [one.document() for one in found.sets],
-            **{name: None if path is None else str(path) for name, path in files.items()},
-        },
+    return parts
+
+
+def _stats_of_set(one: SetStats) -> list[RenderableType]:
+    document = one.to_dict()
+    head = f"{one.teacher} on {one.source}, {one.stats.frames} frames"
+    if one.missing_shards:
+        head += f"; {one.missing_shards} shards are missing"
+    parts: list[RenderableType] = [head, _class_table(one, document), ""]
+    parts += [_range(name, values) for name, values in document.get("ranges", {}).items()]
+    if not one.stats.pixels:
+        if not one.stats.ranges:
+            parts.append("neither logits nor confidence are cached: no threshold can be judged")
+        return parts
+    thresholds = (
+        (
+            f"{step['threshold']:.2f}",
+            f"{step['kept']:.2%}",
+            "-" if step["accuracy"] is None else f"{step['accuracy']:.2%}",
+        )
+        for step in document["thresholds"]
     )
+    return [*parts, grid(("threshold", "kept", "right among the kept"), thresholds)]
 
 
 def _range(artifact: str, values: dict[str, float | None]) -> str:
@@ -124,37 +124,42 @@ def _range(artifact: str, values: dict[str, float | None]) -> str:
     )
 
 
-def _class_table(one: SetStats, document: dict[str, Any]) -> Any:
-    """The share of the pixels that each class has, in labels and in the teacher's words."""
-    columns = ("labels", "pseudo_label", "argmax_of_logits")
-    held = [name for name in columns if document[name]]
-    table = grid("class", *(name.replace("_", " ") for name in held))
+def _class_table(one: SetStats, document: dict[str, Any]) -> Table:
+    """Lay out each class's share of the pixels, in labels and in the teacher's output."""
+    held = [name for name in ("labels", "pseudo_label", "argmax_of_logits") if document[name]]
     totals = {name: sum(document[name].values()) for name in held}
+    rows = []
     for name in (*one.classes, "none"):
-        counts = [document[column].get(name, 0) for column in held]
-        if any(counts) or len(one.classes) <= 40:
-            shares = zip(counts, held, strict=True)
-            table.add_row(name, *(f"{count / totals[column]:.2%}" for count, column in shares))
-    return table
+        counts = {column: document[column].get(name, 0) for column in held}
+        if any(counts.values()) or len(one.classes) <= 40:
+            rows.append([name, *(f"{counts[each] / totals[each]:.2%}" for each in held)])
+    return grid(("class", *(name.replace("_", " ") for name in held)), rows)
 
 
-def sizes(found: SizePlan) -> Shown:
-    """What each tier would take, array by array."""
-    plan = grid("set", "frames", *(f"{tier} shards" for tier in found.tiers))
-    for one in found.sets:
-        plan.add_row(f"{one.source}/{one.set_name}", f"{one.frames}",
-                     *(f"{one.shards[tier]}" for tier in found.tiers))  # fmt: skip
-    table = grid("array", *found.tiers)
-    for one in found.sets:
-        for artifact in one.artifacts:
-            used = (size(one.bytes[tier][artifact]) for tier in found.tiers)
-            table.add_row(array_name(one.source, one.set_name, artifact), *used)
-    totals = {tier: found.total(tier) for tier in found.tiers}
-    table.add_row("in all", *(size(total) for total in totals.values()))
-    table.add_row("a frame", *(size(total / max(1, found.frames)) for total in totals.values()))
-    said = f"measured on {found.sample_frames} frames of each source; nothing written."
+def sizes(found: SizePlan) -> list[RenderableType]:
+    """Lay out what each tier would take, array by array."""
+    sets = (
+        (f"{one.source}/{one.set_name}", one.frames, *(one.shards[tier] for tier in found.tiers))
+        for one in found.sets
+    )
+    arrays = [
+        [array_name(one.source, one.set_name, artifact),
+         *(size(one.bytes[tier][artifact]) for tier in found.tiers)]
+        for one in found.sets
+        for artifact in one.artifacts
+    ]  # fmt: skip
+    totals = [found.total(tier) for tier in found.tiers]
+    arrays.append(["in all", *map(size, totals)])
+    arrays.append(["a frame", *(size(total / max(1, found.frames)) for total in totals)])
     free = "" if found.free_bytes is None else f" free disk: {size(found.free_bytes)}"
-    parts: list[Any] = [plan, "", table, "", said + free]
+    measured = f"measured on {found.sample_frames} frames of each source; nothing written.{free}"
+    parts: list[RenderableType] = [
+        grid(("set", "frames", *(f"{tier} shards" for tier in found.tiers)), sets),
+        "",
+        grid(("array", *found.tiers), arrays),
+        "",
+        measured,
+    ]
     if found.overridden:
         parts.append(f"cache.codecs holds in every tier: {', '.join(found.overridden)}")
-    return Shown(parts, found.document())
+    return parts

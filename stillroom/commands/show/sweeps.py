@@ -1,19 +1,20 @@
-"""Reports of sweeps: what is to be done, and the table of what the students are worth."""
+"""Sweeps as text: what is to be done, and the table of the results."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stillroom.commands.show.reports import Shown, grid
-from stillroom.pipeline.sweep.results import document
+from stillroom.commands.show.table import grid
 from stillroom.pipeline.sweep.tables import by_class, explained, summary
 
 if TYPE_CHECKING:
-    from stillroom.pipeline.sweep.file import Sweep
-    from stillroom.pipeline.sweep.run import SweepPlan, SweepResult
-    from stillroom.pipeline.sweep.tables import Lines
+    from rich.console import RenderableType
 
-SAID = {
+    from stillroom.pipeline.sweep.file import Sweep, Trial
+    from stillroom.pipeline.sweep.results import SweepResult
+    from stillroom.pipeline.sweep.run import SweepPlan
+
+STATES = {
     "done": "done",
     "trained": "trained, to be scored",
     "begun": "begun, goes on",
@@ -22,47 +23,41 @@ SAID = {
 }
 
 
-def plan(found: SweepPlan) -> Shown:
-    """What a sweep would do."""
-    table = grid("variant", "seed", "state", "folder")
-    table.columns[2].justify = table.columns[3].justify = "left"
-    runs = []
-    for work, state in found.states.items():
-        said = "to be scored" if work.seed is None and state.kind == "new" else SAID[state.kind]
-        folder = work.record if work.seed is None else work.record.parent
-        seed = "" if work.seed is None else f"{work.seed}"
-        table.add_row(work.row, seed, said, str(folder))
-        runs.append(
-            {
-                "name": work.row,
-                "seed": work.seed,
-                "state": state.kind,
-                "folder": str(folder),
-                "chosen": work in found.chosen,
-                "differences": list(state.differences),
-            }
-        )
-    done = sum(found.states[work].kind == "done" for work in found.chosen)
+def plan(found: SweepPlan) -> list[RenderableType]:
+    """Lay out what a sweep would do."""
+
+    def row(trial: Trial, kind: str) -> list[str]:
+        if trial.seed is None:
+            return [
+                trial.row,
+                "",
+                "to be scored" if kind == "new" else STATES[kind],
+                str(trial.place),
+            ]
+        return [trial.row, f"{trial.seed}", STATES[kind], str(trial.place)]
+
+    rows = (row(trial, state.kind) for trial, state in found.states.items())
     cache = "is whole" if not found.missing_shards else f"lacks {found.missing_shards} shards"
     if found.missing_shards is None:
         cache = "is taken as it is: not all of its sources are on this machine"
-    parts: list[Any] = [
-        table,
+    done = len(found.chosen) - len(found.pending)
+    return [
+        grid(("variant", "seed", "state", "folder"), rows, left=(0, 2, 3)),
         f"cache {found.sweep.run.cache.path} {cache}",
         *_unscored(found.sweep),
         f"{done} of {len(found.chosen)} chosen are done. nothing is begun (--dry-run)",
     ]
-    return Shown(parts, {"missing_shards": found.missing_shards, "runs": runs})
 
 
-def result(found: SweepResult, *, per_class: bool) -> Shown:
-    """The table, and where to look."""
-    parts: list[Any] = [_grid(*summary(found.sweep, found.rows))]
-    if per_class:
-        parts += ["", _grid(*by_class(found.rows))]
-    parts += ["", explained(found.sweep), *_unscored(found.sweep)]
-    parts += [f"{path}" for path in found.files]
-    return Shown(parts, document(found.sweep, found.rows, found.failed))
+def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
+    """Lay out the table, and name the files.
+
+    per_class: with the table of IoU by class
+    """
+    tables = [summary(found.sweep, found.rows), *([by_class(found.rows)] if per_class else [])]
+    parts: list[RenderableType] = [part for table in tables for part in (grid(*table), "")]
+    parts += [explained(found.sweep), *_unscored(found.sweep)]
+    return [*parts, *map(str, found.files)]
 
 
 def _unscored(sweep: Sweep) -> list[str]:
@@ -70,10 +65,3 @@ def _unscored(sweep: Sweep) -> list[str]:
         f"teacher {name} is not scored: its classes are not those of the labels"
         for name in sweep.unscored
     ]
-
-
-def _grid(head: list[str], lines: Lines) -> Any:
-    table = grid(*head)
-    for line in lines:
-        table.add_row(*line)
-    return table

@@ -61,6 +61,31 @@ class BuildEstimate:
         """Encoded bytes still to be written."""
         return sum(sum(estimate.bytes.values()) for estimate in self.sets)
 
+    @property
+    def seconds(self) -> float:
+        """Of one worker, over all sets."""
+        return sum(estimate.seconds for estimate in self.sets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON."""
+        return {
+            "sets": [
+                {
+                    "source": one.plan.source,
+                    "set": one.plan.set_name,
+                    "missing_frames": one.plan.missing_frames,
+                    "missing_shards": len(one.plan.missing),
+                    "bytes": one.bytes,
+                    "seconds": one.seconds,
+                }
+                for one in self.sets
+            ],
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "free_bytes": self.free_bytes,
+            "lonely_frames": {source: lonely for source, (lonely, _) in self.lonely.items()},
+        }
+
 
 def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import CacheIncomplete, TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
@@ -61,6 +61,23 @@ class BuildReport:
         self.bytes += report.bytes
         self.produce_seconds += report.produce_seconds
         self.bad[report.work.source, report.work.set_name] += report.bad
+
+    @property
+    def wanted(self) -> int:
+        """Shards of all sets."""
+        return sum(plan.shards for plan in self.plans)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {
+            "shards": self.wanted,
+            "shards_computed": self.shards,
+            "frames_computed": self.frames,
+            "bytes_written": self.bytes,
+            "bad_frames": {f"{source}/{name}": n for (source, name), n in self.bad.items() if n},
+            "seconds": self.wall_seconds,
+            "produce_seconds": self.produce_seconds,
+        }
 
 
 def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:

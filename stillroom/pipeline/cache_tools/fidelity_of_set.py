@@ -57,8 +57,8 @@ class SetFidelity:
     device: tuple[str, str]
     picture: Path | None = None
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON."""
         return {
             "source": self.source,
             "teacher": self.teacher,

@@ -44,8 +44,8 @@ class SetInfo:
     mean_confidence: float | None
     fidelity: Fidelity
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON."""
         return {**self.__dict__, "arrays": {k: list(v) for k, v in self.arrays.items()}}
 
 

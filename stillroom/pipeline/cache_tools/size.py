@@ -60,8 +60,8 @@ class SizePlan:
         """Bytes of a tier."""
         return sum(sum(one.bytes[tier].values()) for one in self.sets)
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON."""
         return {
             "sets": [
                 {"source": one.source, "set": one.set_name, "frames": one.frames,

@@ -45,8 +45,8 @@ class SetStats:
     feature_classes: str
     missing_shards: int
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON."""
         return {
             "source": self.source,
             "teacher": self.teacher,
@@ -63,6 +63,14 @@ class StatsReport:
     sets: tuple[SetStats, ...]
     features: Path | None = None
     picture: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers and the names of the files as JSON."""
+        return {
+            "sets": [one.to_dict() for one in self.sets],
+            "features": None if self.features is None else str(self.features),
+            "picture": None if self.picture is None else str(self.picture),
+        }
 
 
 @dataclass(frozen=True)

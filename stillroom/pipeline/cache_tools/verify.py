@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.cache_tools.over_shards import claims_of, over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
@@ -41,13 +41,56 @@ class SetVerdict:
     repaired: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found in a cache, set by set."""
+
+    cache: Path | str
+    sets: tuple[SetVerdict, ...]
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Of all sets."""
+        return [fault for verdict in self.sets for fault in verdict.faults]
+
+    @property
+    def repaired(self) -> list[str]:
+        """Of all sets."""
+        return [line for verdict in self.sets for line in verdict.repaired]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is no fault, and no shard is missing."""
+        return not any(verdict.faults or verdict.missing for verdict in self.sets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {
+            "cache": str(self.cache),
+            "faults": [
+                {
+                    "source": fault.source,
+                    "set": fault.set_name,
+                    "shard": fault.shard,
+                    "array": fault.array,
+                    "index": fault.index,
+                    "kind": fault.kind,
+                    "message": fault.message,
+                }
+                for fault in self.faults
+            ],
+            "repaired": self.repaired,
+            "missing_shards": {f"{v.source}/{v.set_name}": list(v.missing) for v in self.sets},
+        }
+
+
 def verify_cache(
     path: Path | str,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     *,
     repair: bool = False,
     ray_address: str | None = None,
-) -> list[SetVerdict]:
+) -> VerifyReport:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
     on_shard: told (shards done, shards in all), from several threads
@@ -87,9 +130,10 @@ def verify_cache(
     verdicts = [_verdict(pair, targets.get(pair), found[pair]) for pair in pairs]
     if root is not None:
         verdicts.insert(0, SetVerdict("", "", 0, (), 0, (root,)))
-    if not repair:
-        return verdicts
-    return [replace(each, repaired=tuple(_repair(cache, each, targets))) for each in verdicts]
+    if repair:
+        repaired = (tuple(_repair(cache, each, targets)) for each in verdicts)
+        verdicts = [replace(a, repaired=b) for a, b in zip(verdicts, repaired, strict=True)]
+    return VerifyReport(path, tuple(verdicts))
 
 
 def _shard_faults(

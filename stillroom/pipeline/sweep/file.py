@@ -1,4 +1,4 @@
-"""A sweep file: one run file, its variants and seeds, checked as a whole before anything runs."""
+"""A sweep file: one run file, its variants and seeds, all checked before anything runs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SweepConfig(Settings):
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class Trial:
     """One student to be trained and scored, or one teacher to be scored.
 
     row: the variant, or "teacher:NAME"
@@ -100,8 +100,18 @@ class Work:
 
     @property
     def name(self) -> str:
-        """As a person knows it."""
+        """Its row and seed, as messages name it."""
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher's name; None for a student."""
+        return self.row.removeprefix("teacher:") if self.seed is None else None
+
+    @property
+    def place(self) -> Path:
+        """The run folder of a student, the record of a teacher."""
+        return self.record if self.seed is None else self.record.parent
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +122,7 @@ class Sweep:
     overrides: what the command line sets for all variants, as KEY=VALUE
     run: the run file with what is set for all variants: the cache that all of them read
     run_text: the run file as it was written
-    teachers, students: what there is to do, in this order; students seed by seed
+    teachers, students: the trials, in this order; students seed by seed
     unscored: teachers of other classes than the labels that students are scored on
     """
 
@@ -121,8 +131,8 @@ class Sweep:
     overrides: tuple[str, ...]
     run: RunConfig
     run_text: str
-    teachers: tuple[Work, ...]
-    students: tuple[Work, ...]
+    teachers: tuple[Trial, ...]
+    students: tuple[Trial, ...]
     unscored: tuple[str, ...] = ()
 
     @property
@@ -132,7 +142,7 @@ class Sweep:
 
     @property
     def has_video(self) -> bool:
-        """Whether students are followed along clips."""
+        """Whether students are scored along clips as well."""
         return self.run.evaluate is not None and self.run.evaluate.video is not None
 
 
@@ -156,7 +166,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     faults += [f"{config.run}: {fault}" for fault in wrong]
     if run is not None and run.evaluate is None:
         faults.append(f"{config.run}: evaluate: required here, with a labelled source to score on")
-    students: list[Work] = []
+    students: list[Trial] = []
     for name, changes in config.variants.items():
         found, more = _variant(config, document, name)
         faults += _forbidden(f"variants.{name!r}", changes, SHARED)
@@ -165,10 +175,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     if faults or run is None:
         raise ConfigError(f"{path}: {listing(faults)}")
     order = {seed: place for place, seed in enumerate(config.seeds)}
-    students.sort(key=lambda work: order.get(work.seed or 0, 0))
+    students.sort(key=lambda trial: order.get(trial.seed or 0, 0))
     scored = [name for name in run.teachers if _can_be_scored(name, run)]
     teachers = tuple(
-        Work(f"teacher:{name}", None, {}, document, run, config.path / f"teacher-{name}.json")
+        Trial(f"teacher:{name}", None, {}, document, run, config.path / f"teacher-{name}.json")
         for name in scored
     )
     unscored = tuple(name for name in run.teachers if name not in scored)
@@ -177,10 +187,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
 
 
 def _can_be_scored(name: str, run: RunConfig) -> bool:
-    """Whether a teacher tells the classes apart that students are scored on.
-
-    One that gives features alone need not.
-    """
+    """Whether a teacher has the classes that students are scored on."""
     labels = None if run.evaluate is None else run.classes_of(run.evaluate.source)
     teacher = run.teacher(name)
     names = teacher.class_names()
@@ -198,15 +205,15 @@ def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
 
 
 def slug(name: str) -> str:
-    """A variant's name as that of a folder."""
+    """Turn the name of a variant into that of a folder."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
     return "-".join(part for part in kept.split("-") if part)
 
 
 def _variant(
     config: SweepConfig, document: Mapping[str, Any], name: str
-) -> tuple[list[Work], list[str]]:
-    """A variant's students, one a seed; or what is wrong with it."""
+) -> tuple[list[Trial], list[str]]:
+    """Return a variant's students, one a seed, and its faults."""
     changes = config.variants[name]
     mine = copy.deepcopy(dict(document))
     faults = _changed(mine, changes)
@@ -223,12 +230,12 @@ def _variant(
         lacking = [section for section in ("student", "terms") if not getattr(run, section)]
         if lacking:
             return [], [*faults, *(f"{each}: required to train a student" for each in lacking)]
-        found.append(Work(name, seed, changes, one, run, folder / RECORD))
+        found.append(Trial(name, seed, changes, one, run, folder / RECORD))
     return found, faults
 
 
 def _changed(document: dict[str, Any], changes: Mapping[str, Any]) -> list[str]:
-    """Apply the changes; what cannot be applied comes back as faults."""
+    """Apply the changes; return a fault for each that cannot be applied."""
     faults = []
     for key, value in changes.items():
         try:
@@ -239,7 +246,7 @@ def _changed(document: dict[str, Any], changes: Mapping[str, Any]) -> list[str]:
 
 
 def _forbidden(place: str, changes: Mapping[str, Any], shared: Sequence[str]) -> Iterator[str]:
-    """Keys that are not for a sweep to change here."""
+    """Yield a fault for each key that may not be changed here."""
     for key in changes:
         section = key.partition(".")[0]
         if key in OWN:

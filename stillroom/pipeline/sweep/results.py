@@ -1,4 +1,4 @@
-"""What the students of a sweep are worth: by student, and over the seeds of each variant."""
+"""The results of a sweep: by student, and over the seeds of each variant."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from stillroom.pipeline.sweep.file import Sweep, Work
+    from stillroom.pipeline.sweep.file import Sweep, Trial
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one student, or a teacher, came to.
+    """The scores and costs of one student, or of a teacher.
 
     seed: None of a teacher
     waiting: share of the training time that was spent waiting for data
     seconds_per_step, waiting: None of a teacher
-    tc, tc_visible, stability: along clips, None where they were not followed
+    tc, tc_visible, stability: along clips, None where these were not scored
     stay: share of the visible pixels that keep their class; of all, where visibility is unknown
     tc_by_class: tc class by class, None where one is not predicted at all
     tc_shared: its mean over the classes that every student of the sweep predicts along the clips:
@@ -71,17 +72,62 @@ class Row:
     gain: float | None = None
 
     def spread(self, measure: str) -> Spread | None:
-        """Of one of `MEASURES`."""
+        """Return the spread of one of `MEASURES` over the students."""
         return spread([getattr(student, measure) for student in self.students])
 
     def iou(self, name: str) -> Spread | None:
-        """Of one class."""
+        """Return the spread of the IoU of one class over the students."""
         return spread([student.iou.get(name) for student in self.students])
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; none where nothing is done."""
         return tuple(self.students[0].iou) if self.students else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON."""
+        return {
+            "name": self.name,
+            "overrides": self.overrides,
+            "students": [asdict(student) for student in self.students],
+            **{measure: _dict(self.spread(measure)) for measure in MEASURES},
+            "gain": self.gain,
+            "iou": {name: _dict(self.iou(name)) for name in self.classes},
+        }
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The results of a sweep.
+
+    rows: of the table, with what was done before
+    failed: by trial, its error message
+    files: the table, the results, the charts
+    """
+
+    sweep: Sweep
+    rows: list[Row]
+    failed: dict[Trial, str]
+    files: tuple[Path, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return settings, rows and failures as JSON."""
+        config = self.sweep.config
+        return {
+            "sweep": str(self.sweep.file),
+            "run": str(config.run),
+            "set": dict(config.set),
+            "command_line": list(self.sweep.overrides),
+            "seeds": list(config.seeds),
+            "parallel": config.parallel,
+            "threads": config.threads,
+            "baseline": self.sweep.baseline,
+            "rows": [row.to_dict() for row in self.rows],
+            "failed": [
+                {"name": trial.name, "row": trial.row, "seed": trial.seed, "problem": problem}
+                for trial, problem in self.failed.items()
+            ],
+        }
 
 
 MEASURES = (
@@ -99,7 +145,7 @@ MEASURES = (
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and spread of what is known; None of nothing."""
+    """Return mean and spread of the known values; None where there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -110,24 +156,21 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean, std, min(known), max(known), n)
 
 
-def rows_of(sweep: Sweep, records: Mapping[Work, Mapping[str, Any]]) -> list[Row]:
-    """A row a teacher, then a row a variant, as far as they are done.
+def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Row]:
+    """Return a row a teacher, then a row a variant, with the trials that are done.
 
-    records: by their work, of what is done
+    records: of these, by trial
     """
-    rows = [
-        Row(work.row, {}, (_outcome(work, records[work]),) if work in records else ())
-        for work in sweep.teachers
-    ]
+
+    def outcomes(trials: Sequence[Trial]) -> tuple[Outcome, ...]:
+        return tuple(_outcome(trial, records[trial]) for trial in trials if trial in records)
+
     found = {
-        name: tuple(
-            _outcome(work, records[work])
-            for work in sweep.students
-            if work.row == name and work in records
-        )
+        name: outcomes([trial for trial in sweep.students if trial.row == name])
         for name in sweep.config.variants
     }
     base = spread([student.miou for student in found[sweep.baseline]])
+    rows = [Row(trial.row, {}, outcomes([trial])) for trial in sweep.teachers]
     for name, students in found.items():
         mine = spread([student.miou for student in students])
         gain = None if mine is None or base is None else mine.mean - base.mean
@@ -136,7 +179,7 @@ def rows_of(sweep: Sweep, records: Mapping[Work, Mapping[str, Any]]) -> list[Row
 
 
 def _with_shared_classes(rows: list[Row]) -> list[Row]:
-    """The same, each outcome with its TC over the classes that all students predict."""
+    """Fill in each outcome's TC over the classes that all students predict."""
     everyone = [one for row in rows for one in row.students]
     students = [one.tc_by_class for one in everyone if one.seed is not None and one.tc_by_class]
     shared = [
@@ -156,15 +199,15 @@ def _with_shared_classes(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _outcome(work: Work, record: Mapping[str, Any]) -> Outcome:
+def _outcome(trial: Trial, record: Mapping[str, Any]) -> Outcome:
     test, train = record["test"], record.get("train")
     pace = waiting = None
     if train is not None:
         pace = train["seconds"] / train["steps"]
         waiting = train["wait_seconds"] / train["seconds"] if train["seconds"] else 0.0
     return Outcome(
-        seed=work.seed,
-        folder=None if work.seed is None else str(work.record.parent),
+        seed=trial.seed,
+        folder=None if trial.seed is None else str(trial.place),
         miou=test["miou"],
         pixel_accuracy=test["pixel_accuracy"],
         iou={entry["name"]: entry["iou"] for entry in test["classes"]},
@@ -185,35 +228,6 @@ def _steadiness(video: Mapping[str, Any] | None) -> dict[str, Any]:
         "stability": video["stability"],
         "stay": (visible or video["consistency"]["whole"])["pixels"],
         "tc_by_class": tuple(video["consistency"]["whole"]["iou"]),
-    }
-
-
-def document(sweep: Sweep, rows: Sequence[Row], failed: Mapping[Work, str]) -> dict[str, Any]:
-    """Everything as JSON."""
-    return {
-        "sweep": str(sweep.file),
-        "run": str(sweep.config.run),
-        "set": dict(sweep.config.set),
-        "command_line": list(sweep.overrides),
-        "seeds": list(sweep.config.seeds),
-        "parallel": sweep.config.parallel,
-        "threads": sweep.config.threads,
-        "baseline": sweep.baseline,
-        "rows": [
-            {
-                "name": row.name,
-                "overrides": row.overrides,
-                "students": [asdict(student) for student in row.students],
-                **{measure: _dict(row.spread(measure)) for measure in MEASURES},
-                "gain": row.gain,
-                "iou": {name: _dict(row.iou(name)) for name in row.classes},
-            }
-            for row in rows
-        ],
-        "failed": [
-            {"name": work.name, "row": work.row, "seed": work.seed, "problem": problem}
-            for work, problem in failed.items()
-        ],
     }
 
 

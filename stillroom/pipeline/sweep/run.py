@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.plan import plan_build
@@ -10,10 +10,10 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.faults import nearest
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.run_file.sections import as_document
-from stillroom.pipeline.sweep.results import document, rows_of
-from stillroom.pipeline.sweep.state import Ledger, State, refuse_changed, set_aside
+from stillroom.pipeline.sweep.results import SweepResult, rows_of
+from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
-from stillroom.pipeline.sweep.trials import Order, run_children
+from stillroom.pipeline.sweep.trials import TrialJob, run_trials
 from stillroom.pipeline.video import follow_clips
 from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.sweep.file import Sweep, Work
-    from stillroom.pipeline.sweep.results import Row
-    from stillroom.pipeline.sweep.trials import ChildEvent
+    from stillroom.pipeline.sweep.file import Sweep, Trial
+    from stillroom.pipeline.sweep.trials import OnEvent
 
 TABLE, RESULTS, CHART, CLASSES = "table.md", "results.json", "miou.png", "classes.png"
 LOGS = "logs"
@@ -35,53 +34,53 @@ LOGS = "logs"
 class SweepPlan:
     """What there is to do.
 
-    states: of every teacher and student of the sweep
-    chosen: those to be done now, where they are not done
+    states: of every trial of the sweep
+    chosen: those to be run now, where they are not done
     missing_shards: of the cache; None where it cannot be known, since a source's files are away
     """
 
     sweep: Sweep
-    states: dict[Work, State]
-    chosen: tuple[Work, ...]
+    states: dict[Trial, State]
+    chosen: tuple[Trial, ...]
     missing_shards: int | None
 
     @property
-    def pending(self) -> list[Work]:
-        """What of the chosen is not done."""
-        return [work for work in self.chosen if self.states[work].kind != "done"]
+    def pending(self) -> list[Trial]:
+        """The chosen trials that are not done."""
+        return [trial for trial in self.chosen if self.states[trial].kind != "done"]
 
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a sweep came to.
-
-    rows: of the table, what was done before included
-    failed: by its work, what was said of it
-    files: the table, the results, the charts
-    """
-
-    sweep: Sweep
-    rows: list[Row]
-    failed: dict[Work, str]
-    files: tuple[Path, ...] = field(default=())
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON."""
+        runs = [
+            {
+                "name": trial.row,
+                "seed": trial.seed,
+                "state": state.kind,
+                "folder": str(trial.place),
+                "chosen": trial in self.chosen,
+                "differences": list(state.differences),
+            }
+            for trial, state in self.states.items()
+        ]
+        return {"missing_shards": self.missing_shards, "runs": runs}
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """How a sweep does what other commands do as well, and whom it tells.
+    """How a sweep does what other commands do as well, and what it reports to.
 
-    build_cache: of the run, where shards are missing
-    follow_clips: of the run, along which all of them are scored: their flow is computed once
-    listen: told what happens to each piece of work
+    build_cache: called with the run where shards are missing
+    follow_clips: called with the run to compute the flow of its clips, once for all trials
+    on_event: called with what happens to each trial
     """
 
     build_cache: Callable[[RunConfig], object] = build
     follow_clips: Callable[[RunConfig], object] = follow_clips
-    listen: Callable[[ChildEvent], None] = lambda _: None
+    on_event: OnEvent = lambda _: None
 
 
 def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepPlan:
-    """Look what is there, and change nothing.
+    """Read what is done, and change nothing.
 
     only, seeds: these variants and seeds are chosen; all of them if left out
 
@@ -94,15 +93,15 @@ def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()
         if name not in known:
             raise ConfigError(f"--only {name!r}: no such variant{nearest(name, known)}")
     missing = _missing_shards(sweep.run)
-    ledger = Ledger(sweep.run)
-    works = (*sweep.teachers, *sweep.students)
+    records = SweepRecords(sweep.run)
+    trials = (*sweep.teachers, *sweep.students)
     chosen = tuple(
-        work
-        for work in works
-        if work.seed is None
-        or ((not only or work.row in only) and (not seeds or work.seed in seeds))
+        trial
+        for trial in trials
+        if trial.seed is None
+        or ((not only or trial.row in only) and (not seeds or trial.seed in seeds))
     )
-    return SweepPlan(sweep, {work: ledger.state(work) for work in works}, chosen, missing)
+    return SweepPlan(sweep, {trial: records.state(trial) for trial in trials}, chosen, missing)
 
 
 def run_sweep(
@@ -123,21 +122,21 @@ def run_sweep(
     """
     sweep, pending = plan.sweep, plan.pending
     if not retrain:
-        refuse_changed(pending, [plan.states[work] for work in pending])
+        refuse_changed(pending, [plan.states[trial] for trial in pending])
     if plan.missing_shards and pending:
         hooks.build_cache(sweep.run)
     if pending and sweep.has_video:
         hooks.follow_clips(sweep.run)
-    for work in pending:
-        if plan.states[work].kind == "changed":
-            set_aside(work)
+    for trial in pending:
+        if plan.states[trial].kind == "changed":
+            set_aside(trial)
     settings = sweep.config
-    orders = (_order(sweep, work, plan.states[work]) for work in pending)
-    failed = run_children(orders, settings.parallel, settings.threads, hooks.listen)
-    done = {work: state.result for work, state in plan.states.items() if state.result is not None}
-    done |= {work: read_json(work.record) for work in pending if work not in failed}
-    rows = rows_of(sweep, done)
-    return SweepResult(sweep, rows, failed, _write(sweep, rows, failed, per_class))
+    jobs = (_job(sweep, trial, plan.states[trial]) for trial in pending)
+    failed = run_trials(jobs, settings.parallel, settings.threads, hooks.on_event)
+    done = {trial: state.result for trial, state in plan.states.items() if state.result is not None}
+    done |= {trial: read_json(trial.record) for trial in pending if trial not in failed}
+    result = SweepResult(sweep, rows_of(sweep, done), failed)
+    return replace(result, files=_write(result, per_class))
 
 
 def _missing_shards(run: RunConfig) -> int | None:
@@ -147,41 +146,35 @@ def _missing_shards(run: RunConfig) -> int | None:
     return sum(len(plan.missing) for plan in plan_build(opened))
 
 
-def _order(sweep: Sweep, work: Work, state: State) -> Order:
-    """What the process of a piece of work is told."""
-    keep: dict[str, Any] = {
-        "scored": state.scored,
-        "made_by": {
-            "sweep": str(sweep.file),
-            "run": str(sweep.config.run),
-            "run_file": sweep.run_text,
-            "set": dict(sweep.config.set),
-            "command_line": list(sweep.overrides),
-            "variant": work.row,
-            "overrides": dict(work.overrides),
-            "config": as_document(work.run),
-        },
+def _job(sweep: Sweep, trial: Trial, state: State) -> TrialJob:
+    """Return what the process of a trial is to do, and where it logs."""
+    made_by = {
+        "sweep": str(sweep.file),
+        "run": str(sweep.config.run),
+        "run_file": sweep.run_text,
+        "set": dict(sweep.config.set),
+        "command_line": list(sweep.overrides),
+        "variant": trial.row,
+        "overrides": dict(trial.overrides),
+        "config": as_document(trial.run),
     }
     task = {
-        "document": work.document,
-        "origin": f"{sweep.file}, {work.name}",
-        "teacher": None if work.seed is not None else work.row.removeprefix("teacher:"),
+        "document": trial.document,
+        "origin": f"{sweep.file}, {trial.name}",
+        "teacher": trial.teacher,
         "threads": sweep.config.threads,
-        "record": str(work.record),
-        "keep": keep,
+        "record": str(trial.record),
+        "keep": {"scored": state.scored, "made_by": made_by},
     }
-    name = work.record.stem if work.seed is None else work.record.parent.name
-    return Order(work, task, sweep.config.path / LOGS / f"{name}.log")
+    return TrialJob(trial, task, sweep.config.path / LOGS / f"{trial.place.stem}.log")
 
 
-def _write(
-    sweep: Sweep, rows: Sequence[Row], failed: dict[Work, str], per_class: bool
-) -> tuple[Path, ...]:
-    """The files that a sweep leaves beside its run folders."""
+def _write(result: SweepResult, per_class: bool) -> tuple[Path, ...]:
+    """Write the files that a sweep leaves beside its run folders."""
     from stillroom.pipeline.sweep.chart import draw_classes, draw_miou
 
-    folder = sweep.config.path
-    write_json(folder / RESULTS, document(sweep, rows, failed))
+    sweep, rows, folder = result.sweep, result.rows, result.sweep.config.path
+    write_json(folder / RESULTS, result.to_dict())
     write_table(folder / TABLE, sweep, rows)
     written = [folder / TABLE, folder / RESULTS]
     if any(row.students for row in rows):

@@ -1,4 +1,4 @@
-"""What of a sweep is done: results that are still those of its file, runs that go on, others."""
+"""How far each trial of a sweep has come, by its record and its run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.sweep.file import Work
+    from stillroom.pipeline.sweep.file import Trial
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
 Kind = Literal["done", "trained", "begun", "new", "changed"]
@@ -30,7 +30,7 @@ MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
 
 @dataclass(frozen=True)
 class State:
-    """How far a student or a teacher's score has come.
+    """How far a trial has come.
 
     kind: "done": its result can be read; "trained": it is to be scored; "begun": its training goes
         on; "new": nothing is there; "changed": its folder holds something else
@@ -45,8 +45,8 @@ class State:
     result: dict[str, Any] | None = None
 
 
-class Ledger:
-    """Tells states; what several runs have in common is looked up once."""
+class SweepRecords:
+    """Reads how far trials have come; what several of them share is read once."""
 
     def __init__(self, run: RunConfig) -> None:
         self._run = run
@@ -54,22 +54,22 @@ class Ledger:
         self._sets: dict[str, str] | None = None
         self._flow: str | None = None
 
-    def state(self, work: Work) -> State:
-        """How far it has come.
+    def state(self, trial: Trial) -> State:
+        """Compare the record and the run folder of a trial with the sweep file.
 
         Raises:
             ConfigError: a file of it cannot be read.
         """
-        wanted = self._scored(work)
-        found = run_folder.read_json(work.record)
+        wanted = self._scored(trial)
+        found = run_folder.read_json(trial.record)
         result = found if isinstance(found, dict) and found.get("scored") == wanted else None
-        if work.seed is None:
+        if trial.seed is None:
             return State("new" if result is None else "done", wanted, result=result)
-        folder = work.record.parent
+        folder = trial.record.parent
         theirs = run_folder.read_json(folder / run_folder.CONFIG)
         if theirs is None or not run_folder.is_begun(folder):
             return State("new", wanted)
-        changed = run_folder.changes(theirs, plain(as_document(work.run)), MAY_DIFFER)
+        changed = run_folder.changes(theirs, plain(as_document(trial.run)), MAY_DIFFER)
         known = run_folder.read_json(folder / run_folder.FINGERPRINTS) or {}
         changed += differences(known, self._fingerprints_now(known))
         if changed:
@@ -80,24 +80,23 @@ class Ledger:
         ended = all((folder / name).exists() for name in (run_folder.RESULT, run_folder.MODEL))
         return State("trained" if ended else "begun", wanted)
 
-    def _scored(self, work: Work) -> dict[str, Any]:
-        """What a score depends on beside the student: frames, canvas and, of a teacher, itself."""
-        if work.run.evaluate is None:
+    def _scored(self, trial: Trial) -> dict[str, Any]:
+        """Return what a score depends on beside the student: frames, canvas, and the teacher."""
+        if trial.run.evaluate is None:
             raise ConfigError("the run file has no [evaluate] section; add one")
         found: dict[str, Any] = {
-            "source": self._source(work.run.evaluate.source),
-            "canvas": list(work.run.cache.canvas),
+            "source": self._source(trial.run.evaluate.source),
+            "canvas": list(trial.run.cache.canvas),
         }
-        if work.run.evaluate.video is not None:  # what is scored without stays scored
-            found["video"] = self._video(work.run.evaluate.video)
-        if work.seed is None:
-            name = work.row.removeprefix("teacher:")
-            teacher = work.run.teacher(name)
+        if trial.run.evaluate.video is not None:  # what is scored without stays scored
+            found["video"] = self._video(trial.run.evaluate.video)
+        if trial.teacher is not None:
+            teacher = trial.run.teacher(trial.teacher)
             found["teacher"] = fingerprint(describe_teacher(teacher))
         return found
 
     def _video(self, settings: VideoConfig) -> dict[str, Any]:
-        """What scores along clips depend on: the frames, the flow, and which of them."""
+        """Return what scores along clips depend on: the frames, the flow, and the settings."""
         if self._flow is None:
             self._flow = settings.flow
             if settings.flow != EXACT:
@@ -111,7 +110,7 @@ class Ledger:
         return self._sources[name]
 
     def _fingerprints_now(self, known: dict[str, str]) -> dict[str, str]:
-        """Those of what a student has read, as it is now; what is not there is taken as it was."""
+        """Return the present fingerprints of what a student read; those `known` of what is gone."""
         if self._sets is None:
             self._sets = _fingerprints(self._run)
         now = {}
@@ -124,7 +123,7 @@ class Ledger:
         return now
 
 
-def refuse_changed(works: Sequence[Work], states: Sequence[State]) -> None:
+def refuse_changed(trials: Sequence[Trial], states: Sequence[State]) -> None:
     """Refuse folders that hold other students than the sweep file says now.
 
     Raises:
@@ -132,10 +131,10 @@ def refuse_changed(works: Sequence[Work], states: Sequence[State]) -> None:
     """
     lines = [
         line
-        for work, state in zip(works, states, strict=True)
+        for trial, state in zip(trials, states, strict=True)
         if state.kind == "changed"
         for line in (
-            f"  {work.name}: {work.record.parent}",
+            f"  {trial.name}: {trial.record.parent}",
             *(f"    {d}" for d in state.differences),
         )
     ]
@@ -147,16 +146,16 @@ def refuse_changed(works: Sequence[Work], states: Sequence[State]) -> None:
         )
 
 
-def set_aside(work: Work) -> None:
-    """Give a student's folder another name, under which nobody looks for it."""
-    folder, number = work.record.parent, 1
+def set_aside(trial: Trial) -> None:
+    """Rename a student's run folder, so that it is trained anew."""
+    folder, number = trial.record.parent, 1
     while (aside := folder.with_name(f"{folder.name}.before{number}")).exists():
         number += 1
     folder.rename(aside)
 
 
 def _fingerprints(run: RunConfig) -> dict[str, str]:
-    """Of every set in the run's cache that can be opened, by "<source>/<set>"."""
+    """Return those of all sets in the run's cache that can be opened, by "<source>/<set>"."""
     found = {}
     try:
         cache = Cache.open(run.cache.path)

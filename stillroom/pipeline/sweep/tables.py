@@ -1,4 +1,4 @@
-"""The tables of a sweep in words and Markdown: a line a teacher or variant, and IoU by class."""
+"""The tables of a sweep as text and Markdown: a line a teacher or variant, and IoU by class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEADINESS = {
 
 
 def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
-    """Head and lines of the table: a line a teacher or variant."""
+    """Return head and lines of the table: a line a teacher or variant."""
     head = ["", "n", "test mIoU", "min to max", f"over {sweep.baseline}", "pixel accuracy"]
     head += list(STEADINESS) if sweep.has_video else []
     head += ["s / step", "waiting", "memory"]
@@ -51,7 +51,7 @@ def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
 
 
 def by_class(rows: Sequence[Row]) -> tuple[list[str], Lines]:
-    """Head and lines of the table of IoU by class, means over the seeds."""
+    """Return head and lines of the table of IoU by class, means over the seeds."""
     classes = next((row.classes for row in rows if row.classes), ())
     lines = [
         [row.name, *(_mean(row.iou(name), ".3f") for name in classes)]
@@ -62,7 +62,7 @@ def by_class(rows: Sequence[Row]) -> tuple[list[str], Lines]:
 
 
 def explained(sweep: Sweep) -> str:
-    """How the numbers of the table are to be read."""
+    """Return how the numbers of the table are to be read."""
     side = "one at a time"
     if sweep.config.parallel > 1:
         side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
@@ -80,7 +80,7 @@ def explained(sweep: Sweep) -> str:
 
 
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """Both tables as a page."""
+    """Return both tables as a page."""
     given = (f"--set {each}" for each in sweep.overrides)
     command = " ".join(["stillroom sweep", str(sweep.file), *given])
     parts = [f"# {sweep.file.stem}", f"`{command}`, from `{sweep.config.run}`."]
@@ -92,7 +92,7 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
-    """Leave the page at `path`, whole."""
+    """Write the page to `path`, atomically."""
     write_whole(path, markdown(sweep, rows).encode())
 
 

@@ -1,4 +1,4 @@
-"""Work of a sweep, each piece in a process of its own, some at a time."""
+"""Trials of a sweep, each in a process of its own, some at a time."""
 
 from __future__ import annotations
 
@@ -10,91 +10,95 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from stillroom.pipeline.sweep.file import Work
+    from stillroom.pipeline.sweep.file import Trial
 
 LOG = logging.getLogger(__name__)
-LOG_TAIL = 2000
+LOG_TAIL = 2000  # characters of a log that are read for its last line
 
 
 @dataclass(frozen=True)
-class Order:
-    """A piece of work, as a process is told of it.
+class TrialJob:
+    """A trial to be run.
 
-    task: for `sweep_child`
+    task: what `trial_process` reads from stdin
     log: the file that all it prints is added to
     """
 
-    work: Work
+    trial: Trial
     task: dict[str, Any]
     log: Path
 
 
 @dataclass(frozen=True)
-class ChildEvent:
-    """Something happened to a piece of work.
+class TrialEvent:
+    """Something happened to a trial.
 
     kind: "begun", "step", "scored", "done" or "failed"
-    said: what the process told of it
+    values: what its process wrote about it
     """
 
-    work: Work
+    trial: Trial
     kind: str
-    said: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+OnEvent = Callable[[TrialEvent], None]
 
 
 @dataclass(eq=False)
-class _Child:
-    order: Order
-    process: subprocess.Popen[bytes]
+class _Process:
+    job: TrialJob
+    handle: subprocess.Popen[bytes]
     pipe: IO[bytes]
-    waiting: bytes = b""
+    unread: bytes = b""  # the beginning of a line
     problem: str | None = None
 
 
-def run_children(
-    orders: Iterable[Order], parallel: int, threads: int, listen: Callable[[ChildEvent], None]
-) -> dict[Work, str]:
-    """Do all of it; what failed comes back with what was said of it, the rest is done.
+def run_trials(
+    jobs: Iterable[TrialJob], parallel: int, threads: int, on_event: OnEvent
+) -> dict[Trial, str]:
+    """Run all trials; return the error message of each that failed.
 
     When this is interrupted, so are the processes: each finishes its step and saves.
 
     Raises:
         ConfigError: a log cannot be written.
     """
-    waiting = deque(orders)
-    failed: dict[Work, str] = {}
-    running: list[_Child] = []
+    waiting = deque(jobs)
+    failed: dict[Trial, str] = {}
+    running: list[_Process] = []
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
-                    child = _start(waiting.popleft(), threads)
-                    running.append(child)
-                    selector.register(child.pipe, selectors.EVENT_READ, child)
-                    listen(ChildEvent(child.order.work, "begun"))
+                    process = _start(waiting.popleft(), threads)
+                    running.append(process)
+                    selector.register(process.pipe, selectors.EVENT_READ, process)
+                    on_event(TrialEvent(process.job.trial, "begun"))
                 for key, _ in selector.select():
-                    child = key.data
-                    if _hear(child, listen):
+                    process = key.data
+                    if _read_events(process, on_event):
                         continue
-                    selector.unregister(child.pipe)
-                    running.remove(child)
-                    _settle(child, failed, listen)
+                    selector.unregister(process.pipe)
+                    running.remove(process)
+                    _finish(process, failed, on_event)
         except BaseException:
             _stop(running)
             raise
     return failed
 
 
-def _start(order: Order, threads: int) -> _Child:
+def _start(job: TrialJob, threads: int) -> _Process:
     """Begin a process that sees the modules that this one sees, and not this one's Ctrl-C."""
     environment = {
         **os.environ,
@@ -103,54 +107,54 @@ def _start(order: Order, threads: int) -> _Child:
         "PYTHONUNBUFFERED": "1",
     }
     try:
-        order.log.parent.mkdir(parents=True, exist_ok=True)
-        with order.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stillroom.pipeline.sweep.trial"],
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            handle = subprocess.Popen(
+                [sys.executable, "-P", "-m", "stillroom.pipeline.sweep.trial_process"],
                 env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
     except OSError as error:
-        raise ConfigError(f"{order.log}: cannot be written ({error.strerror})") from error
-    if process.stdin is None or process.stdout is None:
+        raise ConfigError(f"{job.log}: cannot be written ({error.strerror})") from error
+    if handle.stdin is None or handle.stdout is None:
         raise RuntimeError("a process was begun without its pipes")
     try:
-        process.stdin.write(json.dumps(order.task).encode())
-        process.stdin.close()
+        handle.stdin.write(json.dumps(job.task).encode())
+        handle.stdin.close()
     except BrokenPipeError:
         pass  # it has ended already; its exit code says so
-    return _Child(order, process, process.stdout)
+    return _Process(job, handle, handle.stdout)
 
 
-def _hear(child: _Child, listen: Callable[[ChildEvent], None]) -> bool:
-    """Take in what the process has written; False once it has closed its end."""
-    data = os.read(child.pipe.fileno(), 2**16)
-    *lines, child.waiting = (child.waiting + data).split(b"\n")
+def _read_events(process: _Process, on_event: OnEvent) -> bool:
+    """Pass on what the process has written; return False once it has closed its end."""
+    data = os.read(process.pipe.fileno(), 2**16)
+    *lines, process.unread = (process.unread + data).split(b"\n")
     for line in lines:
         try:
-            said = json.loads(line)
+            values = json.loads(line)
         except ValueError:
             continue  # what a start-up script of Python's printed
-        if "problem" in said:
-            child.problem = said["problem"]
+        if "problem" in values:
+            process.problem = values["problem"]
         else:
-            kind = "step" if "step" in said else "scored"
-            listen(ChildEvent(child.order.work, kind, said))
+            kind = "step" if "step" in values else "scored"
+            on_event(TrialEvent(process.job.trial, kind, values))
     return bool(data)
 
 
-def _settle(child: _Child, failed: dict[Work, str], listen: Callable[[ChildEvent], None]) -> None:
-    code = child.process.wait()
-    child.pipe.close()
+def _finish(process: _Process, failed: dict[Trial, str], on_event: OnEvent) -> None:
+    code, trial = process.handle.wait(), process.job.trial
+    process.pipe.close()
     if code == 0:
-        listen(ChildEvent(child.order.work, "done"))
+        on_event(TrialEvent(trial, "done"))
         return
-    failed[child.order.work] = child.problem or _last_words(child.order.log, code)
-    listen(ChildEvent(child.order.work, "failed", {"problem": failed[child.order.work]}))
+    failed[trial] = process.problem or _last_line(process.job.log, code)
+    on_event(TrialEvent(trial, "failed", {"problem": failed[trial]}))
 
 
-def _last_words(log: Path, code: int) -> str:
-    """Of a process that said nothing."""
+def _last_line(log: Path, code: int) -> str:
+    """Describe the end of a process that wrote no problem."""
     how = f"it ended with exit code {code}"
     if code < 0:
         name = signal.Signals(-code).name
@@ -162,21 +166,21 @@ def _last_words(log: Path, code: int) -> str:
     return f"{how}; the last line of {log}: {last}"
 
 
-def _stop(running: list[_Child]) -> None:
+def _stop(running: list[_Process]) -> None:
     """Interrupt the processes and wait for them; a second Ctrl-C meanwhile kills them."""
     if not running:
         return
     LOG.warning("stopping: students finish their step and are saved; once more to stop at once")
     try:
-        for child in running:
-            child.process.send_signal(signal.SIGINT)
-        for child in running:
-            child.process.wait()
+        for process in running:
+            process.handle.send_signal(signal.SIGINT)
+        for process in running:
+            process.handle.wait()
     except BaseException:
-        for child in running:
-            child.process.kill()
+        for process in running:
+            process.handle.kill()
         raise
     finally:
-        for child in running:
-            child.process.wait()
-            child.pipe.close()
+        for process in running:
+            process.handle.wait()
+            process.pipe.close()

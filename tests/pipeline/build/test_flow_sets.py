@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from stillroom.commands.show.reports import estimate
+from stillroom.commands.show.caches import estimate
 from stillroom.pipeline.build.estimate import estimate_build
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.info import describe_cache
@@ -75,7 +75,7 @@ def test_flow_is_planned_built_resumed_and_verified_as_any_other_set(
     assert build(run).shards == 1
     assert build(run).shards == 0
     assert artifact_bytes(Path("street.cache")) == whole
-    assert all(not verdict.faults for verdict in verify_cache(Path("street.cache")))
+    assert not verify_cache(Path("street.cache")).faults
     info = next(one for one in describe_cache(Path("street.cache")) if one.set_name == "dis")
     assert (info.frames, info.committed_frames, info.bad) == (28, 28, {})
 
@@ -110,7 +110,7 @@ def test_a_flipped_byte_of_flow_is_found_and_named_and_a_rebuild_heals_it(
     content = bytearray(hit.read_bytes())
     content[len(content) // 2] ^= 4
     hit.write_bytes(content)
-    faults = [str(f) for verdict in verify_cache(Path("street.cache")) for f in verdict.faults]
+    faults = [str(fault) for fault in verify_cache(Path("street.cache")).faults]
     assert len(faults) == 1
     assert "street/dis/flow" in faults[0]
     verify_cache(Path("street.cache"), repair=True)

@@ -101,7 +101,7 @@ def weights_of(cache: str | Path = STREET) -> Path:
 
 
 def sound(cache: str | Path = STREET) -> bool:
-    return not any(verdict.faults or verdict.missing for verdict in verify_cache(cache))
+    return verify_cache(cache).is_sound
 
 
 def only(reports: list[CodeReport]) -> CodeReport:

@@ -46,7 +46,7 @@ def test_a_copy_is_the_same_bytes_and_a_build_finds_nothing_to_do(
     assert artifact_bytes(OUT) == artifact_bytes(STREET)
     assert parts(OUT) == parts(STREET)
     assert build(load_run(run_file, ['cache.path="out.cache"'])).shards == 0
-    assert not any(verdict.faults for verdict in verify_cache(OUT))
+    assert not verify_cache(OUT).faults
 
 
 def test_a_copy_goes_on_with_what_is_missing(run_file: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_found_on_the_way_and_not_recorded(run_file: Path) -> N
     Cache.open(STREET).artifact_set("street", "tiny").discard(1)
     build(load_run(run_file))
     copy_cache(STREET, OUT)
-    assert not any(verdict.faults or verdict.missing for verdict in verify_cache(OUT))
+    assert verify_cache(OUT).is_sound
 
 
 def test_a_place_that_holds_something_else_is_refused(run_file: Path) -> None:

@@ -63,5 +63,5 @@ def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None
     content = bytearray(victim.read_bytes())
     content[40] ^= 4
     victim.write_bytes(content)
-    verdicts = verify_cache(claims[0][0].place, ray_address="local")
-    assert {fault.shard for verdict in verdicts for fault in verdict.faults} == {1}
+    report = verify_cache(claims[0][0].place, ray_address="local")
+    assert {fault.shard for fault in report.faults} == {1}

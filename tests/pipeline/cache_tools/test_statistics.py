@@ -75,7 +75,7 @@ def test_statistics_do_not_depend_on_sharding(run_file: Path) -> None:
     for frames in (1, 4, 64):
         run = load_run(run_file, [f"cache.shard_frames={frames}", f'cache.path="{frames}.cache"'])
         build(run)
-        found.append(measure_stats(run.cache.path, StatsRequest()).sets[0].document())
+        found.append(measure_stats(run.cache.path, StatsRequest()).sets[0].to_dict())
         found[-1].pop("fingerprint")
     assert found[0] == found[1] == found[2]
 
@@ -86,7 +86,7 @@ def test_ray_counts_what_threads_count(run_file: Path) -> None:
     build(load_run(run_file))
     here = measure_stats(Path("street.cache"), StatsRequest())
     there = measure_stats(Path("street.cache"), StatsRequest(), ray_address="local")
-    assert [one.document() for one in here.sets] == [one.document() for one in there.sets]
+    assert [one.to_dict() for one in here.sets] == [one.to_dict() for one in there.sets]
 
 
 def test_the_command_prints_tables_or_json_and_draws(run_file: Path) -> None:

@@ -33,7 +33,7 @@ def stillroom(*arguments: str | Path) -> Result:
 
 
 def sound(folder: Path) -> bool:
-    return not any(verdict.faults or verdict.missing for verdict in verify_cache(folder))
+    return verify_cache(folder).is_sound
 
 
 @pytest.mark.parametrize(("before", "after"), [("fast", "compact"), ("exact", "fast")])

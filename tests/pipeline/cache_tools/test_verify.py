@@ -33,7 +33,7 @@ def stillroom(*arguments: str | Path) -> Result:
 
 
 def faults_of(path: Path, *, repair: bool = False) -> list[Fault]:
-    return [fault for verdict in verify_cache(path, repair=repair) for fault in verdict.faults]
+    return verify_cache(path, repair=repair).faults
 
 
 def flip(path: str, place: int | bytes, bit: int = 0) -> None:

@@ -75,7 +75,7 @@ def free_text(path: Path) -> range:
 
 
 def faults() -> list[Fault]:
-    return [fault for verdict in verify_cache(CACHE) for fault in verdict.faults]
+    return verify_cache(CACHE).faults
 
 
 @pytest.mark.soak

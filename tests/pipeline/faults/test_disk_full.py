@@ -35,7 +35,7 @@ def is_sound(folder: Path) -> bool:
     if staging.exists() and list(staging.iterdir()):
         return False
     try:
-        return not [fault for verdict in verify_cache(folder) for fault in verdict.faults]
+        return not verify_cache(folder).faults
     except CacheIncomplete:
         return True  # full before anything was there
 

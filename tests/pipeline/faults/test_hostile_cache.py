@@ -73,7 +73,7 @@ def read_everything() -> None:
 
 
 def faults() -> list[Any]:
-    return [fault for verdict in verify_cache(CACHE) for fault in verdict.faults]
+    return verify_cache(CACHE).faults
 
 
 def heal(run: Path, contents: Callable[[Path], dict[str, Any]], whole: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def unchanged(before: dict[str, tuple[int, int]], folder: Path) -> bool:
 
 def damage(folder: Path) -> list[Fault]:
     try:
-        return [fault for verdict in verify_cache(folder) for fault in verdict.faults]
+        return verify_cache(folder).faults
     except CacheIncomplete:
         return []  # killed before there was a cache
 

@@ -33,7 +33,7 @@ SHARED = Path("shared.cache")
 
 
 def faults(folder: Path) -> list[Fault]:
-    return [fault for verdict in verify_cache(folder) for fault in verdict.faults]
+    return verify_cache(folder).faults
 
 
 def start(

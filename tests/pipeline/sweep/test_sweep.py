@@ -25,17 +25,17 @@ from stillroom.cli import main
 from stillroom.commands.show import sweeps
 from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep, slug
-from stillroom.pipeline.sweep.results import document, rows_of, spread
+from stillroom.pipeline.sweep.results import SweepResult, rows_of, spread
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
-from stillroom.pipeline.sweep.trial import Teller
-from stillroom.pipeline.sweep.trials import Order, run_children
+from stillroom.pipeline.sweep.trial_process import EventWriter
+from stillroom.pipeline.sweep.trials import TrialJob, run_trials
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stillroom.pipeline.sweep.file import Sweep, Work
-    from stillroom.pipeline.sweep.trials import ChildEvent
+    from stillroom.pipeline.sweep.file import Sweep, Trial
+    from stillroom.pipeline.sweep.trials import TrialEvent
     from stillroom.stages.train.job import Progress
 
 NETWORKS = """
@@ -101,8 +101,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def swept(place: Path) -> Result:
-    work = student(load_sweep(Path("a.toml")), "CE", 0)
-    build_and_interrupt(work)
+    trial = student(load_sweep(Path("a.toml")), "CE", 0)
+    build_and_interrupt(trial)
     shown = stillroom("a.toml", "--dry-run", "--json")
     states = {(each["name"], each["seed"]): each["state"] for each in shown["runs"]}
     assert states == {
@@ -124,7 +124,7 @@ def alone(place: Path, swept: Result) -> Result:
     return CliRunner().invoke(main, ["sweep", "b.toml"])
 
 
-def build_and_interrupt(work: Work) -> None:
+def build_and_interrupt(trial: Trial) -> None:
     from stillroom.pipeline.build.run import build
     from stillroom.pipeline.training import train_run
 
@@ -132,9 +132,9 @@ def build_and_interrupt(work: Work) -> None:
         if progress.step == 3:
             raise KeyboardInterrupt
 
-    build(work.run)
+    build(trial.run)
     with pytest.raises(KeyboardInterrupt):
-        train_run(work.run, stop)
+        train_run(trial.run, stop)
 
 
 def stillroom(*arguments: str) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def stillroom(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def student(sweep: Sweep, row: str, seed: int) -> Work:
-    return next(work for work in sweep.students if (work.row, work.seed) == (row, seed))
+def student(sweep: Sweep, row: str, seed: int) -> Trial:
+    return next(trial for trial in sweep.students if (trial.row, trial.seed) == (row, seed))
 
 
 def record(folder: str) -> dict[str, Any]:
@@ -310,10 +310,10 @@ def test_a_process_that_says_nothing_is_reported(
     log = sweep.config.path / "logs" / "a.log"
     log.parent.mkdir(parents=True)
     events: list[str] = []
-    order = Order(sweep.students[0], {}, log)
-    failed = run_children([order], 1, 1, lambda event: events.append(event.kind))
+    job = TrialJob(sweep.students[0], {}, log)
+    failed = run_trials([job], 1, 1, lambda event: events.append(event.kind))
     assert events == ["begun", "failed"]
-    assert said.format(log) in failed[order.work]
+    assert said.format(log) in failed[job.trial]
 
 
 def test_a_changed_variant_is_refused_or_trained_anew(
@@ -333,15 +333,15 @@ def test_a_changed_variant_is_refused_or_trained_anew(
     before = record("changed/ce-kl-seed0")
     begun: list[str] = []
 
-    def trains(orders: Iterable[Order], *_: object) -> dict[Work, str]:
-        for order in orders:
-            assert not order.work.record.parent.exists()
-            order.work.record.parent.mkdir()
-            order.work.record.write_text(json.dumps(before))
-            begun.append(order.work.name)
+    def trains(jobs: Iterable[TrialJob], *_: object) -> dict[Trial, str]:
+        for job in jobs:
+            assert not job.trial.place.exists()
+            job.trial.place.mkdir()
+            job.trial.record.write_text(json.dumps(before))
+            begun.append(job.trial.name)
         return {}
 
-    monkeypatch.setattr("stillroom.pipeline.sweep.run.run_children", trains)
+    monkeypatch.setattr("stillroom.pipeline.sweep.run.run_trials", trains)
     plan = plan_sweep(load_sweep(Path("changed.toml")), ["CE + KL"])
     found = run_sweep(plan, retrain=True)
     assert begun == ["CE + KL, seed 0", "CE + KL, seed 1"]
@@ -356,11 +356,13 @@ def test_a_student_is_scored_again_where_the_test_frames_changed(swept: Result) 
             update={"seed": 9})},
             "evaluate": sweep.run.evaluate.model_copy(update={"source": "fresh"})}
     )  # fmt: skip
-    works = tuple(
-        replace(work, run=run.model_copy(update={"train": work.run.train, "terms": work.run.terms}))
-        for work in sweep.students
+    trials = tuple(
+        replace(
+            trial, run=run.model_copy(update={"train": trial.run.train, "terms": trial.run.terms})
+        )
+        for trial in sweep.students
     )
-    changed = replace(sweep, run=run, students=works, teachers=())
+    changed = replace(sweep, run=run, students=trials, teachers=())
     assert {state.kind for state in plan_sweep(changed).states.values()} == {"trained"}
 
 
@@ -370,7 +372,7 @@ def test_a_student_of_another_cache_is_not_taken_for_this_ones(swept: Result) ->
     known.write_text(json.dumps({**json.loads(before), "street/frames": "0" * 64}))
     sweep = load_sweep(Path("a.toml"))
     state = plan_sweep(sweep).states
-    found = {work.name: state.kind for work, state in state.items()}
+    found = {trial.name: state.kind for trial, state in state.items()}
     known.write_text(before)
     assert found["CE, seed 0"] == "changed"
     assert found["CE, seed 1"] == "done"
@@ -386,7 +388,7 @@ def test_ctrl_c_lets_students_finish_their_step_and_save(
         processes.append(started(*arguments, **options))
         return processes[-1]
 
-    def stop(event: ChildEvent) -> None:
+    def stop(event: TrialEvent) -> None:
         if event.kind == "step":
             raise KeyboardInterrupt
 
@@ -394,24 +396,24 @@ def test_ctrl_c_lets_students_finish_their_step_and_save(
     monkeypatch.setattr(subprocess, "Popen", watched)
     plan = plan_sweep(sweep)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(replace(plan, chosen=plan.chosen[1:]), hooks=Hooks(listen=stop))
+        run_sweep(replace(plan, chosen=plan.chosen[1:]), hooks=Hooks(on_event=stop))
     assert [process.returncode for process in processes] == [130]
-    work = student(sweep, "long", 0)
-    assert (work.record.parent / "last.pt").exists()
+    trial = student(sweep, "long", 0)
+    assert (trial.record.parent / "last.pt").exists()
     assert "saved" in (sweep.config.path / "logs" / "long-seed0.log").read_text()
     after = load_sweep(sweep.file)
     states = plan_sweep(after).states
-    assert [state.kind for work, state in states.items() if work.seed is not None] == ["begun"]
+    assert [state.kind for trial, state in states.items() if trial.seed is not None] == ["begun"]
 
 
 def test_a_student_whose_sweep_has_gone_ends_as_after_ctrl_c() -> None:
     reading, writing = os.pipe()
-    tell = Teller(writing)
-    tell(step=1)
+    events = EventWriter(writing)
+    events.write(step=1)
     assert json.loads(os.read(reading, 100)) == {"step": 1}
     os.close(reading)
     with pytest.raises(KeyboardInterrupt):
-        tell(step=2)
+        events.write(step=2)
     os.close(writing)
 
 
@@ -498,12 +500,12 @@ def test_overrides_reach_every_variant_and_its_own_win(place: Path) -> None:
         overrides=["train.log_every=1"],
         seeds=(4, 0),
     )
-    trains = [work.run.train for work in sweep.students if work.run.train is not None]
+    trains = [trial.run.train for trial in sweep.students if trial.run.train is not None]
     assert [(one.seed, one.steps, one.log_every) for one in trains] == [
         (0, 7, 1), (0, 9, 1), (4, 7, 1), (4, 9, 1),
     ]  # fmt: skip
     assert sweep.baseline == "a"
-    assert document(sweep, [], {})["command_line"] == ["train.log_every=1"]
+    assert SweepResult(sweep, [], {}).to_dict()["command_line"] == ["train.log_every=1"]
     assert f"`stillroom sweep {sweep.file} --set train.log_every=1`" in tables.markdown(sweep, [])
 
 
@@ -526,16 +528,16 @@ def test_a_student_that_failed_before_its_first_checkpoint_is_to_be_trained(plac
     mended = sweep.file.read_text().replace("1e15", "1e-3")
     sweep.file.write_text(mended)
     plan = plan_sweep(load_sweep(sweep.file))
-    assert [state.kind for work, state in plan.states.items() if work.seed == 0] == ["new"]
+    assert [state.kind for trial, state in plan.states.items() if trial.seed == 0] == ["new"]
     assert not run_sweep(plan).failed
 
 
 def test_a_teacher_of_other_classes_is_not_scored_and_that_is_said(place: Path) -> None:
     other = '"teachers.other" = { kind = "python", target = "sweep_networks:teacher", classes = 3 }'
     sweep = sweep_with(f"set = {{ {other} }}\nvariants = {{ a = {{}} }}")
-    assert [work.row for work in sweep.teachers] == ["teacher:tiny"]
+    assert [trial.row for trial in sweep.teachers] == ["teacher:tiny"]
     assert sweep.unscored == ("other",)
-    said = sweeps.plan(plan_sweep(sweep)).parts
+    said = sweeps.plan(plan_sweep(sweep))
     assert "teacher other is not scored: its classes are not those of the labels" in said
 
 

@@ -1,7 +1,7 @@
-"""What runs in a process of its own: a student is trained and scored, or a teacher is scored.
+"""The process of one trial: a student is trained and scored, or a teacher is scored.
 
-Reads one JSON document from stdin, tells what happens as lines of JSON on stdout, and leaves the
-result in the record. Whatever else prints goes to stderr.
+It reads one JSON document from stdin, writes events as lines of JSON to stdout, and leaves the
+result in the record. All other output goes to stderr.
 """
 
 from __future__ import annotations
@@ -20,75 +20,76 @@ from stillroom.storage_specs.errors import StillroomError
 if TYPE_CHECKING:
     from stillroom.stages.train.job import Progress
 
-TELL_SECONDS = 0.3
-"""Between two lines of progress."""
+EVENT_SECONDS = 0.3  # at least, between two events of progress
 
 
-class Teller:
-    """Lines of JSON to the process that waits for them; when it has gone, this one ends too."""
+class EventWriter:
+    """Writes events as lines of JSON; when nobody reads them any more, this process ends too."""
 
     def __init__(self, descriptor: int) -> None:
-        self._to = descriptor
-        self._said = 0.0
+        self._descriptor = descriptor
+        self._written = 0.0
 
-    def __call__(self, **line: Any) -> None:
-        """Tell something."""
+    def write(self, **values: Any) -> None:
+        """Write one event."""
         try:
-            os.write(self._to, (json.dumps(line) + "\n").encode())
+            os.write(self._descriptor, (json.dumps(values) + "\n").encode())
         except BrokenPipeError:
             raise KeyboardInterrupt from None  # training saves, as after Ctrl-C
 
     def step(self, progress: Progress) -> None:
-        """Tell of a step, now and then."""
+        """Write a step of training, if one was not written just before; the last one always."""
         last = progress.step == progress.steps
-        if time.monotonic() - self._said < TELL_SECONDS and not last and progress.scores is None:
+        if self._is_early() and not last and progress.scores is None:
             return
-        self._said = time.monotonic()
-        waits = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
+        self._written = time.monotonic()
         scores = progress.scores or {}
-        self(
+        self.write(
             step=progress.step,
             steps=progress.steps,
             loss=progress.loss,
-            waits=waits,
+            waits=progress.wait_seconds / progress.seconds if progress.seconds else 0.0,
             miou=scores.get("miou"),
         )
 
     def frames(self, done: int, total: int) -> None:
-        """Tell of frames that are scored, now and then."""
-        if time.monotonic() - self._said >= TELL_SECONDS:
-            self._said = time.monotonic()
-            self(scored=done, frames=total)
+        """Write how many frames are scored, if that was not written just before."""
+        if not self._is_early():
+            self._written = time.monotonic()
+            self.write(scored=done, frames=total)
+
+    def _is_early(self) -> bool:
+        return time.monotonic() - self._written < EVENT_SECONDS
 
 
 def main() -> None:
     """Do what stdin says; exit code 0, 2 for what a user can mend, 1 for anything else."""
-    tell = Teller(os.dup(1))
+    events = EventWriter(os.dup(1))
     os.dup2(2, 1)
     try:
-        _do(json.load(sys.stdin), tell)
+        run_trial(json.load(sys.stdin), events)
     except KeyboardInterrupt:
         sys.exit(130)
     except StillroomError as error:
-        _fail(tell, str(error), 2)
+        _fail(events, str(error), 2)
     except Exception as error:
         traceback.print_exc()
-        _fail(tell, f"{type(error).__name__}: {error}", 1)
+        _fail(events, f"{type(error).__name__}: {error}", 1)
 
 
-def _fail(tell: Teller, message: str, code: int) -> None:
+def _fail(events: EventWriter, message: str, code: int) -> None:
     with suppress(KeyboardInterrupt):
-        tell(problem=message)
+        events.write(problem=message)
     sys.exit(code)
 
 
-def _do(task: dict[str, Any], tell: Teller) -> None:
-    """Train and score, or score alone.
+def run_trial(task: dict[str, Any], events: EventWriter) -> None:
+    """Train a student and score it, or score a teacher, and write the record.
 
     task: document: of the run file; origin: of it; teacher: its name, None for a student; threads;
         record: where the result goes; keep: what else is to be written there
     """
-    from stillroom.pipeline.evaluation import Asked, evaluate_model
+    from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
     from stillroom.pipeline.run_file.loading import parse_run
     from stillroom.pipeline.training import train_run
     from stillroom.stages.torch_state import use_threads
@@ -101,20 +102,21 @@ def _do(task: dict[str, Any], tell: Teller) -> None:
     model = f"teacher:{task['teacher']}"
     earlier: float | None = 0.0  # MB, of the process that trained, if it was another
     if task["teacher"] is None:
-        trained = train_run(run, tell.step)
+        trained = train_run(run, events.step)
         if trained.already_finished:
             earlier = (read_json(record) or {}).get("peak_memory_mb")
         found["train"] = trained.to_dict()
         model = str(record.parent)
     video = run.evaluate is not None and run.evaluate.video is not None
-    found["test"] = evaluate_model(run, model, Asked(video=video), tell.frames).document()
+    options = EvaluationOptions(video=video)
+    found["test"] = evaluate_model(run, model, options, events.frames).to_dict()
     here = peak_memory_mb()
     peak = None if earlier is None or here is None else max(earlier, here)
     write_json(record, {**found, "peak_memory_mb": peak, **task["keep"]})
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held; None where the system does not say."""
+    """Return the most memory that this process has held; None where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,0 +1,155 @@
+"""A cache as text: what a build would do or did, what it holds, and whether it is sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from stillroom.commands.quantities import duration, size
+from stillroom.commands.show.table import array_name, grid
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
+    from stillroom.pipeline.build.report import BuildReport
+    from stillroom.pipeline.cache_tools.info import SetInfo
+    from stillroom.pipeline.cache_tools.verify import VerifyReport
+
+
+def estimate(found: BuildEstimate) -> list[RenderableType]:
+    """Lay out what a build would write, and how long it would take."""
+    arrays = (
+        (array_name(one.plan.source, one.plan.set_name, artifact), size(used),
+         size(used / one.plan.missing_frames))
+        for one in found.sets
+        for artifact, used in one.bytes.items()
+    )  # fmt: skip
+    total = f"in all {size(found.bytes)} and {duration(found.seconds)}"
+    parts: list[RenderableType] = [
+        grid(("set", "frames", "shards", "bytes", "time"), map(_to_build, found.sets)),
+        "",
+        grid(("array", "bytes", "a frame"), arrays),
+        "",
+        f"{total} of one worker, by a few frames",
+    ]
+    parts += [
+        f"{source}: {lonely} of {lonely + chosen} frames have no neighbour on one side at these "
+        "offsets, and are in no triplet"
+        for source, (lonely, chosen) in found.lonely.items()
+        if lonely
+    ]
+    free = "" if found.free_bytes is None else f". free disk: {size(found.free_bytes)}"
+    parts.append(f"nothing written (--dry-run){free}")
+    if found.free_bytes is not None and found.bytes > found.free_bytes:
+        parts.append(Text("this does not fit on the disk", style="bold red"))
+    return parts
+
+
+def _to_build(one: SetEstimate) -> list[object]:
+    plan = one.plan
+    name, frames = f"{plan.source}/{plan.set_name}", plan.missing_frames
+    if not frames:
+        return [name, "done"]
+    total = size(sum(one.bytes.values()))
+    rows = _rows(frames, plan.artifacts)
+    return [name, rows, len(plan.missing), total, duration(one.seconds)]
+
+
+def _rows(count: int, artifacts: Collection[str]) -> str:
+    """Return the number of frames, or of pairs of frames."""
+    return f"{count} pairs" if list(artifacts) == ["flow"] else f"{count}"
+
+
+def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
+    """Lay out what a build did."""
+    if not report.shards:
+        return [f"{path}: all {report.wanted} shards are committed, nothing to do"]
+    text = (
+        f"{path}: {report.shards} of {report.wanted} shards computed, {report.frames} rows, "
+        f"{size(report.bytes)} in {duration(report.wall_seconds)}"
+    )
+    bad, frames = sum(report.bad.values()), report.bad_frames
+    if bad:
+        text += f"; {bad} bad row{'s' * (bad > 1)}"
+        text += f" ({frames} frame{'s' * (frames > 1)})" if frames else ""
+        text += f": stillroom cache info {path} --bad"
+    return [text]
+
+
+def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:
+    """Lay out what a cache holds.
+
+    bad: list the bad frames, too
+    """
+    rows = (
+        (
+            f"{one.source}/{one.set_name}",
+            _rows(one.frames, one.arrays),
+            one.committed_frames,
+            len(one.bad),
+            f"{one.committed_shards}/{one.shards}",
+            size(sum(one.bytes.values())),
+            one.fingerprint[:12],
+        )
+        for one in sets
+    )
+    table = grid(("set", "frames", "committed", "bad", "shards", "bytes", "fingerprint"), rows)
+    columns = "array", "shape", "codec", "bytes", "a frame", "largest error", "KL pixel", "spatial"
+    arrays = grid(columns, (_array(one, name) for one in sets for name in one.arrays))
+    parts: list[RenderableType] = [table, "", arrays]
+    if bad:
+        reasons = [
+            (f"{one.source}/{one.set_name} {frame_id}", reason)
+            for one in sets
+            for frame_id, reason in one.bad.items()
+        ]
+        listing = grid(("bad frame", "reason"), reasons, left=(0, 1))
+        parts += ["", listing if reasons else "no bad frames"]
+    return parts
+
+
+def _array(one: SetInfo, name: str) -> list[str]:
+    used, lost = one.bytes.get(name, 0), one.fidelity.get(name, {})
+    errors = (lost.get(key) for key in ("largest_error", "pixel_kl", "spatial_kl"))
+    return [
+        array_name(one.source, one.set_name, name),
+        *one.arrays[name],
+        size(used),
+        size(used / one.committed_frames) if one.committed_frames else "-",
+        *("" if error is None else f"{error:.2g}" for error in errors),
+    ]
+
+
+def verification(report: VerifyReport) -> list[RenderableType]:
+    """Lay out what `cache verify` found: a line a set, then a line a fault."""
+    path = report.cache
+    rows = (
+        (f"{one.source}/{one.set_name}", one.shards - len(one.missing), len(one.missing),
+         one.bad_frames, len(one.faults))
+        for one in report.sets
+    )  # fmt: skip
+    if report.repaired:
+        end = "what was damaged is withdrawn or rewritten: run `stillroom cache build RUN.toml`"
+    elif report.faults:
+        end = (
+            f"to heal: run `stillroom cache verify {path} --repair`, "
+            "then `stillroom cache build RUN.toml`"
+        )
+    elif report.is_sound:
+        end = f"{path}: complete and sound"
+    else:
+        end = (
+            f"{path}: what is committed is sound; shards are missing: run "
+            "`stillroom cache build RUN.toml`"
+        )
+    return [
+        grid(("set", "shards", "missing", "bad frames", "faults"), rows),
+        *(Text.assemble(("fault ", "red"), str(fault)) for fault in report.faults),
+        *(Text.assemble(("repair ", "yellow"), line) for line in report.repaired),
+        end,
+    ]

@@ -1,0 +1,30 @@
+"""Plain tables, and the names of arrays in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+
+def grid(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Collection[int] = (0,)
+) -> Table:
+    """Return a table without lines: words at the left, numbers at the right.
+
+    left: positions of the columns of words
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def array_name(source: str, set_name: str, artifact: str) -> str:
+    """Return where an array lies below the cache's folder."""
+    return f"{source}/{artifact}" if set_name == "frames" else f"{source}/{set_name}/{artifact}"
