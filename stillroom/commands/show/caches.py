@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from stillroom.commands.quantities import duration, size
-from stillroom.commands.show.table import array_name, grid
+from stillroom.commands.show.grid import array_name, grid
 
 if TYPE_CHECKING:
     from collections.abc import Collection

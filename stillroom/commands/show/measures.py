@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.commands.quantities import size
-from stillroom.commands.show.table import array_name, grid
+from stillroom.commands.show.grid import array_name, grid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.commands.quantities import gflops, parameters
-from stillroom.commands.show.table import grid
+from stillroom.commands.show.grid import grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

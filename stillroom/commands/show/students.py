@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from stillroom.commands.quantities import duration, parameters, size
-from stillroom.commands.show.table import grid
+from stillroom.commands.show.grid import grid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

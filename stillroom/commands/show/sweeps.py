@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.commands.show.table import grid
+from stillroom.commands.show.grid import grid
 from stillroom.pipeline.sweep.tables import by_class, explained, summary
 
 if TYPE_CHECKING:
