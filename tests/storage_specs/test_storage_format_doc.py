@@ -13,6 +13,7 @@ import pytest
 
 from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.codecs import CODECS, FP8, KL, Byte, Flow, codec_from_dict
+from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.compressors import BLOSC_NAMES, DEFAULTS, SHUFFLES
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING, ArraySpec
 from stillroom.storage_specs.manifest import OPEN_SEAL, PAIR_SCHEMA, SCHEMA, SEAL, FrameRow
@@ -56,8 +57,9 @@ def test_the_table_of_codecs_is_the_codes() -> None:
     assert {row[0]: stored[row[1]] for row in rows} == {
         name: codec_from_dict(name).stored for name in CODECS
     }
+    known = "|".join({each.name for codec in CODECS.values() for each in fields(codec)})
     for name, _, options, *_ in rows:
-        assert re.findall(r"\bpredict\b|\bbudget\b|\bk(?=,)", options) == [
+        assert re.findall(rf"\b(?:{known})\b(?= =|,)", options) == [
             field.name for field in fields(CODECS[name])
         ]
 
@@ -96,9 +98,10 @@ def test_the_reader_of_the_page_reads_what_we_read(name: str, artifact: str) -> 
 
 @pytest.mark.parametrize(
     ("artifact", "predict"),
-    [(a, "median") for a in ("logits", "features/a", "features/b", "flow")] + [("logits", "above")],
+    [(a, "median") for a in ("logits", "features/a", "features/b", "flow", "depth")]
+    + [("logits", "above")],
 )
-def test_the_reader_of_the_page_undoes_every_prediction(
+def test_the_reader_of_the_page_undoes_every_prediction_and_scale(
     tmp_path: Path, artifact: str, predict: str
 ) -> None:
     rng = np.random.default_rng(0)
@@ -107,6 +110,7 @@ def test_the_reader_of_the_page_undoes_every_prediction(
         "features/a": ArraySpec("features/a", (3, 6, 7), Byte(predict="median")),
         "features/b": ArraySpec("features/b", (3, 6, 7), FP8()),
         "flow": ArraySpec("flow", (2, 6, 7), Flow(predict="plane")),
+        "depth": ArraySpec("depth", (6, 7), Log(low=0.5)),
     }
     cache = Cache.create(tmp_path / "new.cache")
     target = cache.define("garden", "fpn", {}, 3, 2, list(specs.values()))
@@ -117,6 +121,7 @@ def test_the_reader_of_the_page_undoes_every_prediction(
                 name: rng.normal(0, 9, spec.shape).astype(np.float32)
                 for name, spec in specs.items()
             }
+            arrays["depth"] = np.where(arrays["depth"] > 0.5, arrays["depth"], 0)
             writer.put(FrameRow(index, f"garden/{index:06d}"), arrays)
         writer.commit()
     check_reader(cache.path, "fpn", artifact)
