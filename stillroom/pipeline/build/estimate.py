@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from stillroom.pipeline.identity import Model
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import Producer, ShardReport
-    from stillroom.stages.cache.items import Items
+    from stillroom.stages.cache.cache_shard import ShardReport
+    from stillroom.stages.cache.inputs import Inputs
+    from stillroom.stages.cache.producers import Producer
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
 
@@ -117,8 +118,8 @@ def _estimate_set(
         return SetEstimate(plan, {}, 0.0)
     model, one = models.of(plan.set_name), RunSet(plan.source, plan.set_name, plan.artifacts)
     producer = producer_for(opened, one, model)
-    items = sample_of(opened.items(plan.source, plan.set_name))
-    load_seconds = _warmed_up(items, None if model is None else producer)
+    inputs = sample_of(opened.inputs(plan.source, plan.set_name))
+    load_seconds = _warmed_up(inputs, None if model is None else producer)
     sample, reports = cache_sample(opened, cache, one, model, producer)
     scale = plan.missing_frames / sample.count
     sizes = {name: round(size * scale) for name, size in sample.sizes().items()}
@@ -135,12 +136,12 @@ def cache_sample(
 
     model: that makes the set; None for the frames themselves
     """
-    items = sample_of(opened.items(one.source, one.name))
-    sample = define_set(opened, cache, one, model, len(items))
+    inputs = sample_of(opened.inputs(one.source, one.name))
+    sample = define_set(opened, cache, one, model, len(inputs))
     jobs = (
         ShardJob(
             work=ShardWork(one.source, one.name, shard, one.artifacts),
-            items=items,
+            inputs=inputs,
             produce=producer,
             target=sample,
             batch=opened.run.cache.batch,
@@ -155,35 +156,35 @@ def cache_sample(
 class _Sample:
     """Some of the rows of a set."""
 
-    items: Items
+    inputs: Inputs
     chosen: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def load(self, index: int) -> Any:
-        return self.items.load(self.chosen[index])
+        return self.inputs.load(self.chosen[index])
 
     def row(self, index: int) -> FrameRow:
-        return replace(self.items.row(self.chosen[index]), index=index)
+        return replace(self.inputs.row(self.chosen[index]), index=index)
 
-    def made(self, index: int, item: Any, arrays: Any) -> FrameRow:
-        return replace(self.items.made(self.chosen[index], item, arrays), index=index)
+    def finished_row(self, index: int, loaded: Any, arrays: Any) -> FrameRow:
+        return replace(self.inputs.finished_row(self.chosen[index], loaded, arrays), index=index)
 
 
-def sample_of(items: Items) -> Items:
+def sample_of(inputs: Inputs) -> Inputs:
     """Return a few rows, spread evenly."""
-    few = min(SAMPLE_FRAMES, len(items))
-    return _Sample(items, tuple((2 * k + 1) * len(items) // (2 * few) for k in range(few)))
+    few = min(SAMPLE_FRAMES, len(inputs))
+    return _Sample(inputs, tuple((2 * k + 1) * len(inputs) // (2 * few) for k in range(few)))
 
 
-def _warmed_up(items: Items, producer: Producer | None) -> float:
+def _warmed_up(inputs: Inputs, producer: Producer | None) -> float:
     """Seconds of reading a few rows; then a model is called once, since first calls are slow."""
     began = time.perf_counter()
     loaded = []
-    for index in range(len(items)):
+    for index in range(len(inputs)):
         with contextlib.suppress(FrameError):
-            loaded.append(items.load(index))
+            loaded.append(inputs.load(index))
     seconds = time.perf_counter() - began
     if producer is not None and loaded:
         producer(loaded[:1])

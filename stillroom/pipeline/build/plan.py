@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build.sets import sets_of_run, tile_of
 from stillroom.pipeline.identity import set_identity
-from stillroom.stages.cache.artifacts_of_teacher import demand_labels_fit
 from stillroom.stages.cache.cache_shard import ShardWork
+from stillroom.stages.cache.producers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
 from stillroom.storage_specs.fingerprint import differences
@@ -91,7 +91,7 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
 
 
 def _planned(opened: OpenedRun, one: RunSet) -> SetPlan:
-    frames, shard_frames = len(opened.items(one.source, one.name)), opened.preset.shard_frames
+    frames, shard_frames = len(opened.inputs(one.source, one.name)), opened.preset.shard_frames
     committed = frozenset() if one.stored is None else one.stored.committed()
     wanted = range(-(-frames // shard_frames))
     missing = tuple(shard for shard in wanted if shard not in committed)

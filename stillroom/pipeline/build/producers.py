@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts, output_of
-from stillroom.stages.cache.cache_shard import frames_and_labels
-from stillroom.stages.cache.flow_of_pairs import FlowOfPairs
+from stillroom.stages.cache.producers import (
+    FlowOfPairs,
+    TeacherArtifacts,
+    frames_and_labels,
+    output_of,
+)
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
 from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.torch_state import threads
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.identity import Model
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import Producer
+    from stillroom.stages.cache.producers import Producer
 
 
 class ModelLoader:

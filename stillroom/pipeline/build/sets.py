@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.identity import set_identity
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
 from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
@@ -96,7 +96,7 @@ def define_set(
         one.source,
         one.name,
         set_identity(opened, one.source, one.name, one.artifacts, model),
-        count=len(opened.items(one.source, one.name)) if count is None else count,
+        count=len(opened.inputs(one.source, one.name)) if count is None else count,
         shard_frames=opened.preset.shard_frames,
         arrays=_arrays(opened, one, model),
     )

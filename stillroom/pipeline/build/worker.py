@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.pipeline.run_file.opened_run import OpenedRun
-    from stillroom.stages.cache.cache_shard import Producer, ShardReport, ShardWork
+    from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+    from stillroom.stages.cache.producers import Producer
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
     Arrays = dict[str, NDArray[Any]]
@@ -70,9 +71,9 @@ class ShardWorker:
             self._last_progress = time.monotonic()
             on_frames(frames)
 
-        def produce(items: Sequence[Any]) -> list[Arrays]:
+        def produce(inputs: Sequence[Any]) -> list[Arrays]:
             before_batch()
-            return producer(items)
+            return producer(inputs)
 
         producer, target = self._set_of(work)
         self._last_progress = time.monotonic()
@@ -80,7 +81,7 @@ class ShardWorker:
             return cache_shard(
                 ShardJob(
                     work=work,
-                    items=self._opened.items(work.source, work.set_name),
+                    inputs=self._opened.inputs(work.source, work.set_name),
                     produce=produce,
                     target=target,
                     batch=self._opened.run.cache.batch,

@@ -130,7 +130,7 @@ class FidelityJob:
 
     def meet(self, teacher: Teacher) -> None:
         """Set up what is summed; the teacher says how many classes there are."""
-        from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+        from stillroom.stages.cache.producers import TeacherArtifacts
         from stillroom.stages.evaluate.equivariance import ViewTally, views_of
         from stillroom.stages.evaluate.output_errors import FidelityTally
 

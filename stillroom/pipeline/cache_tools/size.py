@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from stillroom.pipeline.identity import Model
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import Producer
-    from stillroom.stages.cache.items import CanvasPair
+    from stillroom.stages.cache.inputs import CanvasPair
+    from stillroom.stages.cache.producers import Producer
     from stillroom.stages.sources.canvas import CanvasFrame
 
     Arrays = dict[str, NDArray[Any]]
@@ -95,7 +95,7 @@ def plan_size(
     ):
         for done, (source, set_name) in enumerate(names, start=1):
             model = models.of(set_name)
-            rows = len(opened.items(source, set_name))
+            rows = len(opened.inputs(source, set_name))
             found.append(_set_size(opened, Path(folder), (source, set_name), model, rows))
             on_set(done, len(names))
     return SizePlan(

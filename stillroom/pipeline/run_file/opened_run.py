@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.cache.items import FrameItems, PairItems
+from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.pairs import plan_pairs
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.items import Items
+    from stillroom.stages.cache.inputs import Inputs
     from stillroom.stages.models.teachers.families import TeacherConfig
     from stillroom.stages.sources.source import Source
     from stillroom.storage_specs.presets import Preset
@@ -40,7 +40,7 @@ class OpenedRun:
     sources: dict[str, Source]
     teachers: dict[str, TeacherConfig]
     preset: Preset
-    pairs: dict[str, PairItems] = field(default_factory=dict)
+    pairs: dict[str, PairInputs] = field(default_factory=dict)
     absent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def names(self) -> list[tuple[str, str]]:
@@ -49,11 +49,11 @@ class OpenedRun:
         names = [(source, name) for name in sets for source in self.run.cached_sources()]
         return names + [(source, name) for name in self.run.cached_flows() for source in self.pairs]
 
-    def items(self, source: str, name: str) -> Items:
+    def inputs(self, source: str, name: str) -> Inputs:
         """What the rows of a set are made from."""
         if name in self.run.flows:
             return self.pairs[source]
-        return FrameItems(self.sources[source], self.run.cache.canvas)
+        return FrameInputs(self.sources[source], self.run.cache.canvas)
 
     def artifacts(self, source: str, name: str) -> tuple[str, ...]:
         """Names of the arrays that the run keeps of frames, of a teacher or of a flow model."""
@@ -110,7 +110,7 @@ def _exists(folder: Path) -> bool:
     return True
 
 
-def _pairs(run: RunConfig, sources: Mapping[str, Source], preset: Preset) -> dict[str, PairItems]:
+def _pairs(run: RunConfig, sources: Mapping[str, Source], preset: Preset) -> dict[str, PairInputs]:
     """The pairs of every source that has some, by the run's plan.
 
     Raises:
@@ -121,7 +121,7 @@ def _pairs(run: RunConfig, sources: Mapping[str, Source], preset: Preset) -> dic
     limit = FLOW_MAX if preset.storage(FLOW).codec.name == "flow" else math.inf
     plans = {name: plan_pairs(source, run.cache.pairs) for name, source in sources.items()}
     found = {
-        name: PairItems(sources[name], run.cache.canvas, plan, limit)
+        name: PairInputs(sources[name], run.cache.canvas, plan, limit)
         for name, plan in plans.items()
         if len(plan)
     }

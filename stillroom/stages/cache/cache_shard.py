@@ -9,38 +9,26 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.cache.artifacts_of_teacher import reason_unusable
+import numpy as np
+
+from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from stillroom.stages.cache.items import Items
-    from stillroom.stages.sources.canvas import CanvasFrame
+    from stillroom.stages.cache.inputs import Inputs
+    from stillroom.stages.cache.producers import Producer
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.manifest import FrameRow
     from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
-
-class Producer(Protocol):
-    """What fills a set: canvas frames, or pairs of them, in; the artifacts of each out."""
-
-    def __call__(self, items: Sequence[Any], /) -> list[dict[str, NDArray[np.generic]]]:
-        """Artifacts by name, one dict an item, in the order of `items`."""
-
-
-def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[np.generic]]]:
-    """The artifacts of the set "frames": the canvas frame and, where there is one, its label."""
-    return [
-        {"frames": frame.image} if frame.label is None
-        else {"frames": frame.image, "labels": frame.label}
-        for frame in frames
-    ]  # fmt: skip
+    Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class ShardWork:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a worker tells about a finished shard: counts and seconds, never arrays."""
+    """What a worker reports of a finished shard: counts and seconds, never arrays."""
 
     work: ShardWork
     frames: int
@@ -72,16 +60,16 @@ class ShardReport:
 class ShardJob:
     """Everything one shard needs.
 
-    items: what the set's rows are made from
-    batch: items a model sees at once; batches are cut inside the shard, so that the same shard
-        is the same bytes whoever computes it
+    inputs: what the set's rows are made from
+    batch: inputs that a model gets at once; batches are cut inside the shard, so that the same
+        shard is the same bytes whoever computes it
     turn: held while the teacher runs; two shards in two threads then overlap decoding, encoding
         and writing of one with the teacher's work on the other
-    on_frames: told the number of frames done, as they are done
+    on_frames: called with the number of frames done, as they are done
     """
 
     work: ShardWork
-    items: Items
+    inputs: Inputs
     produce: Producer
     target: ArtifactSet
     batch: int
@@ -109,7 +97,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
         first = job.target.shard_range(job.work.shard)[0]
         with job.turn:
             for batch in batches:
-                good = [item for item in batch if not isinstance(item, Unreadable)]
+                good = [loaded for loaded in batch if not isinstance(loaded, FrameError)]
                 began = time.perf_counter()
                 made = job.produce(good) if good else []
                 seconds = time.perf_counter() - began
@@ -132,13 +120,6 @@ def cache_shard(job: ShardJob) -> ShardReport:
     )
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """An item that could not be decoded, and why."""
-
-    reason: str
-
-
 def _decoded_batches(job: ShardJob, decoders: ThreadPoolExecutor) -> Iterator[list[Any]]:
     """Batches of the shard in order, two batches decoded ahead; starts decoding at once."""
     indices = job.target.shard_range(job.work.shard)
@@ -159,10 +140,11 @@ def _decoded_batches(job: ShardJob, decoders: ThreadPoolExecutor) -> Iterator[li
 
 
 def _decode(job: ShardJob, index: int) -> Any:
+    """Load an input; the error of one that cannot be used is its value."""
     try:
-        return job.items.load(index)
+        return job.inputs.load(index)
     except FrameError as error:
-        return Unreadable(str(error))
+        return error
 
 
 def _put(
@@ -170,36 +152,40 @@ def _put(
     writer: ShardWriter,
     first: int,
     batch: list[Any],
-    made: list[dict[str, NDArray[np.generic]]],
+    made: list[Arrays],
     seconds: float,
 ) -> None:
-    """Encode one batch, whose first item has the index `first`, into the writer."""
+    """Encode one batch, whose first input has the index `first`, into the writer."""
     arrays_of = iter(made)
     each = seconds / max(1, len(made))
-    for index, item in enumerate(batch, start=first):
-        if isinstance(item, Unreadable):
-            writer.bad(replace(job.items.row(index), status="bad", reason=item.reason))
+    for index, loaded in enumerate(batch, start=first):
+        if isinstance(loaded, FrameError):
+            writer.bad(replace(job.inputs.row(index), status="bad", reason=str(loaded)))
             continue
-        _put_one(job, writer, index, item, next(arrays_of), each)
+        arrays = next(arrays_of)
+        row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=each)
+        put_row(writer, row, arrays)
     job.on_frames(len(batch))
 
 
-def _put_one(
-    job: ShardJob,
-    writer: ShardWriter,
-    index: int,
-    item: Any,
-    arrays: dict[str, NDArray[np.generic]],
-    seconds: float,
-) -> None:
-    """Encode one row; where that fails it is a bad one: one bad frame stays one."""
-    row = job.items.row(index)
-    try:
-        row = replace(job.items.made(index, item, arrays), seconds=seconds)
-        reason = reason_unusable(arrays)
-        if reason is None:
+def put_row(writer: ShardWriter, row: FrameRow, arrays: Arrays) -> None:
+    """Encode a row; one that cannot be used is a bad one, with its reason."""
+    reason = reason_unusable(arrays)
+    if reason is None:
+        try:
             writer.put(row, arrays)
-    except ArtifactError as error:
-        reason = str(error)
+        except ArtifactError as error:
+            reason = str(error)
     if reason is not None:
         writer.bad(replace(row, status="bad", reason=reason, confidence=None))
+
+
+def reason_unusable(arrays: Arrays) -> str | None:
+    """Tell why a model's output may not be cached: a NaN or infinity somewhere; else None."""
+    for artifact, values in arrays.items():
+        if isinstance(values, Encoded):
+            continue  # its codec has checked it already
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = int(values.size - np.isfinite(values).sum())
+            return f"output {artifact} is not finite in {bad} of {values.size} values"
+    return None

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stillroom.stages.cache.artifacts_of_teacher import reason_unusable
-from stillroom.storage_specs.errors import ArtifactError
+from stillroom.stages.cache.cache_shard import put_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from stillroom.stages.models.autoencoder import AutoEncoder
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
-    from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def cache_codes(job: CodeJob, shard: int) -> None:
         codes = _encode(job, batch)
         each = (time.perf_counter() - began) / len(batch)
         for row, code in zip(batch, codes, strict=True):
-            _put(job, writer, replace(row, seconds=each, confidence=None), code)
+            put_row(writer, replace(row, seconds=each, confidence=None), {job.code: code})
     writer.commit()
 
 
@@ -69,16 +67,3 @@ def _encode(job: CodeJob, rows: list[FrameRow]) -> NDArray[np.float32]:
             job.model.encode(torch.from_numpy(features).to(job.device)).cpu().numpy()
         )
     return code
-
-
-def _put(job: CodeJob, writer: ShardWriter, row: FrameRow, code: NDArray[np.float32]) -> None:
-    """Encode one frame; where it cannot be used, say why."""
-    arrays: dict[str, NDArray[np.generic]] = {job.code: code}
-    reason = reason_unusable(arrays)
-    if reason is None:
-        try:
-            writer.put(row, arrays)
-        except ArtifactError as error:
-            reason = str(error)
-    if reason is not None:
-        writer.bad(replace(row, status="bad", reason=reason))

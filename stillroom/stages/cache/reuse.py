@@ -13,7 +13,7 @@ from stillroom.storage_specs.fingerprint import differences
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stillroom.stages.cache.cache_shard import Producer
+    from stillroom.stages.cache.producers import Producer
     from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.artifact_set import ArtifactSet
 

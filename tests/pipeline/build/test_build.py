@@ -26,8 +26,8 @@ from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.find_images import FoundFiles, find_images
 from stillroom.storage_specs.errors import (

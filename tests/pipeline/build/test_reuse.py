@@ -10,7 +10,7 @@ import pytest
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.stages.cache.artifacts_of_teacher import TeacherArtifacts
+from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.storage_specs.errors import CacheMismatch
 from stillroom.storage_specs.store import Cache
 

@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.stages.cache.cache_shard import (
-    ShardJob,
-    ShardReport,
-    ShardWork,
-    cache_shard,
-    frames_and_labels,
-)
-from stillroom.stages.cache.items import FrameItems
+from stillroom.stages.cache.cache_shard import ShardJob, ShardReport, ShardWork, cache_shard
+from stillroom.stages.cache.inputs import FrameInputs
+from stillroom.stages.cache.producers import frames_and_labels
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.codecs import Half, Raw, Unit
@@ -92,8 +87,8 @@ def target(tmp_path: Path) -> ArtifactSet:
 
 def fill(target: ArtifactSet, shard: int = 0, **changes: Any) -> ShardReport:
     given: dict[str, Any] = {
-        "work": ShardWork("s", "t", shard),
-        "items": FrameItems(changes.pop("source", Numbered()), CANVAS),
+        "work": ShardWork("s", "t", shard, tuple(target.arrays)),
+        "inputs": FrameInputs(changes.pop("source", Numbered()), CANVAS),
         "produce": say_numbers,
         "target": target,
         "batch": BATCH,
@@ -170,7 +165,11 @@ def spoil(index: int, artifact: str, array: np.ndarray) -> Callable[[Sequence[Ca
         ("logits", np.full((2, 2, 3), 7e4, np.float32), r"logits, .*half holds up to 65504; got 7"),
         ("logits", np.zeros((2, 9, 9), np.float32), r"expected shape \(2, 2, 3\), got \(2, 9, 9\)"),
         ("logits", np.zeros((2, 2, 3), np.uint8), "expected float32, got uint8"),
-        ("confidence", np.zeros((1, 2, 3), np.float32), r"expected \(h, w\), got \(1, 2, 3\)"),
+        (
+            "confidence",
+            np.zeros((1, 2, 3), np.float32),
+            r"confidence, .*expected shape \(2, 3\), got \(1, 2, 3\)",
+        ),
         ("flow", np.zeros((2, 3), np.float32), r"expected arrays \['confidence', 'logits'\]"),
     ],
 )
@@ -256,7 +255,10 @@ def test_a_label_that_is_no_class_makes_a_bad_row(tmp_path: Path) -> None:
             return Frame(self.frame_ids[index], super().load(index).image, label)
 
     report = fill(
-        target, work=ShardWork("s", "frames", 0), produce=frames_and_labels, source=Labelled()
+        target,
+        work=ShardWork("s", "frames", 0, ("frames", "labels")),
+        produce=frames_and_labels,
+        source=Labelled(),
     )
     assert report.bad == 1
     assert "carry 7" in target.rows().to_pylist()[3]["reason"]

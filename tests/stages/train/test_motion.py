@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard, frames_and_labels
-from stillroom.stages.cache.items import FrameItems, PairItems
+from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
+from stillroom.stages.cache.inputs import FrameInputs, PairInputs
+from stillroom.stages.cache.producers import frames_and_labels
 from stillroom.stages.scenes.motion import flow_between
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
@@ -63,11 +64,11 @@ def build(folder, config, exact, source=None):
     """A cache with the frames and the exact flow of the drawn clips."""
     source = source or DemoSource(DEMO)
     cache = Cache.create(folder)
-    pairs = PairItems(source, (HEIGHT, WIDTH), plan_pairs(source, config))
+    pairs = PairInputs(source, (HEIGHT, WIDTH), plan_pairs(source, config))
     raw = {"name": "none"}
     sets = {
         "frames": (
-            FrameItems(source, (HEIGHT, WIDTH)), frames_and_labels,
+            FrameInputs(source, (HEIGHT, WIDTH)), frames_and_labels,
             [ArraySpec("frames", (HEIGHT, WIDTH, 3), codec_from_dict("raw"), raw, {"stride": 1}),
              ArraySpec("labels", (HEIGHT, WIDTH), codec_from_dict("raw"), raw, {"stride": 1})],
         ),
@@ -80,7 +81,7 @@ def build(folder, config, exact, source=None):
         target = cache.define("street", name, {}, len(items), SHARD_FRAMES, arrays)
         for shard in range(target.shards):
             cache_shard(
-                ShardJob(ShardWork("street", name, shard), items, produce, target, 4,
+                ShardJob(ShardWork("street", name, shard, ()), items, produce, target, 4,
                          contextlib.nullcontext())
             )  # fmt: skip
     return cache
@@ -270,10 +271,10 @@ def test_frames_that_fill_the_canvas_differently_have_no_motion_between_them(tmp
 def test_displacements_beyond_the_codec_are_cut_and_counted(tmp_path):
     source = DemoSource(DEMO)
     plan = plan_pairs(source, PairsConfig(of="all", offsets=(1,)))
-    items = PairItems(source, (HEIGHT, WIDTH), plan, limit=10.0)
+    items = PairInputs(source, (HEIGHT, WIDTH), plan, limit=10.0)
     flow = np.zeros((2, HEIGHT, WIDTH), np.float32)
     flow[0, 0, :5], flow[1, 0, 3:7] = 10.0, -10.0
-    row = items.made(0, items.load(0), {"flow": flow})
+    row = items.finished_row(0, items.load(0), {"flow": flow})
     assert (row.clipped, row.draw, row.partner) == (7, None, "clip0000_01")
 
 

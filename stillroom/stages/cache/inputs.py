@@ -1,18 +1,18 @@
-"""What a set is made from, one row after the other: the frames of a source, or pairs of them."""
+"""What the rows of a set are made from: the frames of a source, or pairs of them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import google_crc32c
 import numpy as np
 
-from stillroom.stages.cache.artifacts_of_teacher import mean_confidence
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.stages.sources.pairs import BACKWARD
+from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 RECENT = 16  # canvas frames of a clip that are kept: pairs come in order, and share frames
 
 
-class Items(Protocol):
-    """What the rows of a set are made from; from any thread, in any order."""
+class Inputs(Protocol):
+    """The inputs of a set's rows; threads may share them, and read them in any order."""
 
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Any:
-        """What a model is shown for a row.
+        """Load what a model is given for a row.
 
         Raises:
             FrameError: it cannot be used; the message is the same on every machine.
@@ -43,14 +43,14 @@ class Items(Protocol):
         """
 
     def row(self, index: int) -> FrameRow:
-        """What the manifest says of a row before anything is read."""
+        """Return a row of the manifest as it is before anything is read."""
 
-    def made(self, index: int, item: Any, arrays: Arrays) -> FrameRow:
-        """What it says of a row that was loaded, and of what a model made from it."""
+    def finished_row(self, index: int, loaded: Any, arrays: Arrays) -> FrameRow:
+        """Return it as it is once the input was loaded and arrays were made from it."""
 
 
 @dataclass(frozen=True, eq=False)
-class FrameItems:
+class FrameInputs:
     """A row a frame of a source, each on its canvas."""
 
     source: Source
@@ -60,22 +60,22 @@ class FrameItems:
         return len(self.source)
 
     def load(self, index: int) -> CanvasFrame:
-        """A frame on its canvas."""
+        """Load a frame on its canvas."""
         return to_canvas(self.source.load(index), self.canvas)
 
     def row(self, index: int) -> FrameRow:
-        """Place and name."""
+        """Return place and name."""
         return FrameRow(index, self.source.frame_ids[index])
 
-    def made(self, index: int, item: CanvasFrame, arrays: Arrays) -> FrameRow:
-        """Valid area, checksum of the pixels, and the mean confidence where there is one."""
+    def finished_row(self, index: int, loaded: CanvasFrame, arrays: Arrays) -> FrameRow:
+        """Add valid area, checksum of the pixels, and the mean confidence where there is one."""
         return FrameRow(
             index,
-            item.frame_id,
-            valid_height=item.valid[0],
-            valid_width=item.valid[1],
-            crc32c=_crc32c(item),
-            confidence=mean_confidence(dict(arrays), item),
+            loaded.frame_id,
+            valid_height=loaded.valid[0],
+            valid_width=loaded.valid[1],
+            crc32c=_crc32c(loaded),
+            confidence=mean_confidence(arrays, loaded),
         )
 
 
@@ -93,7 +93,7 @@ class CanvasPair:
 
 
 @dataclass(frozen=True, eq=False)
-class PairItems:
+class PairInputs:
     """A row a pair of a source's frames.
 
     limit: pixels; a displacement that long was cut to what its codec holds
@@ -109,11 +109,11 @@ class PairItems:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __reduce__(self) -> tuple[type[PairItems], tuple[Any, ...]]:
-        return PairItems, (self.source, self.canvas, self.plan, self.limit)
+    def __reduce__(self) -> tuple[type[PairInputs], tuple[Any, ...]]:
+        return PairInputs, (self.source, self.canvas, self.plan, self.limit)
 
     def load(self, index: int) -> CanvasPair:
-        """Both frames of a pair; FrameError also where they fill the canvas differently."""
+        """Load both frames of a pair; FrameError also where they fill the canvas differently."""
         pair = CanvasPair(
             self._frame(int(self.plan.frame[index])), self._frame(int(self.plan.partner[index]))
         )
@@ -139,7 +139,7 @@ class PairItems:
         return frame
 
     def row(self, index: int) -> PairRow:
-        """Place, names, distance in time and draw."""
+        """Return place, names, distance in time and draw."""
         ids, draw = self.source.frame_ids, int(self.plan.draw[index])
         return PairRow(
             index,
@@ -149,22 +149,27 @@ class PairItems:
             draw=None if draw == BACKWARD else draw,
         )
 
-    def made(self, index: int, item: CanvasPair, arrays: Arrays) -> PairRow:
-        """Valid area, checksums of both frames' pixels, and how much of the flow was cut."""
-        row = self.row(index)
-        reached = np.abs(arrays["flow"]) >= self.limit
-        return PairRow(
-            row.index,
-            row.frame_id,
-            valid_height=item.frame.valid[0],
-            valid_width=item.frame.valid[1],
-            crc32c=_crc32c(item.frame),
-            partner=row.partner,
-            offset=row.offset,
-            draw=row.draw,
-            partner_crc32c=_crc32c(item.partner),
+    def finished_row(self, index: int, loaded: CanvasPair, arrays: Arrays) -> PairRow:
+        """Add valid area, checksums of both frames' pixels, and how much of the flow was cut."""
+        reached = np.abs(arrays[FLOW]) >= self.limit
+        return replace(
+            self.row(index),
+            valid_height=loaded.frame.valid[0],
+            valid_width=loaded.frame.valid[1],
+            crc32c=_crc32c(loaded.frame),
+            partner_crc32c=_crc32c(loaded.partner),
             clipped=int(reached.any(axis=0).sum()),
         )
+
+
+def mean_confidence(arrays: Arrays, frame: CanvasFrame) -> float | None:
+    """Average the confidence over the frame's valid area; None where none is cached."""
+    confidence = arrays.get(CONFIDENCE)
+    if confidence is None:
+        return None
+    rows = -(-confidence.shape[0] * frame.valid[0] // frame.image.shape[0])
+    columns = -(-confidence.shape[1] * frame.valid[1] // frame.image.shape[1])
+    return float(confidence[:rows, :columns].mean(dtype=np.float64))
 
 
 def _crc32c(frame: CanvasFrame) -> int:

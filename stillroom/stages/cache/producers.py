@@ -1,9 +1,9 @@
-"""From a teacher's output for a batch to the artifacts of each frame."""
+"""What makes the artifacts of a set: canvas frames, or pairs of them, in; arrays out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -11,24 +11,63 @@ from stillroom.stages.cache.makers import MAKERS, Output
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.storage_specs.artifacts import (
     ARTIFACTS,
-    CONFIDENCE,
+    FLOW,
+    FRAMES,
     IGNORE,
+    LABELS,
     LOGITS,
     PSEUDO_LABEL,
     artifact_of,
 )
-from stillroom.storage_specs.codecs import Encoded
-from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
+    from stillroom.stages.cache.inputs import CanvasPair
     from stillroom.stages.models.dense_network import ModelOutput
+    from stillroom.stages.models.flow.flow_model import FlowModel
     from stillroom.stages.models.teacher import Teacher
 
+    Arrays = dict[str, NDArray[np.generic]]
+
 MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
+
+
+class Producer(Protocol):
+    """Makes the arrays of a set's rows."""
+
+    def __call__(self, inputs: Sequence[Any], /) -> list[Arrays]:
+        """Return artifacts by name, one dict an input, in the order of `inputs`."""
+
+
+def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[Arrays]:
+    """Return the canvas frames and, where there are some, their labels."""
+    made: list[Arrays] = [{FRAMES: frame.image} for frame in frames]
+    for arrays, frame in zip(made, frames, strict=True):
+        if frame.label is not None:
+            arrays[LABELS] = frame.label
+    return made
+
+
+@dataclass(frozen=True)
+class FlowOfPairs:
+    """Runs a flow model on pairs of canvas frames.
+
+    limit: pixels; longer displacements are cut to it
+    """
+
+    model: FlowModel
+    limit: float = float("inf")
+
+    def __call__(self, pairs: Sequence[CanvasPair]) -> list[Arrays]:
+        """Return the flow (2, H, W) float32 from each frame to its partner, in canvas pixels."""
+        frames = np.stack([pair.frame.image for pair in pairs])
+        partners = np.stack([pair.partner.image for pair in pairs])
+        flow = self.model.flow(frames, partners).clamp(-self.limit, self.limit)
+        return [{FLOW: each} for each in flow.cpu().numpy()]
 
 
 @dataclass(frozen=True)
@@ -43,8 +82,8 @@ class TeacherArtifacts:
     artifacts: tuple[str, ...]
     threshold: float
 
-    def __call__(self, frames: Sequence[CanvasFrame]) -> list[dict[str, NDArray[np.generic]]]:
-        """The artifacts of each frame, in order: float32 arrays, uint8 for pseudo-labels.
+    def __call__(self, frames: Sequence[CanvasFrame]) -> list[Arrays]:
+        """Return the artifacts of each frame, in order: float32, or uint8 of pseudo labels.
 
         Raises:
             ConfigError: the teacher has no such output, or more classes than a byte can tell apart.
@@ -66,7 +105,7 @@ class TeacherArtifacts:
         return made
 
     def shapes(self, canvas: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Shape and stride of a frame's artifacts, from one forward pass on a black canvas."""
+        """Find shape and stride of a frame's artifacts, by one forward pass on a black canvas."""
         made = self([CanvasFrame("", np.zeros((*canvas, 3), np.uint8), None, canvas)])[0]
         strides = self.teacher.strides
         return {
@@ -106,26 +145,3 @@ def demand_labels_fit(artifacts: tuple[str, ...], classes: int, whose: str = "te
             f"classes, for {IGNORE} says 'ignore'; take pseudo_label out of cache.artifacts, and "
             "learn from logits"
         )
-
-
-def reason_unusable(arrays: dict[str, NDArray[np.generic]]) -> str | None:
-    """Why a model's output may not be cached (a NaN or infinity somewhere), or None."""
-    for artifact, values in arrays.items():
-        if isinstance(values, Encoded):
-            continue  # a codec has looked at it already
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            bad = int(values.size - np.isfinite(values).sum())
-            return f"output {artifact} is not finite in {bad} of {values.size} values"
-    return None
-
-
-def mean_confidence(arrays: dict[str, NDArray[np.generic]], frame: CanvasFrame) -> float | None:
-    """Mean of the highest class probability over the frame's valid area, or None if not cached."""
-    confidence = arrays.get(CONFIDENCE)
-    if confidence is None:
-        return None
-    if confidence.ndim != 2:
-        raise ArtifactError(f"confidence: expected (h, w), got {confidence.shape}")
-    rows = -(-confidence.shape[0] * frame.valid[0] // frame.image.shape[0])
-    columns = -(-confidence.shape[1] * frame.valid[1] // frame.image.shape[1])
-    return float(confidence[:rows, :columns].mean(dtype=np.float64))
