@@ -74,7 +74,7 @@ def _source(opened: OpenedRun, name: str) -> dict[str, Any]:
 def _pairs(opened: OpenedRun, source: str) -> dict[str, Any]:
     """What decides which pairs of a source there are, and what came of it."""
     config, pairs = opened.run.cache.pairs, opened.pairs.get(source)
-    # Which frame follows which, a source may tell from files that are no frames of it.
+    # A source may read the order of its frames from files that are no frames of it.
     plan = ANY if pairs is None else pairs.plan.sha256
     return {**({} if config is None else config.model_dump(mode="json")), "sha256": plan}
 

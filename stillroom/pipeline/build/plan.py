@@ -1,4 +1,4 @@
-"""What a build has to do: the shards that are wanted and not committed."""
+"""The plan of a build: the shards that are wanted and not committed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SetPlan:
     """One artifact set: how much of it there is to be, and which shards are missing.
 
-    frames: its rows: of a set of motion they are pairs of frames
+    frames: its rows: of a flow set they are pairs of frames
     artifacts: that it holds or is to hold
     """
 
@@ -39,26 +39,26 @@ class SetPlan:
 
     @property
     def shards(self) -> int:
-        """Shards of the whole set."""
+        """How many shards the whole set has."""
         return -(-self.frames // self.shard_frames)
 
     @property
     def missing_frames(self) -> int:
-        """Frames in the missing shards."""
+        """How many frames the missing shards have."""
         return sum(
             min(self.shard_frames, self.frames - shard * self.shard_frames)
             for shard in self.missing
         )
 
     def works(self) -> list[ShardWork]:
-        """The missing shards, in order."""
+        """List the missing shards, in order."""
         return [
             ShardWork(self.source, self.set_name, shard, self.artifacts) for shard in self.missing
         ]
 
 
 def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
-    """Wanted shards minus committed shards, set by set. Reads the cache, writes nothing.
+    """Find the wanted shards that are not committed, set by set; reads the cache, writes nothing.
 
     What every set is made from is settled first: a file that is missing is found before anything
     is cached.
@@ -68,7 +68,7 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of
             its artifacts and is not to be extended.
-        ConfigError: a teacher has more classes than the pseudo labels that are wanted can say.
+        ConfigError: a teacher has more classes than a pseudo label can hold, and these are wanted.
         WeightsError: a teacher's weights are not there.
     """
     run = opened.run
@@ -99,7 +99,7 @@ def _planned(opened: OpenedRun, one: RunSet) -> SetPlan:
 
 
 def _demand_tiles(run: RunConfig, target: ArtifactSet) -> None:
-    """Refuse tiles that are not the cache's, where the run names some: no identity speaks of them.
+    """Refuse tiles that are not the cache's, where the run names some: no identity has them.
 
     Raises:
         CacheMismatch: names each artifact that is cut otherwise.

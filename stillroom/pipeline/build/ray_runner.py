@@ -54,7 +54,7 @@ def run_on_ray(
 
 
 class _ShardQueue:
-    """The shards still to do, who does them, and what became of each attempt."""
+    """The shards still to do, the actors that do them, and the attempts that failed."""
 
     def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork], listen: Listener) -> None:
         self._ray, self._run, self._listen = ray, run, listen
@@ -131,7 +131,7 @@ class _ShardQueue:
         try:
             progress, idle_seconds = self._ray.get(reference)
         except RayError:
-            if not actor.running:  # else its shards' results tell what became of it
+            if not actor.running:  # else the results of its shards come in as errors
                 self._pool.replace(actor)
             return
         in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
@@ -152,7 +152,7 @@ class _ShardQueue:
             self._failed(work, reason)
 
     def _failed(self, work: ShardWork, reason: str) -> None:
-        """One attempt less; but a worker may have died after its commit, so look there first."""
+        """Count a failed attempt, unless the worker died after its commit."""
         if self._is_committed(work):
             return
         reasons = self._failures.setdefault(work, [])

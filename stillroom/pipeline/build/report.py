@@ -126,7 +126,7 @@ def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
 
 
 def _remedies(rows: list[FrameRow], model: str) -> str:
-    """What mends the causes of such rows, as far as their reasons tell those apart."""
+    """What mends the causes of such rows, as far as their reasons differ."""
     output = [NOT_FINITE in row.reason for row in rows]
     remedies = [] if all(output) else ["mend the source"]
     if any(output):
@@ -135,7 +135,7 @@ def _remedies(rows: list[FrameRow], model: str) -> str:
 
 
 def _reasons(rows: list[FrameRow]) -> str:
-    """The most frequent reasons, a line each; reasons that differ in names and numbers are one."""
+    """List the most frequent reasons; those that differ in names and numbers are one."""
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         kind = NUMBER.sub("#", row.reason.replace(row.frame_id, "#"))

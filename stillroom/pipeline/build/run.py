@@ -107,6 +107,6 @@ def _stop_if_given_up(run: RunConfig, given_up: dict[ShardWork, str]) -> None:
 
 def _save_catalogues(run: RunConfig, plans: list[SetPlan]) -> None:
     """Leave the manifests of large sets quick to open, however the build ended."""
-    with suppress(StillroomError):  # what went wrong is told already, and nothing depends on them
+    with suppress(StillroomError):  # what went wrong is reported already; they only save time
         for plan in plans:
             Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name).save_catalogue()

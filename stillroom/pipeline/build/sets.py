@@ -75,7 +75,7 @@ def _sets_of(
     if all(one.name != name for one in found):  # withdrawn by a repair, or never there
         return [*([RunSet(source, name, wanted)] if wanted else []), *found]
     if wanted:
-        # As the run file says it, "auto" included: the same name in every worker.
+        # By the run file alone, "auto" included: the same name in every worker.
         identity = set_identity(opened, source, name, wanted)
         found.append(RunSet(source, extension_name(name, identity), wanted))
     return found

@@ -1,4 +1,4 @@
-"""Getting hold of Ray: an existing cluster by its address, or one of this machine's own."""
+"""A connection to Ray: to a cluster by its address, or to one that is started here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port
 
 @contextlib.contextmanager
 def connected(workers: int, address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected; what was opened here is closed again.
+    """Connect to Ray and give its module; what was opened here is closed again.
 
     workers: a Ray of our own has CPUs for as many actors, whatever the machine has
     address: of an existing cluster; if None, the environment's RAY_ADDRESS, or a Ray of our own
@@ -33,7 +33,7 @@ def connected(workers: int, address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    # Ray prints what its daemons say to stdout, which belongs to the command's own report.
+    # Ray prints the output of its daemons to stdout, which belongs to the command's own report.
     with contextlib.redirect_stdout(sys.stderr):
         if ray.is_initialized():
             yield ray
@@ -63,9 +63,9 @@ def _open(ray: Any, workers: int, address: str | None) -> None:
 
 
 def _knock(address: str, origin: str) -> None:
-    """Does anything listen there? Ray itself would try for half a minute and more."""
+    """Fail where nothing listens; Ray itself would try for half a minute and more."""
     if (found := HOST_AND_PORT.fullmatch(address)) is None:
-        return  # "auto", say: Ray knows what to make of it
+        return  # "auto" among others, which Ray knows itself
     host, port = found["host"].strip("[]"), int(found["port"])
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()

@@ -33,9 +33,9 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A file's TOML document; a byte order mark at its start, as some editors write, is no fault.
+    """Read a TOML document; a byte order mark at its start, as some editors write, is no fault.
 
-    what: the file is called in errors
+    what: the name of such a file in errors
 
     Raises:
         ConfigError: the file is missing or not TOML.
@@ -61,7 +61,7 @@ def parse_run(document: dict[str, Any], origin: str) -> RunConfig:
 
 
 def check_run(document: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
-    """The run that a document means, or all that is wrong with it."""
+    """Return the run that a document describes, or all that is wrong with it."""
     faults: list[str] = []
     run: RunConfig | None = None
     try:
@@ -74,21 +74,21 @@ def check_run(document: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
 
 
 def with_absolute_paths(run: RunConfig) -> RunConfig:
-    """The same run, for a process with another working folder."""
+    """Return the same run, for a process with another working folder."""
     absolute = _with_paths(run, Path.absolute)
     teachers = {name: _with_absolute_folder(each) for name, each in absolute.teachers.items()}
     return absolute.model_copy(update={"teachers": teachers})
 
 
 def _with_absolute_folder(teacher: TeacherConfig) -> TeacherConfig:
-    """The same teacher; what it names by a string is a path only where there is such a folder."""
+    """A model named by a string has a path only where there is such a folder."""
     if not isinstance(teacher, HfTeacherConfig) or not teacher.folder.is_dir():
         return teacher
     return teacher.model_copy(update={"path": str(teacher.folder.absolute())})
 
 
 def with_home_paths(run: RunConfig) -> RunConfig:
-    """The same run with `~` in its paths replaced by the home folder.
+    """Return the same run with `~` in its paths replaced by the home folder.
 
     Raises:
         ConfigError: a path begins with the name of a user that there is not.
@@ -147,7 +147,7 @@ def set_key(document: dict[str, Any], key: str, value: Any, origin: str) -> None
 
 
 def settings_of(given: Sequence[str], option: str) -> dict[str, Any]:
-    """NAME=VALUE of an option that may be given several times; values are read as by --set.
+    """Read the NAME=VALUE of an option that may be given several times; values are as for --set.
 
     Raises:
         ConfigError: one is not NAME=VALUE.
@@ -187,7 +187,7 @@ def _position(node: list[Any], part: str, origin: str) -> int:
 
 
 def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
-    """References from one section to a name that another section does not define."""
+    """Find references from one section to a name that another section does not define."""
     sources = list(_table(document, "sources"))
     teachers = list(_table(document, "teachers"))
     cache, train, evaluate = (_table(document, name) for name in ("cache", "train", "evaluate"))
@@ -218,7 +218,7 @@ def _dangling_names(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _idle_codecs(document: Mapping[str, Any]) -> Iterator[str]:
-    """Codecs of artifacts that this run caches nowhere: most often a layer's name is misspelt."""
+    """Find codecs of artifacts that this run does not cache: most often a layer is misspelt."""
     cache = _table(document, "cache")
     cached = _sequence(cache.get("artifacts", CacheConfig.model_fields["artifacts"].default))
     layer = AdaptConfig.model_fields["layer"].default
@@ -230,7 +230,7 @@ def _idle_codecs(document: Mapping[str, Any]) -> Iterator[str]:
     # A layered artifact's own name stands for all of its layers.
     names = list(dict.fromkeys([*names, *(name.partition("/")[0] for name in names)]))
     for name in _table(cache, "codecs"):
-        if name in names or name.partition("/")[0] not in ARTIFACTS:  # the latter are told already
+        if name in names or name.partition("/")[0] not in ARTIFACTS:  # reported already
             continue
         hint = nearest(name, names) if "/" in name else f"; known: {', '.join(names)}"
         yield f"cache.codecs.{name}: this run caches no such artifact{hint}"

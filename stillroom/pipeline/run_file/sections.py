@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,18 +52,10 @@ def _source_name(name: str) -> str:
     return name
 
 
-def _teacher_name(name: str) -> str:
-    return _set_name(name, "teacher")
-
-
-def _flow_name(name: str) -> str:
-    if name == EXACT:
-        raise ConfigError(f"flow model name {name!r} is reserved for a source's own flow")
-    return _set_name(name, "flow model")
-
-
 def _set_name(name: str, what: str) -> str:
-    """A name that a set of the cache gets; `what`: has it."""
+    """Check the name of a set that the cache is to have; `what`: of such a model."""
+    if name == EXACT and what == "flow model":
+        raise ConfigError(f"flow model name {name!r} is reserved for a source's own flow")
     if name == FRAMES:
         raise ConfigError(f"{what} name {name!r} is reserved; choose another")
     if teacher_of(name) != name:
@@ -72,6 +65,11 @@ def _set_name(name: str, what: str) -> str:
     except ConfigError as error:
         raise ConfigError(str(error).replace("set name", f"{what} name")) from error
     return name
+
+
+SourceName = Annotated[str, AfterValidator(_source_name)]
+TeacherName = Annotated[str, AfterValidator(partial(_set_name, what="teacher"))]
+FlowName = Annotated[str, AfterValidator(partial(_set_name, what="flow model"))]
 
 
 def _check_artifact(name: str) -> None:
@@ -112,8 +110,8 @@ class CacheConfig(Settings):
     sources: names of the sources to cache; all of them if left out
     artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
         "confidence"
-    pairs: of which frames of clips the motion is cached; of none if left out
-    flows: names of the models of motion to cache; all of them if left out
+    pairs: of which frames of clips the optical flow is cached; of none if left out
+    flows: names of the flow models to cache; all of them if left out
     frames: keep frames and labels too, so that training needs nothing but the cache
     preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
     tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or "auto":
@@ -145,7 +143,7 @@ class CacheConfig(Settings):
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     shard_timeout: float = Field(default=900.0, gt=0)
 
-    # Each looks at one field, so that the faults of several are reported together.
+    # Each checks one field, so that the faults of several are reported together.
     @field_validator("canvas")
     @classmethod
     def _canvas_has_an_area(cls, canvas: tuple[int, int]) -> tuple[int, int]:
@@ -191,13 +189,9 @@ class CacheConfig(Settings):
 class RunConfig(Settings):
     """A whole run file."""
 
-    sources: dict[Annotated[str, AfterValidator(_source_name)], SourceConfig] = Field(min_length=1)
-    teachers: dict[Annotated[str, AfterValidator(_teacher_name)], TeacherConfig] = Field(
-        default_factory=dict
-    )
-    flows: dict[Annotated[str, AfterValidator(_flow_name)], FlowModelConfig] = Field(
-        default_factory=dict
-    )
+    sources: dict[SourceName, SourceConfig] = Field(min_length=1)
+    teachers: dict[TeacherName, TeacherConfig] = Field(default_factory=dict)
+    flows: dict[FlowName, FlowModelConfig] = Field(default_factory=dict)
     cache: CacheConfig
     adapt: dict[str, AdaptConfig] = Field(default_factory=dict)
     student: StudentConfig | None = None
@@ -236,16 +230,16 @@ class RunConfig(Settings):
         return cache
 
     def cached_sources(self) -> tuple[str, ...]:
-        """Names of the sources that stage one goes through, in the order of the file."""
+        """Return the names of the sources that stage one goes through, in the order of the file."""
         return self.cache.sources if self.cache.sources is not None else tuple(self.sources)
 
     def classes_of(self, source: str) -> tuple[str, ...] | None:
-        """Names of a source's classes, whether its files are here or not; None if unlabelled."""
+        """Return a source's class names, whether its files are here or not; None if unlabelled."""
         classes = self.sources[source].stated()["classes"]
         return None if classes is None else tuple(classes)
 
     def teacher(self, name: str) -> TeacherConfig:
-        """A teacher; one that states no classes has those of the run's first labelled source.
+        """Return a teacher; one that states no classes has those of the first labelled source.
 
         Raises:
             ConfigError: there is no labelled source either, and the teacher needs classes.
@@ -265,13 +259,13 @@ class RunConfig(Settings):
         )
 
     def cached_flows(self) -> tuple[str, ...]:
-        """Names of the models whose motion stage one caches, in the order of the file."""
+        """Return the names of the flow models that stage one runs, in the order of the file."""
         if self.cache.pairs is None:
             return ()
         return self.cache.flows if self.cache.flows is not None else tuple(self.flows)
 
 
 def as_document(config: BaseModel) -> dict[str, Any]:
-    """A config as plain JSON types, defaults filled in: what checkpoints and reports keep."""
+    """Return a config as JSON types, defaults filled in, as checkpoints and reports keep it."""
     document: dict[str, Any] = config.model_dump(mode="json")
     return document
