@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build.sets import sets_of_run
-from stillroom.pipeline.cache_tools.codes import CODE, readable_code, set_with
+from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.train.dataset import is_labelled
-from stillroom.stages.train.reads import MOTION
-from stillroom.storage_specs.artifacts import FRAMES, LABELS
+from stillroom.stages.train.reads import MOTION, row_of
+from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
@@ -54,7 +54,7 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
         read.setdefault(source, {FRAMES}).update(teacher for teacher, _ in said)
         if stream.triplets is not None:
             read[source].add(_checked_flow(run, name, stream.triplets))
-        codes |= {(source, *one) for one in said if one[1].startswith(CODE)}
+        codes |= {(source, *one) for one in said if artifact_of(one[1]).made_by == "autoencoder"}
     for source, set_names in read.items():
         _check_source(opened, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
 
@@ -156,8 +156,8 @@ def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tupl
     found: dict[str, tuple[str, ...]] = {}
     for name, stream in settings.streams.items():
         arrays = cache.artifact_set(stream.source or name, FRAMES).arrays
-        if stream.labelled is not False and "labels" in arrays:
-            found[f"stream {name}"] = tuple(arrays["labels"].attributes["classes"])
+        if stream.labelled is not False and LABELS in arrays:
+            found[f"stream {name}"] = tuple(arrays[LABELS].attributes["classes"])
     found = found or _classes_of_teachers(cache, run, settings)
     if not found:
         raise ConfigError(
@@ -181,8 +181,8 @@ def _classes_of_teachers(
         for source in sorted(sources)
         for teacher in teachers
         for one in cache.teacher_sets(source, teacher)
-        for artifact, spec in one.arrays.items()
-        if artifact in ("logits", "pseudo_label") and "classes" in spec.attributes
+        for spec in one.arrays.values()
+        if "classes" in spec.attributes
     }
 
 
@@ -215,15 +215,16 @@ def check_objective(
         available[stream] |= {MOTION} if dataset.clips else set()
         for set_name, said in dataset.teachers.items():
             teacher = teacher_of(set_name)
-            if not dataset.needs.isdisjoint({f"{teacher}/logits", f"{teacher}/pseudo_label"}):
+            read = (need for need in dataset.needs if need.startswith(f"{teacher}/"))
+            if any(row_of(need).has_classes for need in read):
                 _demand_same_classes(teacher, said, classes)
             available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
-            if "logits" in said.arrays:
-                teacher_classes[teacher] = said.arrays["logits"].shape[0]
-                if not said.arrays["logits"].codec.whole_logits:
+            if LOGITS in said.arrays:
+                teacher_classes[teacher] = said.arrays[LOGITS].shape[0]
+                if not said.arrays[LOGITS].codec.whole_logits:
                     softmax_only.add(teacher)
-            if "pseudo_label" in said.identity:
-                thresholds[teacher] = said.identity["pseudo_label"]["threshold"]
+            if PSEUDO_LABEL in said.identity:
+                thresholds[teacher] = said.identity[PSEUDO_LABEL]["threshold"]
     for term in objective.terms:
         for teacher in term.teachers:  # without logits the number of classes is not told
             teacher_classes.setdefault(teacher, len(classes))
@@ -232,8 +233,8 @@ def check_objective(
 
 def _demand_same_classes(teacher: str, said: ArtifactSet, classes: tuple[str, ...]) -> None:
     """Where a teacher's classes have names, they are the student's, in the same order."""
-    for artifact in ("logits", "pseudo_label"):
-        names = said.arrays[artifact].attributes.get("classes") if artifact in said.arrays else None
+    for spec in said.arrays.values():
+        names = spec.attributes.get("classes")
         if names is not None and tuple(names) != classes:
             raise ConfigError(
                 f"teacher {teacher} and the student have different classes, or in another order\n"

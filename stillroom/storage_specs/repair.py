@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.artifacts import FRAMES
+from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import check_names, group_json, part_folder, set_folder
 from stillroom.storage_specs.shards.zarr_arrays import array_json
@@ -58,7 +58,7 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     check_names(source, set_name)
     folder = part_folder(source, set_name)
     above = set_folder(source, set_name)
-    inner = ("frames", "labels") if set_name == FRAMES else sorted(cache.store.folders(above))
+    inner = (FRAMES, LABELS) if set_name == FRAMES else sorted(cache.store.folders(above))
     links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
     names = sorted(file.name for file in cache.store.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from stillroom.commands.quantities import duration, size
 from stillroom.commands.show.grid import array_name, grid
+from stillroom.storage_specs.artifacts import FLOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +63,7 @@ def _to_build(one: SetEstimate) -> list[object]:
 
 def _rows(count: int, artifacts: Collection[str]) -> str:
     """Return the number of frames, or of pairs of frames."""
-    return f"{count} pairs" if list(artifacts) == ["flow"] else f"{count}"
+    return f"{count} pairs" if list(artifacts) == [FLOW] else f"{count}"
 
 
 def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:

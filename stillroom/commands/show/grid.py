@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from stillroom.storage_specs.artifacts import FRAMES
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -27,4 +29,4 @@ def grid(
 
 def array_name(source: str, set_name: str, artifact: str) -> str:
     """Return where an array lies below the cache's folder."""
-    return f"{source}/{artifact}" if set_name == "frames" else f"{source}/{set_name}/{artifact}"
+    return f"{source}/{artifact}" if set_name == FRAMES else f"{source}/{set_name}/{artifact}"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
 
-CODE = "code/"
 ADAPT = "adapt"  # in the identity of a set: what made its codes
 
 

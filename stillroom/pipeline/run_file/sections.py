@@ -26,7 +26,14 @@ from stillroom.stages.sources.open import SourceConfig
 from stillroom.stages.sources.pairs import PairsConfig
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.settings import TrainConfig
-from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, LOGITS, artifact_of
+from stillroom.storage_specs.artifacts import (
+    ARTIFACTS,
+    CONFIDENCE,
+    FRAMES,
+    LOGITS,
+    PSEUDO_LABEL,
+    artifact_of,
+)
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.object_store import place_of
 from stillroom.storage_specs.layout import check_names, teacher_of
@@ -109,7 +116,7 @@ class CacheConfig(Settings):
         grids whole
     sources: names of the sources to cache; all of them if left out
     artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
-        "confidence"
+        "confidence", "depth"
     pairs: of which frames of clips the optical flow is cached; of none if left out
     flows: names of the flow models to cache; all of them if left out
     frames: keep frames and labels too, so that training needs nothing but the cache
@@ -128,7 +135,7 @@ class CacheConfig(Settings):
     reuse: Annotated[Path | str, PlainValidator(_place)] | None = None
     canvas: tuple[StrictInt, StrictInt]
     sources: tuple[str, ...] | None = None
-    artifacts: tuple[str, ...] = ("logits", "pseudo_label", "confidence")
+    artifacts: tuple[str, ...] = (LOGITS, PSEUDO_LABEL, CONFIDENCE)
     pairs: PairsConfig | None = None
     flows: tuple[str, ...] | None = None
     frames: bool = True

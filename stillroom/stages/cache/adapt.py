@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from stillroom.stages.cache.covariance import Covariance
 from stillroom.stages.models.autoencoder import AutoEncoder
 from stillroom.stages.settings import Settings
-from stillroom.storage_specs.artifacts import LAYER
+from stillroom.storage_specs.artifacts import CODE, FEATURES, LAYER
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ class AdaptConfig(Settings):
     @property
     def features(self) -> str:
         """The artifact that is read."""
-        return f"features/{self.layer}"
+        return f"{FEATURES}/{self.layer}"
 
     @property
     def code(self) -> str:
         """The artifact that is made."""
-        return f"code/{self.name or self.layer}"
+        return f"{CODE}/{self.name or self.layer}"
 
     def identity(self) -> dict[str, Any]:
         """All that the code depends on, as JSON."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
+from stillroom.storage_specs.artifacts import CONFIDENCE
 from stillroom.storage_specs.errors import CacheMismatch
 from stillroom.storage_specs.fingerprint import differences
 
@@ -59,8 +60,8 @@ class Reuse:
         if crc32c != google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()):
             return None
         arrays: dict[str, Any] = {name: self._old.encoded(name, index) for name in self._old.arrays}
-        if "confidence" in arrays:  # its mean goes into the row; steps are kept on the way back
-            arrays["confidence"] = self._old.read("confidence", index)
+        if CONFIDENCE in arrays:  # its mean goes into the row; encoded anew it is the same
+            arrays[CONFIDENCE] = self._old.read(CONFIDENCE, index)
         return arrays
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from stillroom.stages.geometry import apply_artifact, part_needed
-from stillroom.stages.train.reads import CODE
 from stillroom.storage_specs.errors import CacheIncomplete
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def demand_whole(artifact_set: ArtifactSet) -> None:
     # Training on what happens to be there would make an epoch depend on when it ran.
     committed = len(artifact_set.committed())
     if committed < artifact_set.shards:
-        codes = any(artifact.startswith(CODE) for artifact in artifact_set.arrays)
+        codes = any(spec.kind.made_by == "autoencoder" for spec in artifact_set.arrays.values())
         raise CacheIncomplete(
             f"{artifact_set.source}/{artifact_set.name}: {committed} of {artifact_set.shards} "
             f"shards are committed; run `stillroom cache {'adapt' if codes else 'build'}` to add "

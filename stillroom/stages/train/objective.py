@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from stillroom.stages.train.losses.cross_entropy import LabelTerm
-from stillroom.stages.train.reads import BESIDE, MOTION, how_to_cache, on_grid
+from stillroom.stages.train.reads import BESIDE, MOTION, how_to_cache, on_grid, row_of
 from stillroom.stages.train.terms.term import TermInput, TermState
 from stillroom.stages.train.unfed import idle_stream, idle_term
 from stillroom.storage_specs.artifacts import LABELS, LOGITS
@@ -273,7 +273,7 @@ def _reads_classes(term: Term, kinds: Collection[bool]) -> bool:
     kinds: of the streams there are: labelled or not
     """
     keys = frozenset[str]().union(*(term.reads(labelled) for labelled in kinds))
-    return any(key.partition("/")[2] in ("logits", "pseudo_label") for key in keys)
+    return any(row_of(key).has_classes for key in keys - BESIDE)
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

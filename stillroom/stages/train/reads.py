@@ -6,26 +6,28 @@ pixels to a cell. Label maps are at the image's own pixels, whatever the grid.
 
 from __future__ import annotations
 
-from stillroom.storage_specs.artifacts import LABELS, artifact_of
+from stillroom.storage_specs.artifacts import LABELS, Artifact, artifact_of
 
-CODE = "code/"
 MOTION = "motion"  # what a stream of clips has beside them: triplets, and the flow between frames
 BESIDE = frozenset({LABELS, MOTION})
 
 
 def on_grid(key: str, stride: int, usual: int) -> str:
     """Name an artifact on a grid of `stride`; `usual` is that of the student's logits."""
-    _, _, artifact = key.partition("/")
-    if stride == usual or not artifact_of(artifact).has_stride:
-        return key
-    return f"{key}@{stride}"
+    return f"{key}@{stride}" if stride != usual and row_of(key).has_stride else key
 
 
 def how_to_cache(artifact: str, teacher: str) -> str:
     """Tell what makes an artifact that is not cached."""
-    if artifact.startswith(CODE):
+    if artifact_of(artifact).made_by == "autoencoder":
         return f"give the run file a section [adapt.{teacher}] and run `stillroom cache adapt`"
     return f"add {artifact!r} to cache.artifacts and run `stillroom cache extend`"
+
+
+def row_of(read: str) -> Artifact:
+    """Find the row of the artifact that is read, as of "fpn/features/stage4@16"."""
+    _, _, artifact = read.partition("@")[0].partition("/")
+    return artifact_of(artifact)
 
 
 def grid_of(read: str, usual: int) -> tuple[str, int]:

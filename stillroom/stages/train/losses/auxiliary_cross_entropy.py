@@ -8,6 +8,7 @@ from torch import nn
 
 from stillroom.stages.train.losses.cross_entropy import LabelTerm
 from stillroom.stages.train.terms.term import Positive, TermState
+from stillroom.storage_specs.artifacts import FEATURES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ class AuxiliaryCrossEntropyTerm(LabelTerm):
     @property
     def grid(self) -> str:
         """That of the layer."""
-        return f"features/{self.layer}"
+        return f"{FEATURES}/{self.layer}"
 
     def state(self, sizes: Sizes) -> TermState:
         return AuxiliaryHead(sizes.channels(self, self.grid), sizes.classes)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.train.loss_parts.masked_mean import masked_mean
 from stillroom.stages.train.terms.term import Term
-from stillroom.storage_specs.artifacts import IGNORE, LABELS
+from stillroom.storage_specs.artifacts import CONFIDENCE, IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class LabelTerm(Term):
             return frozenset({LABELS})
         if self.teacher is None:
             return frozenset()
-        artifacts = ["pseudo_label"] + (["confidence"] if self.threshold is not None else [])
+        artifacts = [PSEUDO_LABEL] + ([CONFIDENCE] if self.threshold is not None else [])
         return frozenset(self.key(artifact) for artifact in artifacts)
 
     def of_logits(self, given: TermInput, logits: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LabelTerm(Term):
         """Tell which pseudo labels to learn: teachers label a canvas' padding as well."""
         mask = given.pixel_mask
         if self.threshold is not None:
-            confidence = upsample_logits(given.artifact("confidence"), given.stride, size)
+            confidence = upsample_logits(given.artifact(CONFIDENCE), given.stride, size)
             mask = mask & (confidence >= self.threshold)
         return mask
 

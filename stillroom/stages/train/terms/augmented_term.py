@@ -13,6 +13,7 @@ from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.stages.train.terms.class_moments import read_class_moments
 from stillroom.stages.train.terms.logits_term import LogitsTerm
 from stillroom.stages.train.terms.term import Positive
+from stillroom.storage_specs.artifacts import FEATURES
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class AugmentedTerm(LogitsTerm):
     def state(self, sizes: Sizes) -> ClassCovariance:
         """Begin the statistics."""
         start = None if self.start is None else read_class_moments(self.start, self.start_set)
-        return ClassCovariance(sizes.classes, sizes.channels(self, f"features/{LAYER}"), start)
+        return ClassCovariance(sizes.classes, sizes.channels(self, f"{FEATURES}/{LAYER}"), start)
 
     def augmentation(self, given: TermInput) -> Augmentation:
         """Take the batch into the statistics, and return what they come to."""

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
-from stillroom.stages.train.reads import CODE
 from stillroom.stages.train.terms.feature_term import FeatureTerm
 from stillroom.stages.train.terms.term import TermInput, TermState
+from stillroom.storage_specs.artifacts import CODE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class CodeTerm(FeatureTerm):
     @property
     def artifact(self) -> str:
         """The code, as the cache names it."""
-        return f"{CODE}{self.teacher_layer}"
+        return f"{CODE}/{self.teacher_layer}"
 
     def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
         """Return the stride of the code, or the student's: see above."""

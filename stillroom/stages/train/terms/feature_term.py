@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from stillroom.stages.train.loss_parts.projector import Projector
 from stillroom.stages.train.terms.term import Sizes, Term, TermInput, TermState
-from stillroom.storage_specs.artifacts import LOGITS
+from stillroom.storage_specs.artifacts import FEATURES, LOGITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +30,12 @@ class FeatureTerm(Term):
     @property
     def grid(self) -> str:
         """That of the student's layer."""
-        return f"features/{self.layer}"
+        return f"{FEATURES}/{self.layer}"
 
     @property
     def artifact(self) -> str:
         """The teacher's layer, as the cache names it."""
-        return f"features/{self.teacher_layer}"
+        return f"{FEATURES}/{self.teacher_layer}"
 
     def reads(self, labelled: bool) -> frozenset[str]:
         """Return the teacher's features, whatever the stream."""

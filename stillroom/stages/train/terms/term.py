@@ -11,7 +11,7 @@ from torch import nn
 
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.reads import how_to_cache, on_grid
-from stillroom.storage_specs.artifacts import IGNORE, LABELS, LOGITS
+from stillroom.storage_specs.artifacts import IGNORE, LABELS, LOGITS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class TermInput:
         """(B, H, W) int64: labels; the teacher's pseudo labels on a stream without; 255: none."""
         if self.batch.labels is not None and self.batch.labelled:
             return self.batch.labels
-        return self.artifact("pseudo_label")
+        return self.artifact(PSEUDO_LABEL)
 
     def labels_on_grid(self) -> Tensor:
         """(B, h, w) int64: the label below the centre of each position of the term's grid.
@@ -246,7 +246,7 @@ class Term(Settings):
 
     def label_key(self, labelled: bool) -> str:
         """Name what tells classes on such a stream: labels, or the teacher's pseudo labels."""
-        return LABELS if labelled else self.key("pseudo_label")
+        return LABELS if labelled else self.key(PSEUDO_LABEL)
 
     def reads(self, labelled: bool) -> frozenset[str]:
         """Return what the term reads on such a stream: artifact keys, LABELS, MOTION, or nothing.
