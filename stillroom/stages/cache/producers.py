@@ -106,13 +106,14 @@ class TeacherArtifacts:
 
     def shapes(self, canvas: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], int]]:
         """Find shape and stride of a frame's artifacts, by one forward pass on a black canvas."""
-        made = self([CanvasFrame("", np.zeros((*canvas, 3), np.uint8), None, canvas)])[0]
-        strides = self.teacher.strides
+        frame = CanvasFrame("", np.zeros((*canvas, 3), np.uint8), None, canvas)
+        output, strides = self.teacher(frame.image[None]), self.teacher.strides
         return {
-            name: (array.shape, strides[output_of(name, strides)])
-            if artifact_of(name).has_stride
-            else (array.shape, 1)
-            for name, array in made.items()
+            name: (
+                self._of_frame(name, output, 0, frame).shape,
+                strides[output_of(name, strides)] if artifact_of(name).has_stride else 1,
+            )
+            for name in self.artifacts
         }
 
 
