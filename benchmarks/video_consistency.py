@@ -45,7 +45,7 @@ from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
 from stillroom.stages.train.losses.multi_frame import embedded, multi_frame
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
-from stillroom.stages.train.losses.temporal import Motion, temporal
+from stillroom.stages.train.losses.temporal import Correspondence, temporal
 from stillroom.stages.warp import photometric_weight, visible, warp
 
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ def table_of_values(teacher: Teacher, frames: Sequence[np.ndarray], steps: list[
         now, later = at_pixels(z[0]), at_pixels(z[1])
         with torch.no_grad():
             values = [
-                temporal(now, later, Motion(flow, soft)),
-                temporal(now, later, Motion(flow, seen)),
-                temporal(now, later, Motion(flow, summed), variant="released"),
+                temporal(now, later, Correspondence(flow, soft)),
+                temporal(now, later, Correspondence(flow, seen)),
+                temporal(now, later, Correspondence(flow, summed), variant="released"),
                 pairwise_frame(z[:2], logits[:2]),
                 pairwise_frame(z[:2], logits[:2], of="logits"),
                 embedded(f, features, embed=network).difference(),
@@ -186,10 +186,10 @@ def table_of_memory() -> str:
     """Peak bytes of a loss and its gradient, as multiples of its maps."""
     maps = [torch.randn(4, 19, 64, 64).requires_grad_() for _ in range(3)]
     others = [torch.randn(4, 19, 64, 64) for _ in range(3)]
-    motion = Motion(torch.randn(4, 2, 64, 64), torch.rand(4, 1, 64, 64))
+    match = Correspondence(torch.randn(4, 2, 64, 64), torch.rand(4, 1, 64, 64))
     network = ConvLstm()
     losses = {
-        "temporal": (2, lambda: temporal(maps[0], maps[1], motion)),
+        "temporal": (2, lambda: temporal(maps[0], maps[1], match)),
         "pairwise_frame": (4, lambda: pairwise_frame(maps[:2], others[:2])),
         "multi_frame, patch 16": (6, lambda: multi_frame(maps, others, embed=network)),
         "multi_frame, patch 8": (6, lambda: multi_frame(maps, others, embed=network, patch=8)),

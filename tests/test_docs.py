@@ -18,7 +18,7 @@ from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.sections import RunConfig
 from stillroom.pipeline.sweep.file import SweepConfig, load_sweep
 from stillroom.stages.train.losses.table import LOSSES
-from stillroom.stages.train.unfed import asks_for_clips
+from stillroom.stages.train.objective_checks import needs_triplets
 from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() 
     ]
     single, of_clips = (run.terms for run in runs)
     assert {term.name for term in single + of_clips} == set(LOSSES)
-    assert not any(asks_for_clips(term) for term in single)
+    assert not any(needs_triplets(term) for term in single)
 
 
 def test_every_error_is_named_in_the_page_on_operations() -> None:

@@ -10,7 +10,7 @@ from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.train.dataset import is_labelled
-from stillroom.stages.train.reads import MOTION, row_of
+from stillroom.stages.train.reads import TRIPLETS, row_of
 from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import differences
@@ -212,7 +212,7 @@ def check_objective(
     softmax_only: set[str] = set()
     for stream, dataset in streams.items():
         available[stream] = {LABELS} if dataset.labelled else set()
-        available[stream] |= {MOTION} if dataset.clips else set()
+        available[stream] |= {TRIPLETS} if dataset.clips else set()
         for set_name, said in dataset.teachers.items():
             teacher = teacher_of(set_name)
             read = (need for need in dataset.needs if need.startswith(f"{teacher}/"))

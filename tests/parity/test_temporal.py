@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.losses.temporal import Motion, temporal
+from stillroom.stages.train.losses.temporal import Correspondence, temporal
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 BATCH, CLASSES, HEIGHT, WIDTH = 2, 4, 5, 6
@@ -78,8 +78,8 @@ def tensors(s):
 
 def found(s, variant="paper", **changes):
     t = SimpleNamespace(**{**vars(tensors(s)), **changes})
-    motion = Motion(t.flow, t.weight, t.shown)
-    return temporal(t.now, t.later, motion, variant=variant, mask=t.mask)
+    match = Correspondence(t.flow, t.weight, t.shown)
+    return temporal(t.now, t.later, match, variant=variant, mask=t.mask)
 
 
 @both
@@ -120,7 +120,9 @@ def test_the_gradient_is_that_of_the_value_for_both_frames(sample, variant):
     t = tensors(sample)
 
     def loss(now, later):
-        return temporal(now, later, Motion(t.flow, t.weight, t.shown), variant=variant, mask=t.mask)
+        return temporal(
+            now, later, Correspondence(t.flow, t.weight, t.shown), variant=variant, mask=t.mask
+        )
 
     assert torch.autograd.gradcheck(loss, (t.now.requires_grad_(), t.later.requires_grad_()))
 
@@ -128,13 +130,13 @@ def test_the_gradient_is_that_of_the_value_for_both_frames(sample, variant):
 @both
 def test_what_is_carried_along_costs_nothing(sample, variant):
     t = tensors(sample)
-    still = Motion(torch.zeros_like(t.flow))
+    still = Correspondence(torch.zeros_like(t.flow))
     assert temporal(t.now, t.now, still, variant=variant).item() == pytest.approx(0, abs=1e-20)
     shifted = torch.roll(t.now, (1, 2), dims=(2, 3))  # down by 1, to the right by 2
     flow = torch.tensor([2.0, 1.0], dtype=torch.float64).view(1, 2, 1, 1).expand_as(t.flow)
     inside = torch.zeros_like(t.mask)
     inside[:, :, : HEIGHT - 1, : WIDTH - 2] = True
-    value = temporal(t.now, shifted, Motion(flow), variant=variant, mask=inside)
+    value = temporal(t.now, shifted, Correspondence(flow), variant=variant, mask=inside)
     assert value.item() == pytest.approx(0, abs=1e-20)
     assert temporal(t.now, shifted, still, variant=variant) > 0.1
 
@@ -144,8 +146,8 @@ def test_in_the_papers_variant_a_target_outside_does_not_count_and_needs_no_mask
     shifted = torch.roll(t.now, 2, dims=3)
     flow = torch.zeros_like(t.flow)
     flow[:, 0] = 2
-    assert temporal(t.now, shifted, Motion(flow)).item() == pytest.approx(0, abs=1e-20)
-    assert temporal(t.now, shifted, Motion(flow), variant="released") > 0.1
+    assert temporal(t.now, shifted, Correspondence(flow)).item() == pytest.approx(0, abs=1e-20)
+    assert temporal(t.now, shifted, Correspondence(flow), variant="released") > 0.1
 
 
 def test_certain_and_opposite_predictions_cost_two(sample):
@@ -153,8 +155,8 @@ def test_certain_and_opposite_predictions_cost_two(sample):
     now, later = torch.full_like(t.now, -50), torch.full_like(t.now, -50)
     now[:, 0], later[:, 1] = 50, 50
     still = torch.zeros_like(t.flow)
-    assert temporal(now, later, Motion(still)).item() == pytest.approx(2)
-    half = Motion(still, torch.full_like(t.weight, 0.5))
+    assert temporal(now, later, Correspondence(still)).item() == pytest.approx(2)
+    half = Correspondence(still, torch.full_like(t.weight, 0.5))
     assert temporal(now, later, half).item() == pytest.approx(1)  # V, and not V squared
     # two classes of four are 100 apart: 2 * 100^2 / 4, times V^2
     assert temporal(now, later, half, variant="released").item() == pytest.approx(1250)
@@ -172,7 +174,7 @@ def test_what_does_not_count_reaches_neither_value_nor_gradient(sample, variant,
             t.weight = t.weight.masked_fill(~t.mask, rubbish)
         now, later = t.now.requires_grad_(), t.later.requires_grad_()
         value = temporal(
-            now, later, Motion(t.flow, t.weight, t.shown), variant=variant, mask=t.mask
+            now, later, Correspondence(t.flow, t.weight, t.shown), variant=variant, mask=t.mask
         )
         value.backward()
         return value, now.grad, later.grad, t
@@ -225,10 +227,10 @@ def test_no_gradient_reaches_the_flow_or_the_weight(sample):
 def test_half_precision_and_autocast_are_computed_in_float32(sample, variant, dtype):
     t = tensors(sample)
     now, later = t.now.to(dtype), t.later.to(dtype)
-    motion = Motion(t.flow.float(), t.weight.float(), t.shown)
-    expected = temporal(now.float(), later.float(), motion, variant=variant, mask=t.mask)
+    match = Correspondence(t.flow.float(), t.weight.float(), t.shown)
+    expected = temporal(now.float(), later.float(), match, variant=variant, mask=t.mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = temporal(now, later, motion, variant=variant, mask=t.mask)
+        value = temporal(now, later, match, variant=variant, mask=t.mask)
     assert value.dtype == torch.float32
     assert value.equal(expected)
 
@@ -240,7 +242,7 @@ def test_the_order_of_classes_and_frames_does_not_matter(sample, variant):
     value = temporal(
         t.now[frames][:, classes],
         t.later[frames][:, classes],
-        Motion(t.flow[frames], t.weight[frames], t.shown[frames]),
+        Correspondence(t.flow[frames], t.weight[frames], t.shown[frames]),
         variant=variant,
         mask=t.mask[frames],
     )

@@ -1,44 +1,58 @@
-"""What one training step sees of one stream."""
+"""The frames of one stream in one training step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from stillroom.stages.train.sample import Triplet
 
 
 @dataclass
-class Neighbours:
+class Triplets:
     """How the frames of a batch that come from clips lie in one another.
 
     Such a batch holds T triplets, 3 T frames, each triplet on one view: T frames of the stream
     itself first, then the T before them, then the T after.
 
-    triplets: (T, 3) int64, places in the batch: before, itself, after
+    frames: (T, 3) int64, places in the batch: before, itself, after
     pairs: (P, 2) int64, places in the batch: a frame and its partner
     flow: (P, 2, H, W) float32, frame -> partner, in pixels of the images
     visible: (P, 1, H, W) bool, True where the partner is known to show the frame's pixel too: its
         target lies on the partner's view, and the flow back, if that is cached, ends where it began
     """
 
-    triplets: Tensor
+    frames: Tensor
     pairs: Tensor
     flow: Tensor
     visible: Tensor
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Neighbours:
-        """Return the same with every tensor on `device`."""
-        return Neighbours(
-            *(
-                tensor.to(device, non_blocking=non_blocking)
-                for tensor in (self.triplets, self.pairs, self.flow, self.visible)
-            )
+    @classmethod
+    def of(cls, triplets: Sequence[Triplet]) -> Triplets:
+        """Stack triplets."""
+        count = len(triplets)
+        itself = torch.arange(count)
+        before, after = itself + count, itself + 2 * count
+        return cls(
+            frames=torch.stack([before, itself, after], dim=1),
+            pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
+            flow=torch.stack([one.flow[side] for side in (0, 1) for one in triplets]),
+            visible=torch.stack([one.visible[side] for side in (0, 1) for one in triplets]),
         )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Triplets:
+        """Return the same with every tensor on `device`."""
+        parts = (self.frames, self.pairs, self.flow, self.visible)
+        return Triplets(*(part.to(device, non_blocking=non_blocking) for part in parts))
 
 
 @dataclass
@@ -48,18 +62,18 @@ class Batch:
     B frames of H x W pixels; (h, w) = (ceil(H / stride), ceil(W / stride)) at the student's stride.
 
     stream: name of the stream in the run file
-    labelled: whether the stream's own labels are to be trusted; False: only teachers speak
+    labelled: whether the stream's own labels are used; False: only teachers' outputs are
     images: (B, 3, H, W) float32, RGB 0..255
     labels: (B, H, W) int64, 255 where there is none; None on an unlabelled stream
-    mask: (B, 1, h, w) bool, True where a cell shows the frame (in the canvas and valid)
+    mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
     artifacts: by key "<teacher>/<artifact>":
         "fpn/logits" (B, C, h, w), "fpn/features/<layer>" (B, A, h, w),
         "fpn/confidence" (B, 1, h, w) in 0..1, all floating;
         "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident;
-        "fpn/features/<layer>@16" and its like on a grid of 16 pixels to a cell
+        "fpn/features/<layer>@16" and its like on a grid of stride 16
     masks: as `mask`, for other grids that artifacts are on, by stride
     frame_ids: B names, for messages
-    neighbours: of a stream of clips, how its frames lie in one another; None of single frames
+    triplets: of a stream of clips, how its frames lie in one another; None of single frames
     """
 
     stream: str
@@ -70,7 +84,7 @@ class Batch:
     artifacts: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
     frame_ids: list[str] = field(default_factory=list)
-    neighbours: Neighbours | None = None
+    triplets: Triplets | None = None
 
     def __post_init__(self) -> None:
         if self.labelled and self.labels is None:
@@ -79,7 +93,7 @@ class Batch:
     @property
     def clips(self) -> bool:
         """Whether its frames are triplets of clips."""
-        return self.neighbours is not None
+        return self.triplets is not None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch with every tensor on `device`."""
@@ -94,11 +108,7 @@ class Batch:
             mask=moved(self.mask),
             artifacts={key: moved(value) for key, value in self.artifacts.items()},
             masks={stride: moved(value) for stride, value in self.masks.items()},
-            neighbours=(
-                None
-                if self.neighbours is None
-                else self.neighbours.to(device, non_blocking=non_blocking)
-            ),
+            triplets=self.triplets and self.triplets.to(device, non_blocking=non_blocking),
         )
 
     def mask_at(self, stride: int, usual: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the cache holds of one frame, looked at through one view."""
+"""Views of a stream's frames, with their labels and artifacts, as the cache holds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from stillroom.stages.geometry import view_mask
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
-from stillroom.stages.train.motion import CachedMotion, drawn_ways
+from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.stages.train.reads import grid_of, how_to_cache
@@ -39,7 +39,7 @@ class CacheDataset:
     indices: frames of the source to choose from; all of them if left out
     out_stride: the student's stride, which fields and the mask are brought to
     seed: with the stream's name, the epoch and the frame id, the origin of a sample's randomness
-    motion: makes a sample a triplet; frames without neighbours are left out
+    flow: makes a sample a triplet; frames without neighbours are left out
 
     Raises:
         CacheIncomplete: a set has uncommitted shards.
@@ -59,10 +59,10 @@ class CacheDataset:
         indices: Iterable[int] | None = None,
         out_stride: int = 1,
         seed: int = 0,
-        motion: CachedMotion | None = None,
+        flow: CachedFlow | None = None,
     ) -> None:
         self.name = name
-        self.motion = motion
+        self.flow = flow
         self.frames = frames
         self.teachers = dict(teachers)
         self._grids = {read: grid_of(read, out_stride) for read in sorted(needs)}
@@ -92,16 +92,16 @@ class CacheDataset:
         bad = bad_rows(sets)
         self.skipped = {self.frame_ids[i]: bad[i] for i in chosen if i in bad}
         usable = [i for i in chosen if i not in bad]
-        if motion is not None:
-            self._ways = motion.ways(self.frame_ids, bad)
-            self.skipped |= motion.skipped
-            usable = [i for i in usable if i in self._ways]
+        if flow is not None:
+            self._neighbours = flow.neighbours(self.frame_ids, bad)
+            self.skipped |= flow.skipped
+            usable = [i for i in usable if i in self._neighbours]
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
             raise ConfigError(
                 f"stream {name!r}: none of the {len(chosen)} frames chosen of source "
                 f"{frames.source!r} is usable ({len(self.skipped)} bad rows)"
-                + ("" if motion is None else f" and has neighbours in {motion.flow.name!r}")
+                + ("" if flow is None else f" and has neighbours in {flow.flow.name!r}")
             )
 
     def __len__(self) -> int:
@@ -110,14 +110,14 @@ class CacheDataset:
 
     @property
     def clips(self) -> bool:
-        """Whether a sample is a triplet: a frame, its neighbours and the motion between them."""
-        return self.motion is not None
+        """Whether a sample is a triplet: a frame, its neighbours and the flow between them."""
+        return self.flow is not None
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every artifact set that is read, by "<source>/<set>"."""
         sets = [self.frames, *self._sets_read().values()]
-        sets += [] if self.motion is None else [self.motion.flow]
+        sets += [] if self.flow is None else [self.flow.flow]
         return {f"{one.source}/{one.name}": one.fingerprint for one in sets}
 
     @property
@@ -126,7 +126,7 @@ class CacheDataset:
         return self.view.crop or self.canvas
 
     def sample(self, epoch: int, place: int) -> Sample | Triplet:
-        """Read one frame and look at it; a pure function of the arguments and the settings.
+        """Read a view of one frame; a pure function of the arguments and the settings.
 
         epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
         place: 0 <= place < len(self)
@@ -135,17 +135,17 @@ class CacheDataset:
         like = self.frame_ids[index]
         rng = generator(self.seed, self.name, epoch, like, "view")
         view = sample_view(self.view, self.canvas, rng, self._valid[index])
-        itself = self.look(index, view, epoch, like)
-        if self.motion is None:
+        itself = self.read_frame(index, view, epoch, like)
+        if self.flow is None:
             return itself
-        ways = drawn_ways(self._ways[index], self.seed, self.name, epoch, like)
-        before, after = (self.look(way.partner, view, epoch, like) for way in ways)
-        seen_on = [view_mask(view, self.canvas, self._valid[way.partner], 1) for way in ways]
-        flow, visible = self.motion.look(ways, view, seen_on)
+        drawn = draw_neighbours(self._neighbours[index], self.seed, self.name, epoch, like)
+        before, after = (self.read_frame(each.index, view, epoch, like) for each in drawn)
+        shown = [view_mask(view, self.canvas, self._valid[each.index], 1) for each in drawn]
+        flow, visible = self.flow.read_views(drawn, view, shown)
         return Triplet((itself, before, after), flow, visible)
 
-    def look(self, index: int, view: View, epoch: int, like: str) -> Sample:
-        """Read a frame of the source and look at it through a view.
+    def read_frame(self, index: int, view: View, epoch: int, like: str) -> Sample:
+        """Read a frame of the source through a view.
 
         like: the frame whose jitter it gets: those of a triplet must look alike
         """
@@ -220,14 +220,14 @@ def open_dataset(
         indices=choose(frames.count, stream),
         out_stride=out_stride,
         seed=settings.seed,
-        motion=_motion(cache, source, stream),
+        flow=_flow(cache, source, stream),
     )
 
 
-def _motion(cache: Cache, source: str, stream: StreamConfig) -> CachedMotion | None:
+def _flow(cache: Cache, source: str, stream: StreamConfig) -> CachedFlow | None:
     if stream.triplets is None:
         return None
-    return CachedMotion(cache.artifact_set(source, stream.triplets), stream.draws)
+    return CachedFlow(cache.artifact_set(source, stream.triplets), stream.draws)
 
 
 def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from stillroom.stages.train.losses.cross_entropy import LabelTerm
-from stillroom.stages.train.reads import BESIDE, MOTION, how_to_cache, on_grid, row_of
+from stillroom.stages.train.objective_checks import (
+    reading_faults,
+    reads_on,
+    softmax_faults,
+    teacher_faults,
+    threshold_faults,
+    unused_stream,
+)
+from stillroom.stages.train.reads import BESIDE, on_grid
 from stillroom.stages.train.terms.term import TermInput, TermState
-from stillroom.stages.train.unfed import idle_stream, idle_term
 from stillroom.storage_specs.artifacts import LABELS, LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -61,8 +66,8 @@ class Objective:
 
         clips: whether the stream's frames are triplets, which some terms do not go without
         """
-        reads = [reads for _, _, reads in self._reads(labelled, clips)]
-        return frozenset[str]().union(*reads) - BESIDE
+        reads = reads_on(self._by_label(), labelled, clips)
+        return frozenset[str]().union(*reads.values()) - BESIDE
 
     def needs(
         self,
@@ -77,16 +82,22 @@ class Objective:
         strides: of the student's grids; cached: of what is cached, by "fpn/logits"
         raises: ConfigError where a term compares on a layer that the student does not have
         """
-        found = set()
-        for label, term, reads in self._reads(labelled, clips):
-            if term.grid not in strides:
+        found: set[str] = set()
+        terms = self._by_label()
+        for label, reads in reads_on(terms, labelled, clips).items():
+            if terms[label].grid not in strides:
                 raise ConfigError(
-                    f"term {label} compares on the student's {term.grid}; this student has "
+                    f"term {label} compares on the student's {terms[label].grid}; this student has "
                     f"{', '.join(strides)}"
                 )
-            stride = term.stride(strides, cached)
+            stride = terms[label].stride(strides, cached)
             found |= {on_grid(key, stride, strides[LOGITS]) for key in reads - BESIDE}
         return frozenset(found)
+
+    def active(self, labelled: bool, *, clips: bool = False) -> list[str]:
+        """Return the labels of the terms that read something on such a stream."""
+        reads = reads_on(self._by_label(), labelled, clips)
+        return [label for label in self.labels if reads[label]]
 
     def prepare(self, sizes: Sizes) -> None:
         """Make what the terms train or remember, from torch's generator, in the terms' order.
@@ -99,59 +110,46 @@ class Objective:
 
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters of terms that the student's optimiser is to train."""
-        return [parameter for state in self._states() for parameter in state.trained()]
+        return [parameter for state in self._states().values() for parameter in state.trained()]
 
     def after_step(self) -> None:
         """Let every term's state do what follows a step of the optimiser."""
-        for state in self._states():
+        for state in self._states().values():
             state.after_step()
 
     def watched(self) -> dict[str, Tensor]:
-        """Return what the terms' states say of themselves, by "<term>/<what>": ()."""
-        found: dict[str, Tensor] = {}
-        for place, label in enumerate(self.labels):
-            state = self._state(place)
-            said = {} if state is None else state.watched()
-            found |= {f"{label}/{what}": value for what, value in said.items()}
-        return found
+        """Return the numbers that the terms' states show, by "<term>/<name>": ()."""
+        return {
+            f"{label}/{name}": value
+            for label, state in self._states().items()
+            for name, value in state.watched().items()
+        }
 
     def values(
         self, output: StudentOutput, batch: Batch, student: Student, progress: float = 0.0
     ) -> dict[str, Tensor]:
-        """Return the value of each term that the batch feeds, by label: () float32, unweighted.
+        """Return the value of each term that reads the batch, by label: () float32, unweighted.
 
         output: the student's, for `batch.images`; `logits` (B, C, h, w)
         progress: share of the training that is done, 0 to 1
         raises: ArtifactError where the batch lacks an artifact, or has it in another shape;
-            ConfigError where it feeds no term
+            ConfigError where no term reads it
         """
-        fed = self.fed(batch.labelled, clips=batch.clips)
-        if not fed:
-            raise ConfigError(idle_stream(batch.stream, self._by_label(), batch.clips))
-        return {label: self.value(label, output, batch, student, progress) for label in fed}
-
-    def fed(self, labelled: bool, *, clips: bool = False) -> list[str]:
-        """Return the labels of the terms that such a stream feeds."""
-        return [label for label, _, reads in self._reads(labelled, clips) if reads]
-
-    def _reads(self, labelled: bool, clips: bool) -> Iterator[tuple[str, Term, frozenset[str]]]:
-        """What each term reads on such a stream: nothing where it asks for triplets in vain."""
-        for label, term in self._by_label().items():
-            reads = term.reads(labelled)
-            yield label, term, frozenset() if MOTION in reads and not clips else reads
+        active = self.active(batch.labelled, clips=batch.clips)
+        if not active:
+            raise ConfigError(unused_stream(batch.stream, self._by_label(), batch.clips))
+        return {label: self.value(label, output, batch, student, progress) for label in active}
 
     def value(
         self, label: str, output: StudentOutput, batch: Batch, student: Student, progress: float
     ) -> Tensor:
         """Return the value of one term: () float32, unweighted."""
-        place = self.labels.index(label)
-        term, state = self.terms[place], self._state(place)
-        given = TermInput(term, output, batch, student, state, progress, self._cached)
-        return given.value()
+        term, state = self._by_label()[label], self._states().get(label)
+        return TermInput(term, output, batch, student, state, progress, self._cached).value()
 
     def weight(self, label: str, labelled: bool) -> float:
         """Return the factor of a term's value in the loss, on such a stream."""
-        weight = self.terms[self.labels.index(label)].weight
+        weight = self._by_label()[label].weight
         return weight if labelled else self.unlabelled_weight * weight
 
     def __call__(
@@ -165,16 +163,6 @@ class Objective:
             loss = loss + share
         return loss, values
 
-    def _by_label(self) -> dict[str, Term]:
-        return dict(zip(self.labels, self.terms, strict=True))
-
-    def _states(self) -> list[TermState]:
-        return [state for state in self.states.values() if isinstance(state, TermState)]
-
-    def _state(self, place: int) -> TermState | None:
-        state = dict(self.states.named_children()).get(str(place))
-        return state if isinstance(state, TermState) else None
-
     def check(
         self,
         available: Mapping[str, Collection[str]],
@@ -186,7 +174,7 @@ class Objective:
         """Refuse, before the first step, an objective that the run cannot feed.
 
         available: for each stream the artifact keys that its cache holds, as "fpn/logits", and
-            "labels" where the stream is labelled, "motion" where its frames are triplets
+            LABELS where the stream is labelled, TRIPLETS where its frames are triplets
         teacher_classes: class count of every teacher of the run
         student_classes: class count of the student
         teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255 already
@@ -195,85 +183,23 @@ class Objective:
             one, other classes than the student's, an artifact that is not cached, a term that no
             stream feeds, a stream that feeds no term
         """
+        terms = self._by_label()
         kinds = {LABELS in held for held in available.values()}
-        faults = self._teacher_faults(teacher_classes, student_classes, kinds)
+        faults = teacher_faults(terms, teacher_classes, student_classes, kinds)
         if not faults:  # needs the teachers' names
-            faults = self._reading_faults(available) + self._threshold_faults(teacher_thresholds)
-            faults += [
-                f"term {label} needs the logits of teacher {teacher} themselves, and its "
-                "cache keeps only their likeliest classes (codec topk): store them with codec kl"
-                for label, term in self._by_label().items()
-                for teacher in term.teachers
-                if teacher in softmax_only and term.whole_logits()
-            ]
+            faults = reading_faults(terms, available) + threshold_faults(terms, teacher_thresholds)
+            faults += softmax_faults(terms, softmax_only)
         if faults:
             raise ConfigError("\n".join(faults))
 
-    def _teacher_faults(
-        self, classes: Mapping[str, int], student_classes: int, kinds: Collection[bool]
-    ) -> list[str]:
-        known = ", ".join(sorted(classes)) or "none"
-        faults = []
-        for label, term in self._by_label().items():
-            if not term.teachers:
-                try:
-                    term.reads(labelled=False)
-                except ConfigError as error:
-                    faults.append(f"{error}; teachers of this run: {known}")
-            for teacher in term.teachers:
-                if teacher not in classes:
-                    near = difflib.get_close_matches(teacher, classes, n=1)
-                    hint = f" (did you mean {near[0]!r}?)" if near else ""
-                    faults.append(
-                        f"term {label} names an unknown teacher{hint}; teachers of this run: "
-                        f"{known}"
-                    )
-                elif classes[teacher] != student_classes and _reads_classes(term, kinds):
-                    faults.append(
-                        f"term {label}: teacher {teacher} has {classes[teacher]} classes, the "
-                        f"student {student_classes}; they must be the same classes"
-                    )
-        return faults
+    def _by_label(self) -> dict[str, Term]:
+        return dict(zip(self.labels, self.terms, strict=True))
 
-    def _reading_faults(self, available: Mapping[str, Collection[str]]) -> list[str]:
-        faults = []
-        fed: set[str] = set()
-        for stream, held in available.items():
-            labelled, clips = LABELS in held, MOTION in held
-            working = self.fed(labelled, clips=clips)
-            fed.update(working)
-            faults += [
-                f"term {label} reads {key} on stream {stream}, whose cache holds "
-                f"{', '.join(sorted(set(held) - {MOTION})) or 'nothing'}; "
-                f"{how_to_cache(*reversed(key.split('/', 1)))}"
-                for label, _, reads in self._reads(labelled, clips)
-                for key in sorted(reads - set(held))
-            ]
-            if not working:
-                faults.append(idle_stream(stream, self._by_label(), clips))
-        unfed = {k: term for k, term in self._by_label().items() if k not in fed}
-        return faults + [idle_term(label, term) for label, term in unfed.items()]
-
-    def _threshold_faults(self, cached: Mapping[str, float]) -> list[str]:
-        faults = []
-        for label, term in self._by_label().items():
-            threshold = term.threshold if isinstance(term, LabelTerm) else None
-            held = cached.get(term.teacher or "", 0.0)
-            if threshold is not None and threshold < held:
-                faults.append(
-                    f"term {label}: threshold {threshold} is below {held}, the one that the "
-                    "pseudo labels were cached with, and would change nothing"
-                )
-        return faults
-
-
-def _reads_classes(term: Term, kinds: Collection[bool]) -> bool:
-    """Whether a term reads what a teacher says about classes: features may be of any teacher.
-
-    kinds: of the streams there are: labelled or not
-    """
-    keys = frozenset[str]().union(*(term.reads(labelled) for labelled in kinds))
-    return any(row_of(key).has_classes for key in keys - BESIDE)
+    def _states(self) -> dict[str, TermState]:
+        """What terms train or remember, by label."""
+        named = dict(self.states.named_children())
+        found = ((label, named.get(str(place))) for place, label in enumerate(self.labels))
+        return {label: state for label, state in found if isinstance(state, TermState)}
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

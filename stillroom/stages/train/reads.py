@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from stillroom.storage_specs.artifacts import LABELS, Artifact, artifact_of
 
-MOTION = "motion"  # what a stream of clips has beside them: triplets, and the flow between frames
-BESIDE = frozenset({LABELS, MOTION})
+TRIPLETS = "triplets"  # what a stream of clips has beside its artifacts, with their flow
+BESIDE = frozenset({LABELS, TRIPLETS})
 
 
 def on_grid(key: str, stride: int, usual: int) -> str:

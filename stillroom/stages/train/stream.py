@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.train.batch import Batch
-from stillroom.stages.train.motion import neighbours_of
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.order import draws
 from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ConfigError, StillroomError
@@ -146,7 +145,7 @@ def _stack(stream: str, labelled: bool, futures: list[Future[Sample | Triplet]])
             for stride in samples[0].masks
         },
         frame_ids=[sample.frame_id for sample in samples],
-        neighbours=neighbours_of(triplets) if triplets else None,
+        triplets=Triplets.of(triplets) if triplets else None,
     )
 
 

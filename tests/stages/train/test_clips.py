@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from stillroom.stages.train import check as checking
 from stillroom.stages.train import loop
-from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
@@ -42,9 +42,9 @@ def test_single_frames_feed_no_term_of_clips():
     made = objective(*EVERY)
     single = ["cross_entropy", "pixelwise_kl/fpn"]
     of_clips = ["temporal", "pairwise_frame/fpn", "multi_frame/fpn"]
-    assert made.fed(True) == single
-    assert made.fed(True, clips=True) == single + of_clips
-    assert made.fed(False, clips=True) == single[1:] + of_clips
+    assert made.active(True) == single
+    assert made.active(True, clips=True) == single + of_clips
+    assert made.active(False, clips=True) == single[1:] + of_clips
 
 
 def test_what_only_clips_need_is_not_read_of_single_frames():
@@ -56,12 +56,12 @@ def test_what_only_clips_need_is_not_read_of_single_frames():
 
 
 def test_a_run_of_both_kinds_passes():
-    check(*EVERY, camvid={"labels", *HELD}, city={"motion", *HELD})
-    check(*EVERY, city={"labels", "motion", *HELD})
+    check(*EVERY, camvid={"labels", *HELD}, city={"triplets", *HELD})
+    check(*EVERY, city={"labels", "triplets", *HELD})
 
 
 def test_a_teacher_may_be_trained_along_clips_without_one():
-    objective(LABELS, TEMPORAL).check({"city": {"labels", "motion"}}, {}, 3)
+    objective(LABELS, TEMPORAL).check({"city": {"labels", "triplets"}}, {}, 3)
     assert objective(LABELS, TEMPORAL).artifacts(True, clips=True) == set()
 
 
@@ -76,12 +76,12 @@ def test_a_term_of_clips_that_no_stream_feeds_is_refused_with_what_to_set(sectio
 
 def test_a_stream_of_single_frames_that_feeds_no_term_is_refused_saying_why():
     with pytest.raises(ConfigError) as error:
-        check(LABELS, PAIRS, city={"labels", "motion", *HELD}, rest=HELD)
+        check(LABELS, PAIRS, city={"labels", "triplets", *HELD}, rest=HELD)
     (fault,) = str(error.value).splitlines()
     assert fault.startswith("stream rest feeds no term of cross_entropy, pairwise_frame/fpn: ")
     assert "its frames are single; if they belong to clips, set `triplets`" in fault
     with pytest.raises(ConfigError, match="it is unlabelled, and none of them names a teacher"):
-        check(LABELS, city={"motion"})
+        check(LABELS, city={"triplets"})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_stream_of_single_frames_that_feeds_no_term_is_refused_saying_why():
 )
 def test_what_is_not_cached_is_refused_with_the_command(section, artifact):
     with pytest.raises(ConfigError) as error:
-        check(LABELS, section, city={"labels", "motion"})
+        check(LABELS, section, city={"labels", "triplets"})
     for part in (f"fpn/{artifact} on stream city, whose cache holds labels;", "`stillroom cache"):
         assert part in str(error.value)
     assert f"add '{artifact}' to cache.artifacts" in str(error.value)
@@ -99,11 +99,11 @@ def test_what_is_not_cached_is_refused_with_the_command(section, artifact):
 def test_a_term_that_learns_from_a_teacher_names_one():
     for name in ("pairwise_frame", "multi_frame"):
         with pytest.raises(ConfigError, match=rf"{name} .* names none.*: fpn$"):
-            check({"name": name}, city={"labels", "motion", *HELD})
+            check({"name": name}, city={"labels", "triplets", *HELD})
 
 
 def test_cosines_of_logits_need_more_than_their_softmax():
-    held = {"labels", "motion", *HELD}
+    held = {"labels", "triplets", *HELD}
     check(PAIRS, softmax_only={"fpn"}, city=held)
     with pytest.raises(ConfigError, match="needs the logits of teacher fpn themselves"):
         check({**PAIRS, "of": "logits"}, softmax_only={"fpn"}, city=held)
@@ -129,8 +129,8 @@ def clips_of(step, labelled=True):
             "fpn/logits": 3 * torch.randn(6, CLASSES, *cells, generator=generator),
             "fpn/features/penultimate": torch.randn(6, 5, *cells, generator=generator).relu(),
         },
-        neighbours=Neighbours(
-            triplets=torch.tensor([[2, 0, 4], [3, 1, 5]]),
+        triplets=Triplets(
+            frames=torch.tensor([[2, 0, 4], [3, 1, 5]]),
             pairs=pairs,
             flow=2 * torch.randn(4, 2, *SIZE, generator=generator),
             visible=torch.ones(4, 1, *SIZE).bool(),
@@ -140,7 +140,7 @@ def clips_of(step, labelled=True):
 
 def single_of(step):
     clip = clips_of(1000 + step)
-    return replace(clip, stream="camvid", labels=clip.labels.clamp(max=3), neighbours=None)
+    return replace(clip, stream="camvid", labels=clip.labels.clamp(max=3), triplets=None)
 
 
 @pytest.fixture

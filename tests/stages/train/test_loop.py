@@ -440,7 +440,7 @@ def test_an_exported_smp_student_is_a_teacher(make_job):
     frames = torch.randint(0, 256, (2, 24, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         wanted = student.eval()(frames.permute(0, 3, 1, 2).float()).logits
-    torch.testing.assert_close(teacher(frames).logits, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(teacher(frames)["logits"], wanted, rtol=1e-4, atol=1e-4)
 
 
 # what is told of each term

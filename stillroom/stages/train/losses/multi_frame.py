@@ -15,7 +15,7 @@ from stillroom.stages.train.loss_parts.masked_mean import masked_mean
 from stillroom.stages.train.loss_parts.matched import matched_grids
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.feature_term import FeatureTerm
 from stillroom.stages.train.terms.term import NotNegative, Positive, TermState
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -198,7 +198,7 @@ class MultiFrameTerm(FeatureTerm):
         return kernel
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        return super().reads(labelled) | {MOTION}
+        return super().reads(labelled) | {TRIPLETS}
 
     def state(self, sizes: Sizes) -> TermState:
         """Make the network that embeds; channels need not agree, but both layers must be there."""
@@ -208,7 +208,7 @@ class MultiFrameTerm(FeatureTerm):
         return EmbeddingState(network, self.label)
 
     def value(self, given: TermInput) -> Tensor:
-        frames = given.neighbours.triplets.unbind(1)  # before, itself, after
+        frames = given.triplets.frames.unbind(1)  # before, itself, after
         student, teacher, mask = given.features, self.target(given), given.mask
         state = given.kept(EmbeddingState)
         both = embedded(

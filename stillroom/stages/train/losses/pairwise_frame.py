@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from stillroom.stages.train.loss_parts.matched import matched
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.logits_term import LogitsTerm
 from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -143,13 +143,13 @@ class PairwiseFrameTerm(LogitsTerm):
     patch: PositiveInt = 1
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        return super().reads(labelled) | {MOTION}
+        return super().reads(labelled) | {TRIPLETS}
 
     def whole_logits(self) -> bool:
         return self.of == "logits"
 
     def value(self, given: TermInput) -> Tensor:
-        sides = given.neighbours.pairs.unbind(1)
+        sides = given.triplets.pairs.unbind(1)
         student, teacher, mask = given.features, self.target(given), given.mask
         return pairwise_frame(
             [student[side] for side in sides],

@@ -13,7 +13,7 @@ from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.term import Positive, Term
 from stillroom.stages.warp import inside_frame, photometric_weight, warp
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -27,7 +27,7 @@ _LEANS = 1e-3  # share of a bilinear sample; less than this on a hidden cell is 
 
 
 @dataclass(frozen=True, eq=False)
-class Motion:
+class Correspondence:
     """How frame t lies in frame t+k, on the grid of the maps that are compared.
 
     flow: (B, 2, H, W), t -> t+k, in cells of that grid
@@ -44,7 +44,7 @@ class Motion:
 def temporal(
     student: Tensor,
     later: Tensor,
-    motion: Motion,
+    match: Correspondence,
     *,
     variant: Literal["paper", "released"] = "paper",
     mask: Tensor | None = None,
@@ -56,7 +56,7 @@ def temporal(
     warp: bilinear, t+k sampled where the flow points
 
     student, later: (B, C, H, W) logits of the student at t and at t+k
-    motion: the flow and V
+    match: the flow and V
     mask: (B, 1, H, W) bool on t's grid, True where a cell counts
     returns: () mean over the N counted cells of the batch, between 0 and 2 in the paper's variant;
         V is a factor, so that N has cells with V = 0 too: and them into the mask to divide by the
@@ -76,33 +76,35 @@ def temporal(
     """
     if variant not in ("paper", "released"):
         raise ConfigError(f"variant must be 'paper' or 'released', got {variant!r}")
-    _demand_maps(student, later, motion, mask)
+    _demand_maps(student, later, match, mask)
     with torch.autocast(student.device.type, enabled=False):
-        flow, counted = _followed(motion, mask, outside=variant == "released")
+        flow, counted = _followed(match, mask, outside=variant == "released")
         now, then = (_wide(part, later.dtype, student.dtype) for part in (student, later))
         # Masked cells are overwritten before any arithmetic: a NaN times 0 is a NaN.
         now = now if mask is None else now.masked_fill(~mask, 0)
-        then = then if motion.shown is None else then.masked_fill(~motion.shown, 0)
+        then = then if match.shown is None else then.masked_fill(~match.shown, 0)
         if variant == "paper":
             now, then = F.softmax(now, dim=1), F.softmax(then, dim=1)
         squared = (now - warp(then, flow)).square()  # (B, C, H, W)
         distance = squared.sum(1) if variant == "paper" else squared.mean(1)
-        if motion.weight is not None:
-            weight = motion.weight.detach().to(now.dtype).masked_fill(~counted, 0)[:, 0]
+        if match.weight is not None:
+            weight = match.weight.detach().to(now.dtype).masked_fill(~counted, 0)[:, 0]
             distance = distance * (weight if variant == "paper" else weight.square())
         return masked_mean(distance, counted)
 
 
-def _followed(motion: Motion, mask: Tensor | None, *, outside: bool) -> tuple[Tensor, Tensor]:
+def _followed(
+    match: Correspondence, mask: Tensor | None, *, outside: bool
+) -> tuple[Tensor, Tensor]:
     """The flow, 0 where it cannot be followed, and (B, 1, H, W) bool: the cells that count."""
-    flow = motion.flow.detach()
+    flow = match.flow.detach()
     finite = torch.isfinite(flow).all(1, keepdim=True)
     counted = finite if outside else inside_frame(flow)
     if mask is not None:
         counted = counted & mask
     flow = flow.masked_fill(~counted, 0)
-    if motion.shown is not None:
-        hidden = warp((~motion.shown).to(torch.promote_types(flow.dtype, torch.float32)), flow)
+    if match.shown is not None:
+        hidden = warp((~match.shown).to(torch.promote_types(flow.dtype, torch.float32)), flow)
         counted = counted & (hidden < _LEANS)
     return flow, counted
 
@@ -114,26 +116,28 @@ def _wide(part: Tensor, *others: torch.dtype) -> Tensor:
     return part.to(dtype)
 
 
-def _demand_maps(student: Tensor, later: Tensor, motion: Motion, mask: Tensor | None) -> None:
+def _demand_maps(
+    student: Tensor, later: Tensor, match: Correspondence, mask: Tensor | None
+) -> None:
     if student.ndim != 4 or student.shape != later.shape:
         raise ArtifactError(
             f"the prediction at t is {tuple(student.shape)} and that at t+k {tuple(later.shape)}; "
             "both must be the same (B, C, H, W)"
         )
     batch, _, *size = student.shape
-    if tuple(motion.flow.shape) != (batch, 2, *size) or not motion.flow.is_floating_point():
+    if tuple(match.flow.shape) != (batch, 2, *size) or not match.flow.is_floating_point():
         raise ArtifactError(
             f"flow must be {(batch, 2, *size)}, floating, in cells of the predictions' grid; got "
-            f"{tuple(motion.flow.shape)} {motion.flow.dtype}"
+            f"{tuple(match.flow.shape)} {match.flow.dtype}"
         )
     expected = (batch, 1, *size)
-    for name, part in (("mask", mask), ("shown", motion.shown)):
+    for name, part in (("mask", mask), ("shown", match.shown)):
         if part is not None and (tuple(part.shape) != expected or part.dtype != torch.bool):
             raise ArtifactError(
                 f"{name} must be {expected} torch.bool, got {tuple(part.shape)} {part.dtype}"
             )
-    if motion.weight is not None and tuple(motion.weight.shape) != expected:
-        raise ArtifactError(f"weight must be {expected}, got {tuple(motion.weight.shape)}")
+    if match.weight is not None and tuple(match.weight.shape) != expected:
+        raise ArtifactError(f"weight must be {expected}, got {tuple(match.weight.shape)}")
 
 
 class TemporalTerm(Term):
@@ -165,12 +169,12 @@ class TemporalTerm(Term):
 
     def reads(self, labelled: bool) -> frozenset[str]:
         del labelled
-        return frozenset({MOTION})
+        return frozenset({TRIPLETS})
 
     def value(self, given: TermInput) -> Tensor:
-        neighbours, stride = given.neighbours, given.stride
-        now, later = neighbours.pairs.unbind(1)
-        flow, weight = neighbours.flow, self._weight(given)
+        triplets, stride = given.triplets, given.stride
+        now, later = triplets.pairs.unbind(1)
+        flow, weight = triplets.flow, self._weight(given)
         if self.at == "cells":
             flow = downsample_at_centres(flow, stride) / stride
             weight = None if weight is None else downsample_by_means(weight, stride)
@@ -179,28 +183,28 @@ class TemporalTerm(Term):
             height, width = given.batch.images.shape[2:]
             logits = upsample_logits(given.features, stride, (height, width))
             shown = given.pixel_mask
-        motion = Motion(flow, weight, shown[later])
-        return temporal(logits[now], logits[later], motion, variant=self.variant, mask=shown[now])
+        match = Correspondence(flow, weight, shown[later])
+        return temporal(logits[now], logits[later], match, variant=self.variant, mask=shown[now])
 
     def _weight(self, given: TermInput) -> Tensor | None:
         """(P, 1, H, W): V of every pixel of the pairs; None: 1 everywhere."""
-        neighbours = given.neighbours
+        triplets = given.triplets
         if self.occlusion == "none":
             return None
-        visible = neighbours.visible.to(neighbours.flow.dtype)
+        visible = triplets.visible.to(triplets.flow.dtype)
         if self.occlusion == "visible":
             return visible
-        now, later = neighbours.pairs.unbind(1)
+        now, later = triplets.pairs.unbind(1)
         images = given.batch.images
         mean, deviation = (
             images.new_tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD)
         )
         images = (images - mean) / deviation
-        finite = torch.isfinite(neighbours.flow).all(1, keepdim=True)
+        finite = torch.isfinite(triplets.flow).all(1, keepdim=True)
         weight = photometric_weight(
             images[now],
             images[later],
-            neighbours.flow.masked_fill(~finite, 0),
+            triplets.flow.masked_fill(~finite, 0),
             channels="summed" if self.variant == "released" else "apart",
         ).masked_fill(~finite, 0)
         return weight * visible if self.occlusion == "both" else weight

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.models.student import Student, StudentOutput
-    from stillroom.stages.train.batch import Batch, Neighbours
+    from stillroom.stages.train.batch import Batch, Triplets
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -146,17 +146,17 @@ class TermInput:
         return mask[:, :, :height, :width]
 
     @property
-    def neighbours(self) -> Neighbours:
+    def triplets(self) -> Triplets:
         """How the batch's frames lie in one another.
 
         raises: ArtifactError where they are single frames
         """
-        if self.batch.neighbours is None:
+        if self.batch.triplets is None:
             raise ArtifactError(
                 f"term {self.term.label} compares the frames of clips, and the batch of stream "
                 f"{self.batch.stream!r} has single frames; set `triplets` on the stream"
             )
-        return self.batch.neighbours
+        return self.batch.triplets
 
     def kept(self, kind: type[S]) -> S:
         """Return the term's state."""
@@ -249,9 +249,9 @@ class Term(Settings):
         return LABELS if labelled else self.key(PSEUDO_LABEL)
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return what the term reads on such a stream: artifact keys, LABELS, MOTION, or nothing.
+        """Return what the term reads on such a stream: artifact keys, LABELS, TRIPLETS, or nothing.
 
-        What reads MOTION, the triplets of a stream of clips, is computed on such streams alone.
+        What reads TRIPLETS, the triplets of a stream of clips, is computed on such streams alone.
         """
         raise NotImplementedError
 

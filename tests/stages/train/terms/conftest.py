@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.terms.term import Sizes, TermInput
 
 CLASSES, SIZE = 3, (16, 22)  # 22 is no multiple of a stride
@@ -92,7 +92,7 @@ def make_seen(sizes):
 
 @pytest.fixture
 def make_clip(sizes):
-    """Two triplets in the order of `Neighbours`: both frames, those before, those after."""
+    """Two triplets in the order of `Triplets`: both frames, those before, those after."""
     generator = torch.Generator().manual_seed(1)
     pairs = torch.tensor([[0, 2], [0, 4], [1, 3], [1, 5]])
 
@@ -123,8 +123,8 @@ def make_clip(sizes):
             "fpn/features/deep@8": normal(6, 9, *cells(8)).relu(),
         },
         masks={8: mask(8)},
-        neighbours=Neighbours(
-            triplets=torch.tensor([[2, 0, 4], [3, 1, 5]]),
+        triplets=Triplets(
+            frames=torch.tensor([[2, 0, 4], [3, 1, 5]]),
             pairs=pairs,
             flow=2 * normal(len(pairs), 2, *SIZE),
             visible=torch.rand(len(pairs), 1, *SIZE, generator=generator) < 0.7,

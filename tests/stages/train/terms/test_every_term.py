@@ -9,11 +9,11 @@ import torch
 from pydantic import TypeAdapter
 
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses.table import LOSSES, TermConfig
 from stillroom.stages.train.objective import Objective
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.term import Sizes
 
 CLASSES, CHANNELS, TEACHERS = 5, 12, 10
@@ -53,7 +53,7 @@ class Stage:
             return torch.randn(*shape, generator=generator)
 
         self.objective = Objective([TERM.validate_python(section_of(name))])
-        clips = MOTION in self.objective.terms[0].reads(labelled=True)
+        clips = TRIPLETS in self.objective.terms[0].reads(labelled=True)
         frames, cells = 3 if clips else 2, (side // 4, side // 4)
         self.logits = normal(frames, classes, *cells).requires_grad_()
         self.features = normal(frames, CHANNELS, *cells).relu().requires_grad_()
@@ -81,8 +81,8 @@ class Stage:
             artifacts={key: held[key] for key in reads},
         )
         if clips:
-            self.batch.neighbours = Neighbours(
-                triplets=torch.tensor([[1, 0, 2]]),
+            self.batch.triplets = Triplets(
+                frames=torch.tensor([[1, 0, 2]]),
                 pairs=torch.tensor([[0, 1], [0, 2]]),
                 flow=2 * normal(2, 2, side, side),
                 visible=torch.rand(2, 1, side, side, generator=generator) < 0.8,

@@ -10,15 +10,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Neighbours
+from stillroom.stages.train.batch import Triplets
 from stillroom.stages.train.losses.multi_frame import LEAST_SPREAD, PATIENCE, embedded, multi_frame
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
 from stillroom.stages.train.losses.table import TermConfig
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
-TRIPLETS = [[2, 3], [0, 1], [4, 5]]  # before, itself, after: frames of both triplets
+FRAMES = [[2, 3], [0, 1], [4, 5]]  # before, itself, after: frames of both triplets
 PAIRS = [[0, 0, 1, 1], [2, 4, 3, 5]]  # frames, partners
 COARSE = {"layer": "stage4", "teacher_layer": "deep", "patch": 1}
 
@@ -64,7 +64,7 @@ def test_a_student_that_says_what_its_teacher_says_costs_nothing(make_clip):
 
 
 def test_what_pairs_read():
-    assert pairwise().reads(True) == pairwise().reads(False) == {"fpn/logits", MOTION}
+    assert pairwise().reads(True) == pairwise().reads(False) == {"fpn/logits", TRIPLETS}
     assert not pairwise().whole_logits()
     assert pairwise(of="logits").whole_logits()
     assert (pairwise().weight, pairwise().patch, pairwise().of) == (0.1, 1, "probabilities")
@@ -87,7 +87,7 @@ def test_triplets_are_embedded_in_the_order_of_time(make_clip, section):
     )
     key = "fpn/features/deep@8" if layer == "stage4" else "fpn/features/penultimate"
     student, teacher = seen.output.features[layer], seen.batch.artifacts[key]
-    sequences = [[each[frames] for frames in TRIPLETS] for each in (student, teacher, mask)]
+    sequences = [[each[frames] for frames in FRAMES] for each in (student, teacher, mask)]
     network = seen.state.network
     assert network.hidden == section.get("hidden", 4)
     assert network.gates.kernel_size[0] == section.get("kernel", 3)
@@ -127,7 +127,7 @@ def test_the_clip_holds_after_every_step(make_clip):
 
 def test_what_triplets_read():
     term = multi(**COARSE)
-    assert term.reads(True) == term.reads(False) == {"fpn/features/deep", MOTION}
+    assert term.reads(True) == term.reads(False) == {"fpn/features/deep", TRIPLETS}
     plain = make(name="multi_frame")
     assert (plain.weight, plain.patch, plain.enlarge, plain.clip) == (0.1, 16, 0.1, 0.1)
 
@@ -190,8 +190,8 @@ def test_the_spread_is_told_of_the_batches_since_the_last_step(make_clip):
     seen = make_clip(multi())
     assert seen.state.watched() == {}
     seen.term.value(seen)
-    frames = [[each[one] for one in TRIPLETS] for each in (seen.features, seen.batch.mask)]
-    teacher = [seen.batch.artifacts["fpn/features/penultimate"][one] for one in TRIPLETS]
+    frames = [[each[one] for one in FRAMES] for each in (seen.features, seen.batch.mask)]
+    teacher = [seen.batch.artifacts["fpn/features/penultimate"][one] for one in FRAMES]
     made = embedded(frames[0], teacher, embed=seen.state.network, patch=2, mask=frames[1])
     spread = made.spread().item()
     assert spread > LEAST_SPREAD
@@ -259,16 +259,16 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, term, d
 @both
 def test_no_frames_to_compare_cost_nothing(make_clip, term):
     seen = make_clip(term)
-    near = seen.batch.neighbours
-    none = Neighbours(near.triplets[:0], near.pairs[:0], near.flow[:0], near.visible[:0])
-    value = term.value(replace(seen, batch=replace(seen.batch, neighbours=none)))
+    near = seen.batch.triplets
+    none = Triplets(near.frames[:0], near.pairs[:0], near.flow[:0], near.visible[:0])
+    value = term.value(replace(seen, batch=replace(seen.batch, triplets=none)))
     value.backward()
     assert value.item() == 0
 
 
 @both
 def test_a_batch_of_single_frames_is_refused(make_clip, term):
-    seen = make_clip(term, neighbours=None)
+    seen = make_clip(term, triplets=None)
     with pytest.raises(ArtifactError, match=rf"{term.name}/fpn .*'city' has single frames"):
         term.value(seen)
 

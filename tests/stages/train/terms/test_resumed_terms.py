@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.checkpoint import load_checkpoint, new_learner, save_last
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
@@ -68,8 +68,8 @@ def clip(generator):
             "fpn/pseudo_label": torch.randint(0, CLASSES, (3, *SIZE), generator=generator),
             "fpn/features/penultimate": torch.randn(3, 5, 4, 5, generator=generator),
         },
-        neighbours=Neighbours(
-            triplets=torch.tensor([[1, 0, 2]]),
+        triplets=Triplets(
+            frames=torch.tensor([[1, 0, 2]]),
             pairs=torch.tensor([[0, 1], [0, 2]]),
             flow=2 * torch.randn(2, 2, *SIZE, generator=generator),
             visible=torch.ones(2, 1, *SIZE, dtype=torch.bool),

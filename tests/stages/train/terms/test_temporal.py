@@ -10,11 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.student import StudentOutput
-from stillroom.stages.train.batch import Batch, Neighbours
+from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.losses.table import TermConfig
-from stillroom.stages.train.losses.temporal import Motion, temporal
-from stillroom.stages.train.reads import MOTION
+from stillroom.stages.train.losses.temporal import Correspondence, temporal
+from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.warp import photometric_weight
 from stillroom.storage_specs.errors import ArtifactError
 
@@ -41,7 +41,7 @@ def normalised(images):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant):
     seen = make_clip(make(at=at, occlusion=occlusion, variant=variant))
-    near, images = seen.batch.neighbours, normalised(seen.batch.images)
+    near, images = seen.batch.triplets, normalised(seen.batch.images)
     now, later = near.pairs[:, 0], near.pairs[:, 1]
     channels = "summed" if variant == "released" else "apart"
     photometric = photometric_weight(images[now], images[later], near.flow, channels=channels)
@@ -58,8 +58,8 @@ def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant)
         logits = upsample_logits(seen.output.logits, 4, SIZE)
         mask = torch.kron(seen.batch.mask, torch.ones(4, 4).bool())[..., : SIZE[0], : SIZE[1]]
         flow = near.flow
-    motion = Motion(flow, weight, mask[later])
-    expected = temporal(logits[now], logits[later], motion, variant=variant, mask=mask[now])
+    match = Correspondence(flow, weight, mask[later])
+    expected = temporal(logits[now], logits[later], match, variant=variant, mask=mask[now])
     assert 0.001 < seen.term.value(seen).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -80,8 +80,8 @@ def moving(logits, image, step):
         images=shifted(image, 4),
         labels=None,
         mask=mask,
-        neighbours=Neighbours(
-            triplets=torch.tensor([[1, 0, 2]]),
+        triplets=Triplets(
+            frames=torch.tensor([[1, 0, 2]]),
             pairs=torch.tensor([[0, 1], [0, 2]]),
             flow=torch.cat([-flow, flow]).expand(2, 2, height, width).contiguous(),
             visible=torch.ones(2, 1, height, width).bool(),
@@ -100,16 +100,16 @@ def test_predictions_that_move_along_cost_nothing_and_others_do(make_clip, at, o
     output, batch = moving(logits, image, step)
     seen = make_clip(make(at=at, occlusion=occlusion))
 
-    def value(output=output, **neighbours):
-        changed = replace(batch, neighbours=replace(batch.neighbours, **neighbours))
+    def value(output=output, **changes):
+        changed = replace(batch, triplets=replace(batch.triplets, **changes))
         return seen.term.value(replace(seen, output=output, batch=changed)).item()
 
     assert value() == pytest.approx(0, abs=1e-10)
     steady = value(StudentOutput(logits.expand(3, *logits.shape), {}))
     assert steady == pytest.approx(0, abs=1e-10) if step == (0, 0) else steady > 0.01
     if occlusion in ("visible", "none"):  # another flow explains the images no more either
-        assert value(flow=batch.neighbours.flow + 4) > 0.01
-        backwards = value(flow=-batch.neighbours.flow)
+        assert value(flow=batch.triplets.flow + 4) > 0.01
+        backwards = value(flow=-batch.triplets.flow)
         assert backwards == pytest.approx(0, abs=1e-10) if step == (0, 0) else backwards > 0.01
 
 
@@ -117,7 +117,7 @@ def test_by_the_photometric_weight_a_wrong_flow_hardly_counts(make_clip):
     generator = torch.Generator().manual_seed(4)
     logits, image = 3 * torch.randn(5, 8, 12, generator=generator), torch.rand(3, 32, 48)
     output, batch = moving(logits, 255 * image, (0, 1))
-    batch.neighbours.flow = -batch.neighbours.flow
+    batch.triplets.flow = -batch.triplets.flow
     values = {}
     for occlusion in ("photometric", "none"):
         seen = make_clip(make(occlusion=occlusion))
@@ -128,17 +128,17 @@ def test_by_the_photometric_weight_a_wrong_flow_hardly_counts(make_clip):
 @everywhere
 def test_what_the_partner_does_not_show_costs_nothing(make_clip, at):
     seen = make_clip(make(at=at, occlusion="visible"))
-    near = seen.batch.neighbours
+    near = seen.batch.triplets
     hidden = replace(near, visible=torch.zeros_like(near.visible))
     half = near.visible.clone()
     half[2:] = False
     whole = seen.term.value(seen).item()
-    assert 0 < seen.term.value(replace_neighbours(seen, replace(near, visible=half))).item() < whole
-    assert seen.term.value(replace_neighbours(seen, hidden)).item() == 0
+    assert 0 < seen.term.value(replace_triplets(seen, replace(near, visible=half))).item() < whole
+    assert seen.term.value(replace_triplets(seen, hidden)).item() == 0
 
 
-def replace_neighbours(seen, neighbours):
-    return replace(seen, batch=replace(seen.batch, neighbours=neighbours))
+def replace_triplets(seen, triplets):
+    return replace(seen, batch=replace(seen.batch, triplets=triplets))
 
 
 # gradient, masks, precision
@@ -174,9 +174,9 @@ def test_what_does_not_show_the_frame_reaches_neither_value_nor_gradient(make_cl
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf")])
 def test_a_flow_that_is_not_known_does_not_count(make_clip, at, occlusion, rubbish):
     seen = make_clip(make(at=at, occlusion=occlusion))
-    flow = seen.batch.neighbours.flow.clone()
+    flow = seen.batch.triplets.flow.clone()
     flow[0, :, 3:9, 3:9] = rubbish
-    value = seen.term.value(replace_neighbours(seen, replace(seen.batch.neighbours, flow=flow)))
+    value = seen.term.value(replace_triplets(seen, replace(seen.batch.triplets, flow=flow)))
     value.backward()
     assert value.isfinite()
     assert value > 0
@@ -201,9 +201,9 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, at, dty
 @everywhere
 def test_no_pairs_cost_nothing(make_clip, at):
     seen = make_clip(make(at=at))
-    near = seen.batch.neighbours
-    none = Neighbours(near.triplets, near.pairs[:0], near.flow[:0], near.visible[:0])
-    value = seen.term.value(replace_neighbours(seen, none))
+    near = seen.batch.triplets
+    none = Triplets(near.frames, near.pairs[:0], near.flow[:0], near.visible[:0])
+    value = seen.term.value(replace_triplets(seen, none))
     value.backward()
     assert value.item() == 0
     assert seen.output.logits.grad.eq(0).all()
@@ -219,9 +219,9 @@ def test_the_sizes_need_not_be_multiples_of_the_stride(make_clip):
 # what it reads, and what it refuses
 
 
-def test_it_reads_motion_and_no_artifact():
+def test_it_reads_triplets_and_no_artifact():
     term = make()
-    assert term.reads(True) == term.reads(False) == {MOTION}
+    assert term.reads(True) == term.reads(False) == {TRIPLETS}
     assert (term.label, term.weight, term.at) == ("temporal", 0.1, "cells")
 
 
@@ -242,13 +242,13 @@ def test_impossible_options_are_refused(section, said):
 
 
 def test_a_batch_of_single_frames_is_refused(make_clip):
-    seen = make_clip(make(), neighbours=None)
+    seen = make_clip(make(), triplets=None)
     with pytest.raises(ArtifactError, match=r"temporal .*'city' has single frames.*`triplets`"):
         seen.term.value(seen)
 
 
 def test_flow_of_another_size_is_refused_naming_term_and_stream(make_clip):
     seen = make_clip(make(occlusion="none"))
-    near = seen.batch.neighbours
+    near = seen.batch.triplets
     with pytest.raises(ArtifactError, match=r"term temporal on stream city: flow must be"):
-        replace_neighbours(seen, replace(near, flow=near.flow[..., :8])).value()
+        replace_triplets(seen, replace(near, flow=near.flow[..., :8])).value()

@@ -1,4 +1,4 @@
-"""The cached motion between frames of clips: who is whose neighbour, and where pixels go."""
+"""The cached flow between frames of clips: each frame's neighbours, and where its pixels go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom.stages.train.batch import Neighbours
 from stillroom.stages.train.cached_sets import demand_whole, read_view
 from stillroom.stages.train.order import generator
 from stillroom.stages.warp import inside_frame, visible, warp
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stillroom.stages.train.sample import Triplet
     from stillroom.stages.view import View
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
@@ -28,22 +26,22 @@ _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
 
 
 @dataclass(frozen=True)
-class Way:
-    """From a frame to a neighbour that it drew.
+class Neighbour:
+    """A frame that another one of its clip is compared with.
 
-    partner: the neighbour's index in the source
-    there, back: rows of the flow to it and, if that is cached, back
+    index: in the source
+    flow_to, flow_back: rows of the flow to it and, if that is cached, back
     """
 
-    partner: int
-    there: int
-    back: int | None
+    index: int
+    flow_to: int
+    flow_back: int | None
 
 
-Sides = tuple[tuple[Way, ...], tuple[Way, ...]]  # before and after a frame, in order of draw
+Sides = tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]  # before and after, in order of draw
 
 
-class CachedMotion:
+class CachedFlow:
     """A set of pairs of frames with the flow between them.
 
     draws: how many of a frame's cached neighbours on a side to choose among; all if left out
@@ -78,8 +76,8 @@ class CachedMotion:
                 f"cache with cache.pairs.draws = {draws}"
             )
 
-    def ways(self, frame_ids: Sequence[str], bad: Container[int]) -> dict[int, Sides]:
-        """Return the usable ways of each frame that has some on both sides, by its index.
+    def neighbours(self, frame_ids: Sequence[str], bad: Container[int]) -> dict[int, Sides]:
+        """Return the usable neighbours of each frame that has some on both sides, by its index.
 
         frame_ids: of all frames of the source
         bad: indices of those that cannot be used
@@ -88,7 +86,7 @@ class CachedMotion:
         row_of = {
             pair: row for row, pair in enumerate(self._names) if self._rows["status"][row] == "ok"
         }
-        found: defaultdict[int, tuple[dict[int, Way], dict[int, Way]]]
+        found: defaultdict[int, tuple[dict[int, Neighbour], dict[int, Neighbour]]]
         found = defaultdict(lambda: ({}, {}))
         for (one, other), row in row_of.items():
             draw, frame, partner = self._rows["draw"][row], place[one], place[other]
@@ -96,31 +94,28 @@ class CachedMotion:
                 continue
             if frame not in bad and partner not in bad:
                 side = found[frame][int(self._rows["offset"][row] > 0)]
-                side[draw] = Way(partner, row, row_of.get((other, one)))
+                side[draw] = Neighbour(partner, row, row_of.get((other, one)))
         return {
             frame: (_by_draw(before), _by_draw(after))
             for frame, (before, after) in found.items()
             if before and after
         }
 
-    def look(
-        self, ways: Sequence[Way], view: View, shown: Sequence[Tensor]
+    def read_views(
+        self, neighbours: Sequence[Neighbour], view: View, shown: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Look at the flow of some ways through a view.
+        """Read the flow to some neighbours of a frame through a view.
 
-        shown: for each, (1, H, W) bool: the view's pixels that show the partner
+        shown: for each, (1, H, W) bool: the view's pixels that show the neighbour
         returns: flow (P, 2, H, W) in pixels of the view, and (P, 1, H, W) bool: where it can be
             trusted
         """
-        looks = [self._look(way, view, part) for way, part in zip(ways, shown, strict=True)]
-        return torch.cat([flow for flow, _ in looks]), torch.cat([trusted for _, trusted in looks])
+        found = [self._read(*each, view) for each in zip(neighbours, shown, strict=True)]
+        return torch.cat([flow for flow, _ in found]), torch.cat([trusted for _, trusted in found])
 
-    def _look(self, way: Way, view: View, shown: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow (1, 2, H, W) of a way, and (1, 1, H, W) bool, where it can be trusted."""
-        flow = self._flow(way.there, view)
-        trusted = (
-            inside_frame(flow) if way.back is None else visible(flow, self._flow(way.back, view))
-        )
+    def _read(self, neighbour: Neighbour, shown: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        flow, back = self._flow(neighbour.flow_to, view), neighbour.flow_back
+        trusted = inside_frame(flow) if back is None else visible(flow, self._flow(back, view))
         if not shown.all():  # both frames show the same part of the canvas
             trusted = trusted & shown & (warp(shown[None].float(), flow) > _WHOLLY)
         return flow, trusted
@@ -129,8 +124,8 @@ class CachedMotion:
         return read_view(self.flow, FLOW, row, view)[None]
 
 
-def drawn_ways(sides: Sides, *origin: int | str) -> tuple[Way, Way]:
-    """Choose one way before a frame and one after it.
+def draw_neighbours(sides: Sides, *origin: int | str) -> tuple[Neighbour, Neighbour]:
+    """Choose one neighbour before a frame and one after it.
 
     origin: of the choice: seed, stream, epoch and frame id
     """
@@ -139,18 +134,5 @@ def drawn_ways(sides: Sides, *origin: int | str) -> tuple[Way, Way]:
     return before, after
 
 
-def neighbours_of(triplets: Sequence[Triplet]) -> Neighbours:
-    """Tell how the frames of a batch lie in one another: T frames, the T before, the T after."""
-    count = len(triplets)
-    itself = torch.arange(count)
-    before, after = itself + count, itself + 2 * count
-    return Neighbours(
-        triplets=torch.stack([before, itself, after], dim=1),
-        pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
-        flow=torch.stack([one.flow[side] for side in (0, 1) for one in triplets]),
-        visible=torch.stack([one.visible[side] for side in (0, 1) for one in triplets]),
-    )
-
-
-def _by_draw(ways: dict[int, Way]) -> tuple[Way, ...]:
-    return tuple(ways[draw] for draw in sorted(ways))
+def _by_draw(neighbours: dict[int, Neighbour]) -> tuple[Neighbour, ...]:
+    return tuple(neighbours[draw] for draw in sorted(neighbours))

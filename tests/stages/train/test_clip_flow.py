@@ -18,8 +18,8 @@ from stillroom.stages.scenes.motion import flow_between
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.pairs import PairsConfig, plan_pairs
+from stillroom.stages.train.clip_flow import CachedFlow
 from stillroom.stages.train.dataset import CacheDataset
-from stillroom.stages.train.motion import CachedMotion
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
@@ -96,9 +96,9 @@ def cache(tmp_path_factory):
 
 
 def dataset(cache, view=None, **options):
-    motion = CachedMotion(cache.artifact_set("street", "exact"), options.pop("draws", None))
+    flow = CachedFlow(cache.artifact_set("street", "exact"), options.pop("draws", None))
     frames = cache.artifact_set("street", "frames")
-    return CacheDataset("street", frames, {}, view=view, motion=motion, **options)
+    return CacheDataset("street", frames, {}, view=view, flow=flow, **options)
 
 
 def interior(label):
@@ -198,19 +198,21 @@ def test_a_batch_holds_the_frames_then_those_before_then_those_after(cache):
     clips = dataset(cache, VIEWS["mirrored"])
     with Loader({"street": clips}, {"street": 3}, seed=0, steps=2) as loader:
         for (batch,) in loader:
-            motion = batch.neighbours
+            triplets = batch.triplets
             assert batch.images.shape == (9, 3, 64, 80)
-            assert motion.triplets.tolist() == [[3, 0, 6], [4, 1, 7], [5, 2, 8]]
-            assert motion.pairs.tolist() == [[0, 3], [1, 4], [2, 5], [0, 6], [1, 7], [2, 8]]
-            assert motion.flow.shape == (6, 2, 64, 80)
+            assert triplets.frames.tolist() == [[3, 0, 6], [4, 1, 7], [5, 2, 8]]
+            assert triplets.pairs.tolist() == [[0, 3], [1, 4], [2, 5], [0, 6], [1, 7], [2, 8]]
+            assert triplets.flow.shape == (6, 2, 64, 80)
             times = [int(frame_id[-2:]) for frame_id in batch.frame_ids]
-            for before, itself, after in motion.triplets.tolist():
+            for before, itself, after in triplets.frames.tolist():
                 assert times[before] < times[itself] < times[after]
                 assert len({batch.frame_ids[k][:8] for k in (before, itself, after)}) == 1
-            for pair, flow, trusted in zip(motion.pairs, motion.flow, motion.visible, strict=True):
+            for pair, flow, trusted in zip(
+                triplets.pairs, triplets.flow, triplets.visible, strict=True
+            ):
                 samples = [SimpleNamespace(label=batch.labels[place]) for place in pair]
                 assert agreement(samples, trusted, 0, flow[None]) == 1
-            assert batch.to("cpu").neighbours.flow is not None
+            assert batch.to("cpu").triplets.flow is not None
 
 
 def test_a_bad_pair_and_a_bad_frame_leave_out_what_needs_them(tmp_path):
@@ -280,7 +282,7 @@ def test_displacements_beyond_the_codec_are_cut_and_counted(tmp_path):
 
 def test_a_set_that_lacks_shards_or_holds_no_pairs_is_refused(cache, tmp_path):
     with pytest.raises(ConfigError, match="holds no pairs of frames"):
-        CachedMotion(cache.artifact_set("street", "frames"))
+        CachedFlow(cache.artifact_set("street", "frames"))
     part = build(tmp_path / "c.cache", EVERY, Exact())
     part.artifact_set("street", "exact").discard(1)
     with pytest.raises(CacheIncomplete, match=r"2 of 3 shards are committed"):
