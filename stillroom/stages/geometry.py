@@ -1,15 +1,15 @@
 """How frames, labels and artifacts are brought to a view, together.
 
 Coordinates are canvas pixels with pixel edges at the integers: pixel i covers [i, i + 1) and its
-centre is i + 0.5. A grid of stride s has cell i over [i * s, (i + 1) * s), centre (i + 0.5) * s,
-on the canvas as on the output. A view maps the output point (Y, X) to the canvas point
+centre is i + 0.5. Position i of a grid of stride s covers [i * s, (i + 1) * s), with its centre at
+(i + 0.5) * s, on the canvas as on the output. A view maps the output point (Y, X) to the canvas point
 
     y = top + Y * height / out_height,    x = left + X' * width / out_width,
     X' = out_width - X where the view is flipped, X elsewhere
 
-and everything below samples at the centres of the output's cells. Both axes are independent, so
-that sampling is one gather per axis; where every sampled point falls on a cell's centre (identity,
-integer shift, flip at scale 1) it is a slice, and values come out bit for bit.
+and everything below samples at the centres of the output's positions. Both axes are independent, so
+that sampling is one gather per axis; where every sampled point falls on the centre of a position
+(identity, integer shift, flip at scale 1) it is a slice, and values come out bit for bit.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
     Indices = npt.NDArray[np.int64]
 
-_SNAP = 1e-9  # cells; a strided position is a quotient and may miss its integer by rounding
+_SNAP = 1e-9  # positions; a strided position is a quotient and may miss its integer by rounding
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where an array that is a window of a larger grid lies in it: cells.
+    """Where an array that is a window of a larger grid lies in it: positions.
 
     height, width: of the whole grid
     rows, columns: that the array holds
@@ -53,18 +53,18 @@ class Part:
 
 
 def part_needed(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
-    """Find the cells of a grid that a view needs: given these, `apply_*` need no others.
+    """Find the positions of a grid that a view needs: given these, `apply_*` need no others.
 
-    size: (height, width) of the grid in cells
+    size: (height, width) of the grid in positions
     stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
     """
     spans = []
-    for points, cells in (
+    for points, length in (
         (_rows(view, out_stride), size[0]),
         (_columns(view, out_stride), size[1]),
     ):
-        positions, first = _window(points / stride - 0.5, cells)
-        spans.append(slice(first, min(first + int(positions.max()) + 2, cells)))
+        positions, first = _window(points / stride - 0.5, length)
+        spans.append(slice(first, min(first + int(positions.max()) + 2, length)))
     return Part(*size, *spans)
 
 
@@ -77,8 +77,8 @@ def apply_artifact(
 ) -> Tensor:
     """Bring an artifact's array, as it is decoded, to a view, by its row's geometry.
 
-    strides: canvas pixels a cell of the array, output pixels a cell of the result; of an artifact
-        that has a stride
+    strides: canvas pixels a position of the array, output pixels a position of the result; of an
+        artifact that has a stride
     part: where it lies, if it is only what `part_needed` asks for
     returns: (C, h, w) float32, or (h, w) int64 of labels
     """
@@ -130,8 +130,8 @@ def apply_field(
 ) -> Tensor:
     """Bring a field (logits, features, confidence) to a view: bilinear, edges repeated.
 
-    field: (C, h, w), cell i over canvas pixels [i * stride, (i + 1) * stride)
-    stride, out_stride: canvas pixels a cell of the field, output pixels a cell of the result
+    field: (C, h, w), position i over canvas pixels [i * stride, (i + 1) * stride)
+    stride, out_stride: canvas pixels a position of the field, output pixels one of the result
     returns: (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
         sharing memory with `field`; points outside the canvas repeat its edge: see `view_mask`
     """
@@ -147,12 +147,12 @@ def apply_field(
 def apply_masked_field(
     view: View, field: Tensor, stride: int, out_stride: int, part: Part | None = None
 ) -> Tensor:
-    """Bring a field with holes (depth) to a view: bilinear over the cells that have a value.
+    """Bring a field with holes (depth) to a view: bilinear over the positions that have a value.
 
     value = sum_i w_i m_i d_i / sum_i w_i m_i,  m_i = 1 where d_i is not 0; w_i: bilinear weights
 
-    0, no value, where those cells have less than half of the weight, and outside the grid. What the
-    field measures does not depend on the view: metres stay metres, however much it enlarges.
+    0, no value, where those positions have less than half of the weight, and outside the grid. What
+    the field measures does not depend on the view: metres stay metres, however much it enlarges.
 
     field: (C, h, w); the rest as for `apply_field`
     """
@@ -182,9 +182,9 @@ def apply_vector(view: View, flow: Tensor, part: Part | None = None) -> Tensor:
 def view_mask(
     view: View, canvas: tuple[int, int], valid: tuple[int, int] | None, out_stride: int
 ) -> Tensor:
-    """Tell the cells of a view that show the frame from those that show padding or nothing.
+    """Tell the positions of a view that show the frame from those that show padding or nothing.
 
-    A cell counts where its centre lies on the output and its point lies in the valid area.
+    A position counts where its centre lies on the output and its point lies in the valid area.
 
     canvas, valid: as for `sample_view`
     returns: (1, ceil(out_height / out_stride), ceil(out_width / out_stride)) bool
@@ -200,7 +200,7 @@ def view_mask(
 def upsample_logits(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """Bring logits to the image's pixels: bilinear by exactly `stride`, then cropped.
 
-    Resizing to `size` instead would move every cell where `size` is no multiple of the stride.
+    Resizing to `size` instead would move every position where `size` is no multiple of the stride.
 
     logits: (B, C, ceil(H / stride), ceil(W / stride))
     size: (H, W)
@@ -230,7 +230,7 @@ def _rows(view: View, out_stride: int) -> Floats:
 
 
 def _columns(view: View, out_stride: int) -> Floats:
-    """Canvas x of the centres of the output's columns of cells."""
+    """Canvas x of the centres of the output's columns."""
     centres = _centres(view.out_width, out_stride)
     if view.flip:
         centres = view.out_width - centres
@@ -256,7 +256,7 @@ def _all_of(grid: Tensor) -> Part:
 
 
 def _bilinear(grid: Tensor, rows: Floats, columns: Floats, part: Part) -> Tensor:
-    """Sample (C, h, w) at fractional cell indices, clamped to its edges, as float32."""
+    """Sample (C, h, w) at fractional indices, clamped to its edges, as float32."""
     rows, top = _window(rows, part.height)
     columns, left = _window(columns, part.width)
     top, left = top - part.rows.start, left - part.columns.start
@@ -268,7 +268,7 @@ def _bilinear(grid: Tensor, rows: Floats, columns: Floats, part: Part) -> Tensor
 
 
 def _window(positions: Floats, size: int) -> tuple[Floats, int]:
-    """Clamp and snap positions; return them from the first cell in use, and that cell."""
+    """Clamp and snap positions; return them from the first position in use, and that position."""
     positions = positions.clip(0, size - 1)
     whole = np.rint(positions)
     positions = np.where(np.abs(positions - whole) < _SNAP, whole, positions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.identity import readable_identity
-from stillroom.stages.models.teacher import describe_teacher
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.layout import extension_name
 
@@ -22,7 +21,7 @@ def code_set_name(opened: OpenedRun, teacher: str) -> str:
     config = opened.run.adapt[teacher]
     height, width = opened.run.cache.canvas
     about = {
-        "teacher": describe_teacher(opened.teachers[teacher]),
+        "teacher": opened.teachers[teacher].identity(),
         "canvas": {"height": height, "width": width},
         "code": config.code,
         ADAPT: config.identity(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 
 from stillroom.pipeline.identity import readable_identity
@@ -245,8 +244,7 @@ class FidelityJob:
             return CanvasFrame(row["frame_id"], image, None, valid)
         source = self.opened.sources[self.source]
         frame = to_canvas(source.load(index), self.opened.run.cache.canvas)
-        seen = google_crc32c.value(np.ascontiguousarray(frame.image).tobytes())
-        if row["crc32c"] not in (None, seen):
+        if row["crc32c"] not in (None, frame.crc32c()):
             raise CacheMismatch(
                 f"{self.source}: frame {row['frame_id']} has other pixels than when it was cached; "
                 "build into another cache.path"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from stillroom.pipeline.run_file.sections import EXACT, as_document
 from stillroom.pipeline.training import ELSEWHERE
 from stillroom.stages.models.flow.flow_model import describe_flow_model
-from stillroom.stages.models.teacher import describe_teacher
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.job import UNCHANGING
@@ -92,7 +91,7 @@ class SweepRecords:
             found["video"] = self._video(trial.run.evaluate.video)
         if trial.teacher is not None:
             teacher = trial.run.teacher(trial.teacher)
-            found["teacher"] = fingerprint(describe_teacher(teacher))
+            found["teacher"] = fingerprint(teacher.identity())
         return found
 
     def _video(self, settings: VideoConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training the auto-encoder of knowledge adaptation on cached features."""
+"""Train the auto-encoder of knowledge adaptation on cached features."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ class AdaptConfig(Settings):
 
     @property
     def features(self) -> str:
-        """The artifact that is read."""
+        """Name of the artifact that is read."""
         return f"{FEATURES}/{self.layer}"
 
     @property
     def code(self) -> str:
-        """The artifact that is made."""
+        """Name of the artifact that is made."""
         return f"{CODE}/{self.name or self.layer}"
 
     def identity(self) -> dict[str, Any]:
-        """All that the code depends on, as JSON."""
+        """Return all that the code depends on, as JSON."""
         return {**self.model_dump(mode="json", exclude={"layer", "name"}), "layer": self.features}
 
 
@@ -83,8 +83,8 @@ class Measures:
     """What the code keeps of the features, on `frames` of them.
 
     relative_mse: sum of squared errors of the reconstruction / of the distances from the mean
-    pca_relative_mse: the same of a PCA of each cell's channels, with `pca_components` of them: as
-        many as bring `pca_numbers` closest to `code_numbers`, at least 1
+    pca_relative_mse: the same of a PCA of each position's channels, with `pca_components` of
+        them: as many as bring `pca_numbers` closest to `code_numbers`, at least 1
     code_numbers, pca_numbers: that each of them stores a frame
     """
 
@@ -97,7 +97,7 @@ class Measures:
 
 
 def covariance_of(frames: FeatureFrames, on_step: OnStep) -> Covariance:
-    """Mean and covariance of the channels, over the shown cells of `MEASURED` frames."""
+    """Compute mean and covariance of the channels at the shown positions of `MEASURED` frames."""
     chosen = frames.spread(MEASURED)
     found = Covariance.empty(frames.channels)
     for done, (features, shown) in enumerate(frames.batches([place] for place in chosen)):
@@ -115,7 +115,7 @@ def train_autoencoder(
 ) -> AutoEncoder:
     """Train an auto-encoder on cached features; the same arguments give the same weights.
 
-    loss = mean over shown cells of 10 / K * |(x - x') / scale|^2 + sparsity * mean_b |code_b|_1
+    loss = mean over shown positions of 10 / K * |(x - x') / scale|^2 + sparsity * mean_b |code_b|_1
 
     He et al., CVPR 2019, eq. 1 and section 4.2: one epoch, learning rate 0.1, weight decay 1e-4,
     sparsity 1e-7; arXiv:1903.04688. The paper prints norms, and not over what they are taken; with
@@ -125,7 +125,7 @@ def train_autoencoder(
     statistics of batch normalisation are taken anew at the end, with the final weights.
 
     Raises:
-        ConfigError: the loss is not finite, or one frame of one cell is all there is.
+        ConfigError: the loss is not finite, or one frame of one position is all there is.
     """
     groups = list(_groups(len(frames), config))
     # On a GPU convolutions repeat only where they are asked to.
@@ -162,8 +162,8 @@ def measure(
     on_step: OnStep,
     device: str = "cpu",
 ) -> Measures:
-    """Hold what comes back against a PCA of equal size, on the frames of `statistics`."""
-    chosen, cells, error = frames.spread(MEASURED), frames.height * frames.width, 0.0
+    """Compare what comes back with a PCA of equal size, on the frames of `statistics`."""
+    chosen, area, error = frames.spread(MEASURED), frames.height * frames.width, 0.0
     for done, (features, shown) in enumerate(frames.batches([place] for place in chosen)):
         with torch.no_grad():
             _, back = model(features.to(device))
@@ -171,7 +171,7 @@ def measure(
         error += float(wrong.square().masked_fill(~shown.to(device), 0).double().sum())
         on_step(done + 1, len(chosen))
     numbers = math.prod(code_shape(model, (frames.height, frames.width)))
-    components = min(frames.channels, max(1, round(numbers / cells)))
+    components = min(frames.channels, max(1, round(numbers / area)))
     total = float(np.trace(statistics.m2))
     return Measures(
         frames=len(chosen),
@@ -179,13 +179,13 @@ def measure(
         pca_relative_mse=statistics.left_by_pca(components),
         pca_components=components,
         code_numbers=numbers,
-        pca_numbers=components * cells,
+        pca_numbers=components * area,
     )
 
 
-def code_shape(model: AutoEncoder, cells: tuple[int, int]) -> tuple[int, int, int]:
-    """(K, h, w) of the code of features on so many cells."""
-    return (model.channels, -(-cells[0] // model.factor), -(-cells[1] // model.factor))
+def code_shape(model: AutoEncoder, size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return (K, h, w) of the code of features of this size."""
+    return (model.channels, -(-size[0] // model.factor), -(-size[1] // model.factor))
 
 
 def _groups(count: int, config: AdaptConfig) -> Iterator[list[int]]:

@@ -16,19 +16,19 @@ ABOUT = "about"
 
 
 def weights_sha256(model: AutoEncoder) -> str:
-    """sha256 over the weights alone, whatever else a file says of them."""
+    """Return the sha256 of the weights alone, whatever else a file has of them."""
     return hashlib.sha256(_packed(model, None)).hexdigest()
 
 
 def to_bytes(model: AutoEncoder, about: dict[str, Any]) -> bytes:
-    """A safetensors file; `about` is kept in its metadata as JSON."""
+    """Return a safetensors file; `about` is kept in its metadata as JSON."""
     return _packed(model, {ABOUT: json.dumps(about, sort_keys=True)})
 
 
 def from_bytes(
     content: bytes, config: AdaptConfig, where: str
 ) -> tuple[AutoEncoder, dict[str, Any]]:
-    """The auto-encoder of such a file, ready to encode, and what is said about it.
+    """Load the auto-encoder of such a file, ready to encode, and its `about`.
 
     where: the file, for messages
 

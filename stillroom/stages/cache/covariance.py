@@ -29,12 +29,12 @@ class Covariance:
 
     @classmethod
     def empty(cls, channels: int) -> Covariance:
-        """Of nothing."""
+        """Return that of nothing."""
         return cls(0, np.zeros(channels), np.zeros((channels, channels)))
 
     @classmethod
     def of(cls, vectors: NDArray[np.floating]) -> Covariance:
-        """Of one piece, (N, A)."""
+        """Return that of one piece, (N, A)."""
         if not len(vectors):
             return cls.empty(vectors.shape[1])
         wide = vectors.astype(np.float64)
@@ -43,7 +43,7 @@ class Covariance:
         return cls(len(wide), mean, wide.T @ wide)
 
     def merge(self, other: Covariance) -> Covariance:
-        """Of both together."""
+        """Return that of both together."""
         count = self.count + other.count
         if not count:
             return self
@@ -62,7 +62,7 @@ class Covariance:
         return float(np.trace(self.m2)) / max(1, self.count * len(self.mean))
 
     def left_by_pca(self, components: int) -> float:
-        """Share of the squared distances from the mean that so many components cannot say.
+        """Return the share of the squared distances from the mean that so many components miss.
 
         1 - (sum of the largest eigenvalues) / (sum of all)
         """

@@ -44,20 +44,20 @@ class FeatureFrames:
         return len(self._places)
 
     def read(self, place: int) -> NDArray[np.float32]:
-        """(A, h, w): the features of one frame; raises what `ArtifactSet.read` does."""
+        """Read the features of one frame, (A, h, w); raises what `ArtifactSet.read` does."""
         number, index = self._places[place]
         values: NDArray[np.float32] = self.sets[number].read(self.artifact, index)
         return values
 
     def shown(self, place: int) -> NDArray[np.bool_]:
-        """(h, w): the cells whose centre shows the frame, and no padding of the canvas."""
+        """Find the positions whose centre shows the frame, not padding of the canvas: (h, w)."""
         height, width = self._valid[place]
         rows = (np.arange(self.height) + 0.5) * self.stride < height
         columns = (np.arange(self.width) + 0.5) * self.stride < width
         return np.logical_and.outer(rows, columns)
 
     def batches(self, groups: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (B, A, h, w) and shown cells (B, 1, h, w) of each group; reads one ahead."""
+        """Read features (B, A, h, w) and shown positions (B, 1, h, w) by group, one ahead."""
         with ThreadPoolExecutor(1, "features") as reader:
             waiting = None
             for group in groups:
@@ -74,7 +74,7 @@ class FeatureFrames:
         return torch.from_numpy(features), torch.from_numpy(shown)
 
     def spread(self, most: int) -> list[int]:
-        """At most so many frames, evenly spaced over all."""
+        """Choose at most so many frames, evenly spaced over all."""
         count = min(most, len(self))
         chosen: list[int] = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
         return chosen

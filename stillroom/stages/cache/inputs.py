@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import google_crc32c
 import numpy as np
 
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
@@ -17,7 +15,7 @@ from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[np.generic]]
 
+Row = TypeVar("Row", bound=FrameRow)
 RECENT = 16  # canvas frames of a clip that are kept: pairs come in order, and share frames
 
 
@@ -69,14 +68,8 @@ class FrameInputs:
 
     def finished_row(self, index: int, loaded: CanvasFrame, arrays: Arrays) -> FrameRow:
         """Add valid area, checksum of the pixels, and the mean confidence where there is one."""
-        return FrameRow(
-            index,
-            loaded.frame_id,
-            valid_height=loaded.valid[0],
-            valid_width=loaded.valid[1],
-            crc32c=_crc32c(loaded),
-            confidence=mean_confidence(arrays, loaded),
-        )
+        row = _of_pixels(self.row(index), loaded)
+        return replace(row, confidence=mean_confidence(arrays, loaded))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +96,11 @@ class PairInputs:
     canvas: tuple[int, int]
     plan: PairPlan
     limit: float = float("inf")
-    _recent: OrderedDict[int, CanvasFrame] = field(default_factory=OrderedDict, init=False)
-    _lock: Any = field(default_factory=Lock, init=False)
+    _frame: Callable[[int], CanvasFrame] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        frames = FrameInputs(self.source, self.canvas)
+        object.__setattr__(self, "_frame", lru_cache(RECENT)(frames.load))
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -126,18 +122,6 @@ class PairInputs:
             )
         return pair
 
-    def _frame(self, index: int) -> CanvasFrame:
-        with self._lock:
-            if index in self._recent:
-                self._recent.move_to_end(index)
-                return self._recent[index]
-        frame = to_canvas(self.source.load(index), self.canvas)
-        with self._lock:
-            self._recent[index] = frame
-            if len(self._recent) > RECENT:
-                self._recent.popitem(last=False)
-        return frame
-
     def row(self, index: int) -> PairRow:
         """Return place, names, distance in time and draw."""
         ids, draw = self.source.frame_ids, int(self.plan.draw[index])
@@ -152,14 +136,15 @@ class PairInputs:
     def finished_row(self, index: int, loaded: CanvasPair, arrays: Arrays) -> PairRow:
         """Add valid area, checksums of both frames' pixels, and how much of the flow was cut."""
         reached = np.abs(arrays[FLOW]) >= self.limit
-        return replace(
-            self.row(index),
-            valid_height=loaded.frame.valid[0],
-            valid_width=loaded.frame.valid[1],
-            crc32c=_crc32c(loaded.frame),
-            partner_crc32c=_crc32c(loaded.partner),
-            clipped=int(reached.any(axis=0).sum()),
-        )
+        clipped = int(reached.any(axis=0).sum())
+        row = _of_pixels(self.row(index), loaded.frame)
+        return replace(row, partner_crc32c=loaded.partner.crc32c(), clipped=clipped)
+
+
+def _of_pixels(row: Row, frame: CanvasFrame) -> Row:
+    """Add valid area and checksum."""
+    height, width = frame.valid
+    return replace(row, valid_height=height, valid_width=width, crc32c=frame.crc32c())
 
 
 def mean_confidence(arrays: Arrays, frame: CanvasFrame) -> float | None:
@@ -170,7 +155,3 @@ def mean_confidence(arrays: Arrays, frame: CanvasFrame) -> float | None:
     rows = -(-confidence.shape[0] * frame.valid[0] // frame.image.shape[0])
     columns = -(-confidence.shape[1] * frame.valid[1] // frame.image.shape[1])
     return float(confidence[:rows, :columns].mean(dtype=np.float64))
-
-
-def _crc32c(frame: CanvasFrame) -> int:
-    return int(google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()))

@@ -65,7 +65,7 @@ def pseudo_label(output: Output) -> Tensor:
 
 
 def depth(output: Output) -> Tensor:
-    """Return the grid with 0, no value, where a cell's centre lies outside the photo: (h, w)."""
+    """Return the grid with 0, no value, where a centre lies outside the photo: (h, w)."""
     valid = output.frame.valid
     made = output.grid.clone()
     made[math.ceil(valid[0] / output.stride - 0.5) :] = 0

@@ -134,15 +134,15 @@ def output_of(artifact: str, outputs: Collection[str]) -> str:
     return name
 
 
-def demand_labels_fit(artifacts: tuple[str, ...], classes: int, whose: str = "teacher") -> None:
-    """Refuse pseudo labels of a teacher whose classes a byte cannot tell apart.
+def demand_labels_fit(artifacts: tuple[str, ...], classes: int, name: str = "teacher") -> None:
+    """Refuse pseudo labels of more classes than a byte can tell apart.
 
     Raises:
-        ConfigError: they are wanted, and some class would be written as another, or as "ignore".
+        ConfigError: they are wanted, and some class would be stored as another, or as "ignore".
     """
     if PSEUDO_LABEL in artifacts and classes > MOST_CLASSES:
         raise ConfigError(
-            f"{whose}: {classes} classes, but a pseudo_label is a byte: at most {MOST_CLASSES} "
+            f"{name}: {classes} classes, but a pseudo_label is a byte: at most {MOST_CLASSES} "
             f"classes, for {IGNORE} says 'ignore'; take pseudo_label out of cache.artifacts, and "
             "learn from logits"
         )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
-import numpy as np
-
 from stillroom.storage_specs.artifacts import CONFIDENCE
 from stillroom.storage_specs.errors import CacheMismatch
 from stillroom.storage_specs.fingerprint import differences
@@ -55,9 +52,7 @@ class Reuse:
 
     def _taken(self, frame: CanvasFrame) -> dict[str, Any] | None:
         index, crc32c = self._place.get(frame.frame_id, (0, None))
-        if crc32c is None:
-            return None
-        if crc32c != google_crc32c.value(np.ascontiguousarray(frame.image).tobytes()):
+        if crc32c is None or crc32c != frame.crc32c():
             return None
         arrays: dict[str, Any] = {name: self._old.encoded(name, index) for name in self._old.arrays}
         if CONFIDENCE in arrays:  # its mean goes into the row; encoded anew it is the same

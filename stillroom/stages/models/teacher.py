@@ -29,8 +29,8 @@ class Teacher:
     """A network with the preparation of its input; call it on frames.
 
     classes: names; None where only their number is known, or there are none
-    strides: pixels of a frame to one cell, for each grid of its output: "logits", which a teacher
-        of something else than classes lacks, each "features/<layer>", "depth"
+    strides: pixels of a frame to one position, for each grid of its output: "logits", which a
+        teacher of something else than classes lacks, each "features/<layer>", "depth"
     device: where it runs
     """
 
@@ -64,7 +64,7 @@ class Teacher:
 
     @property
     def num_classes(self) -> int:
-        """Channels of its logits.
+        """Number of channels of its logits.
 
         Raises:
             ConfigError: it gives no logits.
@@ -79,14 +79,14 @@ class Teacher:
         return self._network.module
 
     def identity(self) -> dict[str, Any]:
-        """What decides this teacher's output: `describe_teacher`, with the device it runs on.
+        """Return what decides this teacher's output: its config's identity, with its device.
 
-        It speaks of the files as they were loaded, whatever has become of them since.
+        It is that of the files as they were loaded, whatever has become of them since.
         """
         return {**deepcopy(self._description), "device": self.device}
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> ModelOutput:
-        """Grids of a batch by name, each (B, ..., h, w) float32 with h = ceil(H / stride).
+        """Return the grids of a batch by name: (B, ..., h, w) float32, h = ceil(H / stride).
 
         frames: (B, H, W, 3) uint8 RGB
 
@@ -104,10 +104,10 @@ class Teacher:
         return {name: grid.float().contiguous() for name, grid in output.items()}
 
     def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Logits upsampled as the network itself does it: what its author will have scored.
+        """Return logits upsampled as the network itself does it: as its author will score it.
 
-        SMP's heads upsample with aligned corners, up to half a cell from where the cells lie that
-        are cached.
+        SMP's heads upsample with aligned corners, up to half a position from where the
+        cached ones lie.
 
         frames: (B, H, W, 3) uint8 RGB
         returns: (B, C, H, W) float32
@@ -123,7 +123,7 @@ class Teacher:
         return logits[..., : frames.shape[1], : frames.shape[2]].float()
 
     def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Normalised and padded: (B, 3, H', W')."""
+        """Normalise and pad: (B, 3, H', W')."""
         batch = as_frames(frames)
         images: Tensor = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))
         return images
@@ -148,7 +148,7 @@ def build_teacher(config: TeacherConfig) -> Teacher:
     """
     import torch
 
-    described = describe_teacher(config)
+    described = config.identity()  # of the files as they are loaded
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         _, load = TEACHERS[config.kind]
@@ -156,17 +156,6 @@ def build_teacher(config: TeacherConfig) -> Teacher:
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
     return Teacher(config, network, _resolve(config.device), described)
-
-
-def describe_teacher(config: TeacherConfig) -> dict[str, Any]:
-    """The identity of a teacher, from its config and the hashes of its files, without building it.
-
-    A device "auto" stays "auto": it agrees with any.
-
-    Raises:
-        WeightsError: a file that must be hashed is not there.
-    """
-    return config.identity()
 
 
 def _resolve(device: str) -> str:

@@ -53,11 +53,11 @@ class TeacherSettings(KindSettings):
     """Whether a network of this kind may give other outputs than class logits."""
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes, or None where only their number is known."""
+        """Return the names of the classes, or None where only their number is known."""
         return self.classes if isinstance(self.classes, tuple) else None
 
     def num_classes(self) -> int:
-        """Number of classes.
+        """Return the number of classes.
 
         Raises:
             ConfigError: neither names nor a number were given.
@@ -67,14 +67,14 @@ class TeacherSettings(KindSettings):
         return len(self.classes) if isinstance(self.classes, tuple) else self.classes
 
     def content(self) -> dict[str, Any]:
-        """Hashes of the files that the network comes from, in place of the paths in `LOCATIONS`."""
+        """Return hashes of the files that the network comes from, in place of their paths."""
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides what this teacher says about a frame, as JSON. No path is in it.
+        """Return everything that decides this teacher's output, as JSON; no path is in it.
 
         Raises:
             WeightsError: a file that must be hashed is not there.
         """
-        said = self.model_dump(mode="json", exclude={"weights", "path"})
-        return {**said, **self.content()}
+        stated = self.model_dump(mode="json", exclude={"weights", "path"})
+        return {**stated, **self.content()}

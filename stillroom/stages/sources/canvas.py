@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
+import google_crc32c
 import numpy as np
 
 from stillroom.storage_specs.artifacts import IGNORE
@@ -32,6 +33,10 @@ class CanvasFrame:
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None
     valid: tuple[int, int]
+
+    def crc32c(self) -> int:
+        """Checksum of the pixels, by which a changed source file is noticed."""
+        return int(google_crc32c.value(np.ascontiguousarray(self.image).tobytes()))
 
 
 def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
-from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.weights import weights_sha256
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
@@ -134,7 +135,7 @@ def test_teachers_without_weights_are_the_same_network_every_time_and_leave_the_
 
 def test_description_is_the_identity_but_for_the_device(weights: Path) -> None:
     auto = config(weights=weights, device="auto", classes=NAMES)
-    described, identity = describe_teacher(auto), build_teacher(auto).identity()
+    described, identity = auto.identity(), build_teacher(auto).identity()
     assert described.pop("device") == "auto"
     assert identity.pop("device") in {"cpu", "cuda"}
     assert described == identity
@@ -147,9 +148,9 @@ def test_identity_follows_the_bytes_of_the_weights_and_not_their_place(
 ) -> None:
     copy = tmp_path / "elsewhere.safetensors"
     copy.write_bytes(weights.read_bytes())
-    assert describe_teacher(config(weights=copy)) == describe_teacher(config(weights=weights))
+    assert config(weights=copy).identity() == config(weights=weights).identity()
     copy.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
-    assert describe_teacher(config(weights=copy)) != describe_teacher(config(weights=weights))
+    assert config(weights=copy).identity() != config(weights=weights).identity()
 
 
 def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
@@ -163,12 +164,12 @@ def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
 
     monkeypatch.setattr("stillroom.stages.models.teachers.smp.weights_sha256", counting)
     teacher = build_teacher(config(weights=weights))
-    expected = describe_teacher(config(weights=weights))
+    expected = config(weights=weights).identity()
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     teacher.identity()["classes"] = "spoilt by its reader"
     assert teacher.identity() == expected
-    assert hashed == [weights, weights]  # once by the teacher, once by describe_teacher
-    assert describe_teacher(config(weights=weights)) != expected
+    assert hashed == [weights, weights]  # once by the teacher, once by its config
+    assert config(weights=weights).identity() != expected
 
 
 @pytest.mark.parametrize(
@@ -185,18 +186,17 @@ def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
     ],
 )
 def test_identity_follows_whatever_changes_the_output(change: dict[str, Any]) -> None:
-    assert describe_teacher(config(**change)) != describe_teacher(config())
+    assert config(**change).identity() != config().identity()
 
 
 def test_describing_a_teacher_imports_no_torch(weights: Path) -> None:
     code = (
         "import sys\n"
         "from pydantic import TypeAdapter\n"
-        "from stillroom.stages.models.teacher import describe_teacher\n"
         "from stillroom.stages.models.teachers.families import TeacherConfig\n"
         "section = dict(kind='smp', architecture='FPN', encoder='resnet18', classes=3,"
         f" weights={str(weights)!r})\n"
-        "print(describe_teacher(TypeAdapter(TeacherConfig).validate_python(section))['kind'])\n"
+        "print(TypeAdapter(TeacherConfig).validate_python(section).identity()['kind'])\n"
         "print(sorted({'torch', 'timm', 'torchvision', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -231,7 +231,7 @@ def test_weights_of_another_network_are_refused(weights: Path) -> None:
 
 def test_missing_weights_are_named_when_describing_and_when_building(tmp_path: Path) -> None:
     absent = config(weights=tmp_path / "absent.pth")
-    for use in (describe_teacher, build_teacher):
+    for use in (TeacherSettings.identity, build_teacher):
         with pytest.raises(WeightsError, match=r"absent\.pth"):
             use(absent)
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
-from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TEACHERS, TeacherConfig
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
@@ -132,16 +132,16 @@ def test_the_identity_follows_the_bytes_of_the_files_and_not_their_place(
     kind: str, sample: Any, tmp_path: Path
 ) -> None:
     section = sample(kind)
-    described = describe_teacher(read(section))
+    described = read(section).identity()
     assert build_teacher(read(section)).identity() == described
     assert json.loads(json.dumps(described)) == described
     assert str(tmp_path) not in json.dumps(described)
     other = tmp_path.with_name(tmp_path.name + "-moved")
     elsewhere = moved(section, tmp_path, other)
-    assert describe_teacher(read(elsewhere)) == described
+    assert read(elsewhere).identity() == described
     (weights,) = other.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
-    assert describe_teacher(read(elsewhere)) != described
+    assert read(elsewhere).identity() != described
 
 
 @every_kind
@@ -164,4 +164,4 @@ def test_damaged_or_foreign_weights_are_refused(kind: str, sample: Any, tmp_path
         build_teacher(read(section))
     weights.unlink()
     with pytest.raises(WeightsError, match=r"no such file|cannot be read|expected a folder"):
-        describe_teacher(read(section))
+        read(section).identity()

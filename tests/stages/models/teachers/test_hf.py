@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ConfigError, WeightsError
@@ -96,22 +96,22 @@ def test_the_classifier_is_told_from_an_auxiliary_one_and_its_upsampling_undone(
 
 
 def test_identity_follows_the_files_and_not_their_place(model_folder: Path, copy: Path) -> None:
-    assert describe_teacher(config(copy)) == describe_teacher(config(model_folder))
-    described = describe_teacher(config(copy, device="auto"))
+    assert config(copy).identity() == config(model_folder).identity()
+    described = config(copy, device="auto").identity()
     assert described == {**build_teacher(config(copy, device="auto")).identity(), "device": "auto"}
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**settings, "decoder_hidden_size": 13}))
-    assert describe_teacher(config(copy)) != describe_teacher(config(model_folder))
+    assert config(copy).identity() != config(model_folder).identity()
 
 
 def test_identity_follows_only_files_that_are_read(model_folder: Path, copy: Path) -> None:
-    described = describe_teacher(config(model_folder))
+    described = config(model_folder).identity()
     assert set(described["files_sha256"]) == {"config.json", "model.safetensors"}
     for name in ("training_args.bin", "optimizer.bin", "pytorch_model.bin"):
         (copy / name).write_bytes(b"beside")
-        assert describe_teacher(config(copy)) == described
+        assert config(copy).identity() == described
     (copy / "model.safetensors").unlink()
-    old = describe_teacher(config(copy))
+    old = config(copy).identity()
     assert set(old["files_sha256"]) == {"config.json", "pytorch_model.bin"}
 
 
@@ -155,7 +155,7 @@ def test_damaged_or_absent_files_are_refused(copy: Path, tmp_path: Path) -> None
         build_teacher(config(copy))
     weights.unlink()
     with pytest.raises(WeightsError, match=r"expected a folder with config\.json"):
-        describe_teacher(config(copy))
+        config(copy).identity()
     with pytest.raises(WeightsError, match=r"expected a folder|cannot be loaded"):
         build_teacher(config(tmp_path / "nowhere"))
 
@@ -175,6 +175,6 @@ def test_a_hub_id_without_a_full_commit_is_refused_when_read(revision: str | Non
 
 
 def test_a_hub_id_is_described_by_its_commit() -> None:
-    described = describe_teacher(config("somebody/segformer", revision="a" * 40))
+    described = config("somebody/segformer", revision="a" * 40).identity()
     assert described["path"] == "somebody/segformer"
     assert described["revision"] == "a" * 40

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.models.teacher import build_teacher, describe_teacher
+from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
@@ -145,10 +145,10 @@ def test_weights_are_loaded_into_a_module(tmp_path: Path) -> None:
 
 def test_version_and_options_are_part_of_the_identity() -> None:
     descriptions = [
-        describe_teacher(config("plain")),
-        describe_teacher(config("plain", version="2")),
-        describe_teacher(config("plain", options={"gain": 3.0})),
-        describe_teacher(config("with_features")),
+        config("plain").identity(),
+        config("plain", version="2").identity(),
+        config("plain", options={"gain": 3.0}).identity(),
+        config("with_features").identity(),
     ]
     assert all(a != b for i, a in enumerate(descriptions) for b in descriptions[:i])
 
