@@ -2,7 +2,8 @@
 
 Coordinates are canvas pixels with pixel edges at the integers: pixel i covers [i, i + 1) and its
 centre is i + 0.5. Position i of a grid of stride s covers [i * s, (i + 1) * s), with its centre at
-(i + 0.5) * s, on the canvas as on the output. A view maps the output point (Y, X) to the canvas point
+(i + 0.5) * s, on the canvas as on the output. A view maps the output point (Y, X) to the canvas
+point
 
     y = top + Y * height / out_height,    x = left + X' * width / out_width,
     X' = out_width - X where the view is flipped, X elsewhere
