@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.stages.geometry import apply_masked_field, part_needed
+from stillroom.stages.geometry import apply_artifact, apply_masked_field, part_needed
 from stillroom.stages.view import View, identity_view
+from stillroom.storage_specs.artifacts import ARTIFACTS, AXIS_LENGTHS
 
 CANVAS = (48, 64)
 
@@ -120,3 +121,16 @@ def test_the_part_that_a_view_needs_is_enough(view, stride, out_stride):
     cut = field[:, part.rows, part.columns].clone()
     whole = apply_masked_field(view, field, stride, out_stride)
     assert torch.equal(apply_masked_field(view, cut, stride, out_stride, part), whole)
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_every_artifact_comes_back_from_the_identity_view_as_it_is(artifact):
+    row = ARTIFACTS[artifact]
+    rng = np.random.default_rng(0)
+    lengths = {"channel": 3, "y": 12, "x": 16, **AXIS_LENGTHS}
+    array = rng.integers(0, 5, [lengths[axis] for axis in row.axes]).astype(row.dtype)
+    strides = (4, 4) if row.has_stride else (1, 1)
+    size = (12 * strides[0], 16 * strides[0])
+    made = apply_artifact(identity_view(size), torch.from_numpy(array), row, strides)
+    expected = array.transpose(2, 0, 1) if row.geometry == "image" else array
+    np.testing.assert_array_equal(made.squeeze(0), expected)

@@ -68,7 +68,8 @@ class Batch:
     mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
     artifacts: by key "<teacher>/<artifact>":
         "fpn/logits" (B, C, h, w), "fpn/features/<layer>" (B, A, h, w),
-        "fpn/confidence" (B, 1, h, w) in 0..1, all floating;
+        "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres, 0: no value, all
+        floating;
         "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident;
         "fpn/features/<layer>@16" and its like on a grid of stride 16
     masks: as `mask`, for other grids that artifacts are on, by stride
