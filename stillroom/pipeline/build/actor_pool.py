@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.cluster.connection import first_line
 from stillroom.storage_specs.errors import StillroomError
 from stillroom.storage_specs.layout import teacher_of
 
@@ -198,11 +199,6 @@ def cause_of(error: Any) -> Exception:
 def reason_of(error: BaseException) -> str:
     """Describe an exception in one line."""
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _amounts(resources: dict[str, float]) -> str:

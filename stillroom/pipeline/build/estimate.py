@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.model_loader import ModelLoader, check_reuse, producer_for
 from stillroom.pipeline.build.plan import SetPlan, plan_build
-from stillroom.pipeline.build.producers import ModelLoader, check_reuse, producer_for
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard

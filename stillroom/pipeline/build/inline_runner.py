@@ -15,7 +15,7 @@ from stillroom.stages.torch_state import threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.build.model_loader import ModelLoader
     from stillroom.pipeline.build.report import Listener
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork

@@ -85,8 +85,13 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
         if one.stored is not None:
             one.stored.require(identity)
             _demand_tiles(run, one.stored)
-        elif cache is not None and one.name != teacher_of(one.name) and not extend:
-            raise CacheMismatch(_lacking(cache, one))
+        elif one.name != teacher_of(one.name) and not extend:
+            raise CacheMismatch(
+                f"{run.cache.path}: {teacher_of(one.name)!r} on {one.source!r} was built without "
+                f"artifacts that this run lists: {', '.join(one.artifacts)}\n"
+                "  run `stillroom cache extend` to add them beside it, or make the run agree with "
+                "the cache"
+            )
     return [_planned(opened, one) for one in sets]
 
 
@@ -112,11 +117,3 @@ def _demand_tiles(run: RunConfig, target: ArtifactSet) -> None:
     found = differences({"layout": {"arrays": cached}}, {"layout": {"arrays": wanted}})
     if found:
         raise mismatch(target.place, target.definition, found)
-
-
-def _lacking(cache: Cache, one: RunSet) -> str:
-    return (
-        f"{cache.path}: {teacher_of(one.name)!r} on {one.source!r} was built without artifacts "
-        f"that this run lists: {', '.join(one.artifacts)}\n  run `stillroom cache extend` to add "
-        "them beside it, or make the run agree with the cache"
-    )

@@ -14,14 +14,13 @@ from stillroom.pipeline.build.actor_pool import (
     SHARDS_IN_FLIGHT,
     ActorPool,
     cause_of,
-    first_line,
     reason_of,
 )
 from stillroom.pipeline.build.report import BuildEvent
-from stillroom.pipeline.cluster.connection import connected
+from stillroom.pipeline.build.sets import stored_set
+from stillroom.pipeline.cluster.connection import connected, first_line
 from stillroom.pipeline.run_file.loading import with_absolute_paths
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
-from stillroom.storage_specs.store import Cache
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from stillroom.pipeline.build.actor_pool import Actor
@@ -164,8 +163,5 @@ class _ShardQueue:
             self._quarantined[work] = reason
 
     def _is_committed(self, work: ShardWork) -> bool:
-        try:
-            target = Cache.open(self._run.cache.path).artifact_set(work.source, work.set_name)
-        except CacheIncomplete:
-            return False
-        return work.shard in target.committed()
+        stored = stored_set(self._run, work.source, work.set_name)
+        return stored is not None and work.shard in stored.committed()

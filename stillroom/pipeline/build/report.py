@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.errors import CacheIncomplete, TooManyBadFrames
+from stillroom.pipeline.build.sets import stored_set
+from stillroom.storage_specs.errors import TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.manifest import bad_rows
-from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,11 +94,8 @@ def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
 
 
 def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
-    try:
-        target = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
-    except CacheIncomplete:
-        return []  # nothing of it has been built yet
-    return bad_rows(target.rows())
+    stored = stored_set(run, plan.source, plan.set_name)
+    return [] if stored is None else bad_rows(stored.rows())
 
 
 def count_bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:

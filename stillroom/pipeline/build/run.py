@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stillroom.pipeline.build.inline_runner import run_inline
+from stillroom.pipeline.build.model_loader import check_before_build
 from stillroom.pipeline.build.plan import SetPlan, plan_build
-from stillroom.pipeline.build.producers import check_before_build
 from stillroom.pipeline.build.report import (
     BuildEvent,
     BuildReport,

@@ -11,8 +11,10 @@ from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.models.flow.flow_model import FlowModel
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
+from stillroom.storage_specs.errors import CacheIncomplete
 from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
 from stillroom.storage_specs.shards.tiles import automatic_tile, fitted_tile
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.store import Cache
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ def _sets_of(
         identity = set_identity(opened, source, name, wanted)
         found.append(RunSet(source, extension_name(name, identity), wanted))
     return found
+
+
+def stored_set(run: RunConfig, source: str, set_name: str) -> ArtifactSet | None:
+    """Open a set as it is now; None where nothing of it has been built yet."""
+    try:
+        return Cache.open(run.cache.path).artifact_set(source, set_name)
+    except CacheIncomplete:
+        return None
 
 
 def define_set(

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.build.model_loader import ModelLoader, producer_for
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.estimate import SAMPLE_FRAMES, cache_sample, free_bytes
-from stillroom.pipeline.build.producers import ModelLoader, producer_for
+from stillroom.pipeline.build.model_loader import ModelLoader, producer_for
 from stillroom.pipeline.build.sets import RunSet
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.presets import PRESETS, load_preset

@@ -74,16 +74,21 @@ def _knock(address: str, origin: str) -> None:
 
 
 def _why_not(error: BaseException, address: str | None, origin: str) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if address in (None, "local"):
         return (
-            f"Ray did not start on this machine: {said}\n"
+            f"Ray did not start on this machine: {reason}\n"
             "  look at its logs (session_latest/logs), give --address of a running cluster, or "
             "build without Ray: --runner inline"
         )
     return (
-        f"no Ray cluster at {address!r} ({origin}): {said}\n"
+        f"no Ray cluster at {address!r} ({origin}): {reason}\n"
         "  expected HOST:PORT of a head node, as `ray start --head` prints it, with the same "
         "versions of Ray and Python; without --address and RAY_ADDRESS a Ray of this machine's "
         "own is started"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -46,7 +46,7 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stillroom.pipeline.build.producers import ModelLoader
+    from stillroom.pipeline.build.model_loader import ModelLoader
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.models.teachers.families import TeacherConfig
@@ -382,7 +382,7 @@ def test_an_output_beyond_its_codec_is_a_bad_row_and_one_of_every_frame_names_th
                     arrays["logits"] += 1e6 + sum(map(ord, frame.frame_id))
             return made
 
-    monkeypatch.setattr("stillroom.pipeline.build.producers.TeacherArtifacts", Loud)
+    monkeypatch.setattr("stillroom.pipeline.build.model_loader.TeacherArtifacts", Loud)
     report = build(load_run(run_file, overrides))
     assert report.bad["street", "tiny"] == 1
     rows = Cache.open("street.cache").artifact_set("street", "tiny").rows().to_pylist()
@@ -474,7 +474,7 @@ def test_one_teacher_leaves_before_the_next_is_built(
         built.append(weakref.ref(teacher))
         return teacher
 
-    monkeypatch.setattr("stillroom.pipeline.build.producers.build_teacher", counting)
+    monkeypatch.setattr("stillroom.pipeline.build.model_loader.build_teacher", counting)
     others = [
         f'teachers.{name}={{kind="python", target="tiny_networks:teacher", device="cpu", '
         f"options={{seed={seed}}}}}"
@@ -494,7 +494,7 @@ def test_a_build_that_has_nothing_to_do_builds_no_model(
         built.append(config)
         return build_teacher(config)
 
-    monkeypatch.setattr("stillroom.pipeline.build.producers.build_teacher", counting)
+    monkeypatch.setattr("stillroom.pipeline.build.model_loader.build_teacher", counting)
     build(load_run(run_file))
     assert len(built) == 1
     build(load_run(run_file))

@@ -1,4 +1,4 @@
-"""From a run file with a model of motion to cached flow and a student of clips."""
+"""From a run file with a flow model to cached flow and a student of clips."""
 
 from __future__ import annotations
 
@@ -59,13 +59,14 @@ def test_flow_is_planned_built_resumed_and_verified_as_any_other_set(
 ) -> None:
     run = load_run(clip_file)
     # of 5 frames 1, 2 and 3 have both sides: 3 + 4 + 3 ways there, of which 6 are also ways back
-    planned = {(one.plan.source, one.plan.set_name): one for one in estimate_build(run).sets}
-    motion = planned["street", "dis"]
-    assert (motion.plan.frames, motion.plan.shards) == (28, 7)
-    assert motion.bytes["flow"] > 0
-    said = estimate(estimate_build(run))
-    assert said.document["lonely_frames"] == {"street": 4}  # the ends of two clips
-    assert any("street: 4 of 10 frames have no neighbour" in str(part) for part in said.parts)
+    estimated = estimate_build(run)
+    planned = {(one.plan.source, one.plan.set_name): one for one in estimated.sets}
+    flow_set = planned["street", "dis"]
+    assert (flow_set.plan.frames, flow_set.plan.shards) == (28, 7)
+    assert flow_set.bytes["flow"] > 0
+    assert estimated.to_dict()["lonely_frames"] == {"street": 4}  # the ends of two clips
+    shown = map(str, estimate(estimated))
+    assert any("street: 4 of 10 frames have no neighbour" in part for part in shown)
     assert "dis" in {one.set_name for one in plan_size(run).sets}
 
     assert build(run).shards == 3 + 3 + 7

@@ -239,11 +239,11 @@ def test_no_more_workers_are_started_than_the_cluster_has_room_for(
 @pytest.mark.parametrize(
     ("flow", "gpus"), [('kind="dis"', 0), ('kind="raft_small", weights="raft.pth"', 1)]
 )
-def test_models_of_motion_get_a_gpu_where_they_use_one(
+def test_flow_models_get_a_gpu_where_they_use_one(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, flow: str, gpus: int
 ) -> None:
-    run = load_run(run_file, [f"flows.motion={{{flow}}}", "cache.pairs={offsets=[1]}"])
-    works = [ShardWork("street", "motion", 0, ("flow",))]
+    run = load_run(run_file, [f"flows.fast={{{flow}}}", "cache.pairs={offsets=[1]}"])
+    works = [ShardWork("street", "fast", 0, ("flow",))]
     fake, _ = on_fake(monkeypatch, run, {}, works, CPU=8, GPU=1)
     assert [options["num_gpus"] for options in fake.options] == [gpus]
 
