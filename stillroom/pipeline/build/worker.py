@@ -76,19 +76,18 @@ class ShardWorker:
             return producer(inputs)
 
         producer, target = self._set_of(work)
+        job = ShardJob(
+            work=work,
+            inputs=self._opened.inputs(work.source, work.set_name),
+            produce=produce,
+            target=target,
+            batch=self._opened.run.cache.batch,
+            turn=self._turn,
+            on_frames=count,
+        )
         self._last_progress = time.monotonic()
         try:
-            return cache_shard(
-                ShardJob(
-                    work=work,
-                    inputs=self._opened.inputs(work.source, work.set_name),
-                    produce=produce,
-                    target=target,
-                    batch=self._opened.run.cache.batch,
-                    turn=self._turn,
-                    on_frames=count,
-                )
-            )
+            return cache_shard(job)
         finally:
             self._progress.pop(work, None)
 
