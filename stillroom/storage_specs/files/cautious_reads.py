@@ -42,11 +42,15 @@ def open_regular(path: Path | str) -> int:
 def read_whole(path: Path, limit: int | None) -> bytes:
     """A file's bytes; OSError where it has more than `limit`."""
     with os.fdopen(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if limit is not None and size > limit:
-            why = f"it has {size:,} bytes, which is more than the {limit:,} that it can have"
-            raise OSError(errno.EINVAL, why, str(path))
+        check_size(os.fstat(file.fileno()).st_size, limit, str(path))
         return file.read()
+
+
+def check_size(size: int, limit: int | None, where: str) -> None:
+    """Refuse a file of more bytes than `limit` (OSError)."""
+    if limit is not None and size > limit:
+        why = f"it has {size:,} bytes, which is more than the {limit:,} that it can have"
+        raise OSError(errno.EINVAL, why, where)
 
 
 def json_of(content: bytes) -> Any:

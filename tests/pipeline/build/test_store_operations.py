@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+import obstore
 import pytest
 
 from stillroom.pipeline.build.plan import plan_build
@@ -12,12 +13,13 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
-from stillroom.storage_specs.files.store_client import StoreClient
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OPERATIONS = ("list", "get", "exists", "put", "delete")
+OPERATIONS = {  # obstore's function -> what is counted
+    "list_with_delimiter": "list", "get": "get", "head": "exists", "put": "put", "delete": "delete",
+}  # fmt: skip
 FEW = 'cache.artifacts=["logits"]'
 FLOWS = [
     "flows={dis={kind='dis',preset='ultrafast'}}", "cache.pairs={offsets=[1]}",
@@ -28,20 +30,20 @@ STRANGER = 'teachers.stranger={kind="python", target="tiny_networks:teacher", op
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Operations on object stores, by name."""
+    """Requests to object stores, by name."""
     found: Counter[str] = Counter()
 
     def counting(name: str) -> Any:
-        inner = getattr(StoreClient, name)
+        inner = getattr(obstore, name)
 
         def operation(*args: Any, **kwargs: Any) -> Any:
-            found[name] += 1
+            found[OPERATIONS[name]] += 1
             return inner(*args, **kwargs)
 
         return operation
 
     for name in OPERATIONS:
-        monkeypatch.setattr(StoreClient, name, counting(name))
+        monkeypatch.setattr(obstore, name, counting(name))
     return found
 
 
