@@ -31,7 +31,6 @@ FORMAT_VERSION = 1
 KEY = "stillroom"
 """The attribute of a Zarr group or array under which ours stand."""
 RESERVED = (FRAMES, LABELS, "manifest")
-STAGING = "manifest/.staging"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 EXTENSION = re.compile(r"\.[0-9a-f]{8}")

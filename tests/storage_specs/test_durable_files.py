@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.storage_specs.errors import CacheUnwritable
-from stillroom.storage_specs.files.durable_files import host, remove, sweep, write_whole
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING, remove, sweep, write_whole
 
 
 def left_over(root: Path) -> list[str]:
@@ -101,10 +101,9 @@ def test_a_folder_without_permission_is_unwritable(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from stillroom.storage_specs.files.durable_files import host, write_whole\n"
+        "from stillroom.storage_specs.files.durable_files import write_whole\n"
         "from stillroom.storage_specs.errors import CacheUnwritable\n"
         "os.chdir(sys.argv[1])\n"
-        "host()\n"
         "if os.geteuid() == 0:\n"  # root writes anywhere: go on as nobody, all being imported
         "    os.setuid(65534)\n"
         "try:\n"
@@ -131,27 +130,43 @@ def test_removing_tells_whether_there_was_anything(tmp_path: Path) -> None:
 
 
 def test_only_abandoned_temporary_files_are_swept(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     staging = tmp_path / STAGING
     staging.mkdir(parents=True)
     names = {
-        "dead": f"{host()}.{ended.pid}.00",
-        "mine": f"{host()}.{os.getpid()}.00",
-        "elsewhere": f"0123456789ab.{ended.pid}.00",
-        "old": "0123456789ab.1.00",
+        "abandoned": "0123456789ab.1.part",
+        "being written": "0123456789ab.2.part",
+        "of an older stillroom": "0123456789ab.1-77.00",
         "stranger": "note",
         "old stranger": "thesis.txt",
     }
     for name in names.values():
         (staging / name).write_bytes(b"")
-    before = time.time() - 3700
-    for old in ("old", "old stranger"):
-        os.utime(staging / names[old], (before, before))
-    assert sweep(tmp_path) == 2
-    assert sorted(left_over(tmp_path)) == sorted(
-        names[each] for each in ("mine", "elsewhere", "stranger", "old stranger")
-    )
+    os.utime(staging / names["old stranger"], (0, 0))
+    (staging / "0123456789ab.3.part").symlink_to(staging / "note")
+    os.mkfifo(staging / "0123456789ab.4.part")
+    with (staging / names["being written"]).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert sweep(tmp_path) == 2
+        assert sorted(left_over(tmp_path)) == sorted(
+            [names[each] for each in ("being written", "stranger", "old stranger")]
+            + ["0123456789ab.3.part", "0123456789ab.4.part"]
+        )
+    assert sweep(tmp_path) == 1
+
+
+def test_where_a_disk_has_no_locks_a_temporary_file_is_swept_when_it_is_an_hour_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert write_whole(tmp_path, "a", b"first")
+    for name, age in (("0123456789ab.1.part", 3500), ("0123456789ab.2.part", 3700)):
+        (tmp_path / STAGING / name).touch()
+        os.utime(tmp_path / STAGING / name, (time.time() - age,) * 2)
+    assert sweep(tmp_path) == 1
+    assert left_over(tmp_path) == ["0123456789ab.1.part"]
 
 
 def test_there_may_be_nothing_to_sweep(tmp_path: Path) -> None:

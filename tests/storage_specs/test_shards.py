@@ -26,7 +26,8 @@ from stillroom.storage_specs.errors import (
     FrameError,
 )
 from stillroom.storage_specs.files import durable_files
-from stillroom.storage_specs.layout import STAGING, ArraySpec
+from stillroom.storage_specs.files.durable_files import STAGING
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, decode_part, encode_part
 from stillroom.storage_specs.store import Cache
 from stillroom.storage_specs.verify import verify_shard

@@ -15,7 +15,8 @@ from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.codecs import CODECS, FP8, KL, Byte, Flow, codec_from_dict
 from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.compressors import BLOSC_NAMES, DEFAULTS, SHUFFLES
-from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, STAGING, ArraySpec
+from stillroom.storage_specs.files.durable_files import STAGING
+from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, ArraySpec
 from stillroom.storage_specs.manifest import OPEN_SEAL, PAIR_SCHEMA, SCHEMA, SEAL, FrameRow
 from stillroom.storage_specs.store import Cache
 

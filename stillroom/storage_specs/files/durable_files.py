@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
 import re
 import secrets
-import socket
 import time
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.errors import CacheUnwritable
-from stillroom.storage_specs.files.cautious_reads import LINK, first_link
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.cautious_reads import LINK, first_link, open_regular
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STAGING = "manifest/.staging"
+"""Where files are written before they are put in place."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 ABANDONED_AFTER_SECONDS = 3600
 ATTEMPTS = 3
-TEMPORARY = re.compile(r"[0-9a-f]{12}\.\d+(-\d*)?\..+")  # host, process and its start, random
+TEMPORARY = re.compile(r"[0-9a-f]{12}\.\d+(-\d*)?\..+")  # random, process; once also its start
 
 
 def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) -> bool:
@@ -35,7 +37,7 @@ def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) ->
     target = root / path
     try:
         for _ in range(ATTEMPTS - 1):
-            # A machine whose clock is an hour ahead may take ours for an abandoned one.
+            # A machine that does not see our lock may take ours for an abandoned one.
             with suppress(FileNotFoundError):
                 return _write_once(root, target, content, keep)
         return _write_once(root, target, content, keep)
@@ -67,19 +69,18 @@ def make_folder(folder: Path) -> None:
 
 
 def sweep(root: Path) -> int:
-    """Remove temporary files that no living writer owns; their number.
+    """Remove the temporary files of writers that have ended; return their number.
 
-    One of this machine is abandoned when its process has ended, whatever the clock says; one of
-    another machine after an hour. Where clocks disagree, its writer notices and writes it again.
-    What is not named like one is left alone.
+    What is not named like one is left alone. A writer whose file is swept all the same notices,
+    and writes it again.
     """
     swept = 0
     if first_link(root, [STAGING]) is not None:
         return 0  # those files are not ours
     with suppress(FileNotFoundError, PermissionError):
         for temporary in list((root / STAGING).iterdir()):
-            if TEMPORARY.fullmatch(temporary.name) and _abandoned(temporary):
-                with suppress(OSError):
+            with suppress(OSError):
+                if TEMPORARY.fullmatch(temporary.name) and _abandoned(temporary):
                     temporary.unlink()
                     swept += 1
     return swept
@@ -101,42 +102,25 @@ def unwritable(error: OSError, path: Path | str, wanted: int) -> CacheUnwritable
     )
 
 
-@cache
-def host() -> str:
-    """A short name for this machine's running system and process numbering.
-
-    Two containers may share a hostname and a disk, yet not their process numbers.
-    """
-    facts = [socket.gethostname()]
-    with suppress(OSError):
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        facts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-
-
 def _write_once(root: Path, target: Path, content: bytes, keep: bool) -> bool:
-    process = os.getpid()
-    name = f"{host()}.{process}-{_started(process) or ''}.{secrets.token_hex(8)}"
-    temporary = root / STAGING / name
+    temporary = root / STAGING / f"{secrets.token_hex(6)}.{os.getpid()}.part"
     if first_link(root, [STAGING]) is not None:
         raise OSError(errno.ELOOP, LINK)
     make_folder(temporary.parent)
     make_folder(target.parent)
     try:
-        _write_synced(temporary, content)
-        placed = _place(temporary, target, keep)
+        with temporary.open("xb") as file:
+            with suppress(OSError):  # held until the file is in place; some disks have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            placed = _place(temporary, target, keep)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
     _sync_folder(target.parent)
     return placed
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _place(temporary: Path, target: Path, keep: bool) -> bool:
@@ -168,30 +152,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _abandoned(temporary: Path) -> bool:
-    owner, _, rest = temporary.name.partition(".")
-    process, _, started = rest.partition(".")[0].partition("-")
-    if owner == host():
-        now = _started(int(process))
-        # A number is used again: in a container that was restarted, every time.
-        return now is None or bool(started and now and started != now)
-    with suppress(OSError):
-        return time.time() - temporary.stat().st_mtime > ABANDONED_AFTER_SECONDS
-    return False
-
-
-def _started(process: int) -> str | None:
-    """When a process of this machine was started, in ticks since its boot; None if it has ended.
-
-    Empty where it lives but that cannot be known.
-    """
-    with suppress(OSError):
-        said = Path(f"/proc/{process}/stat").read_text(encoding="utf8", errors="replace")
-        state, *fields = said.rpartition(")")[2].split()
-        return None if state == "Z" else fields[18]
+    """Whether no writer holds its lock; on a disk without locks, whether it is an hour old."""
+    descriptor = open_regular(temporary)
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(descriptor).st_mtime > ABANDONED_AFTER_SECONDS
+    finally:
+        os.close(descriptor)
+    return True

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.durable_files import host
 from stillroom.storage_specs.manifest import entry_of
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class LocalCopies:
 
     def _put(self, entry: ObjectEntry, content: bytes) -> bool:
         """Place a copy in one step, making room for it first."""
-        temporary = self.folder / f".{host()}.{os.getpid()}.{secrets.token_hex(8)}"
+        temporary = self.folder / f".{secrets.token_hex(8)}"
         try:
             with self._locked("room"):
                 self._evict(entry.bytes)

@@ -39,8 +39,7 @@ from stillroom.storage_specs.errors import (
     TooManyBadFrames,
     WeightsError,
 )
-from stillroom.storage_specs.files.durable_files import host
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def test_a_killed_build_resumes_to_the_bytes_of_an_undisturbed_one(
     assert committed, "killed before the first commit; nothing was tested"
     assert len(committed) < 3, "killed after the last commit; nothing was tested"
     staging = Path("killed.cache") / STAGING
-    (staging / f"{host()}.{process.pid}.half-written").touch()  # it may have died at no write
+    (staging / f"0123456789ab.{process.pid}.part").touch()  # it may have died at no write
     run = load_run(run_file, ["cache.path=killed.cache", "teachers.tiny.target=tiny_networks:slow"])
     build(run)
     assert {path: path.stat().st_mtime_ns for path in committed} == committed  # not done again

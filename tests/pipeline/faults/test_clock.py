@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -13,8 +14,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import CacheUnwritable
 from stillroom.storage_specs.files import durable_files
-from stillroom.storage_specs.files.durable_files import host, sweep, write_whole
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING, sweep, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,20 +56,19 @@ def test_a_build_on_a_clock_that_jumps_is_like_any_other(
 def test_a_living_writers_file_is_kept_and_a_dead_ones_swept_whatever_the_clock_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    process = os.getpid()
-    staging = tmp_path / STAGING
-    staging.mkdir(parents=True)
-    started = durable_files._started(process)
-    names = {
-        "mine": f"{host()}.{process}-{started}.00",
-        "of an older stillroom": f"{host()}.{process}.00",
-        "of an earlier process of my number": f"{host()}.{process}-1.00",
-    }
-    for name in names.values():
-        (staging / name).touch()
-    jump(monkeypatch, seconds)
-    assert sweep(tmp_path) == 1
-    assert not (staging / names["of an earlier process of my number"]).exists()
+    place, swept = durable_files._place, []
+
+    def sweep_first(temporary: Path, target: Path, keep: bool) -> bool:
+        jump(monkeypatch, seconds)
+        swept.append(sweep(tmp_path))
+        return place(temporary, target, keep)
+
+    monkeypatch.setattr(durable_files, "_place", sweep_first)
+    write_whole(tmp_path, "a", b"first")
+    (tmp_path / STAGING / "0123456789ab.1.part").touch()
+    write_whole(tmp_path, "a", b"second")
+    assert swept == [0, 1]
+    assert (tmp_path / "a").read_bytes() == b"second"
 
 
 def test_a_writer_on_another_machine_whose_file_is_swept_writes_it_again(
@@ -78,11 +77,10 @@ def test_a_writer_on_another_machine_whose_file_is_swept_writes_it_again(
     place, swept = durable_files._place, []
 
     def sweep_first(temporary: Path, target: Path, keep: bool) -> bool:
-        """As if somebody with a clock far ahead came in between, for whom we are elsewhere."""
+        """As if somebody came in between who does not see our locks."""
         if len(swept) < 2:
             with monkeypatch.context() as there:
-                there.setattr(durable_files, "host", lambda: "elsewhere")
-                jump(there, 2 * DAY)
+                there.setattr(fcntl, "flock", lambda *_: None)
                 swept.append(sweep(tmp_path))
         return place(temporary, target, keep)
 

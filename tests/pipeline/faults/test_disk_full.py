@@ -15,7 +15,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheUnwritable
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ import pytest
 
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.storage_specs.errors import CacheIncomplete
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

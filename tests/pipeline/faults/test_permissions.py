@@ -15,7 +15,7 @@ import pytest
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.storage_specs.layout import STAGING
+from stillroom.storage_specs.files.durable_files import STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
