@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
-from map_page import Cell
+from map_page import Map
 
 from stillroom.stages.pictures.palette import palette
 from stillroom.stages.sources.camvid import CLASSES
@@ -74,12 +74,12 @@ class Shown:
     others: Views
     marks: tuple[tuple[int, int, str], ...]
 
-    def frame(self, number: int, *, marked: bool = False) -> Cell:
+    def frame(self, number: int, *, marked: bool = False) -> Map:
         """One of the two frames, perhaps with its mark."""
         row, column, name = self.marks[number]
         marks = ((row, column, ""),) if marked else ()
         note = f"{name}, marked" if marked else self.pair.names[number]
-        return Cell(self.pair.images[number], note, marks, self.pair.grid)
+        return Map(self.pair.images[number], note, marks, self.pair.grid)
 
 
 def each_pixel(loss: Callable[..., Tensor], *maps: Tensor, **options: Any) -> NDArray[np.float64]:

@@ -9,29 +9,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from stillroom.stages.pictures.heat import heat
-from stillroom.stages.pictures.page import (
-    FAINT,
-    INK,
-    KEY_HEIGHT,
-    SMALL,
-    TEXT,
-    TITLE,
-    Page,
-    fitted,
-    key_lines,
-    text_width,
-)
-from stillroom.stages.pictures.tiles import PADDING
+from stillroom.stages.pictures.legend import ColourBar, Entry
+from stillroom.stages.pictures.page import FAINT, INK
+from stillroom.stages.pictures.palette import PADDING, heat
+from stillroom.stages.pictures.sheet import Cell, FrameRow, Sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-MARGIN, GAP = 20, 12
-TILE = (240, 180)  # width and height: two pixels a cell of CamVid's grid at stride 4
-NOTE, BAR, LINE = 24, 58, 17
+TILE = (240, 180)  # width and height: two pixels a position of CamVid's grid at stride 4
 STEPS = 64  # of a scale, in what is written
 
 
@@ -77,8 +65,8 @@ class Scale:
         painted[missing] = PADDING
         return painted
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Places on the bar, 0..1, and what is written there."""
+    def bar(self) -> ColourBar:
+        """Explain the colours; of the values written there the ends matter most."""
         if self.log:
             first, last = np.ceil(np.log10(self.low)), np.floor(np.log10(self.high))
             at = [10.0**power for power in np.arange(first, last + 1)]
@@ -90,7 +78,8 @@ class Scale:
             written[-1] = f"≥ {written[-1]}"
         if self.less:
             written[0] = f"≤ {written[0]}"
-        return list(zip(places.tolist(), written, strict=True))
+        ticks = list(zip(places.tolist(), written, strict=True))
+        return ColourBar(self.colours, (ticks[0], ticks[-1], *ticks[1:-1]), self.unit)
 
 
 def _written(value: float) -> str:
@@ -116,9 +105,10 @@ def scale_of(values: object, unit: str, *, signed: bool = False, share: float = 
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """One field of a picture: an image (H, W, 3), values (h, w) in the column's colours, or words.
+class Map:
+    """One field of a picture: an image (H, W, 3), or values (h, w) in the column's colours.
 
+    shown: None leaves the field empty
     marks: (row, column, name) of places on the values' grid, or on `grid` for an image
     """
 
@@ -127,44 +117,62 @@ class Cell:
     marks: tuple[tuple[int, int, str], ...] = ()
     grid: tuple[int, int] | None = None
 
+    def painted(self, scale: Scale | None) -> NDArray[np.uint8]:
+        """Paint it as large as its tile."""
+        if self.shown is None:
+            return np.full((TILE[1], TILE[0], 3), 245, np.uint8)
+        values = self.shown
+        image = values if scale is None else scale.paint(np.asarray(values, np.float64))
+        smaller = image.shape[1] > TILE[0]
+        method = cv2.INTER_AREA if smaller and scale is None else cv2.INTER_NEAREST
+        image = cv2.resize(np.ascontiguousarray(image), TILE, interpolation=method)
+        height, width = self.grid or values.shape[:2]
+        for row, column, name in self.marks:
+            _mark(image, ((column + 0.5) / width, (row + 0.5) / height), name)
+        return image
+
+
+def _mark(image: NDArray[np.uint8], place: tuple[float, float], name: str) -> None:
+    x, y = (round(share * side) for share, side in zip(place, TILE, strict=True))
+    for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.circle(image, (x, y), 7, colour, thick, cv2.LINE_AA)
+    if name:
+        cv2.rectangle(image, (x + 11, y - 16), (x + 25, y), (0, 0, 0), -1)
+        cv2.putText(image, name, (x + 13, y - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1,
+                    cv2.LINE_AA)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture before it is drawn; scales and cells are one a column, None for images."""
+    """A picture before it is drawn; scales and maps are one a column, None for images."""
 
     title: str
     words: str
     columns: tuple[str, ...]
     scales: tuple[Scale | None, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Map, ...], ...]
     classes: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-    alt: str = ""
 
 
 def draw(picture: Picture, path: Path) -> Path:
     """Write a picture as a PNG of at most 256 colours."""
-    count = len(picture.columns)
-    width = 2 * MARGIN + count * TILE[0] + (count - 1) * GAP
-    key = key_lines([name for name, _ in picture.classes], width - 2 * MARGIN)
-    key = key if picture.classes else []
-    lines = wrapped(picture.words, width - 2 * MARGIN)
-    top = MARGIN + TITLE + 6 + LINE * len(lines) + 14 + TEXT + 8
-    bottom = top + len(picture.rows) * (TILE[1] + NOTE)
-    bars = BAR if any(picture.scales) else 0
-    page = Page(width, bottom + bars + len(key) * KEY_HEIGHT + MARGIN - 8)
-    page.text(MARGIN, MARGIN - 8, picture.title, TITLE, bold=True)
-    for number, words in enumerate(lines):
-        page.text(MARGIN, MARGIN + TITLE + 6 + number * LINE, words, SMALL, FAINT)
-    for column, (name, scale) in enumerate(zip(picture.columns, picture.scales, strict=True)):
-        left = MARGIN + column * (TILE[0] + GAP)
-        page.text(left, top - TEXT - 8, fitted(name, TILE[0], TEXT, bold=True), bold=True)
-        for number, row in enumerate(picture.rows):
-            _draw_cell(page, row[column], scale, left, top + number * (TILE[1] + NOTE))
-        if scale is not None:
-            _draw_bar(page, scale, left, bottom)
-    colours = {name: "#{:02x}{:02x}{:02x}".format(*of) for name, of in picture.classes}
-    page.key(MARGIN, bottom + bars, key, colours)
-    page.save(path)
+    rows = []
+    for maps in picture.rows:
+        first, *others = (
+            Cell("painting", one.painted(scale), one.note)
+            for one, scale in zip(maps, picture.scales, strict=True)
+        )
+        rows.append(FrameRow(first.note, first.array, others))
+    scales = zip(picture.columns, picture.scales, strict=True)
+    Sheet(
+        picture.title,
+        picture.columns,
+        rows,
+        legend=[Entry(colour, name) for name, colour in picture.classes],
+        bars={name: scale.bar() for name, scale in scales if scale is not None},
+        subtitle=picture.words,
+        tile=TILE[0],
+    ).save(path)
     quiet = [(255, 255, 255), PADDING, *(tuple(bytes.fromhex(c[1:])) for c in (INK, FAINT))]
     of_classes = [of for _, of in picture.classes]
     return few_colours(
@@ -193,54 +201,3 @@ def few_colours(path: Path, kept: NDArray) -> Path:
     small.putpalette(palette.astype(np.uint8).ravel().tolist())
     small.save(path, format="PNG", optimize=True)
     return path
-
-
-def wrapped(words: str, room: float) -> list[str]:
-    """Words in lines of so many pixels."""
-    lines = [""]
-    for word in words.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if text_width(longer, SMALL) <= 0.97 * room:  # drawn text is hinted, and a little wider
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _draw_cell(page: Page, cell: Cell, scale: Scale | None, left: int, top: int) -> None:
-    if cell.shown is None:
-        page.text(left + TILE[0] / 2, top + TILE[1] / 2, cell.note, SMALL, FAINT, ha="center")
-        return
-    image = cell.shown if scale is None else scale.paint(np.asarray(cell.shown, np.float64))
-    smaller = image.shape[1] > TILE[0]
-    method = cv2.INTER_AREA if smaller and scale is None else cv2.INTER_NEAREST
-    image = cv2.resize(np.ascontiguousarray(image), TILE, interpolation=method)
-    height, width = cell.grid or cell.shown.shape[:2]
-    for row, column, name in cell.marks:
-        place = (round((column + 0.5) * TILE[0] / width), round((row + 0.5) * TILE[1] / height))
-        for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-            cv2.circle(image, place, 7, colour, thick, cv2.LINE_AA)
-        if name:
-            corner = (place[0] + 11, place[1] - 16)
-            cv2.rectangle(image, corner, (corner[0] + 14, corner[1] + 16), (0, 0, 0), -1)
-            cv2.putText(image, name, (corner[0] + 2, corner[1] + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
-                        (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
-    page.picture(left, top, image)
-    page.text(left, top + TILE[1] + 4, fitted(cell.note, TILE[0], SMALL), SMALL, FAINT)
-
-
-def _draw_bar(page: Page, scale: Scale, left: int, top: int) -> None:
-    steps = np.linspace(0, 255, TILE[0]).round().astype(int)
-    page.picture(left, top + 2, np.repeat(scale.colours[steps][None], 8, axis=0))
-    ticks = scale.ticks()
-    taken: list[tuple[float, float]] = []
-    for place, words in (ticks[0], ticks[-1], *ticks[1:-1]):  # the ends matter most
-        half = text_width(words, SMALL) / 2
-        page.box(left + min(place * TILE[0], TILE[0] - 1), top + 11, 0.5, 4, FAINT)
-        centre = min(max(place * TILE[0], half), TILE[0] - half)
-        if any(centre - half < end + 6 and centre + half > begin - 6 for begin, end in taken):
-            continue
-        taken.append((centre - half, centre + half))
-        page.text(left + centre, top + 17, words, SMALL, FAINT, ha="center")
-    page.text(left + TILE[0] / 2, top + 33, fitted(scale.unit, TILE[0], SMALL), SMALL, FAINT,
-              ha="center")  # fmt: skip

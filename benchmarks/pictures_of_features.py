@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from loss_maps import COLOURS, KEY, Shown, Views, each_pixel, numbers
-from map_page import Cell, Picture, Scale, scale_of
+from map_page import Map, Picture, Scale, scale_of
 from torch import Tensor
 
 from stillroom.stages.pictures.palette import colourise
@@ -165,9 +165,9 @@ def draw_ifvd(shown: Shown) -> Picture:
     near = Scale(0.5, 1, "cosine", less=True)
     rows = [
         (
-            Cell(colourise(pair.labels[n].numpy().astype(np.uint8), COLOURS), pair.names[n]),
-            *(Cell(of[n]) for of in maps),
-            Cell(value[n], f"mean {np.nanmean(value[n]):.4f}"),
+            Map(colourise(pair.labels[n].numpy().astype(np.uint8), COLOURS), pair.names[n]),
+            *(Map(of[n]) for of in maps),
+            Map(value[n], f"mean {np.nanmean(value[n]):.4f}"),
         )
         for n in (0, 1)
     ]
@@ -207,13 +207,13 @@ def draw_cross_image(shown: Shown) -> Picture:
     rows = []
     placed = tuple((row, column, name[0]) for row, column, name in marks)
     firsts = (
-        Cell(pair.images[0], f"{pair.names[0]}; {marks[0][2]}, {marks[1][2]}", placed, pair.grid),
-        Cell(pair.images[1], pair.names[1]),
+        Map(pair.images[0], f"{pair.names[0]}; {marks[0][2]}, {marks[1][2]}", placed, pair.grid),
+        Map(pair.images[1], pair.names[1]),
     )
     for number, (first, maps) in enumerate(zip(firsts, found, strict=True)):
         note = f"{number + 1} against the lower frame"
-        rows.append((first, Cell(maps[0], note), Cell(maps[1]),
-                     Cell(maps[2], f"mean: KL {maps[2].mean():.2f} nats")))  # fmt: skip
+        rows.append((first, Map(maps[0], note), Map(maps[1]),
+                     Map(maps[2], f"mean: KL {maps[2].mean():.2f} nats")))  # fmt: skip
     whole = cross_image_pixel(pair.student, pair.teacher, temperature=temperature).item()
     share = Scale(
         0.1, 10, "share of the similarity; 1: spread evenly", log=True, more=True, less=True
@@ -240,15 +240,15 @@ def _rows(
     notes: list[str] | None = None,
     *,
     marked: bool = False,
-) -> tuple[tuple[Cell, ...], ...]:
+) -> tuple[tuple[Map, ...], ...]:
     """Frame, teacher, student, loss; the loss noted by its mean, unless notes are given."""
     notes = [words.format(np.nanmean(one)) for one in value] if notes is None else notes
     return tuple(
         (
             shown.frame(n, marked=marked),
-            Cell(maps[0][n]),
-            Cell(maps[1][n]),
-            Cell(value[n], notes[n]),
+            Map(maps[0][n]),
+            Map(maps[1][n]),
+            Map(value[n], notes[n]),
         )
         for n in (0, 1)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
-from map_page import Cell, Picture, Scale, scale_of
+from map_page import Map, Picture, Scale, scale_of
 
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.palette import colourise
@@ -40,9 +40,9 @@ def draw_cross_entropy(shown: Shown) -> Picture:
         rows.append(
             (
                 shown.frame(number),
-                Cell(_classes(told[0]), words),
-                Cell(_classes(own.argmax(dim=1)[0]), "likeliest class"),
-                Cell(surprise, f"mean {np.nanmean(surprise):.2f} nats"),
+                Map(_classes(told[0]), words),
+                Map(_classes(own.argmax(dim=1)[0]), "likeliest class"),
+                Map(surprise, f"mean {np.nanmean(surprise):.2f} nats"),
             )
         )
     return Picture(
@@ -65,13 +65,13 @@ def draw_pixelwise_kl(shown: Shown) -> Picture:
         own, other = pair.student_logits[number : number + 1], pair.teacher_logits[number][None]
         value = each_pixel(pixelwise_kl, own, other, temperature=temperature)[0]
         values.append(value)
-        first = shown.frame(number) if temperature == 1 else Cell(None, "the same frame at T = 4")
+        first = shown.frame(number) if temperature == 1 else Map(None, "the same frame at T = 4")
         rows.append(
             (
                 first,
-                Cell(mixture(other, temperature)[0], f"T = {temperature}"),
-                Cell(mixture(own, temperature)[0], f"T = {temperature}"),
-                Cell(value, f"T = {temperature}: mean {value.mean():.2f}"),
+                Map(mixture(other, temperature)[0], f"T = {temperature}"),
+                Map(mixture(own, temperature)[0], f"T = {temperature}"),
+                Map(value, f"T = {temperature}: mean {value.mean():.2f}"),
             )
         )
     return Picture(
@@ -110,9 +110,9 @@ def draw_probability_l2(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(number),
-                Cell(numbers(p)[number, one]),
-                Cell(numbers(q)[number, one]),
-                Cell(value[number], f"mean {value[number].mean():.3f}"),
+                Map(numbers(p)[number, one]),
+                Map(numbers(q)[number, one]),
+                Map(value[number], f"mean {value[number].mean():.3f}"),
             )
             for number in range(2)
         ),
@@ -136,9 +136,9 @@ def draw_consistency_l2(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(number),
-                Cell(maps[0][number], f"median {np.median(maps[0][number]):.0f}"),
-                Cell(maps[1][number], f"median {np.median(maps[1][number]):.0f}"),
-                Cell(
+                Map(maps[0][number], f"median {np.median(maps[0][number]):.0f}"),
+                Map(maps[1][number], f"median {np.median(maps[1][number]):.0f}"),
+                Map(
                     value[number],
                     f"mean {value[number].mean():,.0f}, median {np.median(value[number]):,.0f}",
                 ),
@@ -192,9 +192,9 @@ def draw_channelwise_kl(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(number),
-                Cell(shares[0][number]),
-                Cell(shares[1][number]),
-                Cell(parts[number], f"mean: {values[number]:.2f} nats"),
+                Map(shares[0][number]),
+                Map(shares[1][number]),
+                Map(parts[number], f"mean: {values[number]:.2f} nats"),
             )
             for number in range(2)
         ),
@@ -220,9 +220,9 @@ def draw_dist(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(number),
-                Cell(mixture(pair.teacher_logits)[number]),
-                Cell(mixture(pair.student_logits)[number]),
-                Cell(apart[number], f"mean {apart[number].mean():.3f}"),
+                Map(mixture(pair.teacher_logits)[number]),
+                Map(mixture(pair.student_logits)[number]),
+                Map(apart[number], f"mean {apart[number].mean():.3f}"),
             )
             for number in range(2)
         ),
@@ -257,9 +257,9 @@ def draw_augmented(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(number),
-                Cell(_classes(pair.labels[number])),
-                Cell(plain[number], f"mean {plain[number].mean():.2f}"),
-                Cell(
+                Map(_classes(pair.labels[number])),
+                Map(plain[number], f"mean {plain[number].mean():.2f}"),
+                Map(
                     bound[number] - plain[number],
                     f"mean {(bound - plain)[number].mean():.2f}",
                 ),

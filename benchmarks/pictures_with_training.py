@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from loss_maps import KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
-from map_page import Cell, Picture, Scale, scale_of
+from map_page import Map, Picture, Scale, scale_of
 from torch import Tensor, nn
 
 from stillroom.stages.cache.adapt import AdaptConfig, covariance_of, train_autoencoder
@@ -97,10 +97,10 @@ def draw_masked_generative(shown: Shown) -> Picture:
         ),
         rows=tuple(
             (
-                Cell(maps[0][n], pair.names[n]),
-                Cell(energy[n]),
-                Cell(maps[1][n]),
-                Cell(value[n], f"mean {value[n].mean():.2f}"),
+                Map(maps[0][n], pair.names[n]),
+                Map(energy[n]),
+                Map(maps[1][n]),
+                Map(value[n], f"mean {value[n].mean():.2f}"),
             )
             for n in (0, 1)
         ),
@@ -135,9 +135,9 @@ def draw_holistic(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(n),
-                Cell(mixture(pair.teacher_logits)[n], f"score {scores[0][0][n]:,.0f}"),
-                Cell(mixture(pair.student_logits)[n], f"score {scores[1][0][n]:,.0f}"),
-                Cell(pull[n]),
+                Map(mixture(pair.teacher_logits)[n], f"score {scores[0][0][n]:,.0f}"),
+                Map(mixture(pair.student_logits)[n], f"score {scores[1][0][n]:,.0f}"),
+                Map(pull[n]),
             )
             for n in (0, 1)
         ),
@@ -217,9 +217,9 @@ def draw_adaptation(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(n),
-                Cell(maps[0][n]),
-                Cell(maps[1][n]),
-                Cell(value[n], f"mean {value[n].mean():.2f}"),
+                Map(maps[0][n]),
+                Map(maps[1][n]),
+                Map(value[n], f"mean {value[n].mean():.2f}"),
             )
             for n in (0, 1)
         ),
@@ -251,9 +251,9 @@ def draw_affinity(shown: Shown) -> Picture:
         rows=tuple(
             (
                 shown.frame(n, marked=True),
-                Cell(maps[0][n]),
-                Cell(maps[1][n]),
-                Cell(value[n], f"sum {value[n].sum():.2f}"),
+                Map(maps[0][n]),
+                Map(maps[1][n]),
+                Map(value[n], f"sum {value[n].sum():.2f}"),
             )
             for n in (0, 1)
         ),

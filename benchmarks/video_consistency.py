@@ -33,13 +33,9 @@ from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
 from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
-from stillroom.stages.pictures.consistency_sheet import (
-    SteadyRow,
-    consistency_chart,
-    consistency_sheet,
-)
-from stillroom.stages.pictures.film import ComparedClip, comparison_film
-from stillroom.stages.pictures.flow_sheet import FlowRow, flow_sheet
+from stillroom.stages.pictures.curve_chart import consistency_chart
+from stillroom.stages.pictures.film import comparison_film
+from stillroom.stages.pictures.pair_sheets import FramePair, consistency_sheet, flow_sheet
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
@@ -237,32 +233,23 @@ def table_of_collapse(steps: int = 150) -> str:
 def draw(
     out: Path, frames: list[np.ndarray], steps: list[Step], results: dict[str, ClipResult]
 ) -> None:
-    flows = [step.flow[0].numpy() for step in steps]
-    seen = [step.visible[0, 0].numpy() for step in steps]
-    chosen = sorted({0, len(steps) // 2, len(steps) - 1})
-    flow_sheet(
-        out / "flow.png",
-        [FlowRow(f"pair {t}", frames[t], frames[t + 1], flows[t], seen[t]) for t in chosen],
-        title="CamVid val, DIS flow",
-    )
     predictions = {name: found.predictions.numpy() for name, found in results.items()}
-    rows = [
-        SteadyRow(
-            f"pair {t}",
-            frames[t],
-            {name: (made[t], made[t + 1]) for name, made in predictions.items()},
-            flows[t],
-            seen[t],
-        )
-        for t in chosen
-    ]
-    consistency_sheet(out / "changes.png", rows, CLASSES)
+
+    def pair(t: int) -> FramePair:
+        flow, seen = steps[t].flow[0].numpy(), steps[t].visible[0, 0].numpy()
+        both = {name: (made[t], made[t + 1]) for name, made in predictions.items()}
+        return FramePair(f"pair {t}", frames[t], frames[t + 1], flow, seen, both)
+
+    pairs = [pair(t) for t in sorted({0, len(steps) // 2, len(steps) - 1})]
+    flow_sheet(out / "flow.png", pairs, title="CamVid val, DIS flow")
+    consistency_sheet(out / "changes.png", pairs, CLASSES)
     consistency_chart(
         out / "consistency.png", {name: found.consistency for name, found in results.items()}
     )
-    clip = ComparedClip(frames, predictions, flows, seen)
     for name in ("clip.mp4", "clip.gif"):
-        comparison_film(out / name, clip, CLASSES, frames_per_second=7.5, title="CamVid val")
+        comparison_film(
+            out / name, pair, len(steps), CLASSES, frames_per_second=7.5, title="CamVid val"
+        )
 
 
 def students(folders: Sequence[Path]) -> dict[str, Predictor]:

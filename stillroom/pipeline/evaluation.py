@@ -213,7 +213,7 @@ def draw_predictions(
     models, results: by the name that the picture shows
     """
     from stillroom.stages.evaluate.predict import Prediction, predictions
-    from stillroom.stages.pictures.prediction_sheet import PredictionRow, prediction_sheet
+    from stillroom.stages.pictures.prediction_sheet import prediction_sheet
     from stillroom.stages.sources.canvas import to_canvas
 
     settings = _settings(run)
@@ -225,21 +225,20 @@ def draw_predictions(
     for place in chosen:
         with suppress(FrameError):  # the scores have counted and named it
             frames.append(to_canvas(source.load(labelled[place]), run.cache.canvas))
-    found: dict[str, list[Prediction]] = {}
-    for name, model in models.items():
-        said = predictions(model.predictor, frames, settings.batch)
-        found[name] = [each for each in said if isinstance(each, Prediction)]
-    rows = [
-        PredictionRow(
-            frame_id=frame.frame_id,
-            image=frame.image,
-            predictions={name: each[position].classes for name, each in found.items()},
-            label=frame.label,
-            valid=frame.valid,
-        )
-        for position, frame in enumerate(frames)
-    ]
+    found = {
+        name: [
+            each.classes
+            for each in predictions(model.predictor, frames, settings.batch)
+            if isinstance(each, Prediction)
+        ]
+        for name, model in models.items()
+    }
     scores = {name: result.scores for name, result in results.items()}
     prediction_sheet(
-        path, rows, source.classes or (), scores=scores, title=f"{settings.source}: predictions"
+        path,
+        frames,
+        found,
+        source.classes or (),
+        scores=scores,
+        title=f"{settings.source}: predictions",
     )

@@ -43,7 +43,7 @@ class Artifact:
         values that are not 0, "label" nearest, "vector" bilinear with its vectors rescaled and u
         negated on a flip
     codecs: names of the codecs that may store it, the usual one first
-    picture: how it is drawn
+    picture: how it is drawn, a key of `stages.pictures.picture_kinds`
     statistics: what `cache stats` counts of it
     fidelity: how a stored array is compared with what the teacher gives: by error alone, or by its
         share of the value, or by the divergences of class distributions too
@@ -61,7 +61,9 @@ class Artifact:
     geometry: Literal["image", "label", "field", "masked_field", "vector"]
     codecs: tuple[str, ...]
     description: str
-    picture: Literal["photo", "classes", "scores", "heat", "channels", "flow", "depth"]
+    picture: Literal[
+        "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth"
+    ]
     statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
     fidelity: Literal["error", "relative_error", "divergence"] = "error"
     fill_value: int = 0
@@ -147,7 +149,7 @@ ARTIFACTS: dict[str, Artifact] = {
         geometry="label",
         codecs=("raw",),
         description="the teacher's class of each canvas pixel, 255 below the confidence threshold",
-        picture="classes",
+        picture="sure_classes",
         statistics="classes",
         fill_value=IGNORE,
         has_classes=True,

@@ -12,39 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
-from stillroom.stages.pictures.page import Page
+from stillroom.stages.pictures import chart
+from stillroom.stages.pictures.page import TEXT, Page, font
+from stillroom.stages.pictures.sheet import Sheet
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 Box = tuple[float, float, float, float]
+PICTURE = "a picture"
 SLACK = 2.0  # pixels; a text's box has room for accents and descenders that it may not use
 
 
-def text_boxes(page: Page) -> list[tuple[str, Box]]:
-    """Every visible text of a page, in pixels: (left, bottom, right, top)."""
-    page._canvas.draw()  # type: ignore[no-untyped-call]
-    texts = list(page.figure.texts)
-    for axes in page.figure.axes:
-        texts += [*axes.texts, axes.xaxis.label, axes.yaxis.label]
+def figure_boxes(figure: Figure) -> list[tuple[str, Box]]:
+    """Every visible text of a chart, in pixels: (left, top, right, bottom)."""
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    hidden = set()
+    for axes in figure.findobj(Axes):
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
-            texts += [
-                tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
-            ]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
-    return [(words, (box.x0, box.y0, box.x1, box.y1)) for words, box in boxes]
-
-
-def picture_boxes(page: Page) -> list[tuple[str, Box]]:
-    images = [(image, image.get_array()) for image in page.figure.images]
-    return [
-        ("a picture", (image.ox, image.oy, image.ox + array.shape[1], image.oy + array.shape[0]))
-        for image, array in images
-    ]
+            hidden |= {
+                tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high
+            }
+    height = figure.bbox.height
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text not in hidden]
+    return [(words, (box.x0, height - box.y1, box.x1, height - box.y0)) for words, box in boxes]
 
 
 def overlap(one: Box, other: Box) -> bool:
@@ -53,27 +51,56 @@ def overlap(one: Box, other: Box) -> bool:
     return across > SLACK and along > SLACK
 
 
+def check(boxes: list[tuple[str, Box]], width: float, height: float) -> None:
+    for (first, one), (second, other) in itertools.combinations(boxes, 2):
+        # the words of an empty field stand on its own picture
+        on_its_field = PICTURE in (first, second) and "no " in (first[:3], second[:3])
+        assert on_its_field or not overlap(one, other), f"{first!r} and {second!r} overlap"
+    for name, (left, top, right, bottom) in boxes:
+        assert left >= 0, f"{name!r} is cut off at the left"
+        assert top >= 0, f"{name!r} is cut off above"
+        assert right <= width, f"{name!r} is cut off at the right"
+        assert bottom <= height, f"{name!r} is cut off below"
+
+
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts of the pages drawn; drawing fails where they overlap or leave the page."""
     seen: list[str] = []
-    save = Page.save
+    boxes: list[tuple[str, Box]] = []
+    text, picture, draw, drawn = Page.text, Page.picture, Sheet.draw, chart._drawn
 
-    def checked(page: Page, path: Path) -> Path:
-        texts, pictures = text_boxes(page), picture_boxes(page)
-        for (first, one), (second, other) in itertools.combinations([*texts, *pictures], 2):
-            # the words of an empty field stand on its own picture
-            on_its_field = first.startswith("no ") and second == "a picture"
-            assert on_its_field or not overlap(one, other), f"{first!r} and {second!r} overlap"
-        for name, (left, bottom, right, top) in [*texts, *pictures]:
-            assert left >= 0, f"{name!r} is cut off at the left"
-            assert bottom >= 0, f"{name!r} is cut off below"
-            assert right <= page.width, f"{name!r} is cut off at the right"
-            assert top <= page.height, f"{name!r} is cut off above"
-        seen.extend(name for name, _ in texts)
-        return save(page, path)
+    def text_with_box(
+        page: Page, left: float, top: float, words: str, *more: Any, **by: Any
+    ) -> None:
+        text(page, left, top, words, *more, **by)
+        of = font(more[0] if more else by.get("size", TEXT), bold=by.get("bold", False))
+        place, anchor = (round(left), round(top)), by.get("anchor", "la")
+        if words:
+            boxes.append((words, page._draw.textbbox(place, words, of, anchor=anchor)))
 
-    monkeypatch.setattr(Page, "save", checked)
+    def picture_with_box(page: Page, left: int, top: int, image: np.ndarray) -> None:
+        picture(page, left, top, image)
+        boxes.append((PICTURE, (left, top, left + image.shape[1], top + image.shape[0])))
+
+    def checked_sheet(sheet: Sheet) -> Page:
+        boxes.clear()
+        page = draw(sheet)
+        check(boxes, page.width, page.height)
+        seen.extend(name for name, _ in boxes if name != PICTURE)
+        return page
+
+    def checked_chart(figure: Figure) -> Image.Image:
+        image = drawn(figure)
+        found = figure_boxes(figure)
+        check(found, image.width, image.height)
+        seen.extend(name for name, _ in found)
+        return image
+
+    monkeypatch.setattr(Page, "text", text_with_box)
+    monkeypatch.setattr(Page, "picture", picture_with_box)
+    monkeypatch.setattr(Sheet, "draw", checked_sheet)
+    monkeypatch.setattr(chart, "_drawn", checked_chart)
     return seen
 
 

@@ -73,8 +73,8 @@ def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
 
 def _view(view: ViewFidelity) -> list[str]:
     scores = ["-"] * 4
-    if view.live is not None and view.said is not None:
-        both = view.live, view.said
+    if view.live is not None and view.cached is not None:
+        both = view.live, view.cached
         scores = [f"{each.miou:.4f}" for each in both]
         scores += [f"{each.pixel_accuracy:.4f}" for each in both]
     return [view.view, f"{view.kl:.4f}", f"{view.agreement:.4f}", *scores]

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.pipeline.run_file.opened_run import OpenedRun
-    from stillroom.stages.evaluate.equivariance import ViewFidelity, ViewTally
+    from stillroom.stages.evaluate.equivariance import (
+        CachedFrame,
+        ViewFidelity,
+        ViewReading,
+        ViewTally,
+    )
     from stillroom.stages.evaluate.output_errors import ArtifactFidelity, FidelityTally
     from stillroom.stages.models.teacher import Teacher
-    from stillroom.stages.pictures.equivariance_sheet import MirroredRow
     from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
@@ -96,7 +100,7 @@ class FidelityJob:
         init=False, default_factory=dict
     )
     _views: dict[str, ViewTally] = field(init=False, default_factory=dict)
-    _mirrored: list[MirroredRow] = field(init=False, default_factory=list)
+    _mirrored: list[ViewReading] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.cached = self.cache.artifact_set(self.source, self.set_name)
@@ -172,7 +176,7 @@ class FidelityJob:
             bound = spec.codec.bound(live[artifact])
             tally.add(live[artifact], trial.decoded, bound, mask, trial.bytes)
         if self._views:
-            self._look(
+            self._read_views(
                 CachedFrame(
                     frame.frame_id,
                     frame.image,
@@ -183,16 +187,15 @@ class FidelityJob:
                 )
             )
 
-    def _look(self, frame: Any) -> None:
-        from stillroom.stages.evaluate.equivariance import FLIP, look
-        from stillroom.stages.pictures.equivariance_sheet import MirroredRow
+    def _read_views(self, frame: CachedFrame) -> None:
+        from stillroom.stages.evaluate.equivariance import FLIP, read_view
 
         for name, tally in self._views.items():
-            seen = look(self._view_of[name], frame, self._live)
-            tally.add(seen)
+            reading = read_view(self._view_of[name], frame, self._live)
+            tally.add(reading)
             if name == FLIP:
-                self._mirrored.append(MirroredRow(frame.frame_id, seen))
-                self._mirrored.sort(key=lambda row: -row.mean_kl)
+                self._mirrored.append(reading)
+                self._mirrored.sort(key=lambda one: -one.mean_kl)
                 del self._mirrored[SHEET_ROWS:]  # only the worst are drawn
 
     def _live(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.storage_specs.artifacts import FLOW, FRAMES
+from stillroom.storage_specs.artifacts import ARTIFACTS, FLOW, FRAMES, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import BUILD, Cache
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
-    """A sheet for every (source, teacher or model of motion) of a cache: OUT, or names added to it.
+    """A sheet for every (source, teacher or flow model) of a cache: OUT, or names added to it.
 
     Raises:
         CacheIncomplete: nothing is committed that could be drawn.
@@ -39,15 +39,15 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
             raise CacheIncomplete(
                 f"{name}: the cache keeps no frames to draw; build with cache.frames = true"
             )
-        draw = _draw_motion if FLOW in cache.artifact_set(name, teacher).arrays else _draw_frames
+        draw = _draw_flow if FLOW in cache.artifact_set(name, teacher).arrays else _draw_frames
         draw(cache, name, teacher, frames, path)
         drawn.append(path)
     return drawn
 
 
-def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path) -> None:
+def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -> None:
     """Some pairs, spread evenly, each as two frames, the flow, and what it hides."""
-    from stillroom.stages.pictures.flow_sheet import FlowRow, flow_sheet, visible_pixels
+    from stillroom.stages.pictures.pair_sheets import FramePair, flow_sheet, visible_pixels
 
     flow, kept = cache.artifact_set(source, model), cache.artifact_set(source, FRAMES)
     place = {frame_id: index for index, frame_id in enumerate(kept.rows()["frame_id"].to_pylist())}
@@ -63,12 +63,12 @@ def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path)
     row_of = {(row["frame_id"], row["partner"]): row["index"] for row in about}
     drawn = [row for row in about if row["draw"] is not None] or about
     chosen = np.linspace(0, len(drawn) - 1, min(frames, len(drawn))).round().astype(int)
-    rows = []
+    pairs = []
     for row in (drawn[number] for number in chosen):
         there = flow.read(FLOW, row["index"])
         back = row_of.get((row["partner"], row["frame_id"]))
-        rows.append(
-            FlowRow(
+        pairs.append(
+            FramePair(
                 frame_id=f"{row['frame_id']} > {row['partner']}",
                 image=kept.read("frames", place[row["frame_id"]]),
                 other=kept.read("frames", place[row["partner"]]),
@@ -76,48 +76,44 @@ def _draw_motion(cache: Cache, source: str, model: str, frames: int, path: Path)
                 visible=None if back is None else visible_pixels(there, flow.read(FLOW, back)),
             )
         )
-    flow_sheet(path, rows, title=f"{model} on {source}")
+    flow_sheet(path, pairs, title=f"{model} on {source}")
 
 
 def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
-    """Some frames, spread evenly, with what a teacher says of each."""
-    from stillroom.stages.pictures.contact_sheet import CacheRow, contact_sheet
+    """Some frames, spread evenly, a column for each artifact."""
+    from stillroom.stages.pictures.sheet import Cell, FrameRow, Sheet
 
-    said, kept = cache.teacher_sets(source, teacher), cache.artifact_set(source, FRAMES)
-    usable = reduce(np.intersect1d, [one.usable() for one in (kept, *said)])
+    sets, kept = cache.teacher_sets(source, teacher), cache.artifact_set(source, FRAMES)
+    usable = reduce(np.intersect1d, [one.usable() for one in (kept, *sets)])
     if not len(usable):
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; {BUILD}")
     chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
     about = {row["index"]: row for row in kept.rows().to_pylist()}
+    holders = {name: one for one in (*sets[::-1], kept) for name in one.arrays if name != FRAMES}
+    names = sorted(holders, key=lambda name: [*ARTIFACTS].index(artifact_of(name).name))
 
-    holders = {artifact: one for one in (*said[::-1], kept) for artifact in one.arrays}
-    specs = {artifact: one.arrays[artifact] for artifact, one in holders.items()}
+    def cell(name: str, index: int) -> Cell:
+        holder = holders[name]
+        stride = holder.arrays[name].attributes.get("stride", 1)
+        return Cell(artifact_of(name).picture, holder.read(name, index), stride=stride)
 
-    def read(artifact: str, index: int) -> Any:
-        return holders[artifact].read(artifact, index) if artifact in holders else None
-
-    grids = [specs[name] for name in ("logits", "confidence") if name in specs]
     rows = [
-        CacheRow(
+        FrameRow(
             frame_id=about[index]["frame_id"],
-            image=kept.read("frames", index),
-            label=read("labels", index),
-            logits=read("logits", index),
-            confidence=read("confidence", index),
-            pseudo_label=read("pseudo_label", index),
-            stride=grids[0].attributes["stride"] if grids else 1,
+            image=kept.read(FRAMES, index),
+            cells=[cell(name, index) for name in names],
             valid=(about[index]["valid_height"], about[index]["valid_width"]),
         )
         for index in chosen.tolist()
     ]
-    named = [list(spec.attributes["classes"]) for one in said for spec in one.arrays.values()
-             if "classes" in spec.attributes]  # fmt: skip
-    of = holders.get("pseudo_label", said[0])
-    threshold = of.identity.get("pseudo_label", {}).get("threshold")
-    contact_sheet(
-        path,
+    classes = [list(spec.attributes["classes"]) for one in sets for spec in one.arrays.values()
+               if "classes" in spec.attributes]  # fmt: skip
+    identity = holders.get(PSEUDO_LABEL, sets[0]).identity
+    sheet = Sheet(
+        f"{teacher} on {source}",
+        ("frame", *names),
         rows,
-        named[0] if named else [str(number) for number in range(255)],
-        threshold=threshold,
-        title=f"{teacher} on {source}",
+        classes[0] if classes else [str(number) for number in range(255)],
+        threshold=identity.get(PSEUDO_LABEL, {}).get("threshold"),
     )
+    sheet.save(path)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
 from stillroom.stages.evaluate.confusion import Scores
+from stillroom.stages.pictures.chart import chart, name_rows, series_colours
 from stillroom.stages.pictures.iou_chart import iou_chart
-from stillroom.stages.pictures.page import (
-    FAINT,
-    INK,
-    LINE,
-    SMALL,
-    TEXT,
-    TITLE,
-    Page,
-    fitted,
-    font,
-    series_colours,
-    style_axes,
-    text_width,
-)
+from stillroom.stages.pictures.page import FAINT, INK, LINE, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,35 +18,20 @@ if TYPE_CHECKING:
     from stillroom.pipeline.sweep.file import Sweep
     from stillroom.pipeline.sweep.results import Row
 
-MARGIN, STEP, WIDTH, FOOT = 28, 34, 560, 50
-LONGEST_LABEL, VALUE_WIDTH = 300, 64
+STEP, WIDTH, LONGEST_LABEL = 34, 990, 300
 DOT, MEAN = 34, 11  # area of a dot, height of the line of a mean
 LEAST_SPAN = 0.02  # of mIoU: what no seed tells apart is not to look far apart
 
 
 def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
-    """Rows down, test mIoU across: a dot a seed, the mean as a stroke, the baseline as a line."""
+    """Draw rows down, test mIoU across: a dot a seed, a stroke the mean, a line the baseline."""
     shown = [row for row in rows if row.students]
-    label = min(LONGEST_LABEL, ceil(max(text_width(row.name) for row in shown))) + 12
-    top = MARGIN + TITLE + 34
-    height = len(shown) * STEP
-    page = Page(round(2 * MARGIN + label + WIDTH + VALUE_WIDTH), top + height + FOOT + MARGIN // 2)
-    room = page.width - 2 * MARGIN
-    title = f"{sweep.file.stem}: test mIoU"
-    page.text(MARGIN, MARGIN - 8, fitted(title, room, TITLE, bold=True), TITLE, bold=True)
-    said = f"a dot a seed, a stroke for the mean; the line: {sweep.baseline}"
-    page.text(MARGIN, MARGIN + TITLE + 4, fitted(said, room), colour=FAINT)
-    axes = page.axes(MARGIN + label, top, WIDTH, height)
-    _draw_dots(axes, shown, sweep.baseline, _colours(rows))
-    for position, row in enumerate(shown):
-        middle = top + (position + 0.5) * STEP
-        name = fitted(row.name, label - 12)
-        page.text(MARGIN + label - 12, middle, name, ha="right", va="center_baseline")
-        found = row.spread("miou")
-        value = "" if found is None else f"{found.mean:.4f}"
-        left = MARGIN + label + WIDTH + 10
-        page.text(left, middle, value, SMALL, FAINT, va="center_baseline")
-    return page.save(path)
+    with chart(path, WIDTH, len(shown) * STEP + 80, f"{sweep.file.stem}: test mIoU") as figure:
+        axes = figure.subplots()
+        words = f"a dot a seed, a stroke for the mean; the line: {sweep.baseline}"
+        axes.set_title(fitted(words, WIDTH / 2), color=FAINT, fontweight="normal")
+        _draw_dots(axes, shown, sweep.baseline, _colours(rows))
+    return path
 
 
 def _colours(rows: Sequence[Row]) -> dict[str, str]:
@@ -74,27 +46,31 @@ def _draw_dots(axes: Axes, rows: Sequence[Row], baseline: str, colours: Mapping[
     span = max(max(values) - min(values), LEAST_SPAN)
     axes.set_xlim(min(values) - 0.08 * span, max(values) + 0.08 * span)
     axes.set_ylim(len(rows) * STEP, 0)
-    axes.set_yticks([])
-    for position, row in enumerate(rows):
-        middle = (position + 0.5) * STEP
+    middles = [(position + 0.5) * STEP for position in range(len(rows))]
+    means = []
+    for row, middle in zip(rows, middles, strict=True):
         found, colour = row.spread("miou"), colours[row.name]
         axes.axhline(middle, color=LINE, linewidth=0.6, zorder=0)
         axes.scatter(
             [student.miou for student in row.students], [middle] * len(row.students),
             s=DOT, color=colour, alpha=0.55, linewidths=0, zorder=2,
         )  # fmt: skip
+        means.append("" if found is None else f"{found.mean:.4f}")
         if found is not None:
             axes.vlines(found.mean, middle - MEAN, middle + MEAN, color=INK, linewidth=1.6)
             if row.name == baseline:
                 axes.axvline(found.mean, color=colour, linewidth=1, linestyle="--", zorder=1)
+    name_rows(axes, middles, [fitted(row.name, LONGEST_LABEL) for row in rows])
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(middles, means)
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
-    axes.set_xlabel("mIoU", color=FAINT, fontproperties=font(TEXT))
-    style_axes(axes)
+    axes.set_xlabel("mIoU")
 
 
 def draw_classes(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
-    """The IoU of every class as bars, means over the seeds, teachers and variants side by side."""
+    """Draw the IoU of every class as bars, means over the seeds, a colour a row."""
     means = {}
     for row in rows:
         miou, accuracy = row.spread("miou"), row.spread("pixel_accuracy")

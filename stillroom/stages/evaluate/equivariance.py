@@ -61,25 +61,32 @@ class CachedFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ViewReading:
     """One frame through one view: the teacher live on it, and its cached output, warped.
 
     image: (H, W, 3) uint8; label: (H, W) uint8 or None
-    live, said: logits (C, h, w)
-    mask: (h, w), cells that show the frame
+    live, cached: logits (C, h, w)
+    mask: (h, w), positions that show the frame
     kl: (h, w), nats
     """
 
+    frame_id: str
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None
     live: NDArray[np.float32]
-    said: NDArray[np.float32]
+    cached: NDArray[np.float32]
     mask: NDArray[np.bool_]
     kl: NDArray[np.float64]
     stride: int
 
+    @property
+    def mean_kl(self) -> float:
+        """Nats a position, over those that show the frame."""
+        shown = self.kl[self.mask]
+        return float(shown.mean()) if shown.size else 0.0
+
     def classes(self, which: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The best class of each pixel: (H, W)."""
+        """Return the best class of each pixel: (H, W)."""
         height, width = self.image.shape[:2]
         full = upsample_logits(torch.from_numpy(which)[None], self.stride, (height, width))[0]
         best: NDArray[np.uint8] = full.argmax(0).to(torch.uint8).numpy()
@@ -105,8 +112,8 @@ def views_of(canvas: tuple[int, int]) -> dict[str, View]:
     return views
 
 
-def look(view: View, frame: CachedFrame, live: Live) -> Seen:
-    """Both sides of one view of one frame.
+def read_view(view: View, frame: CachedFrame, live: Live) -> ViewReading:
+    """Read both sides of one view of one frame.
 
     live: the teacher: an image (H, W, 3) uint8 to logits (C, h, w) at the frame's stride
     """
@@ -114,18 +121,20 @@ def look(view: View, frame: CachedFrame, live: Live) -> Seen:
     warped = apply_image(view, torch.from_numpy(frame.image.copy()).permute(2, 0, 1))
     pixels = warped.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     image: NDArray[np.uint8] = pixels.contiguous().numpy()
-    said = apply_field(view, torch.from_numpy(frame.logits.copy()), frame.stride, frame.stride)
+    logits = torch.from_numpy(frame.logits.copy())
+    cached = apply_field(view, logits, frame.stride, frame.stride).numpy()
     label = None
     if frame.label is not None:
         label = apply_label(view, torch.from_numpy(frame.label.copy())).numpy()
-    spoken = live(image)
-    return Seen(
+    answer = live(image)
+    return ViewReading(
+        frame_id=frame.frame_id,
         image=image,
         label=label,
-        live=spoken,
-        said=said.numpy(),
+        live=answer,
+        cached=cached,
         mask=view_mask(view, canvas, frame.valid, frame.stride)[0].numpy(),
-        kl=pixel_kl(spoken, said.numpy()),
+        kl=pixel_kl(answer, cached),
         stride=frame.stride,
     )
 
@@ -137,7 +146,7 @@ class ViewFidelity:
     Attributes:
         kl: nats a cell, of the teacher live against its cached output warped; mean.
         agreement: share of the cells with the same best class.
-        live, said: scores of both against the warped label; None where there is no label.
+        live, cached: scores of both against the warped label; None where there is no label.
         gain, gain_error: by how much more of a labelled frame's pixels the live output is right;
             mean over frames, and its standard error.
     """
@@ -147,25 +156,27 @@ class ViewFidelity:
     kl: float
     agreement: float
     live: Scores | None
-    said: Scores | None
+    cached: Scores | None
     gain: float = 0.0
     gain_error: float = math.inf
 
     @property
-    def told(self) -> bool:
-        """Whether the frames tell which output is the better one: two standard errors."""
+    def decided(self) -> bool:
+        """Whether the frames decide which output is the better one: by two standard errors."""
         return abs(self.gain) > 2 * self.gain_error
 
     @property
     def cost(self) -> float | None:
         """MIoU that the warped output lacks of the live one; below 0 where it is the better one."""
-        return None if self.live is None or self.said is None else self.live.miou - self.said.miou
+        return (
+            None if self.live is None or self.cached is None else self.live.miou - self.cached.miou
+        )
 
     def document(self) -> dict[str, Any]:
         """The same as JSON."""
         scores = {
             name: None if one is None else {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
-            for name, one in (("live", self.live), ("said", self.said))
+            for name, one in (("live", self.live), ("said", self.cached))
         }
         return {
             "view": self.view,
@@ -183,39 +194,40 @@ class ViewTally:
 
     def __init__(self, view: str, classes: int) -> None:
         self.view = view
-        self._frames = self._cells = self._agree = 0
+        self._frames = self._positions = self._agree = 0
         self._kl = 0.0
-        self._live, self._said = ConfusionMatrix(classes), ConfusionMatrix(classes)
+        self._live, self._cached = ConfusionMatrix(classes), ConfusionMatrix(classes)
         self._gains: list[float] = []
 
-    def add(self, seen: Seen) -> None:
-        """One frame more."""
+    def add(self, reading: ViewReading) -> None:
+        """Add one frame."""
+        label, mask = reading.label, reading.mask
         self._frames += 1
-        self._cells += int(seen.mask.sum())
-        self._kl += float(seen.kl[seen.mask].sum())
-        self._agree += int((seen.live.argmax(0) == seen.said.argmax(0))[seen.mask].sum())
-        if seen.label is None:
+        self._positions += int(mask.sum())
+        self._kl += float(reading.kl[mask].sum())
+        self._agree += int((reading.live.argmax(0) == reading.cached.argmax(0))[mask].sum())
+        if label is None:
             return
-        live, said = seen.classes(seen.live), seen.classes(seen.said)
-        self._live.update(live, seen.label)
-        self._said.update(said, seen.label)
-        counted = int((seen.label != IGNORE).sum())
+        live, cached = reading.classes(reading.live), reading.classes(reading.cached)
+        self._live.update(live, label)
+        self._cached.update(cached, label)
+        counted = int((label != IGNORE).sum())
         if counted:
-            right = int((live == seen.label).sum()) - int((said == seen.label).sum())
+            right = int((live == label).sum()) - int((cached == label).sum())
             self._gains.append(right / counted)
 
     def result(self, classes: Sequence[str] | None = None) -> ViewFidelity:
         """The figures of all frames so far."""
         labelled = bool(self._live.counts.any())
-        cells = max(1, self._cells)
+        positions = max(1, self._positions)
         many = len(self._gains) > 1
         return ViewFidelity(
             view=self.view,
             frames=self._frames,
-            kl=self._kl / cells,
-            agreement=self._agree / cells,
+            kl=self._kl / positions,
+            agreement=self._agree / positions,
             live=self._live.scores(classes) if labelled else None,
-            said=self._said.scores(classes) if labelled else None,
+            cached=self._cached.scores(classes) if labelled else None,
             gain=fmean(self._gains) if self._gains else 0.0,
             gain_error=stdev(self._gains) / math.sqrt(len(self._gains)) if many else math.inf,
         )
@@ -240,12 +252,12 @@ def _on_flips(one: ViewFidelity) -> str:
         f"{_differing(one):.1%} of the cells"
     )
     todo = "set train.view.flip = false, or cache a mirrored copy of the source as a source"
-    if one.live is None or one.said is None or one.cost is None:
+    if one.live is None or one.cached is None or one.cost is None:
         if _differing(one) > DIFFERENT:
             return f"{differs}, more than {DIFFERENT:.0%}, and no label says who is right: {todo}"
         return f"{differs}: train.view.flip = true costs little"
-    scores = f"mIoU live {one.live.miou:.4f}, mirrored {one.said.miou:.4f}"
-    if abs(one.cost) > COSTLY and not one.told:
+    scores = f"mIoU live {one.live.miou:.4f}, mirrored {one.cached.miou:.4f}"
+    if abs(one.cost) > COSTLY and not one.decided:
         few = f"{one.frames} frame{'s' * (one.frames > 1)} cannot tell who is right"
         return f"{differs}, and {few} ({scores}): ask for more --frames"
     if one.cost > COSTLY:
@@ -260,7 +272,7 @@ def _on_scales(scales: dict[float, ViewFidelity]) -> str:
         bad = [scale for scale, one in scales.items() if _differing(one) > DIFFERENT]
         what = f"differs from its live output in more than {DIFFERENT:.0%} of the cells"
     else:
-        bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.told]
+        bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.decided]
         what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live output"
     if not bad:
         return f"scale: nowhere from {min(scales):g} to {max(scales):g} the warped output {what}"

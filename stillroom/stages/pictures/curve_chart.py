@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.pictures.page import (
-    FAINT,
-    KEY_HEIGHT,
-    LINE,
-    TEXT,
-    TITLE,
-    Page,
-    fitted,
-    font,
-    key_lines,
-    series_colours,
-    style_axes,
-)
+from stillroom.stages.pictures.chart import chart, headed, key_height, series_colours
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from stillroom.stages.evaluate.temporal_consistency import Consistency
+
     Floats = NDArray[np.float64]
 
-MARGIN, GAP = 28, 28
-WIDTH, HEIGHT = 640, 300  # of the plot itself, in pixels
-TICKS, FOOT = 62, 50  # room for the tick labels at the left and below
+WIDTH, HEIGHT = 730, 410  # of a panel without its key, in pixels
 SMOOTHED = 200  # curves with more points than this get a running mean
 
 
@@ -45,14 +33,12 @@ class Panel:
         title: above it.
         series: (steps, values) by name, steps increasing; a value that is not finite leaves a gap.
         logarithmic: the vertical axis; values at or below 0 then leave gaps too.
-        limits: of the vertical axis; fitted to the values if left out.
         along: what the horizontal axis counts.
     """
 
     title: str
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     logarithmic: bool = False
-    limits: tuple[float, float] | None = None
     along: str = "step"
 
 
@@ -74,27 +60,17 @@ def curve_chart(path: Path, panels: Sequence[Panel], *, title: str = "Training")
     drawn = [panel for panel in panels if _points(panel)]
     if not drawn:
         raise ConfigError("no curve to draw: nothing has been recorded yet")
-    names = list(dict.fromkeys(name for panel in drawn for name in panel.series))
-    colours = series_colours(names)
+    colours = series_colours(list(dict.fromkeys(name for panel in drawn for name in panel.series)))
     columns = min(2, len(drawn))
     rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
-    heads = [30 + KEY_HEIGHT * max(len(_key(panel)) for panel in row) for row in rows]
-    page = Page(
-        2 * MARGIN + columns * (TICKS + WIDTH + GAP) - GAP,
-        MARGIN + TITLE + 16 + sum(heads) + len(rows) * (HEIGHT + FOOT + GAP) - GAP + MARGIN,
-    )
-    room = page.width - 2 * MARGIN
-    page.text(MARGIN, MARGIN - 8, fitted(title, room, TITLE, bold=True), TITLE, bold=True)
-    top = MARGIN + TITLE + 16
-    for row, head in zip(rows, heads, strict=True):
-        for column, panel in enumerate(row):
-            left = MARGIN + column * (TICKS + WIDTH + GAP) + TICKS
-            titled = panel.title + (" (logarithmic axis)" if panel.logarithmic else "")
-            page.text(left, top, fitted(titled, WIDTH, TEXT, bold=True), TEXT, bold=True)
-            page.key(left, top + 24, _key(panel), colours)
-            _draw(page.axes(left, top + head, WIDTH, HEIGHT), panel, colours)
-        top += head + HEIGHT + FOOT + GAP
-    return page.save(path)
+    keys = [max(key_height(panel.series, WIDTH - 80) for panel in row) for row in rows]
+    with chart(path, columns * WIDTH, len(rows) * HEIGHT + sum(keys), title) as figure:
+        for place, panel in enumerate(drawn, 1):
+            axes = figure.add_subplot(len(rows), columns, place)
+            _draw(axes, panel, colours)
+            words = panel.title + (" (logarithmic axis)" if panel.logarithmic else "")
+            headed(axes, words, {name: colours[name] for name in panel.series}, WIDTH - 80)
+    return path
 
 
 def _points(panel: Panel) -> int:
@@ -104,44 +80,31 @@ def _points(panel: Panel) -> int:
     return sum(len(steps) for steps, _ in panel.series.values())
 
 
-def _key(panel: Panel) -> list[list[tuple[float, str, str]]]:
-    return key_lines(list(panel.series), WIDTH)
-
-
 def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
-    """The curves of one panel."""
     from matplotlib.ticker import MaxNLocator
 
     for name, (steps, values) in panel.series.items():
-        along, found = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+        found = np.asarray(values, np.float64)
         shown = np.isfinite(found) & ((found > 0) | (not panel.logarithmic))
-        found = np.where(shown, found, np.nan)
-        colour, many = colours[name], len(found) > SMOOTHED
-        marker = "o" if len(found) <= 30 else ""
-        axes.plot(
-            along, found, color=colour, linewidth=0.8 if many else 1.6, alpha=0.25 if many else 1,
-            marker=marker, markersize=4,
-        )  # fmt: skip
-        if many:
-            axes.plot(along, _running_mean(found), color=colour, linewidth=1.8)
+        found, colour = np.where(shown, found, np.nan), colours[name]
+        if len(found) > SMOOTHED:
+            axes.plot(steps, found, color=colour, linewidth=0.8, alpha=0.25)
+            axes.plot(steps, _running_mean(found), color=colour, linewidth=1.8)
+        else:
+            axes.plot(steps, found, color=colour, marker="o" if len(found) <= 30 else "")
     if panel.logarithmic:
-        axes.set_yscale("log")
-        _plain_log_ticks(axes)
-    if panel.limits is not None:
-        axes.set_ylim(*panel.limits)
+        _make_logarithmic(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.set_xlabel(panel.along, color=FAINT, fontproperties=font(TEXT))
-    style_axes(axes)
+    axes.set_xlabel(panel.along)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
-    """Ticks at 1, 2 and 5 of each decade, written as plain numbers."""
+def _make_logarithmic(axes: Axes) -> None:
+    """Put ticks at 1, 2 and 5 of each decade, written as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+    axes.set_yscale("log")
     low, high = axes.get_ylim()
-    wide = high / low > 1000
-    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 1000 else (1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 
@@ -156,3 +119,47 @@ def _running_mean(values: Floats) -> Floats:
     stop = np.minimum(np.arange(len(values)) + half + 1, len(values))
     mean = (sums[stop] - sums[start]) / np.maximum(counts[stop] - counts[start], 1)
     return np.where(known, mean, np.nan)
+
+
+def consistency_chart(
+    path: Path, models: Mapping[str, Consistency], *, title: str = "Temporal consistency"
+) -> Path:
+    """Draw the consistency of each pair of a clip as curves, one a model, as a PNG.
+
+    Left the share of pixels that keep their class along the flow (the warping pixel accuracy of
+    Y. Liu's thesis, Adelaide 2021, fig. 5.3), right the mIoU of the two predictions. Where all
+    models were measured with a mask, both are over the visible pixels.
+
+    Args:
+        path: of the PNG; its folder is made.
+        models: what `TemporalConsistency` found on the same pairs, by the name of the model.
+        title: the first line.
+
+    Raises:
+        ConfigError: no models, or not the same number of pairs.
+    """
+    if not models:
+        raise ConfigError("a chart needs at least one model to show")
+    if len({len(each.curve) for each in models.values()}) > 1:
+        raise ConfigError(
+            "the curves are of different clips: "
+            + ", ".join(f"{name} has {len(each.curve)} pairs" for name, each in models.items())
+        )
+    masked = all(each.visible is not None for each in models.values())
+    which = "visible pixels" if masked else "pixels that stay in the frame"
+
+    def panel(words: str, measure: str) -> Panel:
+        series = {}
+        for name, each in models.items():
+            score = each.visible if masked and each.visible is not None else each.whole
+            values = [getattr(pair, measure) for pair in each.curve]
+            known = [float("nan") if value is None else value for value in values]
+            series[f"{name} · TC {score.miou:.3f}"] = range(len(known)), known
+        return Panel(words, series, along="pair of frames")
+
+    prefix = "visible_" if masked else ""
+    panels = [
+        panel(f"{which} that keep their class", f"{prefix}pixels"),
+        panel(f"mIoU with the next frame, {which}", f"{prefix}miou"),
+    ]
+    return curve_chart(path, panels, title=title)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, Literal
 
-from stillroom.stages.pictures.page import (
-    FAINT,
-    INK,
-    KEY_HEIGHT,
-    LINE,
-    SMALL,
-    TEXT,
-    TITLE,
-    Page,
-    fitted,
-    font,
-    key_lines,
+from stillroom.stages.pictures.chart import (
+    POINT,
+    chart,
+    headed,
+    key_height,
+    name_rows,
     series_colours,
-    style_axes,
-    text_width,
 )
+from stillroom.stages.pictures.page import FAINT, INK, SMALL, fitted
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,10 +25,9 @@ if TYPE_CHECKING:
 
     Line = tuple[str, list[float | None]]
 
-MARGIN, GAP = 28, 40
 BAR, BETWEEN = 13, 11  # pixels of a bar, and between the bars of two classes
 PANEL_LINES = 40  # more classes than this go into panels side by side
-VALUE_WIDTH, LONGEST_LABEL = 50, 170
+LONGEST_LABEL = 170
 MEAN = "mIoU"
 
 
@@ -63,29 +54,20 @@ def iou_chart(
     lines = _lines(runs, order)
     count = -(-len(lines) // PANEL_LINES)
     each = -(-len(lines) // count)
-    panels = [lines[start : start + each] for start in range(0, len(lines), each)]
-    longest = ceil(max(text_width(name, bold=name == MEAN) for name, _ in lines))
-    label = min(LONGEST_LABEL, longest) + 10
-    bars = 520 if count == 1 else 300
-    pitch = label + bars + VALUE_WIDTH + GAP
-    width = round(2 * MARGIN + count * pitch - GAP)
-    room = width - 2 * MARGIN
-    key = key_lines(list(runs), room)
-    top = MARGIN + TITLE + 14 + len(key) * KEY_HEIGHT + 6
     step = len(runs) * BAR + BETWEEN
-    page = Page(width, top + each * step + 34 + MARGIN // 2)
-    page.text(MARGIN, MARGIN - 8, fitted(title, room, TITLE, bold=True), TITLE, bold=True)
-    colours = series_colours(list(runs)) if colours is None else colours
-    page.key(MARGIN, MARGIN + TITLE + 12, key, colours)
-    for number, panel in enumerate(panels):
-        left = MARGIN + number * pitch + label
-        axes = page.axes(left, top, bars, len(panel) * step)
-        _draw_bars(axes, panel, [colours[name] for name in runs], step)
-        for position, (name, _) in enumerate(panel):
-            shown = fitted(name, label - 10, bold=name == MEAN)
-            middle = top + (position + 0.5) * step
-            page.text(left - 10, middle, shown, bold=name == MEAN, ha="right", va="center_baseline")
-    return page.save(path)
+    shown = (
+        series_colours(list(runs)) if colours is None else {name: colours[name] for name in runs}
+    )
+    width = 700 if count == 1 else 560
+    room = width - 200
+    height = each * step + key_height(shown, room) + 90
+    with chart(path, count * width, height, title) as figure:
+        panels = figure.subplots(1, count, squeeze=False)[0]
+        headed(panels[0], "", shown, room)
+        for number, axes in enumerate(panels):
+            _draw_bars(axes, lines[number * each :][:each], list(shown.values()))
+            axes.set_ylim(each * step, 0)
+    return path
 
 
 def _lines(runs: Mapping[str, Scores], order: str) -> list[Line]:
@@ -107,29 +89,25 @@ def _lines(runs: Mapping[str, Scores], order: str) -> list[Line]:
     return [(MEAN, [one.miou for one in scores]), *lines]
 
 
-def _draw_bars(axes: Axes, lines: Sequence[Line], colours: Sequence[str], step: int) -> None:
-    """Bars in pixels from the top, so that they are as thick in every chart."""
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(lines) * step, 0)
-    axes.set_yticks([])
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
-    style_axes(axes)
+def _draw_bars(axes: Axes, lines: Sequence[Line], colours: Sequence[str]) -> None:
+    """Draw bars in pixels from the top, so that they are about as thick in every chart."""
+    step = len(colours) * BAR + BETWEEN
     for position, (name, values) in enumerate(lines):
         for number, value in enumerate(values):
             middle = position * step + BETWEEN / 2 + (number + 0.5) * BAR
-            if value is not None:
-                axes.barh(middle, value, height=BAR - 2, color=colours[number])
+            axes.barh(middle, value or 0, height=BAR - 2, color=colours[number])
             axes.annotate(
-                "absent" if value is None else f"{value:.3f}",
-                (value or 0, middle),
-                (5, 0),
-                textcoords="offset points",
-                va="center_baseline",
+                "absent" if value is None else f"{value:.3f}", (value or 0, middle), (5, 0),
+                textcoords="offset points", va="center_baseline", fontsize=(SMALL - 1) * POINT,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0},
-                color=INK if name == MEAN else FAINT,
-                fontproperties=font(SMALL - 1, bold=name == MEAN),
-            )
+                color=INK if name == MEAN else FAINT, fontweight="bold" if name == MEAN else None,
+            )  # fmt: skip
         if name == MEAN:
             axes.axhline(step, color=FAINT, linewidth=0.8)
-    axes.set_xlabel("IoU", color=FAINT, fontproperties=font(TEXT))
+    middles = [(position + 0.5) * step for position in range(len(lines))]
+    names = [fitted(name, LONGEST_LABEL, bold=name == MEAN) for name, _ in lines]
+    name_rows(axes, middles, names)
+    for label, (name, _) in zip(axes.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if name == MEAN else "normal")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("IoU")

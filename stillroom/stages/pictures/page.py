@@ -1,122 +1,77 @@
-"""A page measured in pixels: pictures placed without resampling, text, and a PNG at the end.
-
-Figures are made as objects, never through pyplot, so that drawing in a training process or a
-thread changes nothing outside. Positions count from the top left, as in images.
-"""
+"""A white page measured in pixels: pictures placed without resampling, lines of text, a PNG."""
 
 from __future__ import annotations
 
-import warnings
-from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from stillroom.stages.pictures.palette import palette
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from matplotlib.axes import Axes
+    import numpy as np
     from numpy.typing import NDArray
 
-DPI = 100
-LONGEST_SIDE = 32_000  # Agg draws up to 2^15 pixels
-INK = "#1c1f24"
-FAINT = "#6b7280"
-LINE = "#d5d9e0"
-FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws alike
+    Colour = tuple[int, int, int] | str
+
+LONGEST_SIDE = 32_000
+INK, FAINT, LINE, FRAME = "#1c1f24", "#6b7280", "#d5d9e0", "#c8c8c8"
+MARGIN = 28
 TITLE, TEXT, SMALL = 18, 13, 12  # heights in pixels
-SWATCH, KEY_HEIGHT = 14, 22
-
-KeyLines = list[list[tuple[float, str, str]]]
-
-# Of the runs or terms in a chart; told apart by people with colour-blindness too (Okabe and Ito,
-# "Color Universal Design", 2008), yellow left out, which fades on white.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d")
 
 
 class Page:
-    """A white page of width x height pixels."""
+    """A white page of width x height pixels; positions count from the top left."""
 
     def __init__(self, width: int, height: int) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         if max(width, height) > LONGEST_SIDE:
             raise ConfigError(
                 f"a picture of {height}x{width} pixels is too large to draw "
                 f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
             )
         self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-        self._canvas = FigureCanvasAgg(self.figure)
+        self.image = Image.new("RGB", (width, height), "white")
+        self._draw = ImageDraw.Draw(self.image)
 
     def picture(self, left: int, top: int, image: NDArray[np.uint8]) -> None:
         """Place an image (H, W, 3), pixel for pixel, with a thin frame around it."""
-        framed = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=200)
-        bottom = self.height - top - image.shape[0] - 1
-        self.figure.figimage(framed, left - 1, bottom)
+        height, width = image.shape[:2]
+        self.box(left - 1, top - 1, width + 2, height + 2, FRAME)
+        self.image.paste(Image.fromarray(image), (left, top))
+
+    def box(
+        self, left: float, top: float, width: float, height: float, colour: Colour,
+        outline: Colour | None = None,
+    ) -> None:  # fmt: skip
+        """Fill a rectangle."""
+        left, top = round(left), round(top)
+        corners = (left, top, left + round(width) - 1, top + round(height) - 1)
+        self._draw.rectangle(corners, colour, outline)
 
     def text(
-        self, left: float, top: float, words: str, size: int = TEXT, colour: str = INK, **more: Any
-    ) -> None:
-        """Write one line whose upper edge is at `top`; words are never read as formulas."""
-        more.setdefault("va", "top")
-        self.figure.text(
-            left / self.width, 1 - top / self.height, words, color=colour, parse_math=False,
-            fontproperties=font(size, bold=bool(more.pop("bold", False))), **more,
-        )  # fmt: skip
+        self, left: float, top: float, words: str, size: int = TEXT, colour: Colour = INK, *,
+        bold: bool = False, anchor: str = "la",
+    ) -> None:  # fmt: skip
+        """Write one line; `anchor`, as Pillow names it, is the point of the text that is placed."""
+        place, words = (round(left), round(top)), words.replace("\n", " ")
+        self._draw.text(place, words, colour, font(size, bold=bold), anchor=anchor)
 
-    def box(self, left: float, top: float, width: float, height: float, colour: Any) -> None:
-        """Fill a rectangle."""
-        from matplotlib.patches import Rectangle
 
-        corner = (left / self.width, 1 - (top + height) / self.height)
-        extent = (width / self.width, height / self.height)
-        self.figure.add_artist(
-            Rectangle(corner, *extent, facecolor=colour, edgecolor="#9aa1ac", linewidth=0.6)
-        )
+def write_png(path: Path, image: Image.Image) -> Path:
+    """Write a picture, making its folder.
 
-    def key(self, left: float, top: float, lines: KeyLines, colours: Mapping[str, str]) -> None:
-        """Write a key of names behind their colours, as `key_lines` has wrapped it."""
-        for number, line in enumerate(lines):
-            for offset, name, shown in line:
-                upper = top + number * KEY_HEIGHT
-                self.box(left + offset, upper, SWATCH, SWATCH, colours[name])
-                self.text(
-                    left + offset + SWATCH + 8, upper + SWATCH / 2, shown, va="center_baseline"
-                )
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Add axes whose inner area is the given rectangle."""
-        bottom = self.height - top - height
-        return self.figure.add_axes(
-            (left / self.width, bottom / self.height, width / self.width, height / self.height)
-        )
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """The page as an image (H, W, 3)."""
-        with warnings.catch_warnings():
-            # A class or file name in a script that the font lacks shows boxes; it is no fault.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            self._canvas.draw()  # type: ignore[no-untyped-call]
-        # Not by savefig: a user's own matplotlibrc may crop or resize what that writes.
-        drawn = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-        return np.ascontiguousarray(np.asarray(drawn)[..., :3])
-
-    def save(self, path: Path) -> Path:
-        """Write the page as a PNG, making its folder."""
-        pixels = self.pixels()
-        make_place(path)
-        try:
-            Image.fromarray(pixels).save(path, format="PNG")
-        except OSError as error:
-            raise ConfigError(f"picture {path}: cannot be written ({error.strerror})") from error
-        return path
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    make_place(path)
+    try:
+        image.save(path, format="PNG")
+    except OSError as error:
+        raise ConfigError(f"picture {path}: cannot be written ({error.strerror})") from error
+    return path
 
 
 def make_place(path: Path) -> None:
@@ -135,72 +90,37 @@ def make_place(path: Path) -> None:
         raise ConfigError(f"picture {path}: this is a folder; name a file in it")
 
 
-def text_width(words: str, size: int = TEXT, *, bold: bool = False) -> float:
-    """Pixels that one line of text takes."""
-    from matplotlib.textpath import TextToPath
+@lru_cache
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Load the font that comes with matplotlib, so that every machine draws alike."""
+    import matplotlib
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        width, _, _ = TextToPath().get_text_width_height_descent(
-            words, font(size, bold=bold), ismath=False
-        )
-    return float(width) * DPI / 72
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = f"{matplotlib.get_data_path()}/fonts/ttf/{name}"
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def text_width(words: str, size: int = TEXT, *, bold: bool = False) -> float:
+    """Return the pixels that one line of text takes."""
+    return font(size, bold=bold).getlength(words.replace("\n", " "))
 
 
 def fitted(words: str, width: float, size: int = TEXT, *, bold: bool = False) -> str:
-    """Words that fit into `width` pixels, their middle replaced by an ellipsis if they must."""
-    if text_width(words, size, bold=bold) <= width:
-        return words
-
-    # The ends of a frame's name tell it from its neighbours; its middle seldom does.
-    def too_wide(kept: int) -> bool:
-        return text_width(_cut(words, kept), size, bold=bold) > width
-
-    fits = bisect_left(range(2, len(words)), True, key=too_wide)
-    return _cut(words, fits + 1) if fits else "…"
+    """Shorten words to `width` pixels: the ends of a name tell more of it than its middle."""
+    shown, kept = words, len(words)
+    while kept and text_width(shown, size, bold=bold) > width:
+        kept -= 1
+        shown = f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
+    return shown
 
 
-def _cut(words: str, kept: int) -> str:
-    """The first and last letters of some words, `kept` in all."""
-    return f"{words[: kept // 2]}…{words[len(words) - (kept - kept // 2) :]}"
-
-
-def key_lines(names: Sequence[str], room: float) -> KeyLines:
-    """Wrap a key into `room` pixels: by line, (offset in pixels, name, name as it is shown)."""
-    lines: KeyLines = [[]]
-    offset = 0.0
-    for name in names:
-        shown = fitted(name, room - SWATCH - 8)
-        taken = SWATCH + 8 + text_width(shown)
-        if lines[-1] and offset + taken > room:
-            lines.append([])
-            offset = 0.0
-        lines[-1].append((offset, name, shown))
-        offset += taken + 28
+def wrapped(words: str, width: float, size: int = SMALL) -> list[str]:
+    """Break words into lines of at most `width` pixels."""
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, width, size))
     return lines
-
-
-def series_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each run or term."""
-    more = palette([f"series {index}" for index in range(len(names))])
-    generated = ["#{:02x}{:02x}{:02x}".format(*row) for row in more.tolist()]
-    return dict(zip(names, [*SERIES, *generated[len(SERIES) :]], strict=False))
-
-
-def style_axes(axes: Axes) -> None:
-    """Give axes the page's quiet look: two thin spines, small ticks."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(LINE)
-    axes.tick_params(colors=FAINT, length=3)
-    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        tick.set_fontproperties(font(SMALL))
-    axes.set_axisbelow(True)
-
-
-def font(size: int, *, bold: bool = False) -> Any:
-    """The page's font at a height in pixels."""
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(family=FONT, size=size * 72 / DPI, weight="bold" if bold else "normal")

@@ -1,10 +1,11 @@
-"""A colour for each class, and label maps in colour."""
+"""A colour for each class, label maps in colour, and the one colour scale of heat maps."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from stillroom.storage_specs.artifacts import IGNORE
@@ -19,6 +20,7 @@ Colour = tuple[int, int, int]
 
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
+PADDING: Colour = (226, 229, 234)
 
 # By the hues that readers know from CamVid and Cityscapes, apart enough to be told from each other.
 STREET: dict[str, Colour] = {
@@ -94,17 +96,19 @@ def _far_from(taken: list[Colour], count: int) -> list[Colour]:
     return picked
 
 
-def _lab(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """CIE L*a*b* (D65) of sRGB colours (N, 3); IEC 61966-2-1, and CIE 15 for the cube roots."""
-    srgb = colours / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    )
-    xyz = linear @ to_xyz.T / (0.9505, 1.0, 1.089)
-    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = root.T
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+@lru_cache(maxsize=1)
+def heat() -> NDArray[np.uint8]:
+    """Return the colours of 0..1 in 256 steps, (256, 3): dark is little, bright is much."""
+    from matplotlib import colormaps
+
+    table = colormaps["inferno"](np.arange(256))[:, :3]
+    return np.asarray((table * 255).round(), np.uint8)
+
+
+def _lab(colours: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return CIE L*a*b* (D65) of sRGB colours (N, 3)."""
+    lab = cv2.cvtColor((colours / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)
+    return np.asarray(lab[0])
 
 
 def colourise(

@@ -1,233 +1,267 @@
-"""The layout of a sheet: titled columns of pictures, a row a frame, a legend below."""
+"""A sheet of frames: a row a frame, titled columns of pictures with captions, a legend below."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from stillroom.stages.pictures.legend import Entry, Legend, class_entries
 from stillroom.stages.pictures.page import (
     FAINT,
-    KEY_HEIGHT,
+    MARGIN,
     SMALL,
-    SWATCH,
     TEXT,
     TITLE,
     Page,
     fitted,
-    text_width,
-)
+    wrapped,
+    write_png,
+)  # fmt: skip
+from stillroom.stages.pictures.palette import PADDING, WHITE, palette
+from stillroom.stages.pictures.picture_kinds import PICTURES, PictureContext
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from stillroom.stages.pictures.palette import Colour
+    from stillroom.stages.pictures.legend import ColourBar
 
-MARGIN, GAP = 28, 12
+    Image = NDArray[np.uint8]
+
+GAP = 12
 WIDEST, NARROWEST = 1880, 720  # of a whole page; the second leaves room for title and legend
 LARGEST_TILE, SMALLEST_TILE = 480, 120
-BAR_HEIGHT = 44
+NOTE, LINE = 33, 17  # heights below a picture, and of a line of the subtitle
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
-    """One picture of a sheet.
+class Cell:
+    """What a sheet shows of a frame in one column.
 
     Attributes:
-        image: (H, W, 3) uint8; None draws an empty field with `note` in it.
-        note: a line below the picture.
-        smooth: interpolate where it is enlarged; label maps keep their squares.
+        kind: of the picture, a key of `PICTURES`.
+        array: None leaves the field empty, with the note in it.
+        note: a line below the picture; the caption of its kind if left out.
+        stride: pixels to a position of the array's grid.
     """
 
-    image: NDArray[np.uint8] | None
-    note: str = ""
-    smooth: bool = False
+    kind: str
+    array: NDArray[Any] | None
+    note: str | None = None
+    stride: int = 1
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of a legend: a colour, what it means, and a number or two."""
-
-    colour: Colour
-    name: str
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class ColourBar:
-    """Which value a column's colours mean: 0 at the left, `most` at the right.
+@dataclass(frozen=True, eq=False)
+class FrameRow:
+    """One frame of a sheet.
 
     Attributes:
-        column: index of the column it stands below.
-        colours: (256, 3) uint8.
-        most: the value of the last colour.
-        mark: a value to mark, with `mark_name`.
+        frame_id: its name, below the frame.
+        image: (H, W, 3) uint8, RGB.
+        cells: what is shown beside the frame, one a column.
+        valid: (height, width) of the part that is no padding, or its mask; None for all of it.
     """
 
-    column: int
-    colours: NDArray[np.uint8]
-    most: float = 1.0
-    mark: float | None = None
-    mark_name: str = ""
+    frame_id: str
+    image: Image
+    cells: Sequence[Cell]
+    valid: tuple[int, int] | NDArray[np.bool_] | None = None
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where the picture of a tile lies on a page: its upper left corner, and how wide it may be."""
-
-    left: int
-    top: int
-    width: int
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """(H, W), False where the frame is padding."""
+        if isinstance(self.valid, np.ndarray):
+            return self.valid
+        shown = np.zeros(self.image.shape[:2], bool)
+        height, width = self.valid or self.image.shape[:2]
+        shown[:height, :width] = True
+        return shown
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A sheet before it is drawn; every row has one tile a column."""
+    """A sheet of frames before it is drawn.
+
+    Attributes:
+        title: the first line.
+        columns: titles; the first of the frames. A column without a picture is left out.
+        rows: the frames.
+        classes: names of the classes 0..C-1, where a column shows them.
+        legend: what other colours mean.
+        iou: of each class, None where it is absent; by model.
+        counts: pixels by class, for a legend that cannot name all; those of this sheet if left out.
+        threshold: of pseudo-labels, marked on the colour bar of confidence.
+        bars: of columns by title, beside those that kinds of pictures have.
+        subtitle: the second line; how many frames there are if left out.
+        tile: width of a picture in pixels; what fits the page if left out.
+    """
 
     title: str
-    subtitle: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Tile, ...], ...]
-    legend_title: str
-    legend: tuple[Entry, ...]
-    bar: ColourBar | None = None
+    columns: Sequence[str]
+    rows: Sequence[FrameRow]
+    classes: Sequence[str] = ()
+    legend: Sequence[Entry] = ()
+    iou: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    counts: NDArray[np.int64] | None = None
+    threshold: float | None = None
+    bars: Mapping[str, ColourBar] = field(default_factory=dict)
+    subtitle: str | None = None
+    tile: int | None = None
+
+    def save(self, path: Path) -> Path:
+        """Write it as a PNG; raises as `draw`."""
+        return write_png(path, self.draw().image)
+
+    def draw(self) -> Page:
+        """Draw it.
+
+        Raises:
+            ConfigError: there are no rows, or more than fit into a picture.
+            ArtifactError: arrays that do not fit together.
+        """
+        columns = _columns(self)
+        tiles = [tile for column in columns for tile in column.tiles]
+        fair = (WIDEST - 2 * MARGIN + GAP) // len(columns) - GAP
+        side = self.tile or max(SMALLEST_TILE, min(LARGEST_TILE, fair))
+        width = max(NARROWEST, 2 * MARGIN + len(columns) * (side + GAP) - GAP)
+        room = width - 2 * MARGIN
+        images = [[tile.scaled(side) for tile in column.tiles] for column in columns]
+        heights = [
+            max((one.shape[0] for one in row if one is not None), default=side // 2)
+            for row in zip(*images, strict=True)
+        ]
+        lines = wrapped(counted(self.rows) if self.subtitle is None else self.subtitle, room)
+        legend = Legend(*_legend(self, tiles), room)
+        top = MARGIN + TITLE + LINE * len(lines) + TEXT + 22
+        bars = max((column.bar.height for column in columns if column.bar), default=0)
+        below = top + sum(heights) + NOTE * len(heights) + bars + 14
+        page = Page(width, below + legend.height + MARGIN - 8)
+        page.text(MARGIN, MARGIN - 10, fitted(self.title, room, TITLE, bold=True), TITLE, bold=True)
+        for number, line in enumerate(lines):
+            page.text(MARGIN, MARGIN + TITLE - 1 + number * LINE, line, SMALL, FAINT)
+        lefts = [MARGIN + number * (side + GAP) for number in range(len(columns))]
+        for left, column in zip(lefts, columns, strict=True):
+            page.text(left, top - TEXT - 9, fitted(column.title, side, bold=True), bold=True)
+        for left, column, scaled in zip(lefts, columns, images, strict=True):
+            column.draw(page, left, top, side, scaled, heights)
+        legend.draw(page, below)
+        return page
 
 
-def draw_sheet(sheet: Sheet, path: Path) -> Path:
-    """Write a sheet as a PNG.
-
-    Raises:
-        ConfigError: there are no rows, or more than fit into a picture.
-    """
-    page, _ = lay_out(sheet)
-    return page.save(path)
+def counted(rows: Sequence[FrameRow], what: str = "frame") -> str:
+    """Tell how many frames of what size there are."""
+    sizes = sorted({row.image.shape[:2] for row in rows}, reverse=True)
+    shown = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
+    more = ", …" if len(sizes) > 3 else ""
+    return f"{len(rows)} {what}{'s' if len(rows) > 1 else ''}, {shown}{more} pixels"
 
 
-def lay_out(sheet: Sheet) -> tuple[Page, tuple[tuple[Place, ...], ...]]:
-    """Draw a sheet on a page, and tell where its pictures are; raises as `draw_sheet`."""
+class _Tile:
+    """A cell with its picture, (H, W, 3) uint8; None where it is empty."""
+
+    def __init__(self, row: FrameRow, cell: Cell, title: str, context: PictureContext) -> None:
+        self.cell, self.context, self.kind = cell, context, PICTURES[cell.kind]
+        self.note, self.picture = cell.note or "", None
+        if cell.array is None:
+            return
+        try:
+            picture = self.kind.paint(cell.array, context)
+        except ArtifactError as error:
+            raise ArtifactError(f"{row.frame_id}: {title}: {error}") from error
+        expected = (*context.shown.shape, 3)
+        if picture.shape != expected or picture.dtype != np.uint8 or not picture.size:
+            raise ArtifactError(
+                f"{row.frame_id}: {title} {cell.array.shape} {cell.array.dtype} does not cover the "
+                f"frame {row.image.shape[:2]}"
+            )
+        if cell.note is None:
+            self.note = self.kind.caption(cell.array, context)
+        self.picture = np.where(context.shown[..., None], picture, np.array(PADDING, np.uint8))
+
+    def class_map(self) -> Image | None:
+        """Return the classes that it shows, (N,) without padding; None where it shows none."""
+        if self.cell.array is None or self.kind.classes is None:
+            return None
+        return self.kind.classes(self.cell.array, self.context)[self.context.shown]
+
+    def scaled(self, width: int) -> Image | None:
+        """Bring the picture to its place: `width` wide, or as high as that is wide."""
+        if self.picture is None:
+            return None
+        height, across = self.picture.shape[:2]
+        scale = min(width / across, width * 1.25 / height)
+        size = (max(1, round(across * scale)), max(1, round(height * scale)))
+        larger = cv2.INTER_CUBIC if self.kind.smooth else cv2.INTER_NEAREST
+        method = cv2.INTER_AREA if scale < 1 else larger
+        return np.asarray(cv2.resize(self.picture, size, interpolation=method), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    tiles: list[_Tile]
+    bar: ColourBar | None
+
+    def draw(
+        self, page: Page, left: int, top: int, width: int, images: Sequence[Image | None],
+        heights: Sequence[int],
+    ) -> None:  # fmt: skip
+        for tile, image, height in zip(self.tiles, images, heights, strict=True):
+            if image is None:
+                page.picture(left, top, np.full((height, width, 3), 245, np.uint8))
+                note = fitted(tile.note, width - 8)
+                page.text(left + width / 2, top + height / 2, note, colour=FAINT, anchor="mm")
+            else:
+                page.picture(left, top, image)
+                note = fitted(tile.note, width, SMALL)
+                page.text(left, top + image.shape[0] + 5, note, SMALL, FAINT)
+            top += height + NOTE
+        if self.bar is not None:
+            self.bar.draw(page, left, top, width)
+
+
+def _columns(sheet: Sheet) -> list[_Column]:
     if not sheet.rows:
         raise ConfigError("a sheet needs at least one frame to show")
-    count = len(sheet.columns)
-    tile = (WIDEST - 2 * MARGIN - (count - 1) * GAP) // count
-    tile = max(SMALLEST_TILE, min(LARGEST_TILE, tile))
-    width = max(NARROWEST, 2 * MARGIN + count * tile + (count - 1) * GAP)
-    rows = [[fit(one, tile) for one in row] for row in sheet.rows]
-    heights = [_row_height(row, tile) for row in rows]
-    legend = _Legend(sheet.legend, width - 2 * MARGIN)
-    top = MARGIN + TITLE + 30 + TEXT + 12
-    below = top + sum(heights) + (BAR_HEIGHT if sheet.bar is not None else 0)
-    page = Page(width, below + 14 + legend.height(sheet.legend_title) + MARGIN - 8)
-    _draw_titles(page, sheet, tile, top)
-    places = []
-    for row, tiles, height in zip(sheet.rows, rows, heights, strict=True):
-        corners = [(MARGIN + column * (tile + GAP), top) for column in range(count)]
-        for one, image, corner in zip(row, tiles, corners, strict=True):
-            _draw_tile(page, one, image, corner, (tile, height))
-        places.append(tuple(Place(*corner, tile) for corner in corners))
-        top += height
-    if sheet.bar is not None:
-        _draw_bar(page, sheet.bar, MARGIN + sheet.bar.column * (tile + GAP), top, tile)
-    legend.draw(page, sheet.legend_title, below + 14)
-    return page, tuple(places)
+    frames = [Cell("photo", row.image, row.frame_id) for row in sheet.rows]
+    cells_of = zip(*(row.cells for row in sheet.rows), strict=True)
+    columns, colours = [], palette(sheet.classes)
+    for title, cells in zip(sheet.columns, (frames, *cells_of), strict=True):
+        arrays = [cell.array for cell in cells if cell.array is not None]
+        if arrays:
+            kind = PICTURES[cells[0].kind]
+            most = kind.most(arrays)
+            tiles = [
+                _Tile(row, cell, title, PictureContext(row.shown, colours, cell.stride, most))
+                for row, cell in zip(sheet.rows, cells, strict=True)
+            ]
+            bar = kind.bar(most, sheet.threshold) if kind.bar else sheet.bars.get(title)
+            columns.append(_Column(title, tiles, bar))
+    return columns
 
 
-def fit(tile: Tile, width: int) -> NDArray[np.uint8] | None:
-    """The tile's image brought to its place: `width` wide, or as high as that is wide."""
-    if tile.image is None:
-        return None
-    image = tile.image
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ArtifactError(f"a picture is (H, W, 3) uint8, got {tuple(image.shape)} {image.dtype}")
-    scale = min(width / image.shape[1], width * 1.25 / image.shape[0])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    larger = cv2.INTER_CUBIC if tile.smooth else cv2.INTER_NEAREST
-    method = cv2.INTER_AREA if scale < 1 else larger
-    resized = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
-    return resized.astype(np.uint8, copy=False)
-
-
-def _row_height(images: Sequence[NDArray[np.uint8] | None], tile: int) -> int:
-    tallest = max((image.shape[0] for image in images if image is not None), default=tile // 2)
-    return tallest + 5 + SMALL + GAP + 4
-
-
-def _draw_titles(page: Page, sheet: Sheet, tile: int, top: int) -> None:
-    room = page.width - 2 * MARGIN
-    page.text(MARGIN, MARGIN - 8, fitted(sheet.title, room, TITLE, bold=True), TITLE, bold=True)
-    page.text(MARGIN, MARGIN + TITLE, fitted(sheet.subtitle, room, SMALL), SMALL, FAINT)
-    for column, name in enumerate(sheet.columns):
-        left = MARGIN + column * (tile + GAP)
-        page.text(left, top - TEXT - 8, fitted(name, tile, TEXT, bold=True), TEXT, bold=True)
-
-
-def _draw_tile(
-    page: Page,
-    tile: Tile,
-    image: NDArray[np.uint8] | None,
-    corner: tuple[int, int],
-    size: tuple[int, int],
-) -> None:
-    left, top = corner
-    if image is not None:
-        page.picture(left, top, image)
-        page.text(left, top + image.shape[0] + 5, fitted(tile.note, size[0], SMALL), SMALL, FAINT)
-        return
-    height = size[1] - (5 + SMALL + GAP + 4)
-    page.picture(left, top, np.full((height, size[0], 3), 245, np.uint8))
-    middle = (left + size[0] / 2, top + height / 2)
-    page.text(*middle, fitted(tile.note, size[0] - 8), colour=FAINT, ha="center", va="center")
-
-
-def _draw_bar(page: Page, bar: ColourBar, left: int, top: int, width: int) -> None:
-    page.picture(left, top, np.repeat(bar.colours[None], 10, axis=0)[
-        :, np.linspace(0, 255, width).round().astype(int)
-    ])  # fmt: skip
-    taken: list[tuple[float, float]] = []
-    marks = [] if bar.mark is None else [(bar.mark / bar.most, f"{bar.mark_name} {bar.mark:.2f}")]
-    ticks = [(share, f"{share * bar.most:.2g}") for share in (0.0, 1.0, 0.5)]
-    for value, words in (*marks, *ticks):
-        half = text_width(words, SMALL) / 2
-        centre = min(max(value * width, half), width - half)
-        if any(centre - half < end + 6 and centre + half > start - 6 for start, end in taken):
-            continue  # the mark matters more than the tick it would touch
-        taken.append((centre - half, centre + half))
-        page.box(left + min(value * width, width - 1), top + 10, 0.5, 5, FAINT)
-        page.text(left + centre, top + 18, words, SMALL, FAINT, ha="center")
-
-
-class _Legend:
-    """Entries in as many equal columns as fit, read from top to bottom."""
-
-    def __init__(self, entries: Sequence[Entry], room: int) -> None:
-        self.entries = [
-            Entry(one.colour, fitted(one.name, min(280, room / 2)), one.value) for one in entries
-        ]
-        self.name_width = max((text_width(one.name) for one in self.entries), default=0)
-        value_width = max((text_width(one.value) for one in self.entries), default=0)
-        self.width = SWATCH + 8 + self.name_width + (14 + value_width if value_width else 0) + 32
-        columns = max(1, int((room + 32) // self.width))
-        self.lines = -(-len(self.entries) // columns)
-
-    def height(self, title: str) -> int:
-        return (KEY_HEIGHT + 4 if title else 0) + self.lines * KEY_HEIGHT
-
-    def draw(self, page: Page, title: str, top: int) -> None:
-        if title:
-            room = page.width - 2 * MARGIN
-            page.text(MARGIN, top, fitted(title, room, TEXT, bold=True), TEXT, bold=True)
-            top += KEY_HEIGHT + 4
-        for position, one in enumerate(self.entries):
-            column, line = divmod(position, self.lines)
-            left, upper = MARGIN + column * self.width, top + line * KEY_HEIGHT
-            colour = tuple(channel / 255 for channel in one.colour)
-            page.box(left, upper, SWATCH, SWATCH, colour)
-            baseline = upper + SWATCH / 2
-            page.text(left + SWATCH + 8, baseline, one.name, va="center_baseline")
-            right = left + self.width - 32
-            page.text(right, baseline, one.value, colour=FAINT, ha="right", va="center_baseline")
+def _legend(sheet: Sheet, tiles: Sequence[_Tile]) -> tuple[str, list[Entry]]:
+    """Title and entries: classes, what 255 means, other colours, padding."""
+    title, entries = "", list[Entry]()
+    maps = [(tile.kind, made) for tile in tiles if (made := tile.class_map()) is not None]
+    if maps:
+        counts = sheet.counts
+        if counts is None:
+            counts = np.sum([np.bincount(made, minlength=256) for _, made in maps], axis=0)
+        title, entries = class_entries(sheet.classes, counts, sheet.iou)
+    for colour, name in dict.fromkeys(kind.unlabelled for kind, made in maps if IGNORE in made):
+        if colour == WHITE and sheet.threshold is not None:
+            name += f" (below {sheet.threshold:.2f})"
+        entries.append(Entry(colour, name))
+    entries += sheet.legend
+    if any(not tile.context.shown.all() for tile in tiles):
+        entries.append(Entry(PADDING, "padding"))
+    return title, entries

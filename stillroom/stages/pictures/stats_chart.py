@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.stages.evaluate.cache_stats import BINS, THRESHOLDS
-from stillroom.stages.pictures.page import (
-    FAINT,
-    KEY_HEIGHT,
-    LINE,
-    SMALL,
-    TEXT,
-    TITLE,
-    Page,
-    fitted,
-    font,
-    key_lines,
-    series_colours,
-    style_axes,
-    text_width,
-)
+from stillroom.stages.pictures.chart import POINT, chart, headed, name_rows, series_colours
+from stillroom.stages.pictures.page import FAINT, MARGIN, SMALL, TEXT, fitted
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,12 +21,10 @@ if TYPE_CHECKING:
 
     from stillroom.stages.evaluate.cache_stats import CacheStats
 
-MARGIN, GAP, FOOT, TICKS = 28, 44, 46, 46
-WIDTH = 440  # of each of the three plots
+WIDTH, PLOT, BESIDE = 1640, 440, 165  # of the page, of a plot; height beside a row's bars
 BAR, BETWEEN, LEAST_HEIGHT = 9, 9, 240
 MOST_CLASSES, LONGEST_LABEL = 40, 150
 SERIES = ("labels", "pseudo-label", "best of logits")
-LONE = "#4d4d4d"  # of bars that have no key
 CURVES = ("kept", "right among the kept")
 
 
@@ -61,108 +45,77 @@ def stats_chart(path: Path, rows: Sequence[StatsRow], *, title: str) -> Path:
     """
     if not rows:
         raise ConfigError("a chart needs at least one teacher's set to show")
-    label = max(_label_width(row) for row in rows)
-    plots = [MARGIN + label, MARGIN + label + WIDTH + GAP + TICKS]
-    plots.append(plots[1] + WIDTH + GAP + TICKS)
-    heights = [max(LEAST_HEIGHT, len(_shares(row)[0]) * _step(row)) for row in rows]
-    head = TEXT + 14 + KEY_HEIGHT + 6
-    top = MARGIN + TITLE + 18
-    page = Page(
-        plots[2] + WIDTH + MARGIN,
-        top + sum(heights) + len(rows) * (head + TEXT + 8 + FOOT) + MARGIN // 2,
-    )
-    room = page.width - 2 * MARGIN
-    page.text(MARGIN, MARGIN - 8, fitted(title, room, TITLE, bold=True), TITLE, bold=True)
-    for row, height in zip(rows, heights, strict=True):
-        frames = f"{row.stats.frames} frame{'s' * (row.stats.frames != 1)}"
-        page.text(MARGIN, top, fitted(f"{row.name}, {frames}", room), colour=FAINT)
-        top += TEXT + 8
-        _draw_row(page, row, plots, (top, head, height), label)
-        top += head + height + FOOT
-    return page.save(path)
+    heights = [BESIDE + max(LEAST_HEIGHT, _bars_height(row)) for row in rows]
+    with chart(path, WIDTH, sum(heights), title) as figure:
+        parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for row, part in zip(rows, parts, strict=True):
+            frames = f"{row.stats.frames} frame{'s' * (row.stats.frames != 1)}"
+            words = fitted(f"{row.name}, {frames}", WIDTH - 100)
+            part.suptitle(
+                words,
+                x=MARGIN / 2 / (WIDTH - MARGIN),
+                ha="left",
+                fontsize=TEXT * POINT,
+                color=FAINT,
+            )
+            classes, confidence, thresholds = part.subplots(1, 3)
+            _draw_classes(classes, row)
+            _draw_confidence(confidence, row.stats)
+            _draw_thresholds(thresholds, row.stats)
+    return path
 
 
-def _draw_row(
-    page: Page, row: StatsRow, lefts: list[int], place: tuple[int, int, int], label: int
-) -> None:
-    top, head, height = place
+def _bars_height(row: StatsRow) -> int:
     names, shares = _shares(row)
-    colours = series_colours(SERIES)
-    page.text(lefts[0], top, "Classes, share of the pixels", bold=True)
-    page.key(lefts[0], top + TEXT + 10, key_lines(list(shares), WIDTH), colours)
-    axes = page.axes(lefts[0], top + head, WIDTH, height)
-    _draw_classes(axes, shares, colours, height)
-    for position, name in enumerate(names):
-        middle = top + head + (position + 0.5) * height / max(1, len(names))
-        shown = fitted(name, label - 10)
-        page.text(lefts[0] - 10, middle, shown, ha="right", va="center_baseline")
-    page.text(lefts[1], top, "Confidence, share of the pixels", bold=True)
-    _draw_confidence(page.axes(lefts[1], top + head, WIDTH, height), row.stats)
-    curves = series_colours([*SERIES, *CURVES])
-    drawn = CURVES if row.stats.labelled_kept.any() else CURVES[:1]
-    page.text(lefts[2], top, "By the threshold of confidence", bold=True)
-    page.key(lefts[2], top + TEXT + 10, key_lines(drawn, WIDTH), curves)
-    _draw_thresholds(page.axes(lefts[2], top + head, WIDTH, height), row.stats, curves)
-
-
-def _label_width(row: StatsRow) -> int:
-    longest = max((text_width(name) for name in _shares(row)[0]), default=0)
-    return min(LONGEST_LABEL, ceil(longest)) + 10
-
-
-def _step(row: StatsRow) -> int:
-    return len(_shares(row)[1]) * BAR + BETWEEN
+    return len(names) * (len(shares) * BAR + BETWEEN)
 
 
 def _shares(row: StatsRow) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
     """Names of the classes shown, and by series the share of its pixels that each has."""
-    counts = dict(
-        zip(SERIES, (row.stats.labels, row.stats.pseudo_labels, row.stats.best), strict=True)
-    )
-    counts = {name: one for name, one in counts.items() if one.any()}
+    all_counts = (row.stats.labels, row.stats.pseudo_labels, row.stats.best)
+    counts = {name: one for name, one in zip(SERIES, all_counts, strict=True) if one.any()}
     names = list(row.classes)
-    seen = sum((one[: len(names)] for one in counts.values()), np.zeros(len(names)))
-    shown = list(range(len(names)))
-    if len(shown) > MOST_CLASSES:
-        shown = sorted(np.argsort(-seen, kind="stable")[:MOST_CLASSES].tolist())
+    together = sum((one[: len(names)] for one in counts.values()), np.zeros(len(names)))
+    shown = sorted(np.argsort(-together, kind="stable")[:MOST_CLASSES].tolist())
     listed = [names[index] for index in shown]
     if any(one[255] for one in counts.values()):
         shown, listed = [*shown, 255], [*listed, "none"]
     return listed, {name: one[shown] / one.sum() for name, one in counts.items()}
 
 
-def _draw_classes(
-    axes: Axes, shares: dict[str, NDArray[np.float64]], colours: Any, height: int
-) -> None:
-    lines = max((len(one) for one in shares.values()), default=0)
-    axes.set_ylim(max(1, lines), 0)
-    thick = (1 - BETWEEN / (BAR * len(shares) + BETWEEN)) / max(1, len(shares)) if shares else 1
+def _draw_classes(axes: Axes, row: StatsRow) -> None:
+    names, shares = _shares(row)
+    colours = series_colours(SERIES)
+    step = len(shares) * BAR + BETWEEN
     for number, (name, values) in enumerate(shares.items()):
-        middles = np.arange(lines) + 0.5 + (number - (len(shares) - 1) / 2) * thick
-        axes.barh(middles, values, height=thick * 0.85, color=colours[name])
-    axes.set_yticks([])
+        middles = np.arange(len(names)) * step + BETWEEN / 2 + (number + 0.5) * BAR
+        axes.barh(middles, values, height=BAR - 1, color=colours[name])
+    shown = [fitted(name, LONGEST_LABEL) for name in names]
+    name_rows(axes, [(place + 0.5) * step for place in range(len(names))], shown)
+    axes.set_ylim(max(1, len(names)) * step, 0)
     _percent(axes.xaxis)
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
-    style_axes(axes)
+    headed(axes, "Classes, share of the pixels", {name: colours[name] for name in shares}, PLOT)
 
 
 def _draw_confidence(axes: Axes, stats: CacheStats) -> None:
     share = stats.confidence / max(1, stats.confidence.sum())
-    axes.bar((np.arange(BINS) + 0.5) / BINS, share, width=0.92 / BINS, color=LONE)
+    axes.bar((np.arange(BINS) + 0.5) / BINS, share, width=0.92 / BINS, color="#4d4d4d")
     axes.set_xlim(0, 1)
+    axes.set_ylim(0)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("highest class probability")
     _percent(axes.yaxis)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.set_xlabel("highest class probability", color=FAINT, fontproperties=font(TEXT))
-    style_axes(axes)
+    headed(axes, "Confidence, share of the pixels", {}, PLOT)
 
 
-def _draw_thresholds(axes: Axes, stats: CacheStats, colours: Any) -> None:
+def _draw_thresholds(axes: Axes, stats: CacheStats) -> None:
     curves = {CURVES[0]: stats.kept / max(1, stats.pixels)}
     if stats.labelled_kept.any():
         known = np.where(stats.labelled_kept > 0, stats.labelled_kept, 1)
         curves[CURVES[1]] = np.where(stats.labelled_kept > 0, stats.right / known, np.nan)
+    colours = series_colours([*SERIES, *CURVES])
     for name, values in curves.items():
-        axes.plot(THRESHOLDS, values, color=colours[name], marker="o", markersize=4, linewidth=1.6)
+        axes.plot(THRESHOLDS, values, color=colours[name], marker="o")
         for step in (0, len(THRESHOLDS) // 2 - 1, len(THRESHOLDS) - 1):
             if np.isfinite(values[step]):
                 # Beside each other's curve, not on it.
@@ -170,15 +123,14 @@ def _draw_thresholds(axes: Axes, stats: CacheStats, colours: Any) -> None:
                 axes.annotate(
                     f"{values[step]:.1%}", (THRESHOLDS[step], values[step]),
                     (0, 7 if highest else -14), textcoords="offset points", ha="center",
-                    color=FAINT, fontproperties=font(SMALL - 1),
+                    color=FAINT, fontsize=(SMALL - 1) * POINT,
                 )  # fmt: skip
-    axes.set_xlim(THRESHOLDS[0] - 0.03, THRESHOLDS[-1] + 0.03)
     low = min(float(np.nanmin(values)) for values in curves.values())
+    axes.set_xlim(THRESHOLDS[0] - 0.03, THRESHOLDS[-1] + 0.03)
     axes.set_ylim(max(0.0, low - 0.08), 1.04)
+    axes.set_xlabel("threshold")
     _percent(axes.yaxis)
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.set_xlabel("threshold", color=FAINT, fontproperties=font(TEXT))
-    style_axes(axes)
+    headed(axes, "By the threshold of confidence", {name: colours[name] for name in curves}, PLOT)
 
 
 def _percent(axis: Any) -> None:

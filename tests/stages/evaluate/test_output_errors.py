@@ -16,13 +16,13 @@ from stillroom.stages.evaluate.equivariance import (
     CachedFrame,
     ViewFidelity,
     ViewTally,
-    look,
+    read_view,
     recommend,
     views_of,
 )
 from stillroom.stages.evaluate.output_errors import FidelityTally, pixel_kl, spatial_kl
-from stillroom.stages.pictures.equivariance_sheet import MirroredRow, equivariance_sheet
-from stillroom.stages.pictures.heat import heat
+from stillroom.stages.pictures.equivariance_sheet import equivariance_sheet
+from stillroom.stages.pictures.palette import heat
 from stillroom.storage_specs.codecs import CODECS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -106,15 +106,15 @@ def pointwise(image: np.ndarray) -> np.ndarray:
 def test_a_teacher_that_moves_with_its_input_loses_nothing_by_flips_and_crops() -> None:
     views = views_of((16, 24))
     for name in ("as it is", "crop", FLIP):
-        seen = look(views[name], frame(), pointwise)
-        assert seen.kl.max() < 1e-12, name
-        np.testing.assert_array_equal(seen.live, seen.said)
+        reading = read_view(views[name], frame(), pointwise)
+        assert reading.kl.max() < 1e-12, name
+        np.testing.assert_array_equal(reading.live, reading.cached)
         tally = ViewTally(name, 3)
-        tally.add(seen)
+        tally.add(reading)
         found = tally.result()
         assert found.agreement == 1
-        assert found.live == found.said
-    assert not look(views[FLIP], frame(), pointwise).mask[:, :4].any(), "padding is left out"
+        assert found.live == found.cached
+    assert not read_view(views[FLIP], frame(), pointwise).mask[:, :4].any(), "padding is left out"
 
 
 def test_a_teacher_that_knows_left_from_right_is_found_out_by_flips() -> None:
@@ -127,8 +127,8 @@ def test_a_teacher_that_knows_left_from_right_is_found_out_by_flips() -> None:
     cached = CachedFrame(
         "a", cached.image, cached.label, lopsided(cached.image), 1, cached.valid
     )  # fmt: skip
-    same = look(views_of((16, 24))["as it is"], cached, lopsided)
-    mirrored = look(views_of((16, 24))[FLIP], cached, lopsided)
+    same = read_view(views_of((16, 24))["as it is"], cached, lopsided)
+    mirrored = read_view(views_of((16, 24))[FLIP], cached, lopsided)
     assert same.kl.max() < 1e-12
     assert mirrored.kl[mirrored.mask].mean() > 0.5
 
@@ -139,12 +139,12 @@ def test_views_of_tiny_and_odd_canvases_can_be_looked_through() -> None:
         cells = (-(-canvas[0] // 4), -(-canvas[1] // 4))
         cached = CachedFrame("a", image, None, np.zeros((3, *cells), np.float32), 4, canvas)
 
-        def live(seen: np.ndarray) -> np.ndarray:
-            return np.zeros((3, -(-seen.shape[0] // 4), -(-seen.shape[1] // 4)), np.float32)
+        def live(image: np.ndarray) -> np.ndarray:
+            return np.zeros((3, -(-image.shape[0] // 4), -(-image.shape[1] // 4)), np.float32)
 
         for view in views_of(canvas).values():
-            seen = look(view, cached, live)
-            assert seen.classes(seen.live).shape == (view.out_height, view.out_width)
+            reading = read_view(view, cached, live)
+            assert reading.classes(reading.live).shape == (view.out_height, view.out_width)
 
 
 def scored(
@@ -190,8 +190,8 @@ def test_what_is_recommended_about_scales() -> None:
 
 def test_the_sheet_is_drawn_worst_first(tmp_path: Path) -> None:
     view = views_of((16, 24))[FLIP]
-    good = MirroredRow("good", look(view, frame(), pointwise))
-    bad = MirroredRow("bad", look(view, frame(), lambda image: pointwise(image) * 3))
+    good = replace(read_view(view, frame(), pointwise), frame_id="good")
+    bad = replace(read_view(view, frame(), lambda image: pointwise(image) * 3), frame_id="bad")
     rows = [good, bad]
     path = equivariance_sheet(tmp_path / "x.png", rows, "abc", title="t")
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -204,20 +204,25 @@ def test_the_sheet_is_drawn_worst_first(tmp_path: Path) -> None:
 def test_the_sheets_colours_reach_from_0_to_the_highest_kl(
     tmp_path: Path, words: list[str], least: float
 ) -> None:
-    seen = look(views_of((16, 24))[FLIP], frame(), pointwise)
-    kl = np.full_like(seen.kl, least)
+    reading = read_view(views_of((16, 24))[FLIP], frame(), pointwise)
+    kl = np.full_like(reading.kl, least)
     kl[:, : kl.shape[1] // 2] = 0
-    row = MirroredRow("small", replace(seen, kl=kl, mask=np.ones_like(seen.mask)))
+    row = replace(reading, kl=kl, mask=np.ones_like(reading.mask))
     path = equivariance_sheet(tmp_path / "x.png", [row], "abc", title="t")
-    said = {1e-5: {"mean 5.0e-06 nats", "1e-05", "5e-06"}, 3.0: {"mean 1.500 nats", "3", "1.5"}}
+    said = {
+        1e-5: {"mean 5.0e-06 nats", "1e-05 and more", "5e-06"},
+        3.0: {"mean 1.500 nats", "3 and more", "1.5"},
+    }
     assert said[least] <= set(words)
     colours = {colour for _, colour in Image.open(path).getcolors(2**20) or []}
     assert {tuple(heat()[0].tolist()), tuple(heat()[255].tolist())} <= colours
-    equivariance_sheet(path, [replace(row, seen=replace(seen, kl=0 * kl))], "abc", title="t")
+    equivariance_sheet(path, [replace(row, kl=0 * kl)], "abc", title="t")
     assert "mean 0.000 nats" in words
 
 
 def test_upsampled_classes_cover_the_frame() -> None:
-    seen = look(views_of((16, 24))["as it is"], frame(4), lambda x: pointwise(x)[:, ::4, ::4])
-    assert seen.classes(seen.said).shape == (16, 24)
-    assert torch.from_numpy(seen.said).isfinite().all()
+    reading = read_view(
+        views_of((16, 24))["as it is"], frame(4), lambda x: pointwise(x)[:, ::4, ::4]
+    )
+    assert reading.classes(reading.cached).shape == (16, 24)
+    assert torch.from_numpy(reading.cached).isfinite().all()

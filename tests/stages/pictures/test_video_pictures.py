@@ -1,4 +1,4 @@
-"""Sheets of motion and of changes, curves over a clip, and films."""
+"""Sheets of flow and of changes, curves over a clip, and films."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from PIL import Image
 
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.pictures import film
-from stillroom.stages.pictures.consistency_sheet import (
-    SteadyRow,
-    consistency_chart,
-    consistency_sheet,
-    followed,
-)
-from stillroom.stages.pictures.film import ComparedClip, comparison_film, write_film
-from stillroom.stages.pictures.flow_sheet import (
+from stillroom.stages.pictures.curve_chart import consistency_chart
+from stillroom.stages.pictures.film import comparison_film, write_film
+from stillroom.stages.pictures.pair_sheets import (
     HIDDEN,
     OUTSIDE,
-    FlowRow,
+    FramePair,
+    consistency_sheet,
     flow_sheet,
     hidden_map,
     laid_over,
@@ -43,11 +39,15 @@ IMAGE = RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
 MOVED = np.roll(IMAGE, 8, axis=1)
 RIGHT = np.zeros((2, *SIZE), np.float32)
 RIGHT[0] = 8
-SEEN = np.ones(SIZE, bool)
-SEEN[:10, :10] = False
+VISIBLE = np.ones(SIZE, bool)
+VISIBLE[:10, :10] = False
 SKY = np.zeros(SIZE, np.uint8)
 HALF = SKY.copy()
 HALF[24:] = 1
+
+
+def pair(**changes: object) -> FramePair:
+    return replace(FramePair("clip_01", IMAGE, IMAGE, 0 * RIGHT), **changes)  # type: ignore[arg-type]
 
 
 def count(path: Path, colour: tuple[int, int, int]) -> int:
@@ -67,31 +67,31 @@ def test_warping_brings_the_other_frame_to_the_first() -> None:
 
 
 def test_hidden_and_leaving_pixels_are_told_apart() -> None:
-    found = hidden_map(IMAGE, RIGHT, SEEN)
+    found = hidden_map(IMAGE, RIGHT, VISIBLE)
     assert (found[:, 56:] == OUTSIDE).all()
     assert (found[:10, :10] == HIDDEN).all()
     assert not (found[10:, :56] == HIDDEN).all(2).any()
     assert not (hidden_map(IMAGE, RIGHT, None) == HIDDEN).all(2).any()
 
 
-def test_the_sheet_of_motion_says_what_it_shows(tmp_path: Path, words: list[str]) -> None:
-    rows = [
-        FlowRow("clip_01", IMAGE, MOVED, RIGHT, SEEN),
-        FlowRow("clip_02", IMAGE, IMAGE, 0 * RIGHT),
+def test_the_sheet_of_flow_says_what_it_shows(tmp_path: Path, words: list[str]) -> None:
+    pairs = [
+        FramePair("clip_01", IMAGE, MOVED, RIGHT, VISIBLE),
+        FramePair("clip_02", IMAGE, IMAGE, 0 * RIGHT),
     ]
-    path = flow_sheet(tmp_path / "made" / "flow.png", rows)
+    path = flow_sheet(tmp_path / "made" / "flow.png", pairs)
     assert {"clip_01", "clip_02", "2 pairs, 48x64 pixels"} <= set(words)
     assert {"flow, full colour at 8.0 px", "longest 8.0 px", "longest 0.0 px"} <= set(words)
     assert {"0.0 of 255 apart", "96.7% visible", "hidden", "leaves the frame"} <= set(words)
     assert count(path, (255, 0, 0)) > 20_000  # the whole flow is to the right, but for the wheel
-    flow_sheet(tmp_path / "flow.png", rows[1:], longest=4.0)
-    assert "flow, full colour at 4.0 px" in words
+    flow_sheet(tmp_path / "flow.png", pairs[1:])
+    assert "flow, full colour at 0.0 px" in words
     assert words.count("hidden") == 1
 
 
 def test_a_prediction_is_followed_to_t() -> None:
     later = np.roll(HALF, 8, axis=1)
-    found = followed(later, RIGHT, SEEN)
+    found = pair(flow=RIGHT, visible=VISIBLE, predictions={"a": (SKY, later)}).followed("a")
     assert (found[:, 56:] == 255).all()
     assert (found[:10, :10] == 255).all()
     assert (found[10:24, :56] == 0).all()
@@ -100,9 +100,11 @@ def test_a_prediction_is_followed_to_t() -> None:
 
 
 def test_the_sheet_of_changes_says_how_much_stays(tmp_path: Path, words: list[str]) -> None:
-    row = SteadyRow("clip_01", IMAGE, {"base": (SKY, HALF), "better": (HALF, HALF)}, 0 * RIGHT)
-    path = consistency_sheet(tmp_path / "changes.png", [row, replace(row, visible=SEEN)], CLASSES)
-    assert {"base", "better", "50.00% stay", "100.00% stay", "changed", "sky"} <= set(words)
+    row = pair(predictions={"base": (SKY, HALF), "better": (HALF, HALF)})
+    path = consistency_sheet(
+        tmp_path / "changes.png", [row, replace(row, visible=VISIBLE)], CLASSES
+    )
+    assert {"base", "better", "50.00% stay", "100.00% stay", "changed at t+1", "sky"} <= set(words)
     assert words.count("what changes at t+1") == 2
     reddish = np.asarray(Image.open(path)).astype(int)
     wrong = np.abs(reddish - np.array(WRONG)).max(2) < 45
@@ -241,20 +243,24 @@ def test_a_disk_that_is_full_is_told_and_an_older_film_stays(
     assert path.read_bytes() == b"older"
 
 
-def compared(**changes: object) -> ComparedClip:
-    steady = np.stack([HALF, HALF, HALF])
-    flicker = np.stack([HALF, SKY, HALF])
-    clip = ComparedClip(
-        images=[IMAGE, IMAGE, IMAGE],
-        predictions={"baseline": flicker, "distilled": steady},
-        flows=[0 * RIGHT, 0 * RIGHT],
-        visible=[SEEN, SEEN],
+def clip(**changes: object) -> list[FramePair]:
+    """Two pairs: the baseline changes its lower half, there and back."""
+    flickers = (
+        {"baseline": (HALF, SKY), "distilled": (HALF, HALF)},
+        {
+            "baseline": (SKY, HALF),
+            "distilled": (HALF, HALF),
+        },
     )
-    return replace(clip, **changes)  # type: ignore[arg-type]
+    return [pair(visible=VISIBLE, predictions=each, **changes) for each in flickers]
+
+
+def compare(path: Path, pairs: list[FramePair], classes: tuple[str, ...] = CLASSES) -> Path:
+    return comparison_film(path, pairs.__getitem__, len(pairs), classes, title="clip")
 
 
 def test_students_are_shown_side_by_side_with_what_flickers(tmp_path: Path) -> None:
-    read = read_film(comparison_film(tmp_path / "clip.gif", compared(), CLASSES, title="clip"))
+    read = read_film(compare(tmp_path / "clip.gif", clip()))
     assert len(read) == 2  # the last frame has no next one
     height, width = read[0].shape[:2]
     columns = width // 3
@@ -269,38 +275,33 @@ def test_students_are_shown_side_by_side_with_what_flickers(tmp_path: Path) -> N
     assert lengths[1] == width
 
 
-def test_without_flow_every_frame_is_shown(tmp_path: Path) -> None:
-    clip = compared(flows=(), visible=None)
-    assert len(read_film(comparison_film(tmp_path / "clip.mp4", clip, CLASSES))) == 3
+def test_a_film_of_many_classes_has_one_legend_for_all_frames(tmp_path: Path) -> None:
+    many = tuple(f"class {index}" for index in range(90))
+    first, second = clip()
+    other = replace(second, predictions={"baseline": (HALF + 70, SKY), "distilled": (SKY, SKY)})
+    assert len(read_film(compare(tmp_path / "clip.gif", [first, other], many))) == 2
 
 
 def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     with pytest.raises(ConfigError, match="at least one frame, and one model's"):
-        comparison_film(path, compared(predictions={}), CLASSES)
-    with pytest.raises(ArtifactError, match="a: 2 predictions for 3 frames"):
-        comparison_film(path, compared(predictions={"a": np.stack([HALF, HALF])}), CLASSES)
-    with pytest.raises(ArtifactError, match=r"a \(24, 64\) does not cover the frame \(48, 64\)"):
-        comparison_film(path, compared(predictions={"a": np.stack([HALF[24:]] * 3)}), CLASSES)
-    with pytest.raises(ArtifactError, match=r"flows: expected 2 of \(2, 48, 64\).*got 1 of"):
-        comparison_film(path, compared(flows=[RIGHT], visible=None), CLASSES)
-    with pytest.raises(ArtifactError, match=r"visible: expected 2 of \(48, 64\)"):
-        comparison_film(path, compared(visible=[SEEN]), CLASSES)
+        compare(path, [])
+    with pytest.raises(ConfigError, match="at least one frame, and one model's"):
+        compare(path, [pair()])
     with pytest.raises(ArtifactError, match=r"expected 0\.\.2 or 255"):
-        comparison_film(path, compared(predictions={"a": np.stack([HALF + 9] * 3)}), CLASSES)
+        compare(path, [pair(predictions={"a": (HALF + 9, HALF)})])
     assert not path.exists()
 
 
 def test_sheets_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
-    path, row = tmp_path / "x.png", FlowRow("clip_01", IMAGE, MOVED, RIGHT, SEEN)
+    path = tmp_path / "x.png"
     with pytest.raises(ConfigError, match="at least one pair"):
         flow_sheet(path, [])
-    with pytest.raises(ArtifactError, match=r"clip_01: flow: expected \(2, 48, 64\), got \(2, 24"):
-        flow_sheet(path, [replace(row, flow=RIGHT[:, :24])])
-    steady = SteadyRow("clip_01", IMAGE, {"a": (SKY, SKY)}, RIGHT)
     with pytest.raises(ConfigError, match="at least one pair"):
         consistency_sheet(path, [], CLASSES)
-    with pytest.raises(ConfigError, match="clip_01: expected predictions by a; got b"):
-        consistency_sheet(path, [steady, replace(steady, predictions={"b": (SKY, SKY)})], CLASSES)
+    with pytest.raises(ArtifactError, match=r"clip_01: flow: expected \(2, 48, 64\), got \(2, 24"):
+        pair(flow=RIGHT[:, :24])
+    with pytest.raises(ArtifactError, match=r"clip_01: visible: expected \(48, 64\)"):
+        pair(visible=VISIBLE[:24])
     with pytest.raises(ArtifactError, match=r"clip_01: a \(24, 64\) does not cover"):
-        consistency_sheet(path, [replace(steady, predictions={"a": (SKY, SKY[24:])})], CLASSES)
+        pair(predictions={"a": (SKY, SKY[24:])})

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from stillroom.stages.pictures.flow_wheel import flow_colours, wheel, wheel_picture
+from stillroom.stages.pictures.flow_colours import flow_colours, flow_picture, wheel_picture
 from stillroom.storage_specs.errors import ArtifactError
 
 
@@ -36,11 +36,6 @@ def published_colour(u: float, v: float) -> list[int]:
     return found
 
 
-def test_the_wheel_is_the_published_one() -> None:
-    assert wheel().tolist() == [list(hue) for hue in published_wheel()]
-    assert len(wheel()) == 55
-
-
 def test_every_vector_has_the_published_colour() -> None:
     flow = 8 * np.random.default_rng(0).normal(size=(2, 12, 15))
     found = flow_colours(flow, longest=10.0)
@@ -66,7 +61,7 @@ def test_directions_have_the_hues_that_readers_know(u: float, v: float, colour: 
     assert known[colour], (red, green, blue)
 
 
-def test_no_motion_is_white_and_the_longest_vector_a_full_hue() -> None:
+def test_no_flow_is_white_and_the_longest_vector_a_full_hue() -> None:
     assert (flow_colours(np.zeros((2, 3, 4))) == 255).all()
     flow = np.zeros((2, 1, 3), np.float32)
     flow[0, 0] = 0, 2, 4
@@ -85,12 +80,24 @@ def test_unknown_flow_is_black_and_does_not_set_the_scale() -> None:
 
 
 def test_the_wheels_picture_is_a_disc_with_right_to_the_right() -> None:
-    picture = wheel_picture(41)
-    assert picture.shape == (41, 41, 3)
-    assert (picture[0, 0] == 255).all()
-    assert (picture[20, 20] == 255).all()
-    assert picture[20, 40].tolist() == [255, 0, 0]
-    assert wheel_picture(1).shape == (1, 1, 3)
+    wheel, disc = wheel_picture(41)
+    assert wheel.shape == (41, 41, 3)
+    assert not disc[0, 0]
+    assert disc[20].all()
+    assert (wheel[20, 20] == 255).all()
+    assert wheel[20, 40].tolist() == [255, 0, 0]
+    assert wheel_picture(1)[0].shape == (1, 1, 3)
+
+
+def test_a_flows_picture_has_the_wheel_in_its_lower_left_corner() -> None:
+    right = np.zeros((2, 48, 64), np.float32)
+    right[0] = 3
+    picture = flow_picture(right, longest=3.0)
+    red = (picture == (255, 0, 0)).all(2)
+    assert not red[36:46, 2:12].all()
+    assert red[:30].all()
+    assert red[:, 20:].all()
+    assert (flow_picture(right[:, :20], longest=3.0) == (255, 0, 0)).all()  # too small for one
 
 
 def test_what_is_no_flow_is_refused() -> None:
