@@ -1,4 +1,4 @@
-"""Looking at every term of a run before it is trained: value, gradient, time, memory."""
+"""Measure every term of a run before it is trained: value, gradient, time, memory."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _measure(
 
 @contextmanager
 def _states_kept(job: TrainJob) -> Iterator[None]:
-    """Let terms train and remember on copies: however often one is looked at, nothing is kept."""
+    """Let terms train and remember on copies: however often one is measured, nothing is kept."""
     kept = job.objective.states
     job.objective.states = copy.deepcopy(kept)
     try:

@@ -231,7 +231,7 @@ def _flow(cache: Cache, source: str, stream: StreamConfig) -> CachedFlow | None:
 
 
 def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:
-    """Tell whether a stream's terms read labels: as it says, or else if its source has any."""
+    """Tell whether a stream's terms read labels: by its setting, or if its source has any."""
     if stream.labelled is not None:
         return stream.labelled
     return LABELS in cache.artifact_set(stream.source or name, FRAMES).arrays

@@ -144,14 +144,14 @@ def _gradients_due(job: TrainJob, step: int) -> bool:
 
 def _log(job: TrainJob, learner: Learner, lr: float, step: Step, metrics: Metrics) -> None:
     if step.gradients:
-        metrics.gradients(learner.step, job.epoch(learner.step), step.gradients)
+        metrics.values("gradients", learner.step, job.epoch(learner.step), step.gradients)
     if learner.step % job.settings.log_every and learner.step not in (1, job.steps):
         return  # the first step has a line of its own: curves begin where training does
     learner.last = learner.window.mean()
     learner.window = Window()
     metrics.steps(learner.step, job.epoch(learner.step), lr, learner.last, learner.seconds)
     if step.watched:
-        metrics.watched(learner.step, job.epoch(learner.step), step.watched)
+        metrics.values("watched", learner.step, job.epoch(learner.step), step.watched)
 
 
 def _validate(
@@ -165,7 +165,7 @@ def _validate(
         return None
     with torch.no_grad():
         scores = job.validate(learner.shown.eval())
-    metrics.scores(learner.step, job.epoch(learner.step), scores)
+    metrics.values("scores", learner.step, job.epoch(learner.step), scores)
     if job.score not in scores:
         raise ConfigError(f"validation gave {', '.join(scores) or 'nothing'}, and no {job.score!r}")
     score = float(scores[job.score])

@@ -65,21 +65,16 @@ class Metrics:
         scalars = {f"terms/{name}": value for name, value in terms.items()}
         self._plot(step, {"train/loss": means["loss"], "train/lr": lr, **scalars})
 
-    def gradients(self, step: int, epoch: float, norms: Mapping[str, float]) -> None:
-        """Write one line of the 2-norms of the terms' own gradients, weighted as in the loss."""
-        self._write({"step": step, "epoch": epoch, "gradients": _finite(dict(norms))})
-        self._plot(step, {f"gradients/{name}": value for name, value in norms.items()})
+    def values(self, kind: str, step: int, epoch: float, values: Mapping[str, Any]) -> None:
+        """Write one line of values at a step.
 
-    def watched(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """Write one line of what terms say of what they train, as of this step."""
-        self._write({"step": step, "epoch": epoch, "watched": _finite(dict(values))})
-        self._plot(step, {f"watched/{name}": value for name, value in values.items()})
-
-    def scores(self, step: int, epoch: float, scores: Mapping[str, Any]) -> None:
-        """Write one line of validation."""
-        self._write({"step": step, "epoch": epoch, "scores": _finite(dict(scores))})
-        numbers = {k: v for k, v in scores.items() if isinstance(v, int | float)}
-        self._plot(step, {f"validate/{name}": value for name, value in numbers.items()})
+        kind: "gradients", 2-norms of the terms' own gradients, weighted as in the loss; "watched",
+            of the terms' states; or "scores", of a validation
+        """
+        self._write({"step": step, "epoch": epoch, kind: _finite(dict(values))})
+        prefix = "validate" if kind == "scores" else kind
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._plot(step, {f"{prefix}/{name}": value for name, value in numbers.items()})
 
     def flush(self) -> None:
         """Bring what is written to the disk's side of things."""

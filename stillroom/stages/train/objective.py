@@ -204,9 +204,9 @@ class Objective:
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
     """Number the second and later of equal labels, so that no value overwrites another."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     distinct = []
     for label in labels:
-        seen[label] += 1
-        distinct.append(label if seen[label] == 1 else f"{label}#{seen[label]}")
+        counts[label] += 1
+        distinct.append(label if counts[label] == 1 else f"{label}#{counts[label]}")
     return tuple(distinct)

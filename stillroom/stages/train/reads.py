@@ -1,7 +1,7 @@
 """Names of what a step reads: artifact keys, and the grid that a view brings them to.
 
-"fpn/logits" is on the grid of the student's logits; "fpn/features/stage4@16" is on a grid of 16
-pixels to a cell. Label maps are at the image's own pixels, whatever the grid.
+"fpn/logits" is on the grid of the student's logits; "fpn/features/stage4@16" is on a grid of
+stride 16. Label maps are at the image's own pixels, whatever the grid.
 """
 
 from __future__ import annotations

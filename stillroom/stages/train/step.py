@@ -57,12 +57,12 @@ def take_step(
     seed_step(job, learner)
     weighted, values = _terms(job, learner, batches)
     loss = torch.stack(list(weighted.values())).sum()
-    said = job.objective.watched()
-    every = loss, *values.values(), *said.values()
+    shown = job.objective.watched()
+    every = loss, *values.values(), *shown.values()
     # One transfer from the device for all of them.
     found = torch.stack([value.detach() for value in every]).tolist()
     terms = dict(zip(values, found[1 : 1 + len(values)], strict=True))
-    watched = dict(zip(said, found[1 + len(values) :], strict=True))
+    watched = dict(zip(shown, found[1 + len(values) :], strict=True))
     demand_finite("the loss", found[0], learner.step + 1, terms, batches)
     norms = _gradients_of(weighted, learner) if gradients else {}
     learner.optimiser.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ def test_lines_after_the_checkpoint_and_a_torn_one_are_dropped(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')
     with Metrics(tmp_path, 4) as metrics:
-        metrics.scores(5, 0.5, {"miou": 0.25, "iou": [math.nan, 0.5], "absent": ["pole"]})
+        metrics.values("scores", 5, 0.5, {"miou": 0.25, "iou": [math.nan, 0.5], "absent": ["pole"]})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == read_metrics(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 5]

@@ -69,8 +69,8 @@ class ConvLstm(nn.Module):
         with torch.autocast(maps[0].device.type, enabled=False):
             cell = hidden = self.gates.weight.new_zeros(shape[0], self.hidden, *shape[2:])
             for each in maps:
-                seen = torch.cat([each.to(hidden.dtype), hidden], dim=1)
-                i, f, o, g = self.gates(seen).chunk(4, dim=1)
+                both = torch.cat([each.to(hidden.dtype), hidden], dim=1)
+                i, f, o, g = self.gates(both).chunk(4, dim=1)
                 cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
                 hidden = o.sigmoid() * cell.tanh()
         return hidden

@@ -31,7 +31,7 @@ def matched(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tens
 
 
 def matched_grids(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Do as `matched` for a loss that compares relations of cells: channels may differ in number.
+    """Do as `matched` for a loss that compares relations: channels may differ in number.
 
     student: (B, C, H, W), any floating dtype; float64 stays float64
     teacher: (B, C', H, W), likewise

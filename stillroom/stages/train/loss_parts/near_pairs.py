@@ -1,4 +1,4 @@
-"""Pairs of cells that lie near each other, a shift of the whole map at a time."""
+"""Pairs of positions that lie near each other, a shift of the whole map at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def shifts(reach: int) -> list[tuple[int, int]]:
-    """Return (rows down, columns right) from a cell to half of its neighbours.
+    """Return (rows down, columns right) from a position to half of its neighbours.
 
-    reach: the largest Chebyshev distance, at least 1; 1 means the 8 cells around
+    reach: the largest Chebyshev distance, at least 1; 1 means the 8 around
     returns: ((2 reach + 1)^2 - 1) / 2 shifts: the other half are their opposites, so that each pair
-        of cells is met once
+        is met once
     """
     return [
         (down, right)
@@ -25,29 +25,29 @@ def shifts(reach: int) -> list[tuple[int, int]]:
     ]
 
 
-def pairs(cells: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
-    """Return the two views of a map that pair each cell with the one a shift away.
+def pairs(maps: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
+    """Return the two views of a map that pair each position with the one a shift away.
 
-    cells: (..., H, W)
+    maps: (..., H, W)
     down: rows, 0 or more; right: columns, of either sign
     returns: twice (..., H - down, W - |right|), empty where the map is not larger than the shift
     """
-    height, width = cells.shape[-2:]
+    height, width = maps.shape[-2:]
     rows, columns = max(0, height - down), max(0, width - abs(right))
     here_left, there_left = max(0, -right), max(0, right)
-    here = cells[..., :rows, here_left : here_left + columns]
-    there = cells[..., down : down + rows, there_left : there_left + columns]
+    here = maps[..., :rows, here_left : here_left + columns]
+    there = maps[..., down : down + rows, there_left : there_left + columns]
     return here, there
 
 
 def near_pairs(
     student: Tensor, teacher: Tensor, counted: Tensor | None, reach: int
 ) -> tuple[Tensor, Tensor]:
-    """Sum the squared differences of the similarities of all cells within reach of each other.
+    """Sum the squared differences of the similarities of all positions within reach of each other.
 
     student, teacher: (B, C, H, W), (B, C', H, W); similarities are dot products along channels
-    counted: (B, 1, H, W) bool or None; cells that do not count must be 0 in both
-    reach: Chebyshev distance; a cell is not compared with itself
+    counted: (B, 1, H, W) bool or None; positions that do not count must be 0 in both
+    reach: Chebyshev distance; none is compared with itself
     returns: () sum over ordered pairs, () int64 number of those that count
     """
     if counted is None:

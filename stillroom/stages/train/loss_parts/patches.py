@@ -1,4 +1,4 @@
-"""Patches of cells as nodes: sums of maps over them, and which of them count."""
+"""Patches of a map as nodes: sums over them, and which of them count."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def patch_sums(maps: Tensor, patch: int) -> Tensor:
-    """Add up the cells of each patch; those at the right and the bottom are cut off with the map.
+    """Add up each patch; those at the right and the bottom are cut off with the map.
 
-    maps: (B, C, H, W) floating, 0 where a cell does not count
-    patch: cells a side, 1 or more
+    maps: (B, C, H, W) floating, 0 where a position does not count
+    patch: positions a side, 1 or more
     returns: (B, C, ceil(H / patch), ceil(W / patch)). The sum stands for the mean of the counted
-        cells wherever directions alone matter: a cosine does not see the length
+        positions wherever directions alone matter, as for cosines
     """
     if patch == 1:
         return maps
@@ -30,5 +30,5 @@ def whole_patches(maps: Tensor, patch: int, fill: float) -> Tensor:
 
 
 def counted_patches(mask: Tensor, patch: int) -> Tensor:
-    """(B, 1, H, W) -> (B, 1, h, w) bool: in which patches a cell counts."""
+    """Tell in which patches a position counts, (B, 1, h, w) bool."""
     return mask if patch == 1 else patch_sums(mask.float(), patch) > 0

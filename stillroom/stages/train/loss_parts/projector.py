@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Projector(nn.Module):
     """A trained 1x1 convolution from the student's channels to the teacher's.
 
-    out = W z + b at each cell;  W (teacher, student), b (teacher): drawn from torch's generator
+    out = W z + b at each position;  W (teacher, student), b (teacher): drawn from torch's generator
 
     It is trained beside the student, and thrown away with the loss that needs it. The losses are
     functions without parameters, so that the projector is outside of them:

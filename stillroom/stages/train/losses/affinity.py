@@ -1,4 +1,4 @@
-"""Affinity distillation: how alike each position is to every other, student against teacher."""
+"""Affinity distillation: how alike each position is to every other."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ if TYPE_CHECKING:
 
 
 def affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Distance between the affinity matrices of student and teacher, row by row.
+    """Compare the affinity matrices of student and teacher, row by row.
 
     loss = mean over frames of sum_i |A_s(i, .) - A_t(i, .)|_2,
     A(i, j) = cos(x_i, x_j) / m,  m: counted positions of the frame,  i, j among them
 
     student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
     mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the frames in which a position counts; between 0 and 2 sqrt(m)
+    returns: () mean over the frames in which a position counts; between 0 and 2 sqrt(m): it grows
+        with the square root of m. A vector of zeros has cosine 0 with all
+    memory: where C < N, the positions of a map, C x C matrices: with d = s - t and u = s + t of
+        unit vectors, the difference of two cosines is (d_i u_j + u_i d_j) / 2, and a row's squared
+        sum needs no more than sum_j u u^T, u d^T, d d^T. That is exactly 0 for equal maps. Else
+        N x N matrices
 
     He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, eq. 3 and 4,
-    there with weight 1; arXiv:1903.04688. The sum over i grows with the square root of m: a weight
-    found on one grid is to be divided by the root of how many times more cells another has. The
-    paper prints no mean over frames, and we know of no code by its authors. A vector of zeros has
-    cosine 0 with all.
-
-    Memory: with N positions, the two matrices would take N^2 numbers a frame and as many for the
-    gradient. With d = s - t and u = s + t of unit vectors, the difference of two cosines is
-    (d_i u_j + u_i d_j) / 2, and a row's squared sum needs no more than the C x C matrices
-    sum_j u u^T, u d^T, d d^T: that form is taken where C < N. It is exactly 0 for equal maps, which
-    expanding the square of the difference is not.
+    there with weight 1; arXiv:1903.04688. What differs: docs/losses/adaptation.md.
     """
     student, teacher = matched(student, teacher, mask)
     with torch.autocast(student.device.type, enabled=False):
@@ -45,9 +41,8 @@ def affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) ->
         positions = s.shape[2]
         if mask is None:
             return _root(squared).sum(1).mean() / positions
-        counted = mask.flatten(
-            1
-        )  # (B, N); what is masked is 0 in s and t, and adds nothing to rows
+        # What is masked is 0 in s and t, and adds nothing to rows.
+        counted = mask.flatten(1)  # (B, N)
         rows = _root(squared).masked_fill(~counted, 0).sum(1)  # (B,)
         m = counted.sum(1)
         return (rows / m.clamp(min=1)).sum() / (m > 0).sum().clamp(min=1)

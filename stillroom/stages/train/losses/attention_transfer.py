@@ -21,24 +21,21 @@ if TYPE_CHECKING:
 def attention_transfer(
     student: Tensor, teacher: Tensor, *, power: float = 2.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Squared distance between the normalised attention maps of two networks.
+    """Compare the normalised attention maps of two networks.
 
     loss = mean_b sum_i (Q_s,i / |Q_s| - Q_t,i / |Q_t|)^2
-    Q_i = sum_c |z_ic|^power;  |Q|: the root of the sum of Q_i^2 over the counted cells i of frame b
+    Q_i = sum_c |z_ic|^power;  |Q|: the root of the sum of Q_i^2 over the counted positions i of b
 
     student: (B, C, H, W) features
     teacher: (B, C', H, W) features; C' may be another number: channels are summed away
-    power: 1 or more; a larger one looks at the largest activations
-    mask: (B, 1, H, W) bool, True where a cell counts; others are in no sum
-    returns: () mean over the frames that have a counted cell, between 0 and 2
+    power: 1 or more; a larger one weighs the largest activations more
+    mask: (B, 1, H, W) bool, True where a position counts; others are in no sum
+    returns: () mean over the frames that have a counted position, between 0 and 2
     memory: O(B (C + C') H W), the features themselves
 
     Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2; arXiv:1612.03928.
-    Eq. 2 prints the distance without the square, and the released code squares it, as we do: the
-    bare distance has no gradient where the maps agree. That code takes the mean over cells too,
-    with weight 1000: here 1000 / (H W). And it takes the mean over channels where eq. 2 has the
-    sum: one number after normalising, so that there is no option for it. (They would differ only
-    by rounding, or in half precision, where a sum of squares overflows first.)
+    The square is the released code's, whose weight 1000 is 1000 / (H W) here; what else differs:
+    docs/losses/features.md.
     """
     if not 1 <= power < float("inf"):
         raise ConfigError(f"power must be a number of 1 or more, got {power}")

@@ -31,32 +31,24 @@ def augmented_channelwise(
     variance_over: VarianceOver = "temperature",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Bound of the channel-wise KL, averaged over all augmentations of the student's features.
+    """Bound the channel-wise KL, averaged over all augmentations of the student's features.
 
     loss = T^2 / C * sum_c sum_i p_ci * (log p_ci + log sum_k exp((z_ck - z_ci) / T + v_ci + v_ck))
     v_ci = strength / (2 T) * sum_a w_ca^2 * variance_ya
-    p = softmax over positions of teacher/T,  z = student,  y = label of pixel i
+    p = softmax over positions of teacher/T,  z = student,  y = label of position i
 
     student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
-    augmentation: the classifier, the variances, the labels and the strength lambda
+    augmentation: the classifier w, the variances, the labels and the strength lambda
     temperature: T above 0
     variance_over: "temperature": v over 2 T, as printed. "temperature_squared": over 2 T^2, which
         is what follows for a Gaussian
     mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the frames of which something counts, in nats
-
-    v depends on the position's class alone, so that it is a table of C x C looked up: memory is a
-    few times B C H W, and the work C^2 A beside that.
+    returns: () mean over the frames of which something counts, in nats; `channelwise_kl` at
+        strength 0
+    memory: a few times B C H W; v depends on the position's class alone: a table of C x C looked up
 
     Yuan et al., "FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation", 2022,
-    eq. 7; arXiv:2208.14143. The authors' code was never released. The paper's eq. 4 to 7 print
-    s_i - s_k where eq. 2 asks for s_k - s_i, and in eq. 7 sum k to C: positions are meant. The
-    variance of a difference over T is one over T^2; eq. 6 prints it over T, and eq. 7 with it. The
-    printed form is the default, for strengths are compared by it: it is the other one at strength
-    T lambda, and still a bound where T is 1 or more. As printed, k = i counts with 2 v_ci, where
-    the difference is 0 in truth: above the bound by little where positions are many. The paper
-    leaves the teacher's entropy out, a constant; with it a perfect student's loss is 0 where there
-    is no covariance.
+    eq. 7; arXiv:2208.14143. What differs: docs/losses/augmented.md.
     """
     student, teacher, labels = matched_with_labels(
         student, teacher, augmentation, temperature, mask

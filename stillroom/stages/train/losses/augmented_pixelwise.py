@@ -34,29 +34,26 @@ def augmented_pixelwise(
     covariance_of: CovarianceOf = "label",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Bound of the pixel-wise KL, averaged over all augmentations of the student's features.
+    """Bound the pixel-wise KL, averaged over all augmentations of the student's features.
 
     loss = T^2 * mean_i sum_c p_ic * (log p_ic + log sum_k exp((z_ik - z_ic) / T + h_ick))
     h_ick = strength / (2 T^2) * sum_a (w_ka - w_ca)^2 * variance_ya
     p = softmax over classes of teacher/T,  z = student,  y = label of pixel i
 
     student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
-    augmentation: the classifier, the variances, the labels and the strength lambda
+    augmentation: the classifier w, the variances, the labels and the strength lambda
     temperature: T above 0
-    covariance_of: whose covariance h takes. "label": of the pixel's own class y, what the paper's
-        theorem assumes. "target": of c, as its eq. 8 is printed; labels are then not looked at
+    covariance_of: "label": of the pixel's own class y, what the paper's theorem assumes. "target":
+        of c, as its eq. 8 is printed; labels are then not read
     mask: (B, 1, H, W) bool, True where a pixel counts
     returns: () mean over the counted pixels of the batch, in nats; `pixelwise_kl` at strength 0
-
-    "label" sorts the pixels by class and makes one (C, C) matrix h a class that is there, so that
-    memory is a few times B H W C, and the work B H W C^2 and C^2 A a class, all of it matrix
-    products. "target" needs one (C, C) matrix in all.
+    memory: a few times B H W C. "label" sorts the pixels by class and makes one (C, C) matrix h a
+        class that is there, B H W C^2 and C^2 A multiplications a class. "target" needs one such
+        matrix
 
     Yuan et al., "FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation", 2022,
     eq. 8; arXiv:2208.14143. After Wang et al., "Implicit Semantic Data Augmentation for Deep
-    Networks", NeurIPS 2019. The authors' code was never released. The paper leaves the teacher's
-    entropy out, a constant; with it the loss of a perfect student is 0 where there is no
-    covariance. It knows no temperature here: T and T^2 are those of `pixelwise_kl`.
+    Networks", NeurIPS 2019. What differs: docs/losses/augmented.md.
     """
     student, teacher, labels = matched_with_labels(
         student, teacher, augmentation, temperature, mask

@@ -32,7 +32,7 @@ def channelwise_kl(
     variant: Variant = "kl",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL between the distributions of each channel over the frame.
+    """Compare the distributions of each channel over the frame.
 
     kl:              loss = T^2 * mean_bc sum_i p_i * log(p_i / q_i)
     bhattacharyya:   loss = T^2 * mean_bc -log sum_i sqrt(p_i * q_i)
@@ -41,22 +41,17 @@ def channelwise_kl(
     pixel_kl:        `pixelwise_kl` at T: distributions over channels, not over the frame
     p, q = softmax over the counted pixels i of t/T, s/T;  t, s: channel c of frame b
 
-    student, teacher: (B, C, H, W) logits or features
+    student, teacher: (B, C, H, W) logits or features, and no log-probabilities: a constant added to
+        a pixel changes the first three
     temperature: T above 0; a larger one spreads each channel over more of the frame
     mask: (B, 1, H, W) bool, True where a pixel counts; others are in no distribution
     returns: () mean over the channels of all frames that have a counted pixel, in nats for `kl`
     memory: O(B C H W): two or three maps are kept for the way back, and nothing larger is made
 
-    These are the rows of table 4.4 of Y. Liu's thesis. A constant added to a channel changes none
-    of the first three, one added to a pixel does: they need logits, and not log-probabilities.
-
     Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 4;
-    arXiv:2011.13256; there T = 4 with weight 3 on logits, 50 on features. Y. Liu, "Efficient Fully
-    Convolutional Networks for Dense Prediction Tasks", thesis, Adelaide 2021, eq. 4.3 and 4.4.
-    The released code has the same reduction. It takes the logarithm of a softmax, which underflows
-    where a channel is peaked; it has T for KL alone, where T^2 keeps all three at one size as T
-    grows (T = 1 gives the code's L2); without normalising it sums over channels, C times ours, and
-    over the first frame of the batch alone; and it knows no mask.
+    arXiv:2011.13256; there T = 4 with weight 3 on logits, 50 on features. The variants: Y. Liu,
+    "Efficient Fully Convolutional Networks for Dense Prediction Tasks", thesis, Adelaide 2021,
+    table 4.4. What differs: docs/losses/channelwise.md.
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")
@@ -78,7 +73,7 @@ def channelwise_kl(
 def _log_distribution(maps: Tensor, mask: Tensor | None) -> Tensor:
     """Log-softmax over the counted pixels, far below any other where a pixel does not count.
 
-    A finite floor, since -inf - -inf is no number; a quarter, since two of them are summed.
+    The floor is finite, since -inf - -inf is no number; a quarter, since two of them are summed.
     """
     maps = maps.flatten(2)  # (B, C, HW)
     if mask is not None:
@@ -110,7 +105,7 @@ class ChannelwiseKLTerm(ProjectedTerm):
     variant: Variant = "kl"
 
     @model_validator(mode="after")
-    def _temperature_is_looked_at(self) -> ChannelwiseKLTerm:
+    def _temperature_has_a_use(self) -> ChannelwiseKLTerm:
         if self.variant == "l2_unnormalised" and "temperature" in self.model_fields_set:
             raise ValueError("variant l2_unnormalised has no temperature: leave it out")
         return self

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Squared distance between the consistency maps of student and teacher.
+    """Compare how much the logits of student and teacher change around each pixel.
 
     loss = mean_i (c_s(i) - c_t(i))^2,  c(i) = sum over the neighbours j of i of |z_j - z_i|^2
 
@@ -31,11 +31,8 @@ def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     neighbour outside adds nothing, so c is smaller along borders, equally for both.
 
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_c of
-    eq. 2, there with weight beta = 0.4. arXiv:1810.08476
-    The paper sums over the pixels of the batch; we take the mean, as in `probability_l2`. The
-    paper does not say what happens at borders, and we know of no code by its authors. Its weights
-    were chosen so that all terms have one order of magnitude: on logits of a trained teacher at
-    stride 4 this loss is in the thousands, and 0.4 would drown all others (docs/losses.md).
+    eq. 2, there with weight beta = 0.4; arXiv:1810.08476. That weight does not carry over, and what
+    else differs: docs/losses/pixels.md.
     """
     student, teacher = matched(student, teacher, mask)
     difference = consistency_map(student, mask) - consistency_map(teacher, mask)

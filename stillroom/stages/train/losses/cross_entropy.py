@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Cross entropy of each pixel with its label.
+    """Take the cross entropy of each pixel with its label.
 
     loss = mean_i -log q_i,y(i),  q = softmax over classes of student,  i: pixels with a label
 
@@ -30,11 +30,10 @@ def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None
     mask: (B, 1, H, W) bool, True where a pixel counts
     returns: () mean over the labelled, counted pixels of the batch; 0 where there are none
     raises: ArtifactError where sizes differ, or a label is neither a class nor 255 (the range is
-        looked at on the CPU only: on a CUDA device the kernel's own assertion stops the run)
+        checked on the CPU only: on a CUDA device the kernel's own assertion stops the run)
 
     L_S of Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018,
-    eq. 1; arXiv:1810.08476. The paper prints no reduction. The mean is over the pixels of the
-    batch, not of each frame first: a frame with few labels does not weigh as much as a full one.
+    eq. 1; arXiv:1810.08476.
     """
     if student.ndim != 4 or labels.shape != (student.shape[0], *student.shape[2:]):
         raise ArtifactError(

@@ -36,24 +36,21 @@ def cross_image_memory(
     chosen: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL between the similarities of a pixel to remembered vectors of the teacher.
+    """Compare the similarities of a pixel to remembered vectors of the teacher.
 
     loss = mean_i KL(p_i || q_i)
     q_i = softmax over k of s_i . m_k / T,  p_i likewise of t;  |s_i| = |t_i| = 1
 
     student, teacher: (B, A, H, W) features, the student's brought to the teacher's channels
     memory: (K, A) vectors m of length 1; none give a loss of 0
-    temperature: T above 0
-    chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none; None: all of them
-    mask: (B, 1, H, W) bool, True where a pixel counts
+    temperature, chosen, mask: as of `cross_image_pixel`
     returns: () mean over the counted pixels, in nats
-
-    Frame by frame, with the intermediate results of one computed again for its gradient: memory is
-    a few times n K floats (n = H W without `chosen`), beside B n A and K A; the work is B n K A.
+    memory used: a few times n K floats (n = H W without `chosen`), beside B n A and K A: frame by
+        frame, as there. The work is B n K A
 
     Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
     2022, the memory-based pixel-to-pixel and pixel-to-region losses, which differ in what the
-    memory holds; arXiv:2204.06986. The authors' code takes every labelled pixel as i.
+    memory holds; arXiv:2204.06986. What differs: docs/losses/cross_image.md.
     """
     student, teacher = matched(student, teacher, mask)
     if memory.ndim != 2 or memory.shape[1] != student.shape[1]:
@@ -146,7 +143,7 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """(B, A, h, w) to the teacher's channels, float32; masked cells are 0 to the weights."""
+        """Bring (B, A, h, w) to the teacher's channels, float32; masked positions count as 0."""
         with torch.autocast(features.device.type, enabled=False):
             projected: Tensor = self.layers(features.float().masked_fill(~mask, 0))
         return projected
@@ -169,7 +166,7 @@ class RelationMemory(TermState):
     def note(self, teacher: Tensor, labels: Tensor) -> None:
         """Draw what is to be remembered of a batch; `after_step` puts it into the queues.
 
-        teacher: (B, A, h, w); labels: (B, h, w), 255 where there is none or the cell is masked
+        teacher: (B, A, h, w); labels: (B, h, w), 255 where there is none or it is masked
         """
         classes = len(self.pixels.filled)
         drawn = some_of_each_class(teacher, labels, classes, self._remembered)

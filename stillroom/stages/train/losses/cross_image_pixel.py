@@ -29,7 +29,7 @@ def cross_image_pixel(
     chosen: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL between the similarities of a pixel to all pixels of a frame, over all pairs of frames.
+    """Compare the similarities of a pixel to all pixels of a frame, over all pairs of frames.
 
     loss = mean_(b, d) mean_i KL(p_bdi || q_bdi)
     q_bdi = softmax over j of s_bi . s_dj / T,  p_bdi likewise of t;  |s_bi| = |t_bi| = 1
@@ -38,18 +38,16 @@ def cross_image_pixel(
     student: (B, A, H, W) features
     teacher: (B, A', H, W) features; A' may be another number, only similarities are compared
     temperature: T above 0
-    chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none; None: all of them
+    chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none, as `draw_pixels`
+        makes them; None: all of them
     mask: (B, 1, H, W) bool, True where a pixel counts
     returns: () mean over the counted rows (b, i, d), in nats
-
-    Frame by frame, with the intermediate results of one computed again for its gradient: memory is
-    a few times B n^2 floats, whatever is in the features (n = H W without `chosen`), beside B n A;
-    the work is B^2 n^2 A. `draw_pixels` makes a choice.
+    memory: a few times B n^2 floats (n = H W without `chosen`), beside B n A: frame by frame, with
+        the intermediate results of one computed again for its gradient. The work is B^2 n^2 A
 
     Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
-    2022, the mini-batch pixel-to-pixel loss; arXiv:2204.06986. The teacher is the target, as in
-    the authors' code, which compares all pixels, or 2x2 averages of them. Without a mask the mean
-    is theirs.
+    2022, the mini-batch pixel-to-pixel loss; arXiv:2204.06986. What differs:
+    docs/losses/cross_image.md.
     """
     student, teacher, counted = unit_pixels(student, teacher, chosen, mask)
     others = Others(student, teacher, counted, temperature)

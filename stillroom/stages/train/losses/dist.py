@@ -30,7 +30,7 @@ def dist(
     epsilon: float = 0.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """One minus the correlation of class probabilities, in each pixel and in each class.
+    """Take one minus the correlation of class probabilities, in each pixel and in each class.
 
     loss = beta * mean_i (1 - r(q_i., p_i.)) + gamma * mean_c (1 - r(q_.c, p_.c))
     q, p = softmax over classes of student/T, teacher/T
@@ -43,17 +43,13 @@ def dist(
     epsilon: 0: the correlation itself. Above: classes and pixels whose probabilities hardly vary
         drop out, at a constant 1 each
     mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () between 0 and 2 (beta + gamma)
-
-    A pixel, or a class, whose probabilities are all the same to the teacher has no correlation and
-    does not count. One that is so to the student alone counts with r = 0, and has no gradient.
-    Memory is a few times B C H W.
+    returns: () between 0 and 2 (beta + gamma). A pixel, or a class, whose probabilities are all the
+        same to the teacher does not count; one that is so to the student alone counts with r = 0,
+        and has no gradient
+    memory: a few times B C H W
 
     Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 3, with
-    pixels as samples; arXiv:2205.10536. The authors' code has epsilon = 1e-8 in r, where the sums
-    of squares of a class that no frame shows are below it, and multiplies by T^2. The paper
-    prints neither. A correlation hardly changes as T grows, and its gradient does not shrink as
-    that of a KL does: a weight w there is w T^2 here.
+    pixels as samples; arXiv:2205.10536. What differs: docs/losses/correlation.md.
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")

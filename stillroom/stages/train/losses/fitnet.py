@@ -1,4 +1,4 @@
-"""Hints: the student's features are the teacher's, cell by cell."""
+"""Hints: the student's features are the teacher's, value by value."""
 
 from __future__ import annotations
 
@@ -15,22 +15,18 @@ if TYPE_CHECKING:
 
 
 def fitnet(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of two feature maps.
+    """Take the squared difference of two feature maps.
 
     loss = mean_i 1/C * sum_c (s_ic - t_ic)^2
 
     student: (B, C, H, W) features, through a `Projector` where it has other channels than C
     teacher: (B, C, H, W) features
-    mask: (B, 1, H, W) bool, True where a cell counts
-    returns: () mean over the channels of the batch's counted cells, in squared feature units
+    mask: (B, 1, H, W) bool, True where a position counts
+    returns: () mean over the channels of the batch's counted positions, in squared feature units
     memory: O(B C H W)
 
-    Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3; arXiv:1412.6550. For dense
-    prediction with a 1x1 convolution: MIMIC, Li et al., "Mimicking Very Efficient Network for
-    Object Detection", CVPR 2017.
-    The paper takes half of the sum, over cells and channels; the mean keeps a weight good for every
-    layer and crop. It trains the first half of the network by hints alone, and then all of it
-    without them; a term is there all the time.
+    Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3; arXiv:1412.6550. What
+    differs: docs/losses/features.md.
     """
     student, teacher = matched(student, teacher, mask)
     return masked_mean((student - teacher).square().mean(dim=1), mask)

@@ -40,7 +40,7 @@ class Maps:
 
     student, teacher: (B, C, h, w) logits
     images: (B, 3, h, w) RGB, 0..255
-    mask: (B, 1, h, w) bool, True where a cell shows the frame
+    mask: (B, 1, h, w) bool, True where a position shows the frame
     """
 
     student: Tensor
@@ -50,21 +50,21 @@ class Maps:
 
     @property
     def shown(self) -> Tensor:
-        """(B,) bool: whether any cell of the frame counts."""
+        """(B,) bool: whether any position of the frame counts."""
         return self.mask.flatten(1).any(1)
 
     def detached(self) -> Maps:
-        """The same, with no way back to the student."""
+        """Return the same, with no way back to the student."""
         return replace(self, student=self.student.detach())
 
 
 def maps_of(
     student: Tensor, teacher: Tensor, images: Tensor, stride: int, mask: Tensor | None = None
 ) -> Maps:
-    """Bring together what the critic is to see: in float32, on the logits' grid, masked cells 0.
+    """Make the critic's input: in float32, on the logits' grid, 0 at masked positions.
 
     student, teacher: (B, C, h, w) logits
-    images: (B, 3, H, W) RGB; a cell of the grid shows the mean of its pixels
+    images: (B, 3, H, W) RGB, averaged to the grid
     stride: of the logits, in pixels
     mask: (B, 1, h, w) bool
     raises: ArtifactError where the shapes of student and teacher differ
@@ -76,29 +76,30 @@ def maps_of(
 
 
 def holistic(score: Score, maps: Maps) -> Tensor:
-    """What the student is to make small: the critic's score of its maps, with the sign turned.
+    """Return the student's loss: the critic's score of its maps, with the sign turned.
 
     loss = - mean_b D(student_b | image_b)
 
     score: D, from logits, images and mask to (B,)
-    returns: () mean over the frames in which a cell counts; of any sign: its slope is what matters
+    returns: () mean over the frames in which a position counts; of any sign: its slope is what
+        matters
 
     Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks", PhD thesis,
     Adelaide 2021, the student's part of eq. 3.3 and 3.4, there with weight 0.1; Liu et al.,
-    "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, arXiv:1903.04197. Masked
-    cells are 0 on both sides, so that the critic cannot tell the two by them.
+    "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, arXiv:1903.04197. What
+    differs: docs/losses/holistic.md.
     """
-    return -_mean(score(maps.student, maps.images, maps.mask), maps)
+    return -masked_mean(score(maps.student, maps.images, maps.mask), maps.shown)
 
 
 def critic_loss(score: Score, maps: Maps, alpha: Tensor, *, penalty: float = PENALTY) -> Tensor:
-    """What the critic is to make small: the student scored above the teacher, and steep slopes.
+    """Return the critic's loss: the student scored above the teacher, and steep slopes.
 
     loss = mean_b [ D(student_b | image_b) - D(teacher_b | image_b) + penalty * GP_b ]
 
     score: D, from logits, images and mask to (B,)
     alpha: (B,) uniform in 0..1, for `gradient_penalty`
-    returns: () mean over the frames in which a cell counts
+    returns: () mean over the frames in which a position counts
 
     The thesis as in `holistic`, eq. 3.3.
     """
@@ -109,34 +110,29 @@ def critic_loss(score: Score, maps: Maps, alpha: Tensor, *, penalty: float = PEN
 
     steep = gradient_penalty(of_logits, maps.teacher, maps.student, alpha)
     difference = of_logits(maps.student) - of_logits(maps.teacher)
-    return _mean(difference + penalty * steep, maps)
+    return masked_mean(difference + penalty * steep, maps.shown)
 
 
 def gradient_penalty(
     score: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor
 ) -> Tensor:
-    """How far the critic's slope is from 1 at a point between a real map and a fake one.
+    """Return how far the critic's slope is from 1 at a point between a real map and a fake one.
 
     GP_b = (|grad_x D(x_b)|_2 - 1)^2  at  x_b = alpha_b * real_b + (1 - alpha_b) * fake_b
 
     score: D, from maps to (B,); each score must depend on its own map alone
     real, fake: (B, C, h, w) without gradient; alpha: (B,), one number a map
-    returns: (B,), differentiable in the critic's weights; the norm is over the whole map
+    returns: (B,), differentiable in the critic's weights; the norm is over the whole map of logits:
+        the image is the condition, the same on both sides, and D need not be flat in it
 
     Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, eq. 3, with weight 10;
-    arXiv:1704.00028. The gradient is with respect to the logits: the image is the condition, the
-    same on both sides, and D need not be flat in it.
+    arXiv:1704.00028.
     """
     share = alpha.to(real.dtype)[:, None, None, None]
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (slope,) = torch.autograd.grad(score(between).sum(), between, create_graph=True)
     steepness: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
     return (steepness - 1).square()
-
-
-def _mean(each: Tensor, maps: Maps) -> Tensor:
-    """Mean over the frames of which something shows."""
-    return masked_mean(each, maps.shown)
 
 
 BETAS = (0.9, 0.99)
@@ -146,7 +142,7 @@ class HolisticTerm(LogitsTerm):
     """`holistic`: a critic scores whole maps, and the student learns to please it.
 
     weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on maps
-        of many cells; begin with 0.001, and see docs/losses/holistic.md
+        of many positions; begin with 0.001, and see docs/losses/holistic.md
     design: of the critic: "paper" sees logits and image, "released" is the authors' code: logits
         alone, spectrally normalised
     width: channels of the critic's first convolution
@@ -190,11 +186,11 @@ class CriticState(TermState):
         self._waiting: list[Maps] = []
 
     def trained(self) -> list[nn.Parameter]:
-        """Nothing for the student's optimiser: the two want opposite things."""
+        """Return nothing for the student's optimiser: the two want opposite things."""
         return []
 
     def forward(self, maps: Maps) -> Tensor:
-        """The student's loss; in training the maps are kept for the critic's step."""
+        """Return the student's loss; in training keep the maps for the critic's step."""
         with torch.autocast(maps.student.device.type, enabled=False):
             if self.training:
                 kept = maps.detached()
@@ -225,7 +221,7 @@ class CriticState(TermState):
             self._optimiser.zero_grad(set_to_none=True)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The optimiser's state, in plain types."""
+        """Return the optimiser's state, in plain types."""
         return copy.deepcopy(self._optimiser.state_dict())
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

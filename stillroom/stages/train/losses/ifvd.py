@@ -1,4 +1,4 @@
-"""Intra-class feature variation: how far each cell is from the centre of its class."""
+"""Intra-class feature variation: how far each position is from the centre of its class."""
 
 from __future__ import annotations
 
@@ -28,26 +28,22 @@ def ifvd(
     classes: int,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared difference of the cosines between each cell and the centre of its class.
+    """Compare the cosines between each position and the centre of its class.
 
-    loss = mean_i (m_s,i - m_t,i)^2,  m_i = cos(z_i, mean of z_j over the cells j of i's class)
+    loss = mean_i (m_s,i - m_t,i)^2,  m_i = cos(z_i, mean of z_j over the positions j of i's class)
 
     student: (B, C, H, W) features or logits
     teacher: (B, C', H, W), likewise; C' may be another number
-    labels: (B, H, W) integer below `classes`, 255 where a cell has none; nearest on that grid
+    labels: (B, H, W) integer below `classes`, 255 where there is none
     classes: how many there are
-    mask: (B, 1, H, W) bool, True where a cell counts
-    returns: () mean over the labelled, counted cells of the batch, between 0 and 4
-    raises: ArtifactError where sizes differ, or (looked at on the CPU only) a label is no class
+    mask: (B, 1, H, W) bool, True where a position counts
+    returns: () mean over the labelled, counted positions of the batch, between 0 and 4; a centre is
+        that of one frame
+    raises: ArtifactError where sizes differ, or (checked on the CPU only) a label is no class
     memory: O(B H W (C + C' + classes)); the centres are one product with the one-hot labels
 
-    The centre is that of one frame, not of the batch. A class of one cell is its own centre.
-
     Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020,
-    the IFV loss; also table 4.1 of Y. Liu's thesis (Adelaide 2021).
-    The released code has a loop over classes, and takes unlabelled cells into the mean with
-    difference 0, so that a frame of few labels weighs little; here they do not count. Its default
-    weight is 200 on that mean.
+    the IFV loss. What differs: docs/losses/features.md.
     """
     student, teacher = matched_grids(student, teacher, mask)
     counted = _counted(labels, (student.shape[0], *student.shape[2:]), classes)
@@ -61,7 +57,7 @@ def ifvd(
 
 
 def _counted(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
-    """(B, H, W) bool: which cells have a label; refuses labels that are none."""
+    """(B, H, W) bool: which positions have a label; refuses labels that are no class."""
     if tuple(labels.shape) != shape or labels.is_floating_point():
         raise ArtifactError(
             f"labels must be {shape} of integers on the features' grid, got "
@@ -79,17 +75,16 @@ def _counted(labels: Tensor, shape: tuple[int, ...], classes: int) -> Tensor:
 
 
 def _to_centre(features: Tensor, members: Tensor) -> Tensor:
-    """Cosine of each cell to the centre of its class; 0 for a cell of no class.
+    """Cosine of each position to the centre of its class, (B, HW); 0 for one of no class.
 
-    A centre is as good as the sum, of which it is a share: a cosine does not see the length.
+    A centre is as good as the sum, of which it is a share: a cosine does not depend on the length.
 
     features: (B, C, H, W); members: (B, HW, K) one-hot
-    returns: (B, HW)
     """
-    cells = features.flatten(2).transpose(1, 2)  # (B, HW, C)
-    with torch.autocast(cells.device.type, enabled=False):
-        centres = unit_vectors(members.transpose(1, 2) @ cells, dim=2)  # (B, K, C)
-        cosines = unit_vectors(cells, dim=2) @ centres.transpose(1, 2)  # (B, HW, K)
+    vectors = features.flatten(2).transpose(1, 2)  # (B, HW, C)
+    with torch.autocast(vectors.device.type, enabled=False):
+        centres = unit_vectors(members.transpose(1, 2) @ vectors, dim=2)  # (B, K, C)
+        cosines = unit_vectors(vectors, dim=2) @ centres.transpose(1, 2)  # (B, HW, K)
     return (cosines * members).sum(dim=2)
 
 

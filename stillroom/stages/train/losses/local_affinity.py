@@ -1,4 +1,4 @@
-"""Local affinity: how alike each cell is to the eight around it."""
+"""Local affinity: how alike each position is to the eight around it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ if TYPE_CHECKING:
 
 
 def local_affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of the cosines between each cell and the eight around it.
+    """Compare the cosines between each position and the eight around it.
 
     loss = mean_ij (a_s,ij - a_t,ij)^2,  a_ij = z_i . z_j / (|z_i| |z_j|),  j: neighbours of i
 
     student: (B, C, H, W) features or logits
     teacher: (B, C', H, W), likewise; C' may be another number
-    mask: (B, 1, H, W) bool, True where a cell counts; a pair counts where both its cells do
+    mask: (B, 1, H, W) bool, True where a position counts; a pair counts where both do
     returns: () mean over the counted pairs of neighbours of the batch, between 0 and 4
     memory: O(B (C + C' + 8) H W)
 
     The LOCAL of Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
-    thesis, Adelaide 2021, tables 3.7 and 4.2: `pairwise_affinity` of single cells, seen from a
-    cell's 8 neighbours alone.
-    The thesis follows Xie et al., BMVC 2018, which compares sums of distances: that is
-    `consistency_l2`. Cosines do not depend on how large features are, so that they can be held
-    against a teacher's. We know of no code by the authors of either for this form.
+    thesis, Adelaide 2021, tables 3.7 and 4.2, after Xie et al., BMVC 2018, whose own form is
+    `consistency_l2`. What differs: docs/losses/features.md.
     """
     student, teacher = matched_grids(student, teacher, mask)
     total, count = near_pairs(unit_vectors(student, 1), unit_vectors(teacher, 1), mask, reach=1)

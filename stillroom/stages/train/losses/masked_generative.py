@@ -31,7 +31,7 @@ def masked_generative(
     keep: Tensor,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared error of the teacher's features, generated from a part of the student's positions.
+    """Generate the teacher's features from a part of the student's positions, and compare.
 
     loss = mean_i mean_a (g_a(k * s)_i - t_ai)^2
 
@@ -41,12 +41,11 @@ def masked_generative(
     keep: (B, 1, H, W) bool k, True where the student's features reach g; `draw_keep` makes one
     mask: (B, 1, H, W) bool, True where a position counts; one that does not is 0 to g, as a
         position that was not kept
-    returns: () mean over the counted positions and the channels, kept or not; in the features'
-        own unit, squared
+    returns: () mean over the counted positions and the channels, kept or not; in squared feature
+        units
 
-    Yang et al., "Masked Generative Distillation", ECCV 2022, section 3; arXiv:2205.01529. The
-    paper and its code sum over channels and positions and divide by B: their weight w (2e-5 for
-    segmentation) is w A H W here.
+    Yang et al., "Masked Generative Distillation", ECCV 2022, section 3; arXiv:2205.01529. Their
+    weight w (2e-5 for segmentation), of a sum, is w A H W here.
     """
     student, teacher = matched(student, teacher, mask)
     expected = (student.shape[0], 1, *student.shape[2:])

@@ -79,7 +79,7 @@ def multi_frame(
     enlarge: float = ENLARGE,
     mask: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Squared difference of the embeddings of a sequence of self-similarity maps.
+    """Compare the embeddings of a sequence of self-similarity maps.
 
     loss = mean (E_s - E_t)^2 + enlarge * mean (1 - E_t)
     E = embed(A_1, ..., A_T),  A_ij = f_i . f_j / (|f_i| |f_j|),  f_i: features summed over place i
@@ -88,24 +88,19 @@ def multi_frame(
     teacher: T maps (B, C', H, W), likewise; C' may be another number
     embed: from T maps (B, 1, N, N) to E (B, D, N, N), the same function for both networks: a
         `ConvLstm`, whose parameters are trained with the student
-    patch: cells a side of a place, 1 or more; N = ceil(H / patch) ceil(W / patch), 2 or more
+    patch: positions a side of a place, 1 or more; N = ceil(H / patch) ceil(W / patch), 2 or more
     enlarge: weight of the second part, which holds the embedding away from its collapse to 0, where
         the first part would be satisfied with nothing; 0 leaves it out
-    mask: T masks (B, 1, H, W) bool, True where a cell counts; a place counts where one of its cells
-        does, and a pair of places where both do in every frame
+    mask: T masks (B, 1, H, W) bool, True where a position counts; a place counts where one of its
+        positions does, and a pair of places where both do in every frame
     returns: () mean over counted pairs and channels of E; the first part between 0 and 4, 0 where
         the self-similarities agree
     memory: about 18 T B D N^2 numbers with a `ConvLstm`, beside the maps
 
-    `Embeddings.spread` tells whether E still says anything.
-
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, section
     3.2; arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
-    Tasks", PhD thesis, Adelaide 2021, section 5.3.2, there with weight 0.1. The loss is printed as
-    a squared norm; a mean does not change with the grid. The weights are to be clipped and E_t to
-    be enlarged: neither the range nor the weight is given. The released code (util/crit.py of
-    irfanICMLL/ETC) pools 16 x 16 cells (our default), clips nothing, has a variant that returns
-    mean (1 - E_t) as a second loss, and compares hidden state and cell both.
+    Tasks", PhD thesis, Adelaide 2021, section 5.3.2, there with weight 0.1. What differs:
+    docs/losses/temporal.md.
     """
     if not enlarge >= 0:
         raise ConfigError(f"enlarge must be a weight of 0 or more, got {enlarge}")
@@ -147,7 +142,7 @@ def embedded(
 def self_similarity(features: Tensor, patch: int) -> Tensor:
     """Cosines between all places of a frame.
 
-    features: (B, C, H, W), 0 where a cell does not count
+    features: (B, C, H, W), 0 where a position does not count
     returns: (B, 1, N, N); 0 in the rows and columns of a place that is 0 throughout
     """
     places = unit_vectors(patch_sums(features, patch)).flatten(2)  # (B, C, N)
@@ -176,7 +171,7 @@ PATIENCE = 50  # steps
 class MultiFrameTerm(FeatureTerm):
     """`multi_frame` over the triplets of the batch, in the order of time.
 
-    patch: cells a side of a place; memory grows with the square of the number of places
+    patch: positions a side of a place; memory grows with the square of the number of places
     enlarge: weight of what holds the teacher's embedding away from 0
     hidden, kernel, clip: of the `ConvLstm`: channels of its embedding, side of its convolution, and
         the range that its weights are kept in
@@ -237,7 +232,7 @@ class EmbeddingState(TermState):
         self.register_buffer("narrow", torch.zeros((), dtype=torch.int64))
         self._term = term
         self._spreads: list[Tensor] = []  # of the batches since the last step
-        self._until_look, self._warned = PATIENCE, False
+        self._until_check, self._warned = PATIENCE, False
 
     def watch(self, both: Embeddings) -> None:
         """Take in what became of one batch."""
@@ -250,14 +245,14 @@ class EmbeddingState(TermState):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clip the weights; warn, once, of an embedding that has long said next to nothing."""
+        """Clip the weights; warn, once, of an embedding that has long been collapsed."""
         self.network.clip_weights()
         for spread in self.watched().values():
             self.narrow.copy_(torch.where(spread < LEAST_SPREAD, self.narrow + 1, 0))
         self._spreads = []
-        self._until_look -= 1  # reading a number off a GPU waits for it: not at every step
-        if self._until_look == 0:
-            self._until_look = PATIENCE
+        self._until_check -= 1  # reading a number off a GPU waits for it: not at every step
+        if self._until_check == 0:
+            self._until_check = PATIENCE
             if not self._warned and int(self.narrow) >= PATIENCE:
                 self._warn()
 

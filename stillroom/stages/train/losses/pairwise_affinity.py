@@ -30,13 +30,13 @@ _AT_ONCE = 2**23  # similarities of one network held at a time: 32 MB of float32
 
 @dataclass(frozen=True)
 class AffinityGraph:
-    """Which nodes a frame is made of, and which of them are compared.
+    """The nodes that a frame is made of, and which of them are compared.
 
-    patch: cells a side of a node, 1 or more; beta = patch^2. At the right and the bottom nodes are
-        cut off with the map
+    patch: positions a side of a node, 1 or more; beta = patch^2. At the right and the bottom nodes
+        are cut off with the map
     reach: Chebyshev distance in nodes of the furthest node that one is compared with, 1 or more;
         alpha = (2 reach + 1)^2, itself included. None compares all with all
-    pool: how a patch becomes one node: the mean of its counted cells, or their largest values
+    pool: how a patch becomes one node: the mean of its counted positions, or their largest values
     """
 
     patch: int = 2
@@ -61,7 +61,7 @@ def pairwise_affinity(
     graphs: Sequence[AffinityGraph] = (AffinityGraph(),),
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared difference of the cosines between the nodes of a frame.
+    """Compare the cosines between the nodes of a frame.
 
     loss = mean over graphs of mean_ij (a_s,ij - a_t,ij)^2,  a_ij = f_i . f_j / (|f_i| |f_j|)
     f_i: pooled features of node i;  j: nodes within reach of i, i among them
@@ -69,7 +69,8 @@ def pairwise_affinity(
     student: (B, C, H, W) features or logits
     teacher: (B, C', H, W), likewise; C' may be another number
     graphs: nodes and reach; more than one are compared one by one and weigh the same
-    mask: (B, 1, H, W) bool, True where a cell counts; a node counts where one of its cells does
+    mask: (B, 1, H, W) bool, True where a position counts; a node counts where one of its positions
+        does
     returns: () mean over the counted ordered pairs of the batch, between 0 and 4
     memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
         shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 32 MB;
@@ -77,13 +78,7 @@ def pairwise_affinity(
 
     Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the pair-wise
     term; arXiv:1903.04197. Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
-    Tasks", thesis, Adelaide 2021, eq. 3.2, weight 10. Table 3.2: best is 2x2 cells fully connected;
-    several graphs together are a little better.
-    Along the border a node has fewer neighbours, where the thesis takes the alpha nearest. It does
-    not say how graphs are joined; their mean keeps a weight good for any number of them. The
-    released code pools by maximum (pool = "max"), over half the map: patch = half its side. It lets
-    no gradient through the norms, so that it pulls at the features' length too; its script has
-    weight 0.5.
+    Tasks", thesis, Adelaide 2021, eq. 3.2, weight 10. What differs: docs/losses/features.md.
     """
     if not graphs:
         raise ConfigError("pairwise_affinity needs at least one graph, got none")
@@ -103,14 +98,15 @@ def _of_graph(
         total, count = _all_pairs(one, other, counted)
     else:
         total, count = near_pairs(one, other, counted, graph.reach)
-        total, count = total + _selves(one, other), count + _node_count(one, counted)
+        nodes = one[:, :1].numel() if counted is None else counted.sum()
+        total, count = total + _selves(one, other), count + nodes
     return total / count.clamp(min=1)
 
 
 def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tensor:
-    """Pool the counted cells of each patch; 0 where none counts. (B, C, H, W) -> (B, C, h, w)."""
+    """Pool the counted positions of each patch, to (B, C, h, w); 0 where none counts."""
     if graph.patch == 1:
-        return features  # masked cells are 0 already
+        return features  # masked positions are 0 already
     if graph.pool == "max":
         lowest = torch.finfo(features.dtype).min
         if mask is not None:
@@ -120,13 +116,6 @@ def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tenso
             pooled if mask is None else pooled.masked_fill(~counted_patches(mask, graph.patch), 0)
         )
     return patch_sums(features, graph.patch)
-
-
-def _node_count(nodes: Tensor, counted: Tensor | None) -> Tensor:
-    """() int: counted nodes of the batch."""
-    if counted is None:
-        counted = torch.ones_like(nodes[:, :1], dtype=torch.bool)
-    return counted.sum()
 
 
 def _selves(student: Tensor, teacher: Tensor) -> Tensor:

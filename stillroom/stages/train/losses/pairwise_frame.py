@@ -32,18 +32,19 @@ def pairwise_frame(
     patch: int = 1,
     mask: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Squared difference of the cosines between the places of frame t and those of frame t+k.
+    """Compare the cosines between the places of frame t and those of frame t+k.
 
     loss = 1/N^2 sum_i sum_j (a_s,ij - a_t,ij)^2,  a_ij = q_t,i . q_t+k,j / (|q_t,i| |q_t+k,j|)
-    q: class probabilities, or logits, summed over the counted cells of place i
+    q: class probabilities, or logits, summed over the counted positions of place i
 
     student, teacher: two maps each, t and t+k, (B, C, H, W) logits, all of one shape
     of: "probabilities" is the paper's; "logits" is what the authors' code compares
-    patch: cells a side of a place, 1 or more
-    mask: two, (B, 1, H, W) bool, True where a cell counts; a place counts where one of its cells
-        does
-    returns: () mean over the counted pairs (i, j) of the batch; between 0 and 1 with
-        probabilities, whose cosines are none below 0, and 0 and 4 with logits
+    patch: positions a side of a place, 1 or more
+    mask: two, (B, 1, H, W) bool, True where a position counts; a place counts where one of its
+        positions does
+    returns: () mean over the counted pairs (i, j) of the batch; between 0 and 1 with probabilities,
+        whose cosines are none below 0, and 0 and 4 with logits. A vector of zeros has cosine 0 with
+        all
     memory: where C < N, as with classes: about three times the four maps and B C^2, never N^2. The
         difference of two cosines is (d_i u'_j + u_i d'_j) / 2 with d = s - t and u = s + t of unit
         vectors, so that the sum of its squares needs C x C matrices alone. It is exactly 0 for
@@ -51,10 +52,8 @@ def pairwise_frame(
 
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, eq. 2;
     arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
-    PhD thesis, Adelaide 2021, eq. 5.2, there with weight 0.1. The released code (util/crit.py of
-    irfanICMLL/ETC) holds all N^2 pairs, divides by lengths that may be 0, and takes logits, of
-    which a constant added to a cell changes the cosine but not the prediction. A vector of zeros
-    has cosine 0 with all here.
+    PhD thesis, Adelaide 2021, eq. 5.2, there with weight 0.1. What differs:
+    docs/losses/temporal.md.
     """
     if of not in ("probabilities", "logits"):
         raise ConfigError(f"of must be 'probabilities' or 'logits', got {of!r}")
@@ -82,7 +81,7 @@ def _places(
     """Student and teacher as unit vectors of places, (B, C, N); 0 where none counts."""
     if of == "probabilities":
         maps = (F.softmax(maps[0], dim=1), F.softmax(maps[1], dim=1))
-        if mask is not None:  # the logits 0 of a masked cell would be a uniform guess
+        if mask is not None:  # the logits 0 of a masked position would be a uniform guess
             maps = (maps[0].masked_fill(~mask, 0), maps[1].masked_fill(~mask, 0))
     one, other = (unit_vectors(patch_sums(part, patch)).flatten(2) for part in maps)
     return one, other

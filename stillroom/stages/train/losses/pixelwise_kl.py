@@ -30,7 +30,7 @@ def pixelwise_kl(
     standardise: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """KL between the class distributions of each pixel.
+    """Take the KL between the class distributions of each pixel.
 
     teacher_student: loss = T^2 * mean_i sum_c p_ic * log(p_ic / q_ic)
     student_teacher: loss = T^2 * mean_i sum_c q_ic * log(q_ic / p_ic)
@@ -38,21 +38,15 @@ def pixelwise_kl(
 
     student, teacher: (B, C, H, W) logits
     temperature: T above 0; T^2 keeps the size of the gradient as T grows
-    standardise: both logits of each pixel first become (z - mean) / deviation over its classes
+    standardise: both logits of each pixel first become (z - mean) / deviation over its classes: the
+        loss is then 0 for all a z + b with a > 0 at each pixel
     mask: (B, 1, H, W) bool, True where a pixel counts
     returns: () mean over the counted pixels of the batch, in nats
 
     Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the
     pixel-wise term; arXiv:1903.04197. T^2: Hinton et al., 2015, section 2; arXiv:1503.02531.
-    Y. Liu's thesis ("Efficient Fully Convolutional Networks for Dense Prediction Tasks", Adelaide
-    2021) prints KL(student || teacher) in eq. 3.1: that is `student_teacher`; its code and all
-    others take the teacher as target, the default here. The released SKD code divides a sum over
-    batch and pixels by H * W only, B times this; code with KLDiv "mean" divides by C as well.
-
     `standardise`: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
-    algorithm 1; arXiv:2403.01427. The deviation is that of the C classes, as printed; their code
-    divides by C - 1 in it, and adds 1e-7. The loss is then 0 for all a z + b with a > 0 at each
-    pixel: it says nothing of how sure the student should be. Two classes are always 1 and -1.
+    algorithm 1; arXiv:2403.01427. What differs: docs/losses/pixels.md.
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")

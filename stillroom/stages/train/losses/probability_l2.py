@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Squared distance between the class probabilities of each pixel.
+    """Take the squared distance between the class probabilities of each pixel.
 
     loss = mean_i sum_c (q_ic - p_ic)^2,  p, q = softmax over classes of teacher, student
 
@@ -26,9 +26,7 @@ def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     returns: () mean over the counted pixels of the batch, between 0 and 2
 
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_p of
-    eq. 2, there with weight alpha = 4. arXiv:1810.08476
-    The paper sums over the pixels of the batch; the mean keeps a weight good for every crop and
-    batch size. We know of no code by its authors.
+    eq. 2, there with weight alpha = 4 and summed over pixels; arXiv:1810.08476.
     """
     student, teacher = matched(student, teacher, mask)
     distance = (F.softmax(student, dim=1) - F.softmax(teacher, dim=1)).square().sum(dim=1)

@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
     from stillroom.stages.train.terms.term import TermInput
 
-_LEANS = 1e-3  # share of a bilinear sample; less than this on a hidden cell is rounding
+_ROUNDING = 1e-3  # share of a bilinear sample at hidden positions; less is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Correspondence:
     """How frame t lies in frame t+k, on the grid of the maps that are compared.
 
-    flow: (B, 2, H, W), t -> t+k, in cells of that grid
-    weight: (B, 1, H, W), V: what t+k may say about each cell of t, bool or 0..1, as
+    flow: (B, 2, H, W), t -> t+k, in positions of that grid
+    weight: (B, 1, H, W), V: how far t+k counts at each position of t, bool or 0..1, as
         `warp.visible` and `warp.photometric_weight` make it; None is 1 everywhere
-    shown: (B, 1, H, W) bool on t+k's grid, True where a cell shows the frame; None is everywhere
+    shown: (B, 1, H, W) bool on t+k's grid, True where a position shows the frame; None is
+        everywhere
     """
 
     flow: Tensor
@@ -49,38 +50,39 @@ def temporal(
     variant: Literal["paper", "released"] = "paper",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Squared difference between the prediction at t and that at t+k, warped to t.
+    """Compare the prediction at t with that at t+k, warped to t.
 
     paper:     loss = 1/N sum_i V_i sum_c (q_t,ic - warp(q_t+k)_ic)^2,  q = softmax over classes
     released:  loss = 1/N sum_i V_i^2 1/C sum_c (z_t,ic - warp(z_t+k)_ic)^2,  z: the logits
     warp: bilinear, t+k sampled where the flow points
 
-    student, later: (B, C, H, W) logits of the student at t and at t+k
+    student, later: (B, C, H, W) logits of the student at t and at t+k; both get the gradient, and
+        `later.detach()` makes t+k a target
     match: the flow and V
-    mask: (B, 1, H, W) bool on t's grid, True where a cell counts
-    returns: () mean over the N counted cells of the batch, between 0 and 2 in the paper's variant;
-        V is a factor, so that N has cells with V = 0 too: and them into the mask to divide by the
-        visible cells alone
+    variant: "released" counts what leaves the frame too, at the value of the edge; to it belongs
+        `photometric_weight(..., channels="summed")`
+    mask: (B, 1, H, W) bool on t's grid, True where a position counts
+    returns: () mean over the N counted positions of the batch, between 0 and 2 in the paper's
+        variant; V is a factor, so that N has positions with V = 0 too: and them into the mask to
+        divide by the visible ones alone. A position does not count where its flow is not finite,
+        needs a position of t+k that is not shown, or leaves the frame
     memory: about three times the two maps
-
-    Both predictions get the gradient; `later.detach()` makes t+k a target. A cell does not count
-    where its flow is not finite, leans on a cell of t+k that is not shown, or leaves the frame.
 
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, eq. 1;
     arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
-    PhD thesis, Adelaide 2021, eq. 5.1, there with weight 0.1. The authors' code
-    (model/flow_model.py of irfanICMLL/ETC) compares logits, multiplies both sides by V before it
-    squares, divides by C as well, and counts what leaves the frame, at the value of the edge: that
-    is "released", to which `photometric_weight(..., channels="summed")` belongs. Logits grow
-    without bound as a network becomes sure, and so does that loss.
+    PhD thesis, Adelaide 2021, eq. 5.1, there with weight 0.1. What differs:
+    docs/losses/temporal.md.
     """
     if variant not in ("paper", "released"):
         raise ConfigError(f"variant must be 'paper' or 'released', got {variant!r}")
     _demand_maps(student, later, match, mask)
     with torch.autocast(student.device.type, enabled=False):
         flow, counted = _followed(match, mask, outside=variant == "released")
-        now, then = (_wide(part, later.dtype, student.dtype) for part in (student, later))
-        # Masked cells are overwritten before any arithmetic: a NaN times 0 is a NaN.
+        dtype = torch.promote_types(student.dtype, later.dtype)
+        now, then = (
+            part.to(torch.promote_types(dtype, torch.float32)) for part in (student, later)
+        )
+        # Masked positions are overwritten before any arithmetic: a NaN times 0 is a NaN.
         now = now if mask is None else now.masked_fill(~mask, 0)
         then = then if match.shown is None else then.masked_fill(~match.shown, 0)
         if variant == "paper":
@@ -96,7 +98,7 @@ def temporal(
 def _followed(
     match: Correspondence, mask: Tensor | None, *, outside: bool
 ) -> tuple[Tensor, Tensor]:
-    """The flow, 0 where it cannot be followed, and (B, 1, H, W) bool: the cells that count."""
+    """The flow, 0 where it cannot be followed, and which positions count, (B, 1, H, W) bool."""
     flow = match.flow.detach()
     finite = torch.isfinite(flow).all(1, keepdim=True)
     counted = finite if outside else inside_frame(flow)
@@ -105,15 +107,8 @@ def _followed(
     flow = flow.masked_fill(~counted, 0)
     if match.shown is not None:
         hidden = warp((~match.shown).to(torch.promote_types(flow.dtype, torch.float32)), flow)
-        counted = counted & (hidden < _LEANS)
+        counted = counted & (hidden < _ROUNDING)
     return flow, counted
-
-
-def _wide(part: Tensor, *others: torch.dtype) -> Tensor:
-    dtype = torch.float32
-    for other in others:
-        dtype = torch.promote_types(dtype, other)
-    return part.to(dtype)
 
 
 def _demand_maps(
@@ -141,12 +136,11 @@ def _demand_maps(
 
 
 class TemporalTerm(Term):
-    """`losses.temporal` over all pairs of the batch: what moves along the flow keeps its class.
+    """`temporal` over all pairs of the batch: it needs clips, and no teacher.
 
     variant: "paper", of probabilities; "released", the authors' code, of logits
-    occlusion: what the partner may say about a pixel: "photometric", the paper's V of the two
-        frames; "visible", where following the flow back ends where it began; "both", the product;
-        "none"
+    occlusion: V: "photometric", the paper's, of the two frames; "visible", where following the flow
+        back ends where it began; "both", the product; "none"
     at: "cells", on the logits' own grid; "pixels", the logits upsampled, as the authors do: finer,
         and many times as expensive
     """

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ClassCovariance(TermState):
-    """Diagonal covariance of features by class, over all cells seen so far.
+    """Diagonal covariance of features by class, over all positions so far.
 
-    n, mean_b, variance_b: of one batch's cells of a class;  N, mean, variance: of those before
+    n, mean_b, variance_b: of one batch's positions of a class;  N, mean, variance: of those before
     w = n / (n + N)
     variance <- (1 - w) variance + w variance_b + w (1 - w) (mean - mean_b)^2
     mean <- (1 - w) mean + w mean_b,  N <- N + n
 
-    count: (C,) float64 cells; mean, variance: (C, A) float64; all in checkpoints
+    count: (C,) float64 positions; mean, variance: (C, A) float64; all in checkpoints
 
     With torch.distributed the batch is that of all ranks: each ends with what one process would
     have that sees everything, and every rank must call `update` equally often.
@@ -93,23 +93,23 @@ class ClassCovariance(TermState):
         """
         sums = torch.zeros_like(self.mean)
         count = torch.zeros_like(self.count)
-        for cells, member in self._frames(features, labels):
-            sums += member @ cells.T
+        for vectors, member in self._frames(features, labels):
+            sums += member @ vectors.T
             count += member.sum(dim=1)
         together = summed(torch.cat([count[:, None], sums], dim=1))  # (C, 1 + A)
         count = together[:, 0]
         mean = together[:, 1:] / count.clamp(min=1)[:, None]
         squares = torch.zeros_like(mean)
-        for cells, member in self._frames(features, labels):
+        for vectors, member in self._frames(features, labels):
             # Centred first: no difference of two large sums.
-            squares += member @ cells.sub_(mean.to(cells.dtype).T @ member).square_().T
+            squares += member @ vectors.sub_(mean.to(vectors.dtype).T @ member).square_().T
         return count, mean, summed(squares) / count.clamp(min=1)[:, None]
 
     def _frames(self, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cells of each frame, (A, N), and what class they are of, (C, N) of 0 and 1."""
+        """Features of each frame, (A, N), and which class they are of, (C, N) of 0 and 1."""
         classes = torch.arange(len(self.count), device=labels.device)[:, None]
         for frame, of in zip(features.detach(), labels.flatten(1), strict=True):
             member = of == classes
             wide = torch.promote_types(frame.dtype, torch.float32)
-            cells = frame.flatten(1).to(wide, copy=True)
-            yield cells.masked_fill_(~member.any(dim=0), 0), member.to(wide)
+            vectors = frame.flatten(1).to(wide, copy=True)
+            yield vectors.masked_fill_(~member.any(dim=0), 0), member.to(wide)

@@ -22,7 +22,7 @@ PARTS = ("class_count", "class_mean", "class_variance")
 
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
-    """count (C,) of cells, mean and variance (C, A), float64; and the file and set they are of."""
+    """count (C,) of positions, mean and variance (C, A), float64; origin: file and set."""
 
     count: Tensor
     mean: Tensor

@@ -69,11 +69,11 @@ class ClassQueue(nn.Module):
 def some_of_each_class(
     features: Tensor, labels: Tensor, classes: int, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw cells of each class that a frame shows, by torch's generator.
+    """Draw positions of each class that a frame shows, by torch's generator.
 
     features: (B, A, h, w)
     labels: (B, h, w) int64, 0..classes-1; any other number is left out
-    most: cells of a class and frame
+    most: positions of a class and frame
     returns: (M, A) vectors of length 1, float32, and (M,) their classes
     """
     of = labels.flatten(1)  # (B, hw)
@@ -83,18 +83,18 @@ def some_of_each_class(
     order = draws.argsort(dim=1)
     of = of.gather(1, order)
     vectors, found = [], []
-    for frame, cells, own in zip(features.flatten(2), order, of, strict=True):
+    for frame, places, own in zip(features.flatten(2), order, of, strict=True):
         taken = (_ranks(own, own.bincount(minlength=classes + 1)) < most) & (own < classes)
-        vectors.append(unit_vectors(frame[:, cells[taken]].T.float(), dim=1))
+        vectors.append(unit_vectors(frame[:, places[taken]].T.float(), dim=1))
         found.append(own[taken])
     return torch.cat(vectors), torch.cat(found)
 
 
 @torch.no_grad()
 def regions(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Average the cells of each class that a frame shows, and bring the means to length 1.
+    """Average the positions of each class that a frame shows, and bring the means to length 1.
 
-    features: (B, A, h, w), each cell brought to length 1 before it counts
+    features: (B, A, h, w), each vector brought to length 1 before it counts
     labels: (B, h, w) int64, 0..classes-1; any other number is left out
     returns: (M, A) vectors of length 1, float32, and (M,) their classes
     """
@@ -110,9 +110,9 @@ def _class_sums(features: Tensor, labels: Tensor, classes: int) -> Iterator[tupl
     rows = torch.arange(classes, device=labels.device)[:, None]
     for frame, of in zip(features.flatten(2), labels.flatten(1), strict=True):
         member = of == rows  # (C, hw)
-        seen = member.any(dim=0)[:, None]
-        cells = unit_vectors(frame.T.float().masked_fill(~seen, 0), dim=1)  # (hw, A)
-        yield member.to(cells.dtype) @ cells, member.any(dim=1)
+        labelled = member.any(dim=0)[:, None]
+        units = unit_vectors(frame.T.float().masked_fill(~labelled, 0), dim=1)  # (hw, A)
+        yield member.to(units.dtype) @ units, member.any(dim=1)
 
 
 def _ranks(of: Tensor, counts: Tensor) -> Tensor:
