@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.scenes.cast import LEFT
-from stillroom.stages.scenes.shade import wall_light
+from stillroom.stages.scenes.lighting import wall_light
+from stillroom.stages.scenes.ray_casting import LEFT
 from stillroom.stages.scenes.walls import HOUSE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stillroom.stages.scenes.cast import Cast
+    from stillroom.stages.scenes.ray_casting import RayHits
     from stillroom.stages.scenes.scene import Scene
 
     Floats = NDArray[np.float32]
@@ -23,17 +23,17 @@ _GROUND_TEXELS = 14.0
 _WALL_TEXELS = 18.0
 
 
-def sky_colour(scene: Scene, found: Cast, rows: Places, columns: Places) -> Floats:
-    """A gradient with clouds, (n, 3)."""
+def sky_colour(scene: Scene, hits: RayHits, rows: Places, columns: Places) -> Floats:
+    """Colour the sky: a gradient with clouds, (n, 3)."""
     light = scene.light
-    down = found.down[rows].astype(np.float32)
-    across = found.across[columns].astype(np.float32)
+    down = hits.down[rows].astype(np.float32)
+    across = hits.across[columns].astype(np.float32)
     climb = np.clip(-down * np.float32(2.2), 0, 1)[:, None]
     haze, sky = np.array(light.haze, np.float32), np.array(light.sky, np.float32)
     colour = haze + (sky - haze) * climb
     # clouds lie on a ceiling: they shrink towards the horizon
     flat = np.float32(26) / (np.float32(0.12) - down)
-    footprint = np.maximum(flat * flat / (np.float32(40) * found.pose.focal), 0.01)
+    footprint = np.maximum(flat * flat / (np.float32(40) * hits.pose.focal), 0.01)
     start = np.float32(37.0 * (scene.key[1] % 31))
     cover = scene.smooth.sample(across * flat + start, flat, footprint.astype(np.float32))
     cover = np.clip((cover + np.float32(light.clouds)) * np.float32(1.8), 0, 1)[:, None]
@@ -41,11 +41,11 @@ def sky_colour(scene: Scene, found: Cast, rows: Places, columns: Places) -> Floa
     return np.asarray(colour + (white - colour) * cover * np.float32(0.8), np.float32)
 
 
-def ground_colour(scene: Scene, found: Cast, rows: Places, columns: Places) -> Floats:
-    """Asphalt, its marking, kerbs and slabs, (n, 3)."""
-    street, pose = scene.street, found.pose
-    ahead = found.depth[rows, columns]
-    x = (pose.x + found.across[columns] * ahead).astype(np.float32)
+def ground_colour(scene: Scene, hits: RayHits, rows: Places, columns: Places) -> Floats:
+    """Colour asphalt, its marking, kerbs and slabs, (n, 3)."""
+    street, pose = scene.street, hits.pose
+    ahead = hits.depth[rows, columns]
+    x = (pose.x + hits.across[columns] * ahead).astype(np.float32)
     z = (pose.z + ahead).astype(np.float32)
     wide = (ahead / pose.focal).astype(np.float32)  # metres under one pixel, across
     deep = (ahead * ahead / (pose.focal * pose.y)).astype(np.float32)  # and along
@@ -54,7 +54,7 @@ def ground_colour(scene: Scene, found: Cast, rows: Places, columns: Places) -> F
     start = np.float32(19.0 * (scene.key[1] % 53))
     grain = scene.rough.sample(x * texels + start, z * texels, coarse)
     stains = scene.smooth.sample(x * 4 + start, z * 1.6, coarse * np.float32(0.3))
-    road = found.label[rows, columns] == 2
+    road = hits.label[rows, columns] == 2
     base = np.where(
         road[:, None], np.array(street.road, np.float32), np.array(street.pavement, np.float32)
     )
@@ -67,14 +67,14 @@ def ground_colour(scene: Scene, found: Cast, rows: Places, columns: Places) -> F
     return np.asarray(colour + (np.float32(0.8) - colour) * paint[:, None], np.float32)
 
 
-def wall_colour(scene: Scene, found: Cast, surface: int, rows: Places, columns: Places) -> Floats:
-    """Facades with windows and shops, and hedges; lit, (n, 3)."""
-    walls, pose = scene.walls[surface - LEFT], found.pose
+def wall_colour(scene: Scene, hits: RayHits, surface: int, rows: Places, columns: Places) -> Floats:
+    """Colour facades with windows and shops, and hedges; lit, (n, 3)."""
+    walls, pose = scene.walls[surface - LEFT], hits.pose
     sign = -1 if surface == LEFT else 1
-    ahead = found.depth[rows, columns]
+    ahead = hits.depth[rows, columns]
     z = pose.z + ahead
     block = walls.block(z)
-    high = (pose.y - found.down[rows] * ahead).astype(np.float32)
+    high = (pose.y - hits.down[rows] * ahead).astype(np.float32)
     along = (z - walls.edges[block]).astype(np.float32)
     tall = (ahead / pose.focal).astype(np.float32)
     long = (ahead * ahead / (pose.focal * (scene.street.wall - sign * pose.x))).astype(np.float32)
@@ -102,7 +102,7 @@ def wall_colour(scene: Scene, found: Cast, surface: int, rows: Places, columns: 
 
 
 def _marking(scene: Scene, x: Floats, z: Floats, wide: Floats, deep: Floats) -> Floats:
-    """0..1 of road paint: a broken middle line, parking lines, a zebra before the junction."""
+    """Return the share of road paint: middle line, parking lines, a zebra before the junction."""
     street = scene.street
     dash = np.clip((1.5 - np.abs(z % 6 - 3)) / np.maximum(deep, 0.01) + 0.5, 0, 1)
     paint = _stripe(np.abs(x), 0.07, wide) * np.where(deep > 3, 0.5, dash)
@@ -116,19 +116,19 @@ def _marking(scene: Scene, x: Floats, z: Floats, wide: Floats, deep: Floats) -> 
 
 
 def _stripe(off: Floats, half: float, footprint: Floats) -> Floats:
-    """Share of a pixel covered by a stripe of half width `half`, `off` metres from its middle."""
+    """Return the share of a pixel in a stripe of half width `half`, `off` metres away."""
     near = np.clip((half - np.abs(off)) / np.maximum(footprint, 1e-3) + 0.5, 0, 1)
     return np.asarray(near * np.minimum(1, 2 * half / np.maximum(footprint, 1e-3)), np.float32)
 
 
 def _joint(place: Floats, period: float, footprint: Floats) -> Floats:
-    """Share of a pixel covered by the joints between slabs."""
+    """Return the share of a pixel in the joints between slabs."""
     off = np.abs(place % period - np.float32(period / 2)) - np.float32(period / 2)
     return _stripe(off, 0.02, footprint)
 
 
 def _pane(phase: Floats, share: Floats, footprint: Floats) -> Floats:
-    """Share of a pixel covered by glass that takes the middle `share` of each period."""
+    """Return the share of a pixel in glass that takes the middle `share` of each period."""
     off = np.abs(phase - np.floor(phase) - np.float32(0.5))
     sharp = np.clip((share / 2 - off) / np.maximum(footprint, 1e-3) + 0.5, 0, 1)
     blurred = np.clip(footprint * 2 - 0.6, 0, 1)  # bays smaller than a pixel: their mean

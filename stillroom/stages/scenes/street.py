@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stillroom.stages.scenes.figures import vary
+from stillroom.stages.scenes.object_textures import vary
 
 if TYPE_CHECKING:
-    from stillroom.stages.scenes.draws import Draws
-    from stillroom.stages.scenes.easel import Colour
+    from stillroom.stages.scenes.rng import Rng
+    from stillroom.stages.scenes.texture_painter import Colour
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,22 @@ class Street:
     slab: float
 
 
-def make_street(draws: Draws) -> Street:
+def make_street(rng: Rng) -> Street:
     """Draw the numbers of a street."""
-    half = draws.between(4.6, 6.8)
-    grey = draws.between(0.26, 0.46)
-    road = vary(draws, (grey, grey, grey * 1.02), 0.025)
-    lift = draws.between(-0.03, 0.18)
-    warm = draws.between(-0.02, 0.06)
-    junction = draws.between(22, 75) if draws.chance(0.6) else -100.0
+    half = rng.between(4.6, 6.8)
+    grey = rng.between(0.26, 0.46)
+    road = vary(rng, (grey, grey, grey * 1.02), 0.025)
+    lift = rng.between(-0.03, 0.18)
+    warm = rng.between(-0.02, 0.06)
+    junction = rng.between(22, 75) if rng.chance(0.6) else -100.0
     return Street(
         half=half,
-        wall=half + draws.between(3.5, 6.5),
-        junction=(junction, junction + draws.between(7, 11)),
+        wall=half + rng.between(3.5, 6.5),
+        junction=(junction, junction + rng.between(7, 11)),
         road=road,
         pavement=(road[0] + lift + warm, road[1] + lift, road[2] + lift - warm),
-        paint=draws.between(0.0, 0.5),
-        grain=draws.between(0.05, 0.1),
-        stains=draws.between(0.04, 0.12),
-        slab=draws.between(0.6, 1.6),
+        paint=rng.between(0.0, 0.5),
+        grain=rng.between(0.05, 0.1),
+        stains=rng.between(0.04, 0.12),
+        slab=rng.between(0.6, 1.6),
     )

@@ -1,4 +1,4 @@
-"""Noise that repeats, and panels' pictures, both as pyramids so that distance does not flicker."""
+"""Tiles of noise and textures of panels, both as pyramids so that distant ones do not flicker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from stillroom.stages.scenes.draws import Draws
+from stillroom.stages.scenes.rng import Rng
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ _SHRINK = (1 / (1 << np.arange(_LEVELS))).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
+class NoiseTile:
     """A square of noise that repeats in both directions, about -1..1, with its coarser levels.
 
     Attributes:
@@ -35,7 +35,7 @@ class Tile:
     starts: NDArray[np.int32]
 
     def sample(self, u: Floats, v: Floats, footprint: Floats) -> Floats:
-        """Bilinear noise at (u, v), in texels, where a pixel covers `footprint` texels."""
+        """Sample bilinearly at (u, v), in texels, where a pixel covers `footprint` texels."""
         level = level_of(footprint, _LEVELS - 1)
         mask = (TILE >> level) - 1
         u, v = u * _SHRINK[level], v * _SHRINK[level]
@@ -56,8 +56,8 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """What a panel shows.
+class Texture:
+    """The picture on a panel.
 
     Attributes:
         levels: float32 (h, w, 3) colours 0..1, each level half the size of the one before.
@@ -81,15 +81,15 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Album:
-    """Every picture of a scene in one array, so that one pass colours all panels.
+class TextureAtlas:
+    """Every texture of a scene in one array, so that one pass colours all panels.
 
     Attributes:
-        texels: float32 (n, 3), all levels of all pictures, row by row.
-        starts, heights, widths: int32 (pictures, levels), where each level lies in `texels`;
-            the levels beyond a small picture's coarsest repeat it.
-        shrink: float32 (pictures, levels), texels of a level to one of the first.
-        density: float32 (pictures,), texels a metre at the first level.
+        texels: float32 (n, 3), all levels of all textures, row by row.
+        starts, heights, widths: int32 (textures, levels), where each level lies in `texels`;
+            the levels beyond a small texture's coarsest repeat it.
+        shrink: float32 (textures, levels), texels of a level to one of the first.
+        density: float32 (textures,), texels a metre at the first level.
     """
 
     texels: Floats
@@ -100,11 +100,11 @@ class Album:
     density: Floats
 
     def colour(
-        self, picture: NDArray[np.intp], row: Floats, column: Floats, wide: Floats
+        self, texture: NDArray[np.intp], row: Floats, column: Floats, wide: Floats
     ) -> Floats:
-        """Bilinear colours (n, 3) at texel coordinates, where a pixel covers `wide` metres."""
-        level = level_of(wide * self.density[picture], self.starts.shape[1] - 1)
-        at = (picture, level)
+        """Sample colours (n, 3) bilinearly in texels, where a pixel covers `wide` metres."""
+        level = level_of(wide * self.density[texture], self.starts.shape[1] - 1)
+        at = (texture, level)
         start, height, width = self.starts[at], self.heights[at], self.widths[at]
         shrink = self.shrink[at]
         y = np.minimum(np.maximum(row * shrink - np.float32(0.5), 0), height - 1)
@@ -121,43 +121,43 @@ class Album:
         return np.asarray(above * (1 - fy) + below * fy, np.float32)
 
 
-def make_album(pictures: Sequence[Picture]) -> Album:
-    """Lay pictures end to end."""
-    depth = max(len(picture.levels) for picture in pictures)
+def make_atlas(textures: Sequence[Texture]) -> TextureAtlas:
+    """Lay textures end to end."""
+    depth = max(len(texture.levels) for texture in textures)
     texels: list[Floats] = []
     starts, heights, widths, shrink = [], [], [], []
     filled = 0
-    for picture in pictures:
+    for texture in textures:
         begins = []
-        for level in picture.levels:
+        for level in texture.levels:
             begins.append(filled)
             filled += level.shape[0] * level.shape[1]
             texels.append(level.reshape(-1, 3))
         last = len(begins) - 1
         used = [min(level, last) for level in range(depth)]
         starts.append([begins[level] for level in used])
-        heights.append([picture.levels[level].shape[0] for level in used])
-        widths.append([picture.levels[level].shape[1] for level in used])
+        heights.append([texture.levels[level].shape[0] for level in used])
+        widths.append([texture.levels[level].shape[1] for level in used])
         shrink.append([0.5**level for level in used])
-    return Album(
+    return TextureAtlas(
         np.concatenate(texels),
         np.array(starts, np.int32),
         np.array(heights, np.int32),
         np.array(widths, np.int32),
         np.array(shrink, np.float32),
-        np.array([picture.density for picture in pictures], np.float32),
+        np.array([texture.density for texture in textures], np.float32),
     )
 
 
 def level_of(footprint: Floats, highest: int) -> NDArray[np.int32]:
-    """Which pyramid level suits a pixel that covers `footprint` texels of the first."""
+    """Choose the pyramid level for a pixel that covers `footprint` texels of the first."""
     level = np.zeros(footprint.shape, np.int32)
     for step in range(1, highest + 1):
         level += footprint >= 2.0**step
     return level
 
 
-def make_picture(colour: Floats, mask: NDArray[np.bool_], density: float) -> Picture:
+def make_texture(colour: Floats, mask: NDArray[np.bool_], density: float) -> Texture:
     """Build the pyramid; texels outside the mask do not bleed into the coarser levels."""
     weight = mask.astype(np.float32)
     premultiplied = colour * weight[:, :, None]
@@ -167,22 +167,22 @@ def make_picture(colour: Floats, mask: NDArray[np.bool_], density: float) -> Pic
         weight = _halve(weight[:, :, None])[:, :, 0]
         mean = premultiplied / np.maximum(weight, np.float32(1e-6))[:, :, None]
         levels.append(np.asarray(mean, np.float32))
-    return Picture(tuple(levels), mask, density)
+    return Texture(tuple(levels), mask, density)
 
 
 @lru_cache(maxsize=8)
-def noise_tiles(seed: int) -> tuple[Tile, Tile]:
-    """A rough tile (all octaves alike) and a smooth one (the coarse octaves lead)."""
-    draws = Draws(seed, 0, 1)
-    rough = _noise(draws, (16, 32, 64, 128, 256), (0.5, 0.6, 0.8, 0.9, 0.8))
-    smooth = _noise(draws, (4, 8, 16, 32, 64), (1.0, 0.7, 0.5, 0.35, 0.25))
-    return _tile(rough), _tile(smooth)
+def noise_tiles(seed: int) -> tuple[NoiseTile, NoiseTile]:
+    """Make a rough tile (all octaves alike) and a smooth one (the coarse octaves lead)."""
+    rng = Rng(seed, 0, 1)
+    rough = _noise(rng, (16, 32, 64, 128, 256), (0.5, 0.6, 0.8, 0.9, 0.8))
+    smooth = _noise(rng, (4, 8, 16, 32, 64), (1.0, 0.7, 0.5, 0.35, 0.25))
+    return _pyramid(rough), _pyramid(smooth)
 
 
-def _noise(draws: Draws, grids: tuple[int, ...], weights: tuple[float, ...]) -> Floats:
+def _noise(rng: Rng, grids: tuple[int, ...], weights: tuple[float, ...]) -> Floats:
     total = np.zeros((TILE, TILE), np.float32)
     for grid, weight in zip(grids, weights, strict=True):
-        knots = draws.octets(grid * grid).reshape(grid, grid).astype(np.float32)
+        knots = rng.octets(grid * grid).reshape(grid, grid).astype(np.float32)
         total += np.float32(weight) * _spread(_spread(knots / 127.5 - 1, TILE).T, TILE).T
     low, high = total.min(), total.max()
     return np.asarray((total - low) * (np.float32(2) / (high - low)) - np.float32(1), np.float32)
@@ -198,19 +198,19 @@ def _spread(knots: Floats, size: int) -> Floats:
     return np.asarray(knots[:, left] * (1 - part) + knots[:, right] * part, np.float32)
 
 
-def _tile(noise: Floats) -> Tile:
+def _pyramid(noise: Floats) -> NoiseTile:
     levels = [noise]
     for _ in range(_LEVELS - 1):
         levels.append(_halve(levels[-1][:, :, None])[:, :, 0])
     sizes = [level.size for level in levels]
     starts = [sum(sizes[:index]) for index in range(_LEVELS)]
-    return Tile(
+    return NoiseTile(
         np.concatenate([level.ravel() for level in levels]), np.array(starts, dtype=np.int32)
     )
 
 
 def _halve(values: Floats) -> Floats:
-    """Mean of 2 x 2 cells; an odd last row or column is repeated."""
+    """Take the mean of 2 x 2 texels; an odd last row or column is repeated."""
     if values.shape[0] % 2:
         values = np.concatenate([values, values[-1:]], axis=0)
     if values.shape[1] % 2:

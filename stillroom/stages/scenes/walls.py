@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.scenes.figures import WALLS, vary
+from stillroom.stages.scenes.object_textures import WALLS, vary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stillroom.stages.scenes.draws import Draws
-    from stillroom.stages.scenes.easel import Colour
+    from stillroom.stages.scenes.rng import Rng
     from stillroom.stages.scenes.street import Street
+    from stillroom.stages.scenes.texture_painter import Colour
 
 STREET_START = -10.0
 STREET_END = 170.0
@@ -23,7 +23,7 @@ HOUSE, HEDGE, GAP = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Walls:
-    """One side's blocks, a row of each array a block.
+    """The blocks of one side, a row of each array a block.
 
     Attributes:
         edges: float64 (blocks + 1,), where blocks begin and end along z.
@@ -47,12 +47,12 @@ class Walls:
     offset: NDArray[np.float32]
 
     def block(self, z: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Which block a place belongs to; places beyond the ends belong to the last ones."""
+        """Return the block at z; places beyond the ends belong to the last ones."""
         found = np.searchsorted(self.edges, z, side="right") - 1
         return np.clip(found, 0, len(self.kind) - 1)
 
     def profile(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The wall's height at z, in metres; 0 where there is none."""
+        """Return the height at z, in metres; 0 where there is no wall."""
         block = self.block(z)
         along = z - self.edges[block]
         top = self.top[block]
@@ -66,16 +66,16 @@ class Walls:
         return np.where(stands, high, 0.0)
 
 
-def build_walls(draws: Draws, street: Street, leaf: Colour) -> Walls:
+def build_walls(rng: Rng, street: Street, leaf: Colour) -> Walls:
     """Line one side of the street, leaving the junction open."""
     edges, rows = [STREET_START], []
     while edges[-1] < STREET_END:
-        edges.append(edges[-1] + draws.between(6, 19))
+        edges.append(edges[-1] + rng.between(6, 19))
         middle = (edges[-1] + edges[-2]) / 2
         open_here = street.junction[0] - 5 < middle < street.junction[1] + 5
-        chance = draws.unit()
+        chance = rng.unit()
         kind = GAP if open_here else HOUSE if chance < 0.76 else HEDGE if chance < 0.93 else GAP
-        rows.append(_block(draws, kind, leaf))
+        rows.append(_block(rng, kind, leaf))
     columns = list(zip(*rows, strict=True))
     arrays = [np.array(column, np.float32) for column in columns[2:]]
     return Walls(
@@ -83,20 +83,20 @@ def build_walls(draws: Draws, street: Street, leaf: Colour) -> Walls:
     )
 
 
-def _block(draws: Draws, kind: int, leaf: Colour) -> tuple[object, ...]:
-    wall = vary(draws, draws.pick(WALLS), 0.06)
-    dark = draws.between(0.12, 0.4)
-    glass = vary(draws, (dark, dark * 1.08, dark * 1.2), 0.03)
-    shop = vary(draws, draws.pick(WALLS), 0.15) if draws.chance(0.5) else wall
-    top = draws.between(5, 17) if kind == HOUSE else draws.between(1.2, 4.5)
+def _block(rng: Rng, kind: int, leaf: Colour) -> tuple[object, ...]:
+    wall = vary(rng, rng.pick(WALLS), 0.06)
+    dark = rng.between(0.12, 0.4)
+    glass = vary(rng, (dark, dark * 1.08, dark * 1.2), 0.03)
+    shop = vary(rng, rng.pick(WALLS), 0.15) if rng.chance(0.5) else wall
+    top = rng.between(5, 17) if kind == HOUSE else rng.between(1.2, 4.5)
     return (
         kind,
         top,
-        wall if kind == HOUSE else vary(draws, leaf, 0.05),
+        wall if kind == HOUSE else vary(rng, leaf, 0.05),
         glass,
         shop,
-        draws.between(2.7, 3.6),
-        draws.between(1.5, 3.2),
-        (draws.between(0.3, 0.7), draws.between(0.4, 0.65)),
-        draws.between(0, 256),
+        rng.between(2.7, 3.6),
+        rng.between(1.5, 3.2),
+        (rng.between(0.3, 0.7), rng.between(0.4, 0.65)),
+        rng.between(0, 256),
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from stillroom.stages.scenes.classes import CLASSES
 from stillroom.stages.scenes.draw import draw
-from stillroom.stages.scenes.motion import flow_to_next
-from stillroom.stages.scenes.scene import CLASSES, DRAWING, Scene, build_scene
+from stillroom.stages.scenes.scene import DRAWING, Scene, build_scene
+from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
@@ -120,7 +121,7 @@ class DemoSource:
         time = self._time(index)
         if time + 1 == self.config.frames_per_clip:
             raise FrameError(f"{self._ids[index]}: the last frame of a clip has no next frame")
-        return flow_to_next(self._scene(index), time)
+        return flow_between(self._scene(index), time, time + 1)
 
     def identity(self) -> dict[str, Any]:
         """Return what the config states: it decides every byte."""

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.scenes.draws import Draws, wave
-from stillroom.stages.scenes.scene import CLASSES, DRAWING, build_scene
+from stillroom.stages.scenes.classes import CLASSES
+from stillroom.stages.scenes.rng import Rng, wave
+from stillroom.stages.scenes.scene import DRAWING, build_scene
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError
@@ -211,8 +212,8 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
 def test_draws_are_the_generators_raw_bits() -> None:
     # the stream that numpy promises never to change: PCG64 seeded by SeedSequence
     raw = int(np.random.PCG64(np.random.SeedSequence((3, 4))).random_raw())
-    assert Draws(3, 4).unit() == (raw >> 11) / 2**53
-    assert Draws(3, 4).octets(3).tolist() == [raw & 255, raw >> 8 & 255, raw >> 16 & 255]
+    assert Rng(3, 4).unit() == (raw >> 11) / 2**53
+    assert Rng(3, 4).octets(3).tolist() == [raw & 255, raw >> 8 & 255, raw >> 16 & 255]
 
 
 def test_the_wave_is_periodic_smooth_and_bounded() -> None:

@@ -14,8 +14,8 @@ from torch import nn
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.cache.producers import frames_and_labels
-from stillroom.stages.scenes.motion import flow_between
 from stillroom.stages.scenes.scene import build_scene
+from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.pairs import PairsConfig, plan_pairs
 from stillroom.stages.train.clip_flow import CachedFlow

@@ -1,4 +1,4 @@
-"""Where each pixel of a frame goes in another one."""
+"""The exact optical flow between two frames of a scene."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.scenes.cast import FIRST_PANEL, SKY, Cast, cast
+from stillroom.stages.scenes.ray_casting import FIRST_PANEL, SKY, RayHits, cast_rays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,31 +16,26 @@ if TYPE_CHECKING:
 _BEHIND = 0.05
 
 
-def flow_to_next(scene: Scene, time: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """`flow_between` a frame and the next."""
-    return flow_between(scene, time, time + 1)
-
-
 def flow_between(
     scene: Scene, time: int, other: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Exact flow from `time` to `other`, before it or after, and where its targets can be seen.
+    """Compute the flow from `time` to `other`, before or after it, and which targets are visible.
 
     Returns:
         float32 (2, H, W): u to the right, v down, in pixels.
         bool (H, W): True where all four pixels around the target show the same surface and label.
     """
-    now, then = cast(scene, time), cast(scene, other)
+    now, then = cast_rays(scene, time), cast_rays(scene, other)
     column, row = _targets(scene, now, then)
     u = column - np.arange(scene.width)[None, :]
     v = row - np.arange(scene.height)[:, None]
-    return np.stack([u, v]).astype(np.float32), _seen(now, then, column, row)
+    return np.stack([u, v]).astype(np.float32), _visible(now, then, column, row)
 
 
 def _targets(
-    scene: Scene, now: Cast, then: Cast
+    scene: Scene, now: RayHits, then: RayHits
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(column, row) in the other frame of the point at each pixel's centre."""
+    """Return (column, row) in the other frame of the point at each pixel's centre."""
     steps = then.time - now.time
     sky = now.surface == SKY
     ahead = np.where(sky, 1.0, now.depth)
@@ -56,7 +51,7 @@ def _targets(
         x[here] += panel.vx * steps
         z[here] += panel.vz * steps
         if panel.stride:
-            drop = panel.picture.height_m - (now.pose.y - (now.down[:, None] * ahead)[here])
+            drop = panel.texture.height_m - (now.pose.y - (now.down[:, None] * ahead)[here])
             x[here] += (panel.lean(then.time) - panel.lean(now.time)) * (drop + panel.y)
     z = np.maximum(z, _BEHIND)
     pose = then.pose
@@ -66,19 +61,19 @@ def _targets(
     )
 
 
-def _seen(
-    now: Cast, then: Cast, column: NDArray[np.float64], row: NDArray[np.float64]
+def _visible(
+    now: RayHits, then: RayHits, column: NDArray[np.float64], row: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     height, width = now.surface.shape
     left, top = np.floor(column), np.floor(row)
-    seen = (left >= 0) & (top >= 0) & (left <= width - 1) & (top <= height - 1)
-    left = np.where(seen, left, 0).astype(np.intp)
-    top = np.where(seen, top, 0).astype(np.intp)
+    visible = (left >= 0) & (top >= 0) & (left <= width - 1) & (top <= height - 1)
+    left = np.where(visible, left, 0).astype(np.intp)
+    top = np.where(visible, top, 0).astype(np.intp)
     # a target exactly on the last row or column has no neighbour there and needs none
     right = np.minimum(left + 1, width - 1)
     bottom = np.minimum(top + 1, height - 1)
-    seen &= (column <= width - 1) & (row <= height - 1)
+    visible &= (column <= width - 1) & (row <= height - 1)
     for rows, columns in ((top, left), (top, right), (bottom, left), (bottom, right)):
-        seen &= then.surface[rows, columns] == now.surface
-        seen &= then.label[rows, columns] == now.label
-    return np.asarray(seen, np.bool_)
+        visible &= then.surface[rows, columns] == now.surface
+        visible &= then.label[rows, columns] == now.label
+    return np.asarray(visible, np.bool_)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.stages.scenes.cast import FIRST_PANEL, GROUND, LEFT, RIGHT, SKY, Cast, cast
 from stillroom.stages.scenes.draw import draw
-from stillroom.stages.scenes.motion import flow_to_next
+from stillroom.stages.scenes.ray_casting import (
+    FIRST_PANEL,
+    GROUND,
+    LEFT,
+    RIGHT,
+    SKY,
+    RayHits,
+    cast_rays,
+)
 from stillroom.stages.scenes.scene import build_scene
+from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 
 HEIGHT, WIDTH = 96, 144
@@ -36,8 +44,8 @@ def warp(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
 def test_labels_warped_back_equal_the_labels_before_on_every_visible_pixel(clip: int) -> None:
     scene = build_scene(0, clip, HEIGHT, WIDTH)
     for time in (0, 5):
-        flow, seen = flow_to_next(scene, time)
-        before, after = cast(scene, time).label, cast(scene, time + 1).label
+        flow, seen = flow_between(scene, time, time + 1)
+        before, after = cast_rays(scene, time).label, cast_rays(scene, time + 1).label
         column, row = targets(flow)
         nearest = after[
             np.clip(np.rint(row), 0, HEIGHT - 1).astype(int),
@@ -52,7 +60,7 @@ def test_labels_warped_back_equal_the_labels_before_on_every_visible_pixel(clip:
 @pytest.mark.parametrize("clip", CLIPS)
 def test_the_frame_warped_back_equals_the_frame_before_on_visible_pixels(clip: int) -> None:
     scene = build_scene(0, clip, HEIGHT, WIDTH)
-    flow, seen = flow_to_next(scene, 2)
+    flow, seen = flow_between(scene, 2, 3)
     before = draw(scene, 2, noise=False).image.astype(np.float64)
     after = draw(scene, 3, noise=False).image.astype(np.float64)
     error = np.abs(warp(after, flow) - before).max(axis=2)[seen]
@@ -69,7 +77,7 @@ def _error_of(after: np.ndarray, before: np.ndarray, seen: np.ndarray, flow: np.
     return float(np.abs(warp(after, flow) - before).max(axis=2)[seen].mean())
 
 
-def materials(found: Cast, column: np.ndarray, row: np.ndarray, wall: float) -> dict:
+def materials(found: RayHits, column: np.ndarray, row: np.ndarray, wall: float) -> dict:
     """World coordinates that a ray through any point of the image meets, by surface."""
     pose = found.pose
     across = (column + 0.5 - pose.middle[0]) / pose.focal
@@ -88,8 +96,8 @@ def materials(found: Cast, column: np.ndarray, row: np.ndarray, wall: float) -> 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_rays_through_a_pixel_and_through_its_target_meet_the_same_point(clip: int) -> None:
     scene = build_scene(0, clip, HEIGHT, WIDTH)
-    now, then = cast(scene, 3), cast(scene, 4)
-    flow, _ = flow_to_next(scene, 3)
+    now, then = cast_rays(scene, 3), cast_rays(scene, 4)
+    flow, _ = flow_between(scene, 3, 4)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
     here = materials(now, columns, rows, scene.street.wall)
     column, row = targets(flow.astype(np.float64))
@@ -106,8 +114,8 @@ def test_a_panels_texel_is_found_again_at_its_target(clip: int) -> None:
     scene = build_scene(0, clip, HEIGHT, WIDTH)
     checked = 0
     for time in (0, 6):
-        now, then = cast(scene, time), cast(scene, time + 1)
-        flow, seen = flow_to_next(scene, time)
+        now, then = cast_rays(scene, time), cast_rays(scene, time + 1)
+        flow, seen = flow_between(scene, time, time + 1)
         texels = np.stack([now.row, now.column], axis=2)
         again = warp(np.stack([then.row, then.column], axis=2).astype(np.float64), flow)
         facing = [FIRST_PANEL + i for i, panel in enumerate(scene.panels) if panel.side == 0]
@@ -121,8 +129,8 @@ def test_a_panels_texel_is_found_again_at_its_target(clip: int) -> None:
 @pytest.mark.parametrize("clip", CLIPS)
 def test_a_cars_flank_is_met_at_the_same_spot_again(clip: int) -> None:
     scene = build_scene(0, clip, HEIGHT, WIDTH)
-    now, then = cast(scene, 3), cast(scene, 4)
-    flow, _ = flow_to_next(scene, 3)
+    now, then = cast_rays(scene, 3), cast_rays(scene, 4)
+    flow, _ = flow_between(scene, 3, 4)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
     column, row = targets(flow.astype(np.float64))
     checked = 0
@@ -153,8 +161,8 @@ def test_walking_legs_and_driving_cars_move_against_the_street() -> None:
 
 def test_the_sky_moves_with_the_pan_alone() -> None:
     scene = build_scene(0, 2, HEIGHT, WIDTH)
-    flow, _ = flow_to_next(scene, 1)
-    sky = cast(scene, 1).surface == SKY
+    flow, _ = flow_between(scene, 1, 2)
+    sky = cast_rays(scene, 1).surface == SKY
     now, then = scene.drive.at(1), scene.drive.at(2)
     for axis in (0, 1):
         shift = then.middle[axis] - now.middle[axis]
@@ -163,13 +171,13 @@ def test_the_sky_moves_with_the_pan_alone() -> None:
 
 def test_nothing_that_leaves_the_frame_or_is_covered_counts_as_visible() -> None:
     scene = build_scene(0, 0, HEIGHT, WIDTH)
-    flow, seen = flow_to_next(scene, 0)
+    flow, seen = flow_between(scene, 0, 1)
     column, row = targets(flow)
     outside = (column < 0) | (row < 0) | (column > WIDTH - 1) | (row > HEIGHT - 1)
     assert outside.any()
     assert not seen[outside].any()
-    then = cast(scene, 1)
-    now = cast(scene, 0)
+    then = cast_rays(scene, 1)
+    now = cast_rays(scene, 0)
     inside = ~outside
     nearest = then.surface[
         np.where(inside, np.rint(row), 0).astype(int),
@@ -183,7 +191,7 @@ def test_nothing_that_leaves_the_frame_or_is_covered_counts_as_visible() -> None
 def test_the_source_gives_the_flow_of_its_frames() -> None:
     source = DemoSource(DemoConfig(clips=2, frames_per_clip=3, height=HEIGHT, width=WIDTH))
     flow, seen = source.flow(4)
-    expected, visible = flow_to_next(build_scene(0, 1, HEIGHT, WIDTH), 1)
+    expected, visible = flow_between(build_scene(0, 1, HEIGHT, WIDTH), 1, 2)
     assert (flow.dtype, seen.dtype) == (np.float32, np.bool_)
     np.testing.assert_array_equal(flow, expected)
     np.testing.assert_array_equal(seen, visible)

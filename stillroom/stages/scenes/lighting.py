@@ -6,31 +6,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillroom.stages.scenes.walls import GAP
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stillroom.stages.scenes.cast import Cast
+    from stillroom.stages.scenes.panels import Panel
+    from stillroom.stages.scenes.ray_casting import RayHits
     from stillroom.stages.scenes.scene import Scene
-    from stillroom.stages.scenes.things import Panel
 
     Floats = NDArray[np.float32]
 
 
 def ground_light(
-    scene: Scene, found: Cast, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    scene: Scene, hits: RayHits, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> Floats:
-    """How much light reaches the ground at each pixel, (n,)."""
-    ahead = found.depth[rows, columns]
-    x = found.pose.x + found.across[columns] * ahead
-    z = found.pose.z + ahead
+    """Return the light on the ground at each pixel, (n,)."""
+    ahead = hits.depth[rows, columns]
+    x = hits.pose.x + hits.across[columns] * ahead
+    z = hits.pose.z + ahead
     light = scene.light
     level = light.ambient + light.sun * (1 - _house_shadow(scene, x, z))
-    under = _panel_shadows(scene, found)
+    under = _panel_shadows(scene, hits)
     return (level * (1 - under[rows, columns])).astype(np.float32)
 
 
 def panel_light(scene: Scene, panel: Panel, time: int) -> float:
-    """How much light reaches a panel."""
+    """Return the light on a panel."""
     light = scene.light
     if light.sun < 0.15 or panel.z > 160:
         return light.ambient + 0.7 * light.sun
@@ -41,7 +43,7 @@ def panel_light(scene: Scene, panel: Panel, time: int) -> float:
 
 
 def wall_light(scene: Scene, sign: int) -> float:
-    """How much light reaches the houses on the left (-1) or right (1) of the street."""
+    """Return the light on the houses on the left (-1) or right (1) of the street."""
     light = scene.light
     return light.ambient + light.sun * (0.9 if sign != light.side else 0.0)
 
@@ -49,7 +51,7 @@ def wall_light(scene: Scene, sign: int) -> float:
 def _house_shadow(
     scene: Scene, x: NDArray[np.float64], z: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """0 in the sun .. 1 in the shadow of the houses on the sun's side."""
+    """Return 0 in the sun .. 1 in the shadow of the houses on the sun's side."""
     light = scene.light
     if light.sun < 0.15:
         return np.zeros(x.shape)
@@ -57,20 +59,20 @@ def _house_shadow(
     away = scene.street.wall - light.side * x
     source = z + light.slant * away
     block = walls.block(source)
-    top = np.where(walls.kind[block] == 2, 0.0, walls.top[block])
+    top = np.where(walls.kind[block] == GAP, 0.0, walls.top[block])
     return np.clip((top - away * light.steepness) * 1.5 + 0.5, 0, 1)
 
 
-def _panel_shadows(scene: Scene, found: Cast) -> NDArray[np.float64]:
-    """0..1 of the light that things take from the ground around their feet, (H, W)."""
-    under: NDArray[np.float64] = np.zeros(found.depth.shape)
-    pose = found.pose
+def _panel_shadows(scene: Scene, hits: RayHits) -> NDArray[np.float64]:
+    """Return the share of light that panels take from the ground around their feet, (H, W)."""
+    under: NDArray[np.float64] = np.zeros(hits.depth.shape)
+    pose = hits.pose
     for panel in scene.panels:
         if panel.shadow is None:
             continue
         half, deep = panel.shadow
-        x, z = panel.foot(found.time)
-        middle = z + (panel.picture.width_m / 2 if panel.side else 0.0)
+        x, z = panel.foot(hits.time)
+        middle = z + (panel.texture.width_m / 2 if panel.side else 0.0)
         near, far = middle - deep - pose.z, middle + deep - pose.z
         if far < 1.5 or near > 70:
             continue
@@ -82,8 +84,8 @@ def _panel_shadows(scene: Scene, found: Cast) -> NDArray[np.float64]:
         right = min(int(pose.middle[0] + pose.focal * max(edges)) + 2, under.shape[1])
         if top >= bottom or left >= right:
             continue
-        ahead = pose.y / np.maximum(found.down[top:bottom, None], 1e-3)
-        off = ((pose.x + found.across[None, left:right] * ahead - x) / half) ** 2
+        ahead = pose.y / np.maximum(hits.down[top:bottom, None], 1e-3)
+        off = ((pose.x + hits.across[None, left:right] * ahead - x) / half) ** 2
         off = off + ((pose.z + ahead - middle) / deep) ** 2
         part = under[top:bottom, left:right]
         np.maximum(part, np.clip(1.3 * (1 - off), 0, 0.62), out=part)

@@ -1,4 +1,4 @@
-"""Paint one panel's picture in metres: shapes on a grid of texels, later ones over earlier."""
+"""Paint one panel's texture in metres: shapes on a grid of texels, later ones over earlier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.stages.scenes.textures import Picture, Tile, make_picture
+from stillroom.stages.scenes.textures import NoiseTile, Texture, make_texture
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Where: TypeAlias = NDArray[np.bool_]
 
 
-class Easel:
-    """An empty picture of `width` x `height` metres; x runs from its middle, y from its foot.
+class TexturePainter:
+    """An empty texture of `width` x `height` metres; x runs from its middle, y from its foot.
 
     Attributes:
         x: float32 (1, w), metres right of the middle, at texel centres.
@@ -38,15 +38,15 @@ class Easel:
         self.mask = np.zeros((rows, columns), np.bool_)
 
     def box(self, left: float, right: float, low: float, high: float) -> Where:
-        """An upright rectangle."""
+        """Cover an upright rectangle."""
         return self._full((self.x >= left) & (self.x < right) & (self.y >= low) & (self.y < high))
 
     def ellipse(self, x: float, y: float, half_width: float, half_height: float) -> Where:
-        """An ellipse about (x, y)."""
+        """Cover an ellipse about (x, y)."""
         return self._full(((self.x - x) / half_width) ** 2 + ((self.y - y) / half_height) ** 2 < 1)
 
     def trapezium(self, low: float, high: float, below: float, above: float) -> Where:
-        """A symmetric shape from half width `below` at y `low` to `above` at y `high`."""
+        """Cover a trapezium from half width `below` at y `low` to `above` at y `high`."""
         half = below + (above - below) * (self.y - low) / (high - low)
         return self._full((abs(self.x) < half) & (self.y >= low) & (self.y < high))
 
@@ -63,15 +63,15 @@ class Easel:
         """Multiply colours by (h, w) or anything that broadcasts to it."""
         self.colour *= np.broadcast_to(factor, self.mask.shape)[:, :, None]
 
-    def noise(self, tile: Tile, scale: float, offset: tuple[float, float]) -> Floats:
-        """Noise (h, w) with `scale` texels of the tile to a metre."""
+    def noise(self, tile: NoiseTile, scale: float, offset: tuple[float, float]) -> Floats:
+        """Sample noise (h, w) with `scale` texels of the tile to a metre."""
         u = np.broadcast_to(self.x * scale + offset[0], self.mask.shape).astype(np.float32)
         v = np.broadcast_to(self.y * scale + offset[1], self.mask.shape).astype(np.float32)
         return tile.sample(u, v, np.full(self.mask.shape, scale / self.density, np.float32))
 
-    def finish(self) -> Picture:
-        """The picture."""
-        return make_picture(np.clip(self.colour, 0, 1), self.mask, self.density)
+    def finish(self) -> Texture:
+        """Return the texture."""
+        return make_texture(np.clip(self.colour, 0, 1), self.mask, self.density)
 
     def _full(self, where: Where) -> Where:
         return np.broadcast_to(where, self.mask.shape)
