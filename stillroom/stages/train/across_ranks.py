@@ -1,4 +1,4 @@
-"""What the processes of one training run know together; in a run of one process, what it knows."""
+"""Tensors of all processes of a training run together; of one process alone, its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stage two demands of the sets of a cache, and how it reads views of their arrays."""
+"""Check the sets of a cache before they are trained from, and read views of their arrays."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class TermCheck:
 
 @dataclass
 class Check:
-    """What the first steps of a run come to.
+    """Measurements of the first steps of a run.
 
     step_seconds: of a whole step of training, without reading; the least of the steps
     terms: each on each stream that feeds it

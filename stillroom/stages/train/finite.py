@@ -1,4 +1,4 @@
-"""Stopping at numbers that are not finite, before they reach a checkpoint."""
+"""Stop at numbers that are not finite, before they reach a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, and a polite order to end, between two steps and never inside one."""
+"""Ctrl-C and SIGTERM take effect between two steps, and never inside one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DeferredInterrupt:
             raise KeyboardInterrupt
 
     def __enter__(self) -> DeferredInterrupt:
-        """Start to hold them back."""
+        """Install the handler."""
         if threading.current_thread() is threading.main_thread():
             for each in HELD_BACK:
                 self._previous[each] = signal.signal(each, self._on_signal)
@@ -44,7 +44,7 @@ class DeferredInterrupt:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give them back to whoever had them."""
+        """Restore the former handlers."""
         for each, previous in self._previous.items():
             signal.signal(each, previous)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What training is given, what it tells while it runs, and what it returns."""
+"""The input of a training run, its progress, and its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainJob:
     fingerprints: of the artifact sets read, by "<source>/<set>"; of the streams if left out
     validate: scores of a student in evaluation mode, by name; called as `settings.validation` says
     score: the name among them that decides which checkpoint is the best; higher is better
-    on_step: told after every step
+    on_step: called after every step
     may_differ: dotted fields of `config`, or sections, that a resumed run may have changed
     """
 
@@ -74,13 +74,13 @@ class TrainJob:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         if self.settings.steps is not None:
             return self.settings.steps
         return steps_of(*self._first(), self.settings.epochs or 1)
 
     def epoch(self, step: int) -> float:
-        """Passes of the first stream that `step` steps amount to."""
+        """Return the passes of the first stream that `step` steps amount to."""
         count, batch = self._first()
         return step * batch / count
 
@@ -114,7 +114,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     best_score, best_step: of best.pt; None where nothing was validated
     losses: "loss" and every term, mean over the last line of metrics

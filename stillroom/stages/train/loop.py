@@ -114,7 +114,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
             step = take_step(job, learner, batches, lr, gradients=_gradients_due(job, learner.step))
             learner.step += 1
             learner.window.add(step.loss, step.terms)
-            watch.see(step.terms, learner.step)
+            watch.add(step.terms, learner.step)
             learner.seconds += time.perf_counter() - began
             _log(job, learner, lr, step, metrics)
             scores = _validate(job, learner, metrics, about)

@@ -77,7 +77,7 @@ class Metrics:
         self._plot(step, {f"{prefix}/{name}": value for name, value in numbers.items()})
 
     def flush(self) -> None:
-        """Bring what is written to the disk's side of things."""
+        """Flush both files."""
         self._file.flush()
         self._board.flush()
 

@@ -1,4 +1,4 @@
-"""Photometric jitter: the student sees another light; labels and artifacts do not change."""
+"""Photometric jitter: brightness and colours of images change; labels and artifacts do not."""
 
 from __future__ import annotations
 

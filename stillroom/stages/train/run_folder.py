@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, what it holds, and how files get into it whole.
+"""A run's folder: which run it belongs to, what it holds, and how files get into it whole.
 
 config.json         the resolved run file
 fingerprints.json   fingerprint of every artifact set that was read
@@ -67,7 +67,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a run has left something there that would be lost: a checkpoint or a model."""
+    """Tell whether a run has left something there that would be lost: a checkpoint or a model."""
     return any((folder / name).exists() for name in (LAST, BEST, MODEL, RESULT))
 
 
@@ -77,7 +77,7 @@ def claim(
     fingerprints: Mapping[str, str],
     may_differ: tuple[str, ...] = (),
 ) -> None:
-    """Make the folder this run's, or find that it is.
+    """Take the folder for this run, or find that it is this run's.
 
     A run that failed before its first checkpoint has no claim: what made it fail is to be mended.
 
@@ -111,7 +111,7 @@ def claim(
 
 
 def changes(theirs: Any, mine: Any, may_differ: tuple[str, ...]) -> list[Difference]:
-    """Fields in which two configs differ; `may_differ` as for `claim`."""
+    """Return the fields in which two configs differ; `may_differ` as for `claim`."""
     return [
         one
         for one in differences(theirs, mine)

@@ -1,4 +1,4 @@
-"""What one frame of one epoch comes to, alone or with its neighbours in a clip."""
+"""One frame of one epoch, alone or with its neighbours in a clip."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step came to.
+    """The values of one step.
 
     loss: the weighted sum
     terms: each term's value, unweighted, by "<stream>/<term>"
     gradients: 2-norm of each weighted term's own gradient, by the same names, where it was asked
-    watched: what terms say of what they train, by "<term>/<what>", before the update
+    watched: numbers of the terms' states, by "<term>/<name>", before the update
     """
 
     loss: float

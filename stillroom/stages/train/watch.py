@@ -1,4 +1,4 @@
-"""Telling of terms that have fallen silent."""
+"""Warn of terms that have long been 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 50  # steps
 
 
 class ZeroWatch:
-    """Warns, once a term, of a value that has been exactly 0 for `PATIENCE` steps in a row.
+    """Warn, once a term, of a value that has been exactly 0 for `PATIENCE` steps in a row.
 
     Values that are not finite stop the run by themselves: see `finite`.
     """
@@ -22,7 +22,7 @@ class ZeroWatch:
     def __init__(self) -> None:
         self._zeros: Counter[str] = Counter()
 
-    def see(self, terms: Mapping[str, float], step: int) -> None:
+    def add(self, terms: Mapping[str, float], step: int) -> None:
         """Take in the values of one step, by "<stream>/<term>"."""
         for name, value in terms.items():
             self._zeros[name] = self._zeros[name] + 1 if value == 0 else 0

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of the values whose pixel counts.
+    """Return the mean of the values whose pixel counts.
 
     loss = sum_i m_i * v_i / max(1, sum_i m_i),  i over all pixels of the batch
 

@@ -1,4 +1,4 @@
-"""What every loss between two tensors does first."""
+"""The first step of every loss between two tensors: checks, dtype, masks."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Others:
             raise ConfigError(f"temperature must be above 0, got {self.temperature}")
 
     def kl(self, student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
-        """Sum of KL(p || q) over the counted pixels of one frame and the frames here.
+        """Sum KL(p || q) over the counted pixels of one frame and the frames here.
 
         student: (m, A); teacher: (m, A'); counted: (m,) bool
         """
@@ -51,7 +51,7 @@ class Others:
 
 
 def summed_kl(student: Tensor, teacher: Tensor, counted: Tensor, others: Others) -> Tensor:
-    """Sum over all frames, of which one at a time is in memory."""
+    """Sum the KL of all frames, of which one at a time is in memory."""
     total = student.new_zeros(())
     with torch.autocast(student.device.type, enabled=False):
         for own in zip(student, teacher, counted, strict=True):
@@ -64,7 +64,7 @@ def summed_kl(student: Tensor, teacher: Tensor, counted: Tensor, others: Others)
 def unit_pixels(
     student: Tensor, teacher: Tensor, chosen: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Chosen pixels as vectors of length 1, (B, n, A) and (B, n, A'), and which count, (B, n)."""
+    """Return chosen pixels as unit vectors, (B, n, A) and (B, n, A'), and which count, (B, n)."""
     student, teacher = matched_grids(student, teacher, mask)
     batch, _, height, width = student.shape
     if chosen is None:

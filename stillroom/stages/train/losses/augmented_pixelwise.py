@@ -118,8 +118,7 @@ class AugmentedPixelwiseTerm(AugmentedTerm):
     covariance_of: CovarianceOf = "label"
 
     def whole_logits(self) -> bool:
-        """At another temperature the tail's classes are not alike."""
-        return self.temperature != 1
+        return self.temperature != 1  # at another the tail's classes are not alike
 
     def value(self, given: TermInput) -> Tensor:
         return augmented_pixelwise(

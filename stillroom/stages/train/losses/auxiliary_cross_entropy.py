@@ -32,7 +32,6 @@ class AuxiliaryCrossEntropyTerm(LabelTerm):
 
     @property
     def grid(self) -> str:
-        """That of the layer."""
         return f"{FEATURES}/{self.layer}"
 
     def state(self, sizes: Sizes) -> TermState:
@@ -57,6 +56,6 @@ class AuxiliaryHead(TermState):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features to logits; the student's may be float16, and losses are computed in float32."""
+        """Compute logits; the student's features may be float16, and losses are in float32."""
         logits: Tensor = self.layers(features.to(next(self.parameters()).dtype))
         return logits

@@ -40,7 +40,7 @@ def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
 
 
 def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Sum of squared distances from each pixel's logits to those of its neighbours.
+    """Sum the squared distances from each pixel's logits to those of its neighbours.
 
     logits: (B, C, H, W)
     mask: (B, 1, H, W) bool; pairs of which one is masked out add nothing

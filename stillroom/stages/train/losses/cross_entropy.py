@@ -79,7 +79,6 @@ class LabelTerm(Term):
         return self
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Labels; pseudo labels, and confidence where a threshold is set."""
         if labelled:
             return frozenset({LABELS})
         if self.teacher is None:

@@ -50,11 +50,9 @@ class AugmentedTerm(LogitsTerm):
         return self
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return the teacher's logits; labels, or without them its pseudo labels."""
         return super().reads(labelled) | {self.label_key(labelled)}
 
     def state(self, sizes: Sizes) -> ClassCovariance:
-        """Begin the statistics."""
         start = None if self.start is None else read_class_moments(self.start, self.start_set)
         return ClassCovariance(sizes.classes, sizes.channels(self, f"{FEATURES}/{LAYER}"), start)
 

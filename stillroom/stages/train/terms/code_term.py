@@ -35,17 +35,14 @@ class CodeTerm(FeatureTerm):
 
     @property
     def artifact(self) -> str:
-        """The code, as the cache names it."""
         return f"{CODE}/{self.teacher_layer}"
 
     def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
-        """Return the stride of the code, or the student's: see above."""
         own = strides[self.grid]
         code = cached.get(self.key(self.artifact), own)
         return own if code % own else code
 
     def state(self, sizes: Sizes) -> TermState:
-        """Make the adapter, from the student's channels to the code's."""
         student = sizes.channels(self, self.grid)
         return CodeAdapter(student, sizes.teacher_channels(self, self.artifact))
 
@@ -77,7 +74,6 @@ class CodeAdapter(TermState):
     """
 
     def __init__(self, student_channels: int, code_channels: int) -> None:
-        """Draw the weights from torch's generator."""
         super().__init__()
         self.student_channels = student_channels
         self.adapter = nn.ModuleDict(

@@ -29,7 +29,6 @@ class FeatureTerm(Term):
 
     @property
     def grid(self) -> str:
-        """That of the student's layer."""
         return f"{FEATURES}/{self.layer}"
 
     @property
@@ -38,7 +37,6 @@ class FeatureTerm(Term):
         return f"{FEATURES}/{self.teacher_layer}"
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return the teacher's features, whatever the stream."""
         del labelled
         return frozenset({self.key(self.artifact)})
 
@@ -67,17 +65,14 @@ class MapTerm(FeatureTerm):
 
     @property
     def grid(self) -> str:
-        """That of the student's layer, or of its logits."""
         return LOGITS if self.on == "logits" else super().grid
 
     @property
     def artifact(self) -> str:
-        """The teacher's map, as the cache names it."""
         return LOGITS if self.on == "logits" else super().artifact
 
     def whole_logits(self) -> bool:
-        """Tell that a softmax is not enough: such losses compare channels or vectors of logits."""
-        return self.on == "logits"
+        return self.on == "logits"  # such losses compare channels or vectors of logits
 
 
 class ProjectedTerm(MapTerm):
@@ -89,11 +84,9 @@ class ProjectedTerm(MapTerm):
     always_project: bool = False
 
     def bias(self) -> bool:
-        """Tell whether the projector has a bias."""
         return True
 
     def state(self, sizes: Sizes) -> TermState | None:
-        """Make the projector, if there is to be one."""
         student = sizes.channels(self, self.grid)
         teacher = sizes.teacher_channels(self, self.artifact)
         if student == teacher and not self.always_project:
@@ -116,6 +109,5 @@ class Projection(TermState):
         self.projector = projector
 
     def forward(self, student: Tensor) -> Tensor:
-        """Bring (B, A, h, w) to (B, A', h, w)."""
         projected: Tensor = self.projector(student)
         return projected

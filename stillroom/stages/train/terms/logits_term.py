@@ -25,7 +25,6 @@ class LogitsTerm(Term):
     """A loss between the student's logits and the teacher's, at the student's own stride."""
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return the teacher's logits, whatever the stream."""
         del labelled
         return frozenset({self.key(LOGITS)})
 
@@ -51,17 +50,14 @@ class EnsembleTerm(LogitsTerm):
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """One, or those of the mean."""
         return super().teachers if self.mean_of is None else tuple(self.mean_of)
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        """Return the logits of every teacher, whatever the stream."""
         if self.mean_of is None:
             return super().reads(labelled)
         return frozenset(self.key(LOGITS, teacher) for teacher in self.mean_of)
 
     def target(self, given: TermInput) -> Tensor:
-        """Return the teacher's logits, or the log of the mean probabilities, (B, C, h, w)."""
         if self.mean_of is None:
             return super().target(given)
         weights = list(self.mean_of.values())

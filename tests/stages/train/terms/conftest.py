@@ -1,6 +1,6 @@
 """Fixtures for terms: a batch with a teacher, and what a student says about it.
 
-make_seen (term, **changes) -> TermInput of a labelled batch; changes replace the batch's entries
+make_input (term, **changes) -> TermInput of a labelled batch; changes replace the batch's entries
 make_clip (term, **changes) -> TermInput of an unlabelled batch of two triplets, likewise
 """
 
@@ -39,7 +39,7 @@ def cells(stride):
 
 
 @pytest.fixture
-def make_seen(sizes):
+def make_input(sizes):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):

@@ -264,10 +264,10 @@ def test_a_student_learns_from_codes_and_a_resumed_run_repeats(
             on_step=on_step,
         )
 
-    seen = []
-    whole = job("whole", lambda progress: seen.append(progress.loss))
+    given = []
+    whole = job("whole", lambda progress: given.append(progress.loss))
     train(whole)
-    assert sum(seen[-4:]) < 0.95 * sum(seen[:4]), seen
+    assert sum(given[-4:]) < 0.95 * sum(given[:4]), given
 
     def stop(progress):
         if progress.step == 5:

@@ -38,26 +38,26 @@ def make(name, **section):
 
 @both
 @pytest.mark.parametrize("given", [False, True])
-def test_the_value_is_the_loss_with_statistics_that_know_the_batch(make_seen, name, given):
+def test_the_value_is_the_loss_with_statistics_that_know_the_batch(make_input, name, given):
     loss, options = LOSSES[name]
     options = options if given else {}
-    seen = make_seen(make(name, ramp="linear", strength=2.0, **options), progress=0.25)
-    value = seen.term.value(seen)
+    given = make_input(make(name, ramp="linear", strength=2.0, **options), progress=0.25)
+    value = given.term.value(given)
     statistics = ClassCovariance(3, 6)
-    statistics.update(seen.output.features["penultimate"], seen.labels_on_grid())
+    statistics.update(given.output.features["penultimate"], given.labels_on_grid())
     assert statistics.count.sum() > 20
     expected = loss(
-        seen.output.logits,
-        seen.batch.artifacts["fpn/logits"],
+        given.output.logits,
+        given.batch.artifacts["fpn/logits"],
         augmentation=Augmentation(
-            seen.student.classifier_weight, statistics.variance, seen.labels_on_grid(), 0.5
+            given.student.classifier_weight, statistics.variance, given.labels_on_grid(), 0.5
         ),
-        mask=seen.batch.mask,
+        mask=given.batch.mask,
         **options,
     )
     assert value.equal(expected)
     for key, held in statistics.state_dict().items():
-        assert seen.state.state_dict()[key].equal(held)
+        assert given.state.state_dict()[key].equal(held)
 
 
 def test_the_defaults_are_the_papers():
@@ -68,16 +68,16 @@ def test_the_defaults_are_the_papers():
     assert channelwise.variance_over == "temperature"
 
 
-def test_at_the_beginning_of_a_ramp_they_are_the_plain_losses(make_seen):
+def test_at_the_beginning_of_a_ramp_they_are_the_plain_losses(make_input):
     for name, plain in (
         ("augmented_pixelwise", pixelwise_kl),
         ("augmented_channelwise", channelwise_kl),
     ):
-        seen = make_seen(make(name), progress=0.0)
-        logits, teacher = seen.output.logits, seen.batch.artifacts["fpn/logits"]
-        expected = plain(logits, teacher, mask=seen.mask)
-        assert seen.term.value(seen).item() == pytest.approx(expected.item(), rel=1e-5)
-        later = replace(seen, progress=0.7)
+        given = make_input(make(name), progress=0.0)
+        logits, teacher = given.output.logits, given.batch.artifacts["fpn/logits"]
+        expected = plain(logits, teacher, mask=given.mask)
+        assert given.term.value(given).item() == pytest.approx(expected.item(), rel=1e-5)
+        later = replace(given, progress=0.7)
         assert later.term.value(later).item() > 1.1 * expected.item()
 
 
@@ -95,42 +95,42 @@ def test_ramps(ramp, values):
 
 
 @both
-def test_the_gradient_reaches_logits_and_classifier_but_not_the_statistics(make_seen, name):
-    seen = make_seen(make(name), progress=0.5)
-    seen.student.classifier_weight.requires_grad_()
-    seen.term.value(seen).backward()
-    assert seen.output.logits.grad.abs().max() > 0
-    assert seen.student.classifier_weight.grad.abs().max() > 0
-    assert seen.output.features["penultimate"].grad is None
-    assert seen.state.trained() == []
+def test_the_gradient_reaches_logits_and_classifier_but_not_the_statistics(make_input, name):
+    given = make_input(make(name), progress=0.5)
+    given.student.classifier_weight.requires_grad_()
+    given.term.value(given).backward()
+    assert given.output.logits.grad.abs().max() > 0
+    assert given.student.classifier_weight.grad.abs().max() > 0
+    assert given.output.features["penultimate"].grad is None
+    assert given.state.trained() == []
 
 
 @both
-def test_without_labels_the_teachers_pseudo_labels_tell_the_classes(make_seen, name):
+def test_without_labels_the_teachers_pseudo_labels_tell_the_classes(make_input, name):
     term = make(name)
     assert term.reads(labelled=True) == {"fpn/logits", LABELS}
     assert term.reads(labelled=False) == {"fpn/logits", "fpn/pseudo_label"}
-    seen = make_seen(term, progress=1.0, labelled=False, labels=None)
-    by_teacher = term.value(seen)
-    pseudo = seen.batch.artifacts["fpn/pseudo_label"]
-    labelled = make_seen(term, progress=1.0, labels=pseudo)
+    given = make_input(term, progress=1.0, labelled=False, labels=None)
+    by_teacher = term.value(given)
+    pseudo = given.batch.artifacts["fpn/pseudo_label"]
+    labelled = make_input(term, progress=1.0, labels=pseudo)
     assert by_teacher.equal(term.value(labelled))
 
 
 @both
-def test_two_streams_in_a_step_do_not_disturb_each_others_gradient(make_seen, name):
+def test_two_streams_in_a_step_do_not_disturb_each_others_gradient(make_input, name):
     """The second changes the statistics that the first was computed with, before the backward."""
-    seen = make_seen(make(name, ramp="constant"))
-    weight = seen.student.classifier_weight.requires_grad_()
-    first = seen.term.value(seen)
+    given = make_input(make(name, ramp="constant"))
+    weight = given.student.classifier_weight.requires_grad_()
+    first = given.term.value(given)
     (expected,) = torch.autograd.grad(first, weight, retain_graph=True)
-    seen.term.value(seen)
+    given.term.value(given)
     (found,) = torch.autograd.grad(first, weight)
     assert found.equal(expected)
 
 
 @both
-def test_it_may_begin_with_moments_of_a_cache(make_seen, sizes, tmp_path, name):
+def test_it_may_begin_with_moments_of_a_cache(make_input, sizes, tmp_path, name):
     path = tmp_path / "stats.npz"
     arrays = {
         "camvid/fpn/class_count": np.array([100.0, 0, 50]),
@@ -152,27 +152,27 @@ def test_a_document_of_the_term_is_json(tmp_path):
 
 
 @both
-def test_a_student_without_penultimate_features_is_refused(make_seen, name):
-    seen = make_seen(make(name))
-    del seen.output.features["penultimate"]
+def test_a_student_without_penultimate_features_is_refused(make_input, name):
+    given = make_input(make(name))
+    del given.output.features["penultimate"]
     with pytest.raises(ConfigError, match=r"features 'penultimate'; this student has stage4"):
-        seen.term.value(seen)
+        given.term.value(given)
 
 
 @both
-def test_features_on_another_grid_than_the_logits_are_refused(make_seen, name):
-    seen = make_seen(make(name))
-    seen.output.features["penultimate"] = torch.zeros(2, 6, 2, 3)
+def test_features_on_another_grid_than_the_logits_are_refused(make_input, name):
+    given = make_input(make(name))
+    given.output.features["penultimate"] = torch.zeros(2, 6, 2, 3)
     with pytest.raises(ArtifactError, match=rf"term {name}/fpn on stream camvid: features are"):
-        seen.value()
+        given.value()
 
 
 @both
-def test_a_classifier_of_other_channels_is_refused(make_seen, name):
-    seen = make_seen(make(name))
-    seen.student.classifier_weight = torch.zeros(3, 9)
+def test_a_classifier_of_other_channels_is_refused(make_input, name):
+    given = make_input(make(name))
+    given.student.classifier_weight = torch.zeros(3, 9)
     with pytest.raises(ArtifactError, match=r"must both be \(3, A\) .* got \(3, 9\) and \(3, 6\)"):
-        seen.term.value(seen)
+        given.term.value(given)
 
 
 @pytest.mark.parametrize(

@@ -24,19 +24,19 @@ def make(name, **section):
         ("pixelwise_kl", pixelwise_kl, {"temperature": 2.0, "standardise": True}),
     ],
 )
-def test_options_reach_the_loss(make_seen, name, loss, options):
-    seen = make_seen(make(name, **options))
-    teacher = seen.batch.artifacts["fpn/logits"]
-    found = seen.term.value(seen)
-    assert found.equal(loss(seen.output.logits, teacher, mask=seen.mask, **options))
-    plain = make_seen(make(name))
+def test_options_reach_the_loss(make_input, name, loss, options):
+    given = make_input(make(name, **options))
+    teacher = given.batch.artifacts["fpn/logits"]
+    found = given.term.value(given)
+    assert found.equal(loss(given.output.logits, teacher, mask=given.mask, **options))
+    plain = make_input(make(name))
     assert not plain.term.value(plain).equal(found)
 
 
-def test_dist_may_learn_from_the_mean_of_teachers(make_seen):
+def test_dist_may_learn_from_the_mean_of_teachers(make_input):
     section = {"name": "dist", "mean_of": {"fpn": 1.0, "psp": 2.0}}
-    seen = make_seen(TERMS.validate_python([section])[0])
-    assert seen.term.value(seen) > 0
+    given = make_input(TERMS.validate_python([section])[0])
+    assert given.term.value(given) > 0
 
 
 def test_scale_free_losses_need_the_tail_of_the_classes():

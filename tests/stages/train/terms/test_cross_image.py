@@ -25,30 +25,30 @@ def make(name, **section):
 
 
 @grids
-def test_pixels_of_the_batch_are_compared_on_the_layers_grid(make_seen, section, key):
-    seen = make_seen(make("cross_image_pixel", pixels=4, temperature=0.2, **section))
+def test_pixels_of_the_batch_are_compared_on_the_layers_grid(make_input, section, key):
+    given = make_input(make("cross_image_pixel", pixels=4, temperature=0.2, **section))
     torch.manual_seed(3)
-    value = seen.term.value(seen)
+    value = given.term.value(given)
     torch.manual_seed(3)
     expected = cross_image_pixel(
-        seen.features,
-        seen.batch.artifacts[key],
+        given.features,
+        given.batch.artifacts[key],
         temperature=0.2,
-        chosen=draw_pixels(seen.mask, 4),
-        mask=seen.mask,
+        chosen=draw_pixels(given.mask, 4),
+        mask=given.mask,
     )
     assert value.equal(expected)
-    assert not seen.term.value(seen).equal(value)  # other pixels are drawn
+    assert not given.term.value(given).equal(value)  # other pixels are drawn
 
 
-def test_it_needs_no_weights_and_no_labels(make_seen, sizes):
+def test_it_needs_no_weights_and_no_labels(make_input, sizes):
     term = make("cross_image_pixel")
     assert term.state(sizes) is None
     assert term.reads(labelled=True) == term.reads(labelled=False) == {"fpn/features/penultimate"}
 
 
 @grids
-def test_pixels_are_compared_with_what_was_remembered(make_seen, section, key):
+def test_pixels_are_compared_with_what_was_remembered(make_input, section, key):
     term = make(
         "cross_image_memory",
         pixels=6,
@@ -58,16 +58,16 @@ def test_pixels_are_compared_with_what_was_remembered(make_seen, section, key):
         temperature=0.3,
         **section,
     )
-    seen = make_seen(term)
-    memory, teacher = seen.state, seen.batch.artifacts[key]
-    term.value(seen)
+    given = make_input(term)
+    memory, teacher = given.state, given.batch.artifacts[key]
+    term.value(given)
     memory.after_step()
     memory.eval()  # batch normalisation would otherwise depend on how often it has run
     torch.manual_seed(3)
-    value = term.value(seen)
+    value = term.value(given)
     torch.manual_seed(3)
-    student = memory.head(seen.features, seen.mask)
-    chosen = draw_pixels(seen.mask, 6)
+    student = memory.head(given.features, given.mask)
+    chosen = draw_pixels(given.mask, 6)
     parts = [
         cross_image_memory(
             student,
@@ -75,7 +75,7 @@ def test_pixels_are_compared_with_what_was_remembered(make_seen, section, key):
             memory=queue.drawn(number),
             temperature=0.3,
             chosen=chosen,
-            mask=seen.mask,
+            mask=given.mask,
         )
         for queue, number in ((memory.pixels, 7), (memory.regions, 4))
     ]
@@ -85,80 +85,80 @@ def test_pixels_are_compared_with_what_was_remembered(make_seen, section, key):
 
 
 @grids
-def test_a_batch_is_remembered_after_its_step_and_not_before(make_seen, section, key):
+def test_a_batch_is_remembered_after_its_step_and_not_before(make_input, section, key):
     term = make("cross_image_memory", remembered=3, **section)
-    seen = make_seen(term)
-    labels, teacher = seen.labels_on_grid(), seen.batch.artifacts[key]
-    value = term.value(seen)
+    given = make_input(term)
+    labels, teacher = given.labels_on_grid(), given.batch.artifacts[key]
+    value = term.value(given)
     assert value.item() == 0  # nothing is remembered yet
     value.backward()
-    assert seen.state.pixels.filled.eq(0).all()
-    seen.state.after_step()
+    assert given.state.pixels.filled.eq(0).all()
+    given.state.after_step()
     expected = some_of_each_class(teacher, labels, 3, 3)[1].bincount(minlength=3)
     assert expected.sum() > 3
-    assert seen.state.pixels.filled.equal(expected)
+    assert given.state.pixels.filled.equal(expected)
     vectors, of = regions(teacher, labels, 3)
-    assert seen.state.regions.filled.equal(of.bincount(minlength=3))
+    assert given.state.regions.filled.equal(of.bincount(minlength=3))
     for c in range(3):
         count = int((of == c).sum())
-        assert seen.state.regions.vectors[c, :count].equal(vectors[of == c])
-    before = seen.state.pixels.filled.clone()
-    seen.state.after_step()  # a step in which nothing was noted
-    assert seen.state.pixels.filled.equal(before)
+        assert given.state.regions.vectors[c, :count].equal(vectors[of == c])
+    before = given.state.pixels.filled.clone()
+    given.state.after_step()  # a step in which nothing was noted
+    assert given.state.pixels.filled.equal(before)
 
 
-def test_all_streams_of_a_step_are_remembered(make_seen):
+def test_all_streams_of_a_step_are_remembered(make_input):
     term = make("cross_image_memory")
-    seen, other = make_seen(term), make_seen(term, labelled=False, labels=None)
-    term.value(seen)
-    seen.state.after_step()
-    alone = seen.state.pixels.filled.clone()
-    both = make_seen(term)
+    given, other = make_input(term), make_input(term, labelled=False, labels=None)
+    term.value(given)
+    given.state.after_step()
+    alone = given.state.pixels.filled.clone()
+    both = make_input(term)
     term.value(both)
-    unlabelled = type(seen)(term, other.output, other.batch, other.student, both.state, 0.0)
+    unlabelled = type(given)(term, other.output, other.batch, other.student, both.state, 0.0)
     term.value(unlabelled)
     both.state.after_step()
     assert (both.state.pixels.filled > alone).all()
 
 
-def test_the_memory_is_of_the_teacher_and_the_head_trains(make_seen):
+def test_the_memory_is_of_the_teacher_and_the_head_trains(make_input):
     term = make("cross_image_memory")
     assert term.reads(labelled=True) == {"fpn/features/penultimate", LABELS}
     assert term.reads(labelled=False) == {"fpn/features/penultimate", "fpn/pseudo_label"}
-    seen = make_seen(term)
-    term.value(seen)
-    seen.state.after_step()
-    term.value(seen).backward()
-    assert {name for name, _ in seen.state.named_parameters()} == {
+    given = make_input(term)
+    term.value(given)
+    given.state.after_step()
+    term.value(given).backward()
+    assert {name for name, _ in given.state.named_parameters()} == {
         "head.layers.0.weight",
         "head.layers.1.weight",
         "head.layers.1.bias",
         "head.layers.3.weight",
     }
-    for parameter in (*seen.state.trained(), seen.features):
+    for parameter in (*given.state.trained(), given.features):
         assert parameter.grad.abs().max() > 0
-    held = dict(seen.state.named_buffers())
+    held = dict(given.state.named_buffers())
     assert {"pixels.vectors", "pixels.filled", "pixels.place", "regions.vectors"} <= held.keys()
 
 
-def test_without_regions_only_pixels_are_compared(make_seen):
+def test_without_regions_only_pixels_are_compared(make_input):
     values = []
     for region_weight in (0.0, 1.0):
-        seen = make_seen(make("cross_image_memory", region_weight=region_weight))
+        given = make_input(make("cross_image_memory", region_weight=region_weight))
         torch.manual_seed(0)
-        seen.term.value(seen)
-        seen.state.after_step()
+        given.term.value(given)
+        given.state.after_step()
         torch.manual_seed(0)
-        values.append(seen.term.value(seen).item())
+        values.append(given.term.value(given).item())
     assert 0.01 < values[0] < values[1]
 
 
-def test_features_in_half_precision_meet_weights_in_float32(make_seen):
-    seen = make_seen(make("cross_image_memory"))
-    seen.output.features["penultimate"] = seen.features.detach().half()
+def test_features_in_half_precision_meet_weights_in_float32(make_input):
+    given = make_input(make("cross_image_memory"))
+    given.output.features["penultimate"] = given.features.detach().half()
     for _ in range(2):
-        assert seen.term.value(seen).dtype == torch.float32
-        seen.state.after_step()
+        assert given.term.value(given).dtype == torch.float32
+        given.state.after_step()
 
 
 @pytest.mark.parametrize("name", ["cross_image_pixel", "cross_image_memory"])

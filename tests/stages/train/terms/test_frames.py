@@ -44,11 +44,11 @@ both = pytest.mark.parametrize("term", [pairwise(), multi()], ids=lambda term: t
 @pytest.mark.parametrize("of", ["probabilities", "logits"])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_pairs_are_compared_frame_with_partner(make_clip, of, patch):
-    seen = make_clip(pairwise(of=of, patch=patch))
-    student, teacher = seen.output.logits, seen.batch.artifacts["fpn/logits"]
-    sides = [[each[side] for side in PAIRS] for each in (student, teacher, seen.batch.mask)]
+    given = make_clip(pairwise(of=of, patch=patch))
+    student, teacher = given.output.logits, given.batch.artifacts["fpn/logits"]
+    sides = [[each[side] for side in PAIRS] for each in (student, teacher, given.batch.mask)]
     expected = pairwise_frame(*sides[:2], of=of, patch=patch, mask=sides[2])
-    value = seen.term.value(seen)
+    value = given.term.value(given)
     assert value.equal(expected)
     assert value > 0
     value.backward()
@@ -56,11 +56,11 @@ def test_pairs_are_compared_frame_with_partner(make_clip, of, patch):
 
 
 def test_a_student_that_says_what_its_teacher_says_costs_nothing(make_clip):
-    seen = make_clip(pairwise())
-    theirs = StudentOutput(seen.batch.artifacts["fpn/logits"], {})
-    assert seen.term.value(replace(seen, output=theirs)).item() == 0
+    given = make_clip(pairwise())
+    theirs = StudentOutput(given.batch.artifacts["fpn/logits"], {})
+    assert given.term.value(replace(given, output=theirs)).item() == 0
     swapped = StudentOutput(theirs.logits[[0, 1, 4, 5, 2, 3]], {})  # after before before
-    assert seen.term.value(replace(seen, output=swapped)) > 0.001
+    assert given.term.value(replace(given, output=swapped)) > 0.001
 
 
 def test_what_pairs_read():
@@ -76,25 +76,25 @@ def test_what_pairs_read():
 @pytest.mark.parametrize("section", [{}, {"enlarge": 0.0}, COARSE, {"hidden": 2, "kernel": 1}])
 def test_triplets_are_embedded_in_the_order_of_time(make_clip, section):
     term = multi(**section)
-    seen = make_clip(term)
+    given = make_clip(term)
     layer, mask = (
-        ("stage4", seen.batch.masks[8])
+        ("stage4", given.batch.masks[8])
         if term.layer == "stage4"
         else (
             "penultimate",
-            seen.batch.mask,
+            given.batch.mask,
         )
     )
     key = "fpn/features/deep@8" if layer == "stage4" else "fpn/features/penultimate"
-    student, teacher = seen.output.features[layer], seen.batch.artifacts[key]
+    student, teacher = given.output.features[layer], given.batch.artifacts[key]
     sequences = [[each[frames] for frames in FRAMES] for each in (student, teacher, mask)]
-    network = seen.state.network
+    network = given.state.network
     assert network.hidden == section.get("hidden", 4)
     assert network.gates.kernel_size[0] == section.get("kernel", 3)
     enlarge = section.get("enlarge", 0.1)
     options = {"embed": network, "patch": term.patch, "mask": sequences[2]}
     expected = multi_frame(*sequences[:2], enlarge=enlarge, **options)
-    assert term.value(seen).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert term.value(given).item() == pytest.approx(expected.item(), rel=1e-6)
     backwards = [each[::-1] for each in sequences]
     options["mask"] = backwards[2]
     turned = multi_frame(*backwards[:2], enlarge=enlarge, **options)
@@ -102,27 +102,27 @@ def test_triplets_are_embedded_in_the_order_of_time(make_clip, section):
 
 
 def test_the_network_and_the_student_train_and_the_teacher_does_not(make_clip):
-    seen = make_clip(multi())
-    teacher = seen.batch.artifacts["fpn/features/penultimate"].requires_grad_()
-    seen.term.value(seen).backward()
-    trained = seen.state.trained()
+    given = make_clip(multi())
+    teacher = given.batch.artifacts["fpn/features/penultimate"].requires_grad_()
+    given.term.value(given).backward()
+    trained = given.state.trained()
     assert len(trained) == 2
     assert all(parameter.grad.abs().sum() > 0 for parameter in trained)
-    assert (seen.features.grad.flatten(1).abs().sum(1) > 0).all()
+    assert (given.features.grad.flatten(1).abs().sum(1) > 0).all()
     assert teacher.grad is None
     teacher.requires_grad_(False)
 
 
 def test_the_clip_holds_after_every_step(make_clip):
-    seen = make_clip(multi(clip=0.05))
-    optimiser = torch.optim.SGD(seen.state.trained(), lr=1e3)
+    given = make_clip(multi(clip=0.05))
+    optimiser = torch.optim.SGD(given.state.trained(), lr=1e3)
     for _ in range(3):
         optimiser.zero_grad()
-        seen.term.value(seen).backward()
+        given.term.value(given).backward()
         optimiser.step()
-        assert any(parameter.abs().max() > 0.05 for parameter in seen.state.trained())
-        seen.state.after_step()
-        assert all(parameter.abs().max() <= 0.05 for parameter in seen.state.trained())
+        assert any(parameter.abs().max() > 0.05 for parameter in given.state.trained())
+        given.state.after_step()
+        assert all(parameter.abs().max() <= 0.05 for parameter in given.state.trained())
 
 
 def test_what_triplets_read():
@@ -135,10 +135,10 @@ def test_what_triplets_read():
 # collapse
 
 
-def take_steps(seen, count):
+def take_steps(given, count):
     for _ in range(count):
-        seen.term.value(seen)
-        seen.state.after_step()
+        given.term.value(given)
+        given.state.after_step()
 
 
 def collapse(state):
@@ -153,27 +153,27 @@ def warnings(caplog):
 
 
 def test_a_collapsed_embedding_is_warned_of_once_and_a_healthy_one_is_not(make_clip, caplog):
-    seen = make_clip(multi())
-    take_steps(seen, 3 * PATIENCE)
+    given = make_clip(multi())
+    take_steps(given, 3 * PATIENCE)
     assert not warnings(caplog)
-    collapse(seen.state)
-    take_steps(seen, PATIENCE - 1)
+    collapse(given.state)
+    take_steps(given, PATIENCE - 1)
     assert not warnings(caplog)
-    take_steps(seen, 3 * PATIENCE)
+    take_steps(given, 3 * PATIENCE)
     assert len(warnings(caplog)) == 1
     for part in ("term multi_frame/fpn", "has collapsed", f"for {PATIENCE} steps", "`enlarge`"):
         assert part in warnings(caplog)[0]
 
 
 def test_one_step_that_is_well_begins_the_count_again(make_clip, caplog):
-    seen = make_clip(multi())
-    well = seen.state.network.gates.state_dict()
+    given = make_clip(multi())
+    well = given.state.network.gates.state_dict()
     well = {key: value.clone() for key, value in well.items()}
     for _ in range(4):
-        collapse(seen.state)
-        take_steps(seen, PATIENCE - 10)
-        seen.state.network.gates.load_state_dict(well)
-        take_steps(seen, 1)
+        collapse(given.state)
+        take_steps(given, PATIENCE - 10)
+        given.state.network.gates.load_state_dict(well)
+        take_steps(given, 1)
     assert not warnings(caplog)
 
 
@@ -187,23 +187,23 @@ def test_a_resumed_run_counts_on(make_clip, caplog):
 
 
 def test_the_spread_is_told_of_the_batches_since_the_last_step(make_clip):
-    seen = make_clip(multi())
-    assert seen.state.watched() == {}
-    seen.term.value(seen)
-    frames = [[each[one] for one in FRAMES] for each in (seen.features, seen.batch.mask)]
-    teacher = [seen.batch.artifacts["fpn/features/penultimate"][one] for one in FRAMES]
-    made = embedded(frames[0], teacher, embed=seen.state.network, patch=2, mask=frames[1])
+    given = make_clip(multi())
+    assert given.state.watched() == {}
+    given.term.value(given)
+    frames = [[each[one] for one in FRAMES] for each in (given.features, given.batch.mask)]
+    teacher = [given.batch.artifacts["fpn/features/penultimate"][one] for one in FRAMES]
+    made = embedded(frames[0], teacher, embed=given.state.network, patch=2, mask=frames[1])
     spread = made.spread().item()
     assert spread > LEAST_SPREAD
-    assert seen.state.watched()["spread"].item() == pytest.approx(spread)
-    collapse(seen.state)
-    seen.term.value(seen)  # another stream
-    assert seen.state.watched()["spread"].item() == pytest.approx(spread / 2, abs=1e-3)
-    seen.state.after_step()
-    assert seen.state.watched() == {}
-    seen.state.eval()
-    seen.term.value(seen)
-    assert seen.state.watched() == {}
+    assert given.state.watched()["spread"].item() == pytest.approx(spread)
+    collapse(given.state)
+    given.term.value(given)  # another stream
+    assert given.state.watched()["spread"].item() == pytest.approx(spread / 2, abs=1e-3)
+    given.state.after_step()
+    assert given.state.watched() == {}
+    given.state.eval()
+    given.term.value(given)
+    assert given.state.watched() == {}
 
 
 # of both
@@ -212,20 +212,20 @@ def test_the_spread_is_told_of_the_batches_since_the_last_step(make_clip):
 @both
 def test_masked_cells_reach_neither_value_nor_gradient(make_clip, term):
     def found(rubbish):
-        seen = make_clip(term)
-        mask = seen.batch.mask
+        given = make_clip(term)
+        mask = given.batch.mask
 
         def spoilt(maps):
             return maps.detach().clone().masked_fill(~mask, rubbish)
 
-        logits = spoilt(seen.output.logits).requires_grad_()
-        features = spoilt(seen.output.features["penultimate"]).requires_grad_()
-        artifacts = {k: v if "@" in k else spoilt(v) for k, v in seen.batch.artifacts.items()}
+        logits = spoilt(given.output.logits).requires_grad_()
+        features = spoilt(given.output.features["penultimate"]).requires_grad_()
+        artifacts = {k: v if "@" in k else spoilt(v) for k, v in given.batch.artifacts.items()}
         value = term.value(
             replace(
-                seen,
+                given,
                 output=StudentOutput(logits, {"penultimate": features}),
-                batch=replace(seen.batch, artifacts=artifacts),
+                batch=replace(given.batch, artifacts=artifacts),
             )
         )
         value.backward()
@@ -239,15 +239,15 @@ def test_masked_cells_reach_neither_value_nor_gradient(make_clip, term):
 @both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_under_autocast_is_compared_in_float32(make_clip, term, dtype):
-    seen = make_clip(term)
-    features = seen.output.features["penultimate"]
+    given = make_clip(term)
+    features = given.output.features["penultimate"]
 
     def value(kind):
         output = StudentOutput(
-            seen.output.logits.detach().to(dtype).to(kind),
+            given.output.logits.detach().to(dtype).to(kind),
             {"penultimate": features.detach().to(dtype).to(kind)},
         )
-        return term.value(replace(seen, output=output))
+        return term.value(replace(given, output=output))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = value(dtype)
@@ -258,33 +258,33 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, term, d
 
 @both
 def test_no_frames_to_compare_cost_nothing(make_clip, term):
-    seen = make_clip(term)
-    near = seen.batch.triplets
+    given = make_clip(term)
+    near = given.batch.triplets
     none = Triplets(near.frames[:0], near.pairs[:0], near.flow[:0], near.visible[:0])
-    value = term.value(replace(seen, batch=replace(seen.batch, triplets=none)))
+    value = term.value(replace(given, batch=replace(given.batch, triplets=none)))
     value.backward()
     assert value.item() == 0
 
 
 @both
 def test_a_batch_of_single_frames_is_refused(make_clip, term):
-    seen = make_clip(term, triplets=None)
+    given = make_clip(term, triplets=None)
     with pytest.raises(ArtifactError, match=rf"{term.name}/fpn .*'city' has single frames"):
-        term.value(seen)
+        term.value(given)
 
 
 @both
 def test_maps_of_another_size_are_refused_naming_term_and_stream(make_clip, term):
     key = "fpn/logits" if term.name == "pairwise_frame" else "fpn/features/penultimate"
-    seen = make_clip(term, artifacts={key: torch.zeros(6, 3, 5, 5)})
+    given = make_clip(term, artifacts={key: torch.zeros(6, 3, 5, 5)})
     with pytest.raises(ArtifactError, match=rf"term {term.name}/fpn on stream city: .*5, 5\)"):
-        seen.value()
+        given.value()
 
 
 def test_a_map_of_one_place_is_refused_with_what_to_do(make_clip):
-    seen = make_clip(multi(patch=16))
+    given = make_clip(multi(patch=16))
     with pytest.raises(ArtifactError, match=r"multi_frame/fpn on stream city.*smaller patch"):
-        seen.value()
+        given.value()
 
 
 def test_layers_that_are_not_there_are_refused_at_start_up(sizes):

@@ -25,32 +25,32 @@ def make(**section):
         ({"layer": "stage4", "teacher_layer": "deep", "ratio": 0.4}, "fpn/features/deep@8"),
     ],
 )
-def test_the_value_is_the_loss_of_aligned_features(make_seen, section, key):
-    seen = make_seen(make(**section))
+def test_the_value_is_the_loss_of_aligned_features(make_input, section, key):
+    given = make_input(make(**section))
     torch.manual_seed(5)
-    value = seen.term.value(seen)
+    value = given.term.value(given)
     torch.manual_seed(5)
-    student = seen.state.project(seen.features.masked_fill(~seen.mask, 0))
+    student = given.state.project(given.features.masked_fill(~given.mask, 0))
     expected = masked_generative(
         student,
-        seen.batch.artifacts[key],
-        generate=seen.state.generate,
+        given.batch.artifacts[key],
+        generate=given.state.generate,
         keep=draw_keep(student, section.get("ratio", 0.75)),
-        mask=seen.mask,
+        mask=given.mask,
     )
     assert value.equal(expected)
-    assert not seen.term.value(seen).equal(value)  # other positions are hidden
+    assert not given.term.value(given).equal(value)  # other positions are hidden
 
 
-def test_alignment_and_generation_train_with_the_student(make_seen):
-    seen = make_seen(make())
-    assert len(seen.state.trained()) == 2 + 4
-    seen.term.value(seen).backward()
-    for parameter in (*seen.state.trained(), seen.features):
+def test_alignment_and_generation_train_with_the_student(make_input):
+    given = make_input(make())
+    assert len(given.state.trained()) == 2 + 4
+    given.term.value(given).backward()
+    for parameter in (*given.state.trained(), given.features):
         assert parameter.grad.abs().max() > 0
 
 
-def test_equal_channels_need_no_alignment(make_seen, sizes):
+def test_equal_channels_need_no_alignment(make_input, sizes):
     sizes.teachers["fpn/features/penultimate"] = 6
     try:
         assert len(make().state(sizes).trained()) == 4
@@ -59,25 +59,25 @@ def test_equal_channels_need_no_alignment(make_seen, sizes):
 
 
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf")])
-def test_masked_cells_do_not_reach_the_weights(make_seen, rubbish):
+def test_masked_cells_do_not_reach_the_weights(make_input, rubbish):
     def gradients(spoil):
-        seen = make_seen(make())
+        given = make_input(make())
         if spoil:
             with torch.no_grad():
-                seen.features.masked_fill_(~seen.mask, rubbish)
-        seen.features.grad = None
+                given.features.masked_fill_(~given.mask, rubbish)
+        given.features.grad = None
         torch.manual_seed(5)
-        seen.term.value(seen).backward()
-        return [*(one.grad for one in seen.state.trained()), seen.features.grad]
+        given.term.value(given).backward()
+        return [*(one.grad for one in given.state.trained()), given.features.grad]
 
     for one, other in zip(gradients(spoil=False), gradients(spoil=True), strict=True):
         assert one.equal(other)
 
 
-def test_features_in_half_precision_meet_weights_in_float32(make_seen):
-    seen = make_seen(make())
-    seen.output.features["penultimate"] = seen.features.detach().half()
-    assert seen.term.value(seen).dtype == torch.float32
+def test_features_in_half_precision_meet_weights_in_float32(make_input):
+    given = make_input(make())
+    given.output.features["penultimate"] = given.features.detach().half()
+    assert given.term.value(given).dtype == torch.float32
 
 
 @pytest.mark.parametrize("section", [{"weight": 0}, {"ratio": 1.0}, {"ratio": -0.1}])

@@ -40,8 +40,8 @@ def normalised(images):
 @pytest.mark.parametrize("occlusion", OCCLUSIONS)
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant):
-    seen = make_clip(make(at=at, occlusion=occlusion, variant=variant))
-    near, images = seen.batch.triplets, normalised(seen.batch.images)
+    given = make_clip(make(at=at, occlusion=occlusion, variant=variant))
+    near, images = given.batch.triplets, normalised(given.batch.images)
     now, later = near.pairs[:, 0], near.pairs[:, 1]
     channels = "summed" if variant == "released" else "apart"
     photometric = photometric_weight(images[now], images[later], near.flow, channels=channels)
@@ -52,15 +52,15 @@ def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant)
         "none": torch.ones_like(photometric),
     }[occlusion]
     if at == "cells":
-        logits, mask = seen.output.logits, seen.batch.mask
+        logits, mask = given.output.logits, given.batch.mask
         flow, weight = downsample_at_centres(near.flow, 4) / 4, downsample_by_means(weight, 4)
     else:
-        logits = upsample_logits(seen.output.logits, 4, SIZE)
-        mask = torch.kron(seen.batch.mask, torch.ones(4, 4).bool())[..., : SIZE[0], : SIZE[1]]
+        logits = upsample_logits(given.output.logits, 4, SIZE)
+        mask = torch.kron(given.batch.mask, torch.ones(4, 4).bool())[..., : SIZE[0], : SIZE[1]]
         flow = near.flow
     match = Correspondence(flow, weight, mask[later])
     expected = temporal(logits[now], logits[later], match, variant=variant, mask=mask[now])
-    assert 0.001 < seen.term.value(seen).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert 0.001 < given.term.value(given).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def moving(logits, image, step):
@@ -98,11 +98,11 @@ def test_predictions_that_move_along_cost_nothing_and_others_do(make_clip, at, o
     logits = 3 * torch.randn(5, 8, 12, generator=generator)
     image = 255 * torch.rand(3, 32, 48, generator=generator)
     output, batch = moving(logits, image, step)
-    seen = make_clip(make(at=at, occlusion=occlusion))
+    given = make_clip(make(at=at, occlusion=occlusion))
 
     def value(output=output, **changes):
         changed = replace(batch, triplets=replace(batch.triplets, **changes))
-        return seen.term.value(replace(seen, output=output, batch=changed)).item()
+        return given.term.value(replace(given, output=output, batch=changed)).item()
 
     assert value() == pytest.approx(0, abs=1e-10)
     steady = value(StudentOutput(logits.expand(3, *logits.shape), {}))
@@ -120,25 +120,25 @@ def test_by_the_photometric_weight_a_wrong_flow_hardly_counts(make_clip):
     batch.triplets.flow = -batch.triplets.flow
     values = {}
     for occlusion in ("photometric", "none"):
-        seen = make_clip(make(occlusion=occlusion))
-        values[occlusion] = seen.term.value(replace(seen, output=output, batch=batch)).item()
+        given = make_clip(make(occlusion=occlusion))
+        values[occlusion] = given.term.value(replace(given, output=output, batch=batch)).item()
     assert 0 < values["photometric"] < 0.3 * values["none"]
 
 
 @everywhere
 def test_what_the_partner_does_not_show_costs_nothing(make_clip, at):
-    seen = make_clip(make(at=at, occlusion="visible"))
-    near = seen.batch.triplets
+    given = make_clip(make(at=at, occlusion="visible"))
+    near = given.batch.triplets
     hidden = replace(near, visible=torch.zeros_like(near.visible))
     half = near.visible.clone()
     half[2:] = False
-    whole = seen.term.value(seen).item()
-    assert 0 < seen.term.value(replace_triplets(seen, replace(near, visible=half))).item() < whole
-    assert seen.term.value(replace_triplets(seen, hidden)).item() == 0
+    whole = given.term.value(given).item()
+    assert 0 < given.term.value(replace_triplets(given, replace(near, visible=half))).item() < whole
+    assert given.term.value(replace_triplets(given, hidden)).item() == 0
 
 
-def replace_triplets(seen, triplets):
-    return replace(seen, batch=replace(seen.batch, triplets=triplets))
+def replace_triplets(given, triplets):
+    return replace(given, batch=replace(given.batch, triplets=triplets))
 
 
 # gradient, masks, precision
@@ -146,9 +146,9 @@ def replace_triplets(seen, triplets):
 
 @everywhere
 def test_both_frames_of_a_pair_get_the_gradient(make_clip, at):
-    seen = make_clip(make(at=at))
-    seen.term.value(seen).backward()
-    gradient = seen.output.logits.grad
+    given = make_clip(make(at=at))
+    given.term.value(given).backward()
+    gradient = given.output.logits.grad
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
     assert gradient.isfinite().all()
 
@@ -157,10 +157,10 @@ def test_what_does_not_show_the_frame_reaches_neither_value_nor_gradient(make_cl
     """On cells: on pixels, upsampling mixes the cells on both sides of the frame's edge."""
 
     def found(rubbish):
-        seen = make_clip(make(at="cells", occlusion="visible"))
-        logits = seen.output.logits.detach().clone()
-        logits = logits.masked_fill(~seen.batch.mask, rubbish).requires_grad_()
-        value = seen.term.value(replace(seen, output=StudentOutput(logits, {})))
+        given = make_clip(make(at="cells", occlusion="visible"))
+        logits = given.output.logits.detach().clone()
+        logits = logits.masked_fill(~given.batch.mask, rubbish).requires_grad_()
+        value = given.term.value(replace(given, output=StudentOutput(logits, {})))
         value.backward()
         return value, logits.grad
 
@@ -173,24 +173,24 @@ def test_what_does_not_show_the_frame_reaches_neither_value_nor_gradient(make_cl
 @pytest.mark.parametrize("occlusion", ["photometric", "visible"])
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf")])
 def test_a_flow_that_is_not_known_does_not_count(make_clip, at, occlusion, rubbish):
-    seen = make_clip(make(at=at, occlusion=occlusion))
-    flow = seen.batch.triplets.flow.clone()
+    given = make_clip(make(at=at, occlusion=occlusion))
+    flow = given.batch.triplets.flow.clone()
     flow[0, :, 3:9, 3:9] = rubbish
-    value = seen.term.value(replace_triplets(seen, replace(seen.batch.triplets, flow=flow)))
+    value = given.term.value(replace_triplets(given, replace(given.batch.triplets, flow=flow)))
     value.backward()
     assert value.isfinite()
     assert value > 0
-    assert seen.output.logits.grad.isfinite().all()
+    assert given.output.logits.grad.isfinite().all()
 
 
 @everywhere
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_under_autocast_is_compared_in_float32(make_clip, at, dtype):
-    seen = make_clip(make(at=at))
-    logits = seen.output.logits.detach().to(dtype)
+    given = make_clip(make(at=at))
+    logits = given.output.logits.detach().to(dtype)
 
     def value(logits):
-        return seen.term.value(replace(seen, output=StudentOutput(logits, {})))
+        return given.term.value(replace(given, output=StudentOutput(logits, {})))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = value(logits)
@@ -200,20 +200,20 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, at, dty
 
 @everywhere
 def test_no_pairs_cost_nothing(make_clip, at):
-    seen = make_clip(make(at=at))
-    near = seen.batch.triplets
+    given = make_clip(make(at=at))
+    near = given.batch.triplets
     none = Triplets(near.frames, near.pairs[:0], near.flow[:0], near.visible[:0])
-    value = seen.term.value(replace_triplets(seen, none))
+    value = given.term.value(replace_triplets(given, none))
     value.backward()
     assert value.item() == 0
-    assert seen.output.logits.grad.eq(0).all()
+    assert given.output.logits.grad.eq(0).all()
 
 
 def test_the_sizes_need_not_be_multiples_of_the_stride(make_clip):
     for at in ("cells", "pixels"):
-        seen = make_clip(make(at=at))
-        assert seen.batch.images.shape[3] % 4
-        assert seen.term.value(seen) > 0
+        given = make_clip(make(at=at))
+        assert given.batch.images.shape[3] % 4
+        assert given.term.value(given) > 0
 
 
 # what it reads, and what it refuses
@@ -242,13 +242,13 @@ def test_impossible_options_are_refused(section, said):
 
 
 def test_a_batch_of_single_frames_is_refused(make_clip):
-    seen = make_clip(make(), triplets=None)
+    given = make_clip(make(), triplets=None)
     with pytest.raises(ArtifactError, match=r"temporal .*'city' has single frames.*`triplets`"):
-        seen.term.value(seen)
+        given.term.value(given)
 
 
 def test_flow_of_another_size_is_refused_naming_term_and_stream(make_clip):
-    seen = make_clip(make(occlusion="none"))
-    near = seen.batch.triplets
+    given = make_clip(make(occlusion="none"))
+    near = given.batch.triplets
     with pytest.raises(ArtifactError, match=r"term temporal on stream city: flow must be"):
-        replace_triplets(seen, replace(near, flow=near.flow[..., :8])).value()
+        replace_triplets(given, replace(near, flow=near.flow[..., :8])).value()
