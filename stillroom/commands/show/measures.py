@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.cache_tools.fidelity_of_set import SetFidelity
     from stillroom.pipeline.cache_tools.size import SizePlan
-    from stillroom.pipeline.cache_tools.statistics import SetStats, StatsReport
+    from stillroom.pipeline.cache_tools.statistics import StatsReport
+    from stillroom.pipeline.cache_tools.stats_counter import SetStats
     from stillroom.stages.evaluate.equivariance import ViewFidelity
     from stillroom.stages.evaluate.output_errors import ArtifactFidelity
 

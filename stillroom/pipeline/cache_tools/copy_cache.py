@@ -50,39 +50,35 @@ def copy_cache(
         CacheUnwritable: no space, no permission; what is copied is kept.
     """
     origin = Cache.open(folder)
-    pairs = [each for each in origin.sets() if source in (None, each[0])]
-    pairs = [each for each in pairs if set_name in (None, each[1])]
-    if not pairs:
-        known = ", ".join("/".join(each) for each in origin.sets()) or "nothing"
-        raise CacheIncomplete(f"{folder}: no such set; it holds {known}")
-    sets = [origin.artifact_set(*pair) for pair in pairs]
+    sets = _chosen(origin, source, set_name)
     _refuse_another(origin, folder, out)
     made = Cache.create(out)
-    targets = [_define(made, one) for one in sets]
-    before = [target.committed() for target in targets]
-    claims = [
-        (one, shard)
-        for one, there in zip(sets, before, strict=True)
-        for shard in sorted(one.committed() - there)
-    ]
-    into = {(target.source, target.name): target for target in targets}
-
-    def work(one: ArtifactSet, shard: int) -> int:
-        return copy_shard(one, into[one.source, one.name], shard)
-
+    copies = {one: _define(made, one) for one in sets}
+    before = {one: copy.committed() for one, copy in copies.items()}
     copy_weights(origin, made, [one.name for one in sets])
-    copied = list(zip(claims, over_shards(work, claims, on_shard), strict=True))
+    shards = {one: sorted(one.committed() - before[one]) for one in sets}
+    sizes = over_shards(lambda one, shard: copy_shard(one, copies[one], shard), shards, on_shard)
     return [
         SetCopied(
             source=one.source,
             set_name=one.name,
-            shards=sum(of is one for (of, _), _ in copied),
-            already=len(there),
-            missing=one.shards - len(one.committed() | there),
-            bytes=sum(count for (of, _), count in copied if of is one),
+            shards=len(sizes[one]),
+            already=len(before[one]),
+            missing=one.shards - len(one.committed() | before[one]),
+            bytes=sum(sizes[one]),
         )
-        for one, there in zip(sets, before, strict=True)
+        for one in sets
     ]
+
+
+def _chosen(cache: Cache, source: str | None, set_name: str | None) -> list[ArtifactSet]:
+    chosen = [
+        pair for pair in cache.sets() if source in (None, pair[0]) and set_name in (None, pair[1])
+    ]
+    if not chosen:
+        known = ", ".join("/".join(each) for each in cache.sets()) or "nothing"
+        raise CacheIncomplete(f"{cache.path}: no such set; it holds {known}")
+    return [cache.artifact_set(*pair) for pair in chosen]
 
 
 def _define(cache: Cache, of: ArtifactSet) -> ArtifactSet:
@@ -97,7 +93,7 @@ def _define(cache: Cache, of: ArtifactSet) -> ArtifactSet:
 
 
 def _refuse_another(origin: Cache, folder: Path | str, out: Path | str) -> None:
-    """Whatever `out` holds must be of this cache: else two caches would become one."""
+    """Refuse an `out` that holds sets of another cache: two would become one."""
     try:
         there = Cache.open(out)
     except CacheIncomplete:

@@ -1,4 +1,4 @@
-"""One function over many shards: on threads here (dask), or as tasks of a Ray cluster."""
+"""One function over the shards of several sets: on threads (dask), or as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,38 +6,47 @@ import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
+    Shards = list[tuple[ArtifactSet, int]]
+    OnShard = Callable[[int, int], None]
+
 Result = TypeVar("Result")
-Claim = tuple["ArtifactSet", int]
-
-
-def claims_of(targets: Sequence[ArtifactSet]) -> list[Claim]:
-    """Every shard of the sets, committed or not."""
-    return [(target, shard) for target in targets for shard in range(target.shards)]
 
 
 def over_shards(
     work: Callable[[ArtifactSet, int], Result],
-    claims: Sequence[Claim],
-    on_shard: Callable[[int, int], None] = lambda done, total: None,
+    shards: Mapping[ArtifactSet, Iterable[int]],
+    on_shard: OnShard = lambda done, total: None,
     *,
     ray_address: str | None = None,
-) -> list[Result]:
-    """`work(set, shard)` of every claim, in the order of the claims.
+) -> dict[ArtifactSet, list[Result]]:
+    """Call `work(set, shard)` for all shards; return the results by set, in the order of shards.
 
     Threads suffice: checksums, decompression and NumPy let go of the interpreter's lock.
 
-    on_shard: told (shards done, shards in all), from several threads
+    on_shard: called with (shards done, shards in all), from several threads
     ray_address: of a cluster whose machines all see the cache under the same path, or "local"
 
     Raises:
         ConfigError: nothing answers at that address.
     """
-    if ray_address is not None:
-        return _on_ray(work, claims, on_shard, ray_address)
+    pairs = [(target, shard) for target, numbers in shards.items() for shard in numbers]
+    if ray_address is None:
+        results = _on_threads(work, pairs, on_shard)
+    else:
+        results = _on_ray(work, pairs, on_shard, ray_address)
+    found: dict[ArtifactSet, list[Result]] = {target: [] for target in shards}
+    for (target, _), result in zip(pairs, results, strict=True):
+        found[target].append(result)
+    return found
+
+
+def _on_threads(
+    work: Callable[[ArtifactSet, int], Result], pairs: Shards, on_shard: OnShard
+) -> Iterable[Result]:
     from dask.base import compute
     from dask.delayed import delayed
 
@@ -47,19 +56,16 @@ def over_shards(
         try:
             return work(target, shard)
         finally:
-            on_shard(next(done), len(claims))
+            on_shard(next(done), len(pairs))
 
-    tasks = [delayed(one, pure=False)(target, shard) for target, shard in claims]
+    tasks = [delayed(one, pure=False)(*pair) for pair in pairs]
     results: tuple[Result, ...] = compute(*tasks, scheduler="threads")  # type: ignore[no-untyped-call]
-    return list(results)
+    return results
 
 
 def _on_ray(
-    work: Callable[[ArtifactSet, int], Result],
-    claims: Sequence[Claim],
-    on_shard: Callable[[int, int], None],
-    address: str,
-) -> list[Result]:
+    work: Callable[[ArtifactSet, int], Result], pairs: Shards, on_shard: OnShard, address: str
+) -> Iterable[Result]:
     """Plain Ray tasks: ray.util.dask imports dask.dataframe, and with it pandas, at its top."""
     from stillroom.pipeline.cluster.connection import connected
 
@@ -68,9 +74,7 @@ def _on_ray(
 
     with connected(1, address) as ray:
         task = ray.remote(num_cpus=1, max_retries=3)(one)
-        waiting: dict[Any, int] = {
-            task.remote(target, shard): place for place, (target, shard) in enumerate(claims)
-        }
+        waiting: dict[Any, int] = {task.remote(*pair): place for place, pair in enumerate(pairs)}
         results: dict[int, Result] = {}
         while waiting:
             finished, _ = ray.wait(list(waiting), num_returns=1)
@@ -79,5 +83,5 @@ def _on_ray(
                     results[waiting.pop(reference)] = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise (error.cause or error) from error
-                on_shard(len(results), len(claims))
-    return [results[place] for place in range(len(claims))]
+                on_shard(len(results), len(pairs))
+    return [results[place] for place in range(len(pairs))]

@@ -1,16 +1,17 @@
 """`cache transcode`: the same frames in another tier, other codecs or other shards.
 
-What is re-encoded from a lossless codec, or keeps its codec (its stored numbers are then carried
-over undecoded), ends in the very bytes that a build would have made: so its identity is a build's,
-and a build goes on with it. Where a lossy codec stood before another, the bytes are a build's no
-more: the identity says so under "transcoded_from", with the fingerprint of the set before and the
-codecs that its artifacts had. A reader (training) takes such a set for what it is stored as; a
-build, which would mix two kinds of bytes, refuses it.
+An artifact that keeps its codec is copied as it is encoded; one that had a lossless codec is
+encoded again. Both leave the very bytes that a build would have made: so the identity is a build's,
+and a build goes on with it. Where a lossy codec is replaced by another, the bytes are not a build's
+any more: the identity names, under "transcoded_from", the fingerprint of the set before and the
+codecs of these artifacts. A reader (training) takes such a set for what it is stored as; a build,
+which would mix two kinds of bytes, refuses it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class SetTranscoded:
     """One set: shards that were made now, were there before, and wait for the source's shards.
 
     codecs: by artifact, the codec before and after, where they differ
-    notes: what the reader should know of them
+    notes: on their errors
     """
 
     source: str
@@ -54,22 +55,30 @@ class SetTranscoded:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be otherwise.
+    """What is to change.
 
     preset: "fast", "compact" or "exact"; left out, everything keeps the storage that it has
     codecs: changes by artifact, as cache.codecs in a run file
-    shard_frames: of every set; left out, the preset's, or as it was
+    shard_frames: of every set; left out, the preset's, or as it is
     """
 
     preset: str | None = None
     codecs: dict[str, Any] = field(default_factory=dict)
     shard_frames: int | None = None
 
-    def plan(self, of: ArtifactSet) -> _Plan:
-        """One set, before and after."""
+    def of_cache(self, cache: Cache) -> list[_SetChange]:
+        """Return the change of every set; refuse a change of what none of them holds."""
+        found = [self._of_set(cache.artifact_set(*pair)) for pair in cache.sets()]
+        held = {name for one in found for name in one.specs}
+        for name in self.codecs:
+            if not any(name in (one, one.partition("/")[0]) for one in held):
+                raise ConfigError(f"--codec {name}: the cache holds {', '.join(sorted(held))}")
+        return found
+
+    def _of_set(self, before: ArtifactSet) -> _SetChange:
         presets = load_preset(self.preset or "fast", self.codecs, self.shard_frames)
         specs = {}
-        for name, spec in of.arrays.items():
+        for name, spec in before.arrays.items():
             wanted = presets.storage(name)
             if self.preset is None:  # only what is named changes
                 given = self.codecs.get(name, self.codecs.get(name.partition("/")[0], {}))
@@ -81,15 +90,8 @@ class Change:
             specs[name] = ArraySpec(
                 name, spec.shape, wanted.codec, wanted.compressor, spec.attributes
             )
-        kept = presets.shard_frames if self.preset is not None else of.shard_frames
-        return _Plan(of, specs, self.shard_frames or kept)
-
-    def check(self, plans: list[_Plan]) -> None:
-        """Refuse a change of what no set holds."""
-        held = {name for plan in plans for name in plan.specs}
-        for name in self.codecs:
-            if not any(name in (one, one.partition("/")[0]) for one in held):
-                raise ConfigError(f"--codec {name}: the cache holds {', '.join(sorted(held))}")
+        kept = presets.shard_frames if self.preset is not None else before.shard_frames
+        return _SetChange(before, specs, self.shard_frames or kept)
 
 
 def transcode_cache(
@@ -117,48 +119,66 @@ def transcode_cache(
     if absolute(out) == absolute(folder):
         raise ConfigError(f"{out}: this is the cache that is read; name another folder")
     origin = Cache.open(folder)
-    plans = [change.plan(origin.artifact_set(*pair)) for pair in origin.sets()]
-    change.check(plans)
+    changes = change.of_cache(origin)
     made = Cache.create(out)
-    copy_weights(origin, made, [plan.of.name for plan in plans])
-    pairs = [(plan, plan.define(made)) for plan in plans]
-    before = [target.committed() for _, target in pairs]
-    source_of = {(plan.of.source, plan.of.name): plan.of for plan in plans}
-    ready = [plan.ready() for plan in plans]
-    claims = [
-        (target, shard)
-        for (_, target), there, able in zip(pairs, before, ready, strict=True)
-        for shard in able
-        if shard not in there
-    ]
-    over_shards(_Work(source_of), claims, on_shard, ray_address=ray_address)
+    copy_weights(origin, made, [one.before.name for one in changes])
+    targets = {one.define(made): one for one in changes}
+    committed = {target: target.committed() for target in targets}
+    shards = {t: sorted(set(one.ready()) - committed[t]) for t, one in targets.items()}
+    sources = {(one.before.source, one.before.name): one.before for one in changes}
+    over_shards(partial(_transcode_shard, sources), shards, on_shard, ray_address=ray_address)
     return [
         SetTranscoded(
-            source=plan.of.source,
-            set_name=plan.of.name,
-            shards=len([shard for shard in able if shard not in there]),
-            already=len(there),
-            waiting=target.shards - len(there.union(able)),
-            bytes_before=sum(plan.of.sizes().values()),
+            source=target.source,
+            set_name=target.name,
+            shards=len(shards[target]),
+            already=len(committed[target]),
+            waiting=target.shards - len(committed[target]) - len(shards[target]),
+            bytes_before=sum(one.before.sizes().values()),
             bytes_after=sum(target.sizes().values()),
-            codecs=plan.changed(),
-            notes=plan.notes(),
+            codecs=one.changed(),
+            notes=one.notes(),
             fingerprint=target.fingerprint,
         )
-        for (plan, target), there, able in zip(pairs, before, ready, strict=True)
+        for target, one in targets.items()
     ]
+
+
+def _transcode_shard(
+    sources: dict[tuple[str, str], ArtifactSet], target: ArtifactSet, shard: int
+) -> None:
+    """Fill one shard from the set before, which `sources` has by source and set."""
+    before = sources[target.source, target.name]
+    same = {
+        name for name in before.arrays if before.arrays[name].codec == target.arrays[name].codec
+    }
+    writer = target.writer(shard)
+    rows: dict[int, FrameRow] = {}
+    for index in target.shard_range(shard):
+        if index not in rows:
+            part = before.part(index // before.shard_frames)
+            rows = {row.index: row for row in part.rows}
+        if rows[index].status == "ok":
+            values = {
+                name: before.encoded(name, index) if name in same else before.read(name, index)
+                for name in before.arrays
+            }
+            writer.put(rows[index], values)
+        else:
+            writer.bad(rows[index])
+    writer.commit()
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """One set before and after."""
+class _SetChange:
+    """A set as it is, and its arrays and shards as they are to be."""
 
-    of: ArtifactSet
+    before: ArtifactSet
     specs: dict[str, ArraySpec]
     shard_frames: int
 
     def identity(self) -> dict[str, Any]:
-        identity = dict(self.of.identity)
+        identity = dict(self.before.identity)
         storages = {
             name: Storage(spec.codec, spec.compressor).to_dict()
             for name, spec in self.specs.items()
@@ -169,91 +189,61 @@ class _Plan:
         lost = self.lost()
         if lost:
             before = identity.get(TRANSCODED)
-            identity[TRANSCODED] = {"fingerprint": self.of.fingerprint, "codecs": lost}
+            identity[TRANSCODED] = {"fingerprint": self.before.fingerprint, "codecs": lost}
             if before is not None:
                 identity[TRANSCODED]["before"] = before
         return identity
 
     def define(self, cache: Cache) -> ArtifactSet:
         return cache.define(
-            self.of.source,
-            self.of.name,
+            self.before.source,
+            self.before.name,
             self.identity(),
-            count=self.of.count,
+            count=self.before.count,
             shard_frames=self.shard_frames,
             arrays=list(self.specs.values()),
         )
 
     def ready(self) -> list[int]:
-        """Shards to be whose frames are all committed in the source."""
-        committed, step = self.of.committed(), self.of.shard_frames
-        shards = range(-(-self.of.count // self.shard_frames))
+        """Return the new shards whose frames are all committed in the set as it is."""
+        committed, old, new = self.before.committed(), self.before.shard_frames, self.shard_frames
+        count = self.before.count
         return [
             shard
-            for shard in shards
-            if all(
-                index // step in committed
-                for index in range(
-                    shard * self.shard_frames,
-                    min((shard + 1) * self.shard_frames, self.of.count),
-                )
+            for shard in range(-(-count // new))
+            if committed.issuperset(
+                index // old for index in range(shard * new, min((shard + 1) * new, count))
             )
         ]
 
     def changed(self) -> dict[str, tuple[str, str]]:
         return {
-            name: (self.of.arrays[name].codec.name, spec.codec.name)
+            name: (self.before.arrays[name].codec.name, spec.codec.name)
             for name, spec in self.specs.items()
-            if self.of.arrays[name].codec != spec.codec
+            if self.before.arrays[name].codec != spec.codec
         }
 
     def lost(self) -> dict[str, Any]:
-        """By artifact that a lossy codec stored and another one stores now: the former codec."""
+        """Return, by artifact that goes from a lossy codec to another one, the lossy codec."""
         return {
-            name: self.of.arrays[name].codec.to_dict()
+            name: self.before.arrays[name].codec.to_dict()
             for name in self.changed()
-            if not _loses_nothing(self.of.arrays[name])
+            if not _loses_nothing(self.before.arrays[name])
         }
 
     def notes(self) -> tuple[str, ...]:
-        """What a second lossy codec means, judged by the bounds on one frame."""
-        said = []
-        usable = self.of.usable()
+        """Return what a second lossy codec means, judged by the bounds on one frame."""
+        notes = []
+        usable = self.before.usable()
         for name in self.lost() if len(usable) else ():
-            old, new = self.of.arrays[name].codec, self.specs[name].codec
-            values = self.of.read(name, int(usable[0]))
+            old, new = self.before.arrays[name].codec, self.specs[name].codec
+            values = self.before.read(name, int(usable[0]))
             if np.mean(new.bound(values)) <= np.mean(old.bound(values)):
                 what = f"keeps the error of {old.name} and gains nothing but another form"
             else:
                 what = "adds its own error to that before"
-            said.append(f"{name}: {old.name} -> {new.name} {what}")
-        return tuple(said)
-
-
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """Fills one shard from the set before; a task of Ray gets it by pickle."""
-
-    source_of: dict[tuple[str, str], ArtifactSet]
-
-    def __call__(self, target: ArtifactSet, shard: int) -> None:
-        of = self.source_of[target.source, target.name]
-        writer = target.writer(shard)
-        rows: dict[int, FrameRow] = {}
-        for index in target.shard_range(shard):
-            if index not in rows:
-                rows = {row.index: row for row in of.part(index // of.shard_frames).rows}
-            row = rows[index]
-            if row.status == "ok":
-                writer.put(row, {name: self._array(of, target, name, index) for name in of.arrays})
-            else:
-                writer.bad(row)
-        writer.commit()
-
-    def _array(self, of: ArtifactSet, target: ArtifactSet, name: str, index: int) -> Any:
-        if of.arrays[name].codec == target.arrays[name].codec:
-            return of.encoded(name, index)
-        return of.read(name, index)
+            notes.append(f"{name}: {old.name} -> {new.name} {what}")
+        return tuple(notes)
 
 
 def _loses_nothing(spec: ArraySpec) -> bool:

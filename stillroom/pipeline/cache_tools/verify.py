@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.cache_tools.over_shards import claims_of, over_shards
+from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
 from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.fingerprint import fingerprint
@@ -93,7 +93,7 @@ def verify_cache(
 ) -> VerifyReport:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
-    on_shard: told (shards done, shards in all), from several threads
+    on_shard: called with (shards done, shards in all), from several threads
     repair: withdraw every damaged shard and set, so that the next build makes them again, and write
         again what follows from a definition; nothing else is touched
     ray_address: check the shards as tasks of a Ray cluster, whose machines must see `path`
@@ -103,49 +103,53 @@ def verify_cache(
         CacheMismatch: it is none, or one of another format version.
         CacheUnwritable: a repair may not write there.
     """
-    root: Fault | None = None
-    try:
-        # The tasks of a Ray cluster have another working folder.
-        cache = Cache.open(path if ray_address is None else absolute(path))
-    except CacheError as error:
-        if isinstance(error, CacheIncomplete) or (known := damaged_cache(path)) is None:
-            raise
-        cache, root = known, Fault("", "", None, "zarr.json", None, "metadata", str(error))
-    pairs = cache.sets()
-    targets: dict[tuple[str, str], ArtifactSet] = {}
-    found: dict[tuple[str, str], list[Fault]] = defaultdict(list)
-    for pair in pairs:
-        try:
-            targets[pair] = cache.artifact_set(*pair)
-        except CacheError as error:
-            folder = set_folder(*pair)
-            found[pair].append(Fault(*pair, None, folder, None, "metadata", str(error)))
-    for target in targets.values():
-        found[target.source, target.name] += verify_definition(target)
-    for fault in _shard_faults(list(targets.values()), on_shard, ray_address) + _pixel_faults(
-        targets
-    ):
+    # The tasks of a Ray cluster have another working folder.
+    cache, damaged = _open(path if ray_address is None else absolute(path))
+    targets, found = _open_sets(cache)
+    shards = {target: range(target.shards) for target in targets.values()}
+    results = over_shards(verify_shard, shards, on_shard, ray_address=ray_address)
+    of_shards = (fault for per_set in results.values() for each in per_set for fault in each)
+    for fault in (*of_shards, *_pixel_faults(targets)):
         found[fault.source, fault.set_name].append(fault)
     # Before the repair: what it withdraws is not "missing" in the words of this report.
-    verdicts = [_verdict(pair, targets.get(pair), found[pair]) for pair in pairs]
-    if root is not None:
-        verdicts.insert(0, SetVerdict("", "", 0, (), 0, (root,)))
+    verdicts = damaged + [_verdict(pair, targets.get(pair), found[pair]) for pair in found]
     if repair:
-        repaired = (tuple(_repair(cache, each, targets)) for each in verdicts)
+        repaired = [tuple(_repair(cache, each, targets)) for each in verdicts]
         verdicts = [replace(a, repaired=b) for a, b in zip(verdicts, repaired, strict=True)]
     return VerifyReport(path, tuple(verdicts))
 
 
-def _shard_faults(
-    targets: list[ArtifactSet], on_shard: Callable[[int, int], None], ray_address: str | None
-) -> list[Fault]:
-    claims = claims_of(targets)
-    results = over_shards(verify_shard, claims, on_shard, ray_address=ray_address)
-    return [fault for faults in results for fault in faults]
+def _open(path: Path | str) -> tuple[Cache, list[SetVerdict]]:
+    """Open a cache, even if its zarr.json is damaged; the verdict then says so."""
+    try:
+        return Cache.open(path), []
+    except CacheError as error:
+        known = None if isinstance(error, CacheIncomplete) else damaged_cache(path)
+        if known is None:
+            raise
+        fault = Fault("", "", None, "zarr.json", None, "metadata", str(error))
+        return known, [SetVerdict("", "", 0, (), 0, (fault,))]
+
+
+def _open_sets(
+    cache: Cache,
+) -> tuple[dict[tuple[str, str], ArtifactSet], dict[tuple[str, str], list[Fault]]]:
+    """Open the sets that can be opened; return these, and the faults of all definitions."""
+    targets, faults = {}, {}
+    for pair in cache.sets():
+        try:
+            target = cache.artifact_set(*pair)
+        except CacheError as error:
+            folder = set_folder(*pair)
+            faults[pair] = [Fault(*pair, None, folder, None, "metadata", str(error))]
+        else:
+            targets[pair] = target
+            faults[pair] = verify_definition(target)
+    return targets, faults
 
 
 def _pixel_faults(targets: dict[tuple[str, str], ArtifactSet]) -> list[Fault]:
-    """Frames that sets of one source, listing and canvas made from different pixels."""
+    """Find frames that sets of one source, listing and canvas made from different pixels."""
     by_source: dict[str, list[ArtifactSet]] = defaultdict(list)
     for (source, _), target in targets.items():
         seen = {key: target.identity.get(key) for key in ("source", "canvas")}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stillroom.pipeline.build.run import build
-from stillroom.pipeline.cache_tools.over_shards import claims_of, over_shards
+from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import ConfigError
@@ -29,12 +29,24 @@ def opened(run_file: Path) -> list[ArtifactSet]:
     return [cache.artifact_set(*pair) for pair in cache.sets()]
 
 
-def test_results_come_in_the_order_of_the_claims_and_every_shard_is_told(run_file: Path) -> None:
-    claims = claims_of(opened(run_file))
-    told: list[tuple[int, int]] = []
-    found = over_shards(named, claims, lambda done, total: told.append((done, total)))
-    assert found == [(target.source, target.name, shard) for target, shard in claims]
-    assert sorted(told) == [(done, len(claims)) for done in range(1, len(claims) + 1)]
+def all_shards(targets: list[ArtifactSet]) -> dict[ArtifactSet, range]:
+    return {target: range(target.shards) for target in targets}
+
+
+def test_results_come_by_set_in_the_order_of_the_shards_and_every_shard_is_counted(
+    run_file: Path,
+) -> None:
+    targets = opened(run_file)
+    total = sum(target.shards for target in targets)
+    counted: list[tuple[int, int]] = []
+    shards = {target: range(target.shards - 1, -1, -1) for target in targets}
+    found = over_shards(named, shards, lambda done, total: counted.append((done, total)))
+    assert found == {
+        target: [named(target, shard) for shard in order] for target, order in shards.items()
+    }
+    assert sorted(counted) == [(done, total) for done in range(1, total + 1)]
+    none: dict[ArtifactSet, list[int]] = {target: [] for target in targets}
+    assert over_shards(named, none) == none
 
 
 def test_a_failing_shard_raises_its_own_error(run_file: Path) -> None:
@@ -42,13 +54,14 @@ def test_a_failing_shard_raises_its_own_error(run_file: Path) -> None:
         raise ConfigError(f"{target.name} {shard}")
 
     with pytest.raises(ConfigError, match="frames 0"):
-        over_shards(fail, claims_of(opened(run_file))[:1])
+        over_shards(fail, {opened(run_file)[0]: [0]})
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None:
-    claims = claims_of(opened(run_file))
+    targets = opened(run_file)
+    shards = all_shards(targets)
 
     def fail(target: ArtifactSet, shard: int) -> None:
         raise ConfigError(f"{target.name} {shard}")
@@ -56,12 +69,12 @@ def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None
     def name(target: ArtifactSet, shard: int) -> tuple[str, str, int]:
         return target.source, target.name, shard  # a closure travels by value
 
-    assert over_shards(name, claims, ray_address="local") == over_shards(named, claims)
+    assert over_shards(name, shards, ray_address="local") == over_shards(named, shards)
     with pytest.raises(ConfigError, match="frames 0"):
-        over_shards(fail, claims[:1], ray_address="local")
-    victim = Path(claims[0][0].place) / "street/tiny/logits/c.1.0.0.0"
+        over_shards(fail, {targets[0]: [0]}, ray_address="local")
+    victim = Path(targets[0].place) / "street/tiny/logits/c.1.0.0.0"
     content = bytearray(victim.read_bytes())
     content[40] ^= 4
     victim.write_bytes(content)
-    report = verify_cache(claims[0][0].place, ray_address="local")
+    report = verify_cache(targets[0].place, ray_address="local")
     assert {fault.shard for fault in report.faults} == {1}
