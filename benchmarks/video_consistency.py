@@ -15,7 +15,7 @@ import argparse
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -27,7 +27,8 @@ from pydantic import TypeAdapter
 
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.stages.evaluate.clip import ClipResult, Step, measure_clip
+from stillroom.stages.evaluate.clip_flow import FrameFlow
+from stillroom.stages.evaluate.clip_meter import ClipMeter
 from stillroom.stages.evaluate.predict import StudentPredictor, TeacherPredictor
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
@@ -50,9 +51,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.evaluate.predict import Predictor
+    from stillroom.stages.evaluate.temporal_consistency import Consistency
 
 STRIDE = 4
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of RGB 0..255
+
+
+class ClipResult(NamedTuple):
+    """What a model is worth on a clip; predictions: (T, H, W) uint8."""
+
+    consistency: Consistency
+    stability: float
+    frame_error: float
+    predictions: Tensor
+
+
+def measure(
+    predictor: Predictor, frames: Sequence[np.ndarray], steps: Sequence[FrameFlow]
+) -> ClipResult:
+    meter = ClipMeter(predictor)
+    classes = [meter.add(frame, flow) for frame, flow in zip(frames, (None, *steps), strict=True)]
+    return ClipResult(*meter.result(), torch.cat(classes))
 
 
 def read_clip(data: Path, count: int) -> tuple[list[np.ndarray], Tensor]:
@@ -64,12 +83,12 @@ def read_clip(data: Path, count: int) -> tuple[list[np.ndarray], Tensor]:
     return frames, torch.from_numpy(np.where(labels < len(CLASSES), labels, 255).astype(np.uint8))
 
 
-def follow(frames: Sequence[np.ndarray]) -> list[Step]:
+def follow(frames: Sequence[np.ndarray]) -> list[FrameFlow]:
     model = build_flow_model(TypeAdapter(FlowModelConfig).validate_python({"kind": "dis"}))
     steps = []
     for now, later in pairwise(frames):
         flow, back = model.flow(now[None], later[None]), model.flow(later[None], now[None])
-        steps.append(Step(flow, visible(flow, back)))
+        steps.append(FrameFlow(flow, visible(flow, back)))
     return steps
 
 
@@ -86,7 +105,7 @@ def open_teacher(data: Path) -> Teacher:
     return build_teacher(TypeAdapter(TeacherConfig).validate_python(section))
 
 
-def released_tc(predictions: Tensor, steps: Sequence[Step]) -> float:
+def released_tc(predictions: Tensor, steps: Sequence[FrameFlow]) -> float:
     """TC as the released code has it: class numbers warped bilinearly, absent classes 0."""
     counts = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
     for (now, later), step in zip(pairwise(predictions), steps, strict=True):
@@ -97,7 +116,7 @@ def released_tc(predictions: Tensor, steps: Sequence[Step]) -> float:
     return float((right / (union + 1e-10)).mean())
 
 
-def table_of_models(results: dict[str, ClipResult], labels: Tensor, steps: list[Step]) -> str:
+def table_of_models(results: dict[str, ClipResult], labels: Tensor, steps: list[FrameFlow]) -> str:
     truth = TemporalConsistency(len(CLASSES))
     for (now, later), step in zip(pairwise(labels), steps, strict=True):
         truth.add(now[None], later[None], step.flow, visible=step.visible)
@@ -135,7 +154,7 @@ def stand_ins(teacher: Tensor) -> dict[str, Tensor]:
     }
 
 
-def table_of_values(teacher: Teacher, frames: Sequence[np.ndarray], steps: list[Step]) -> str:
+def table_of_values(teacher: Teacher, frames: Sequence[np.ndarray], steps: list[FrameFlow]) -> str:
     every = range(0, len(frames) - 2, max(1, (len(frames) - 1) // 3))
     chosen = [index + k for index in every for k in range(3)]
     output = teacher(np.stack([frames[index] for index in chosen]))
@@ -231,7 +250,7 @@ def table_of_collapse(steps: int = 150) -> str:
 
 
 def draw(
-    out: Path, frames: list[np.ndarray], steps: list[Step], results: dict[str, ClipResult]
+    out: Path, frames: list[np.ndarray], steps: list[FrameFlow], results: dict[str, ClipResult]
 ) -> None:
     predictions = {name: found.predictions.numpy() for name, found in results.items()}
 
@@ -270,7 +289,7 @@ def main() -> None:
     steps = follow(frames)
     teacher = open_teacher(arguments.data)
     predictors = {**students(arguments.models), "teacher": TeacherPredictor(teacher)}
-    results = {name: measure_clip(each, frames, steps) for name, each in predictors.items()}
+    results = {name: measure(each, frames, steps) for name, each in predictors.items()}
     print(table_of_models(results, labels, steps), end="\n\n")
     print(table_of_values(teacher, frames, steps), end="\n\n")
     print(table_of_memory(), end="\n\n")

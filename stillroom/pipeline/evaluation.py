@@ -13,7 +13,7 @@ from stillroom.pipeline.video import (
     draw_video,
     follow,
     measure_video,
-    open_footage,
+    open_clips,
     picture_paths,
 )
 from stillroom.stages.sources.open import open_source
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.open_model import Model
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.pipeline.video import OnFrames, VideoEvaluation, VideoFootage
+    from stillroom.pipeline.video import OnFrames, VideoClips, VideoEvaluation
     from stillroom.stages.evaluate.cost import Cost
     from stillroom.stages.evaluate.evaluation import EvaluationResult
     from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
@@ -123,17 +123,17 @@ def evaluate_models(
             raise ConfigError(f"{model.name} is named twice")
         check_classes(model, source, settings)
         opened[model.name] = model
-    footage = open_footage(run) if options.video else None
-    if footage is not None:
-        follow(footage, on_frames)
-    test = _Test(run, source, footage, options, on_frames)
+    clips = open_clips(run) if options.video else None
+    if clips is not None:
+        follow(clips, on_frames)
+    test = _Test(run, source, clips, options, on_frames)
     found = {name: _score(test, model) for name, model in opened.items()}
     if options.sheet is not None:
         results = {name: one.result for name, one in found.items()}
         draw_predictions(run, opened, options.sheet, results)
-    if options.pictures is not None and footage is not None:
+    if options.pictures is not None and clips is not None:
         videos = {name: one.video for name, one in found.items() if one.video is not None}
-        draw_video(footage, videos, source.classes or (), options.pictures)
+        draw_video(clips, videos, source.classes or (), options.pictures)
     return list(found.values())
 
 
@@ -143,7 +143,7 @@ class _Test:
 
     run: RunConfig
     source: Source
-    footage: VideoFootage | None
+    clips: VideoClips | None
     options: EvaluationOptions
     on_frames: OnFrames
 
@@ -165,10 +165,8 @@ def _score(test: _Test, model: Model) -> Evaluation:
     )
     cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
     video = None
-    if test.footage is not None:
-        video = measure_video(
-            test.footage, model, test.on_frames, keep=options.pictures is not None
-        )
+    if test.clips is not None:
+        video = measure_video(test.clips, model, test.on_frames, keep=options.pictures is not None)
     return Evaluation(
         model.name,
         settings.source,

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.open_model import Model
     from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.stages.evaluate.clip_dataset import ClipDataset
+    from stillroom.stages.evaluate.clip_scores import VideoScores
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
-    from stillroom.stages.evaluate.footage import Footage, FootageScores
 
     OnFrames = Callable[[str, int, int], None]
 
@@ -24,11 +25,11 @@ CURVES, CHANGES, FLOW, FILM = "consistency.png", "changes.png", "flow.png", "fil
 
 
 @dataclass(frozen=True)
-class VideoFootage:
+class VideoClips:
     """The clips that a run file asks for."""
 
     settings: VideoConfig
-    footage: Footage
+    dataset: ClipDataset
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class VideoEvaluation:
     """How steady a model is along them."""
 
     settings: VideoConfig
-    scores: FootageScores
+    scores: VideoScores
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings and scores as JSON."""
@@ -48,7 +49,7 @@ class VideoEvaluation:
         }
 
 
-def open_footage(run: RunConfig) -> VideoFootage:
+def open_clips(run: RunConfig) -> VideoClips:
     """Find the clips and the flow; no frame is read yet.
 
     Raises:
@@ -56,9 +57,8 @@ def open_footage(run: RunConfig) -> VideoFootage:
             not know its flow.
         WeightsError: the flow model's weights are not there.
     """
+    from stillroom.stages.evaluate.clip_dataset import ClipDataset, clips_of
     from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
-    from stillroom.stages.evaluate.clips import clips_of
-    from stillroom.stages.evaluate.footage import Footage
 
     settings = None if run.evaluate is None else run.evaluate.video
     if settings is None:
@@ -74,43 +74,43 @@ def open_footage(run: RunConfig) -> VideoFootage:
     else:
         model = run.flows[settings.flow]
         flow = KeptFlow(model, settings.path, both_ways=settings.occlusion)
-    footage = Footage(source, run.cache.canvas, tuple(clips), flow, tuple(left_out))
-    return VideoFootage(settings, footage)
+    dataset = ClipDataset(source, run.cache.canvas, tuple(clips), flow, tuple(left_out))
+    return VideoClips(settings, dataset)
 
 
-def follow(video: VideoFootage, on_frames: OnFrames) -> None:
+def follow(video: VideoClips, on_frames: OnFrames) -> None:
     """Have the flow of all clips computed and kept, as far as it is not.
 
     on_frames: told (stage, frames done, frames in all)
     """
     if video.settings.flow == EXACT:
         return  # it is drawn faster than it would be read
-    stage, total = f"flow {video.settings.flow}", video.footage.frames
-    video.footage.follow(lambda done: on_frames(stage, done, total))
+    stage, total = f"flow {video.settings.flow}", len(video.dataset)
+    video.dataset.compute_flow(lambda done: on_frames(stage, done, total))
 
 
 def follow_clips(run: RunConfig, on_frames: OnFrames = lambda stage, done, total: None) -> None:
     """The same, of a run file's clips: for several processes that will want the flow at once.
 
-    Raises: as `open_footage`.
+    Raises: as `open_clips`.
     """
-    follow(open_footage(run), on_frames)
+    follow(open_clips(run), on_frames)
 
 
 def measure_video(
-    video: VideoFootage, model: Model, on_frames: OnFrames, *, keep: bool
+    video: VideoClips, model: Model, on_frames: OnFrames, *, keep: bool
 ) -> VideoEvaluation:
     """Measure how steady a model is.
 
     on_frames: told (stage, frames done, frames in all)
     keep: its predictions, for pictures
     """
-    from stillroom.stages.evaluate.footage import measure_footage
+    from stillroom.stages.evaluate.clip_scores import measure_clips
 
-    stage, total = f"video {model.name}", video.footage.frames
-    scores = measure_footage(
+    stage, total = f"video {model.name}", len(video.dataset)
+    scores = measure_clips(
         model.predictor,
-        video.footage,
+        video.dataset,
         keep=keep,
         on_frames=lambda done: on_frames(stage, done, total),
     )
@@ -124,7 +124,7 @@ def picture_paths(folder: Path | None) -> Iterator[Path]:
 
 
 def draw_video(
-    video: VideoFootage,
+    video: VideoClips,
     models: Mapping[str, VideoEvaluation],
     classes: Sequence[str],
     folder: Path,
@@ -134,7 +134,7 @@ def draw_video(
 
     scores = {name: one.scores for name, one in models.items()}
     pictures = ClipPictures(
-        video.footage, scores, f"{video.settings.source}, flow {video.settings.flow}"
+        video.dataset, scores, f"{video.settings.source}, flow {video.settings.flow}"
     )
     curves, changes, flow, film = picture_paths(folder)
     pictures.curves(curves)

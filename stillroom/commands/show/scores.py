@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.video import VideoEvaluation
-    from stillroom.stages.evaluate.footage import ClipScores, FootageScores
+    from stillroom.stages.evaluate.clip_scores import ClipScores, VideoScores
 
 MOST_CLIPS, MOST_FAULTS = 10, 10  # lines; `--json` has all
 
@@ -126,7 +126,7 @@ def _along_clips(found: dict[str, VideoEvaluation]) -> list[RenderableType]:
     ]
 
 
-def _steadiness(found: ClipScores | FootageScores) -> list[str]:
+def _steadiness(found: ClipScores | VideoScores) -> list[str]:
     whole, visible = found.consistency.whole, found.consistency.visible
     return [
         f"{found.pairs}",

@@ -1,4 +1,4 @@
-"""The motion between frames of a clip: of a flow model, computed once and kept; or exact."""
+"""The flow between frames of a clip: of a flow model, computed once and kept; or exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from stillroom.stages.evaluate.clip import Step
 from stillroom.stages.models.flow.flow_model import build_flow_model, describe_flow_model
 from stillroom.stages.warp import visible
 from stillroom.storage_specs.codecs.steps import FLOW_MAX, Flow
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from stillroom.stages.models.flow.flow_model import FlowModel, FlowModelConfig
     from stillroom.stages.sources.canvas import CanvasFrame
@@ -35,11 +35,28 @@ LARGEST = 2**30  # bytes of a flow: a file that unpacks to more is none of ours
 
 
 @dataclass(frozen=True, eq=False)
+class FrameFlow:
+    """The flow from one frame of a clip to the next, in pixels of the frames.
+
+    flow: (1, 2, H, W), t -> t+1
+    visible: (1, 1, H, W) bool, True where t+1 shows the pixel too; None where it is not known
+    """
+
+    flow: Tensor
+    visible: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ClipFrame:
-    """A frame of a clip on its canvas; index: in its source."""
+    """A frame of a clip on its canvas.
+
+    index: in its source
+    flow: from the frame before; None at the beginning, and where that is missing or of another size
+    """
 
     index: int
     frame: CanvasFrame
+    flow: FrameFlow | None = None
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
@@ -49,15 +66,15 @@ class ClipFrame:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of the image's size and pixels."""
+        """The sha256 of the image's size and pixels."""
         return hashlib.sha256(repr(self.image.shape).encode() + self.image.tobytes()).digest()
 
 
 class ClipFlow(Protocol):
     """What knows how one frame becomes the next."""
 
-    def step(self, now: ClipFrame, later: ClipFrame) -> Step:
-        """The motion from one frame to the other, in pixels of the frames without padding."""
+    def between(self, now: ClipFrame, later: ClipFrame) -> FrameFlow:
+        """Return the flow from one frame to the other, without padding."""
 
 
 class KeptFlow:
@@ -86,7 +103,7 @@ class KeptFlow:
         self._both_ways = both_ways
         self._model: FlowModel | None = None
 
-    def step(self, now: ClipFrame, later: ClipFrame) -> Step:
+    def between(self, now: ClipFrame, later: ClipFrame) -> FrameFlow:
         """See `ClipFlow`.
 
         Raises:
@@ -96,10 +113,10 @@ class KeptFlow:
         """
         there = self._flow(now, later)
         if not self._both_ways:
-            return Step(there)
-        return Step(there, visible(there, self._flow(later, now)))
+            return FrameFlow(there)
+        return FrameFlow(there, visible(there, self._flow(later, now)))
 
-    def _flow(self, first: ClipFrame, second: ClipFrame) -> torch.Tensor:
+    def _flow(self, first: ClipFrame, second: ClipFrame) -> Tensor:
         name = hashlib.sha256(first.digest + second.digest).hexdigest()[:32]
         path = self._folder / (name + ENDING)
         steps = _read(path, (2, *first.image.shape[:2]))
@@ -138,7 +155,7 @@ class ExactFlow:
                 f"and {name!r} does not; name a section of [flows]"
             )
 
-    def step(self, now: ClipFrame, later: ClipFrame) -> Step:
+    def between(self, now: ClipFrame, later: ClipFrame) -> FrameFlow:
         """See `ClipFlow`.
 
         Raises:
@@ -156,7 +173,7 @@ class ExactFlow:
                 "name a section of [flows]"
             )
         mask = torch.from_numpy(seen)[None, None] if self._both_ways else None
-        return Step(torch.from_numpy(flow)[None], mask)
+        return FrameFlow(torch.from_numpy(flow)[None], mask)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[Any] | None:

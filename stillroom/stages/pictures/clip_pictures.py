@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stillroom.stages.evaluate.clip import Step
-from stillroom.stages.evaluate.clip_flow import ClipFrame
+from stillroom.stages.evaluate.clip_flow import ClipFrame, FrameFlow
 from stillroom.stages.evaluate.predict import SkippedFrame
 from stillroom.stages.pictures.curve_chart import consistency_chart
 from stillroom.stages.pictures.film import comparison_film
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from stillroom.stages.evaluate.footage import Footage, FootageScores
+    from stillroom.stages.evaluate.clip_dataset import ClipDataset
+    from stillroom.stages.evaluate.clip_scores import VideoScores
 
 ROWS = 4
 HELD = 4  # frames and pairs in memory: a film goes from one to the next
@@ -48,15 +48,15 @@ class ClipPictures:
     is missing between two of them nothing leads from one to the other, and nothing is visible.
     """
 
-    def __init__(self, footage: Footage, scores: Mapping[str, FootageScores], title: str) -> None:
+    def __init__(self, dataset: ClipDataset, scores: Mapping[str, VideoScores], title: str) -> None:
         """Find the frames of the clip.
 
         Args:
-            footage: what the models were measured on.
+            dataset: what the models were measured on.
             scores: of the models by name, with their predictions kept.
             title: the first words of every picture.
         """
-        self._footage, self._scores = footage, scores
+        self._dataset, self._scores = dataset, scores
         name = next(iter(scores.values())).clips[0].name
         self._title = f"{title}, clip {name}"
         self._shown = self._shown_frames(name)
@@ -86,30 +86,32 @@ class ClipPictures:
 
     def _shown_frames(self, name: str) -> list[_ShownFrame]:
         """Of all sizes that frames of the clip have, those of the first pair's."""
-        clip = next(clip for clip in self._footage.clips if clip.name == name)
-        read = [one for one in self._footage.moments(clip) if not isinstance(one, SkippedFrame)]
-        size = next(one.here.frame.valid for one in read if one.step is not None)
+        clip = next(clip for clip in self._dataset.clips if clip.name == name)
+        read = [one for one in self._dataset.frames(clip) if not isinstance(one, SkippedFrame)]
+        size = next(one.frame.valid for one in read if one.flow is not None)
         return [
-            _ShownFrame(position, one.here.index, one.step is not None)
+            _ShownFrame(position, one.index, one.flow is not None)
             for position, one in enumerate(read)
-            if one.here.frame.valid == size
+            if one.frame.valid == size
         ]
 
     def _load_frame(self, index: int) -> ClipFrame:
-        return ClipFrame(index, to_canvas(self._footage.source.load(index), self._footage.canvas))
+        return ClipFrame(index, to_canvas(self._dataset.source.load(index), self._dataset.canvas))
 
     def _load_pair(self, at: int) -> FramePair:
         here, there = self._shown[at], self._shown[at + 1]
         now, later = self._frame(here.index), self._frame(there.index)
         if there.follows:
-            step = self._footage.flow.step(now, later)
+            between = self._dataset.flow.between(now, later)
         else:
             size = now.image.shape[:2]
-            step = Step(torch.zeros(1, 2, *size), torch.zeros(1, 1, *size, dtype=torch.bool))
-        visible = None if step.visible is None else step.visible[0, 0].numpy()
+            between = FrameFlow(
+                torch.zeros(1, 2, *size), torch.zeros(1, 1, *size, dtype=torch.bool)
+            )
+        visible = None if between.visible is None else between.visible[0, 0].numpy()
         predictions = {
             name: (scores.predictions[here.position], scores.predictions[there.position])
             for name, scores in self._scores.items()
         }
-        flow = step.flow[0].numpy()
+        flow = between.flow[0].numpy()
         return FramePair(now.frame.frame_id, now.image, later.image, flow, visible, predictions)

@@ -58,7 +58,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_a_step_is_the_models_flow_to_half_a_step_of_the_codec(tmp_path: Path) -> None:
-    step = kept(tmp_path).step(frame(0), frame(1))
+    step = kept(tmp_path).between(frame(0), frame(1))
     model, (now, later) = build_flow_model(DisConfig(preset="fast")), (frame(0), frame(1))
     there = model.flow(now.image[None], later.image[None])
     back = model.flow(later.image[None], now.image[None])
@@ -70,27 +70,27 @@ def test_a_step_is_the_models_flow_to_half_a_step_of_the_codec(tmp_path: Path) -
 
 
 def test_a_pair_is_computed_once_for_all_who_ask(tmp_path: Path, computed: list[Any]) -> None:
-    first = kept(tmp_path).step(frame(0), frame(1))
+    first = kept(tmp_path).between(frame(0), frame(1))
     assert len(computed) == 2  # there and back
-    again = kept(tmp_path).step(frame(0), frame(1))
-    alone = kept(tmp_path, both_ways=False).step(frame(0), frame(1))
+    again = kept(tmp_path).between(frame(0), frame(1))
+    alone = kept(tmp_path, both_ways=False).between(frame(0), frame(1))
     assert len(computed) == 2
     assert torch.equal(first.flow, again.flow)
     assert torch.equal(first.flow, alone.flow)
     assert alone.visible is None
     # padding is no part of a frame, and neither is its number
-    padded = kept(tmp_path).step(ClipFrame(7, frame(0, (80, 80)).frame), frame(1, (80, 80)))
+    padded = kept(tmp_path).between(ClipFrame(7, frame(0, (80, 80)).frame), frame(1, (80, 80)))
     assert torch.equal(padded.flow, first.flow)
     assert len(computed) == 2
-    kept(tmp_path).step(frame(1), frame(2))
+    kept(tmp_path).between(frame(1), frame(2))
     assert len(computed) == 4
-    kept(tmp_path, preset="ultrafast").step(frame(0), frame(1))
+    kept(tmp_path, preset="ultrafast").between(frame(0), frame(1))
     assert len(computed) == 6
     assert len(files(tmp_path)) == 6
 
 
 def test_a_file_is_an_array_that_anyone_can_read(tmp_path: Path) -> None:
-    step = kept(tmp_path, both_ways=False).step(frame(0), frame(1))
+    step = kept(tmp_path, both_ways=False).between(frame(0), frame(1))
     (path,) = files(tmp_path)
     with gzip.open(path) as file:
         steps = np.load(file, allow_pickle=False)
@@ -118,11 +118,11 @@ def gzipped(array: Any, **more: Any) -> bytes:
     ids=["empty", "cut", "a bit", "no array", "another shape", "another type", "a pickle"],
 )
 def test_what_is_damaged_is_computed_again(tmp_path: Path, computed: list[Any], spoil: Any) -> None:
-    whole = kept(tmp_path, both_ways=False).step(frame(0), frame(1))
+    whole = kept(tmp_path, both_ways=False).between(frame(0), frame(1))
     (path,) = files(tmp_path)
     content = path.read_bytes()
     path.write_bytes(spoil(content))
-    again = kept(tmp_path, both_ways=False).step(frame(0), frame(1))
+    again = kept(tmp_path, both_ways=False).between(frame(0), frame(1))
     assert len(computed) == 2
     assert torch.equal(whole.flow, again.flow)
     assert path.read_bytes() == content
@@ -134,7 +134,7 @@ def test_a_flow_beyond_the_codec_ends_at_its_bound(
 ) -> None:
     wild = SimpleNamespace(flow=lambda *_: torch.full((1, 2, 64, 80), -3000.0))
     monkeypatch.setattr(clip_flow, "build_flow_model", lambda _: wild)
-    step = kept(tmp_path).step(frame(0), frame(1))
+    step = kept(tmp_path).between(frame(0), frame(1))
     assert step.flow.min() == pytest.approx(-32767 / 64)
     assert step.visible is not None
     assert not step.visible.any()
@@ -143,16 +143,16 @@ def test_a_flow_beyond_the_codec_ends_at_its_bound(
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(CacheUnwritable, match=r"taken.*give evaluate.video.path another folder"):
-        kept(tmp_path / "taken").step(frame(0), frame(1))
+        kept(tmp_path / "taken").between(frame(0), frame(1))
 
 
 def test_the_exact_flow_is_the_sources_own() -> None:
     flow, seen = SOURCE.flow(1)
-    step = ExactFlow(SOURCE, "street", both_ways=True).step(frame(1), frame(2))
+    step = ExactFlow(SOURCE, "street", both_ways=True).between(frame(1), frame(2))
     np.testing.assert_array_equal(step.flow[0].numpy(), flow)
     assert step.visible is not None
     np.testing.assert_array_equal(step.visible[0, 0].numpy(), seen)
-    assert ExactFlow(SOURCE, "street", both_ways=False).step(frame(1), frame(2)).visible is None
+    assert ExactFlow(SOURCE, "street", both_ways=False).between(frame(1), frame(2)).visible is None
 
 
 def test_the_exact_flow_is_refused_where_it_is_not_known(film: Any) -> None:
@@ -160,6 +160,6 @@ def test_the_exact_flow_is_refused_where_it_is_not_known(film: Any) -> None:
         ExactFlow(film([]), "film", both_ways=True)
     exact = ExactFlow(SOURCE, "street", both_ways=True)
     with pytest.raises(ConfigError, match=r"'street' is of 64x80 pixels, and the canvas .* 32x40"):
-        exact.step(frame(0, (32, 40)), frame(1, (32, 40)))
+        exact.between(frame(0, (32, 40)), frame(1, (32, 40)))
     with pytest.raises(FrameError, match="leads to the next frame only"):
-        exact.step(frame(0), frame(2))
+        exact.between(frame(0), frame(2))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.evaluate.clip import Step, measure_clip
-from stillroom.stages.evaluate.clip_flow import ClipFrame, ExactFlow
-from stillroom.stages.evaluate.clips import Clip
-from stillroom.stages.evaluate.footage import Footage, measure_footage
+from stillroom.stages.evaluate.clip_dataset import Clip, ClipDataset
+from stillroom.stages.evaluate.clip_flow import ClipFrame, ExactFlow, FrameFlow
+from stillroom.stages.evaluate.clip_meter import ClipMeter
+from stillroom.stages.evaluate.clip_scores import measure_clips
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -28,9 +28,9 @@ class Still:
     seen: torch.Tensor | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)
 
-    def step(self, now: ClipFrame, later: ClipFrame) -> Step:
+    def between(self, now: ClipFrame, later: ClipFrame) -> FrameFlow:
         self.asked.append((now.index, later.index))
-        return Step(torch.zeros(1, 2, *now.image.shape[:2]), self.seen)
+        return FrameFlow(torch.zeros(1, 2, *now.image.shape[:2]), self.seen)
 
 
 @dataclass
@@ -60,8 +60,8 @@ def clip(name: str, *indices: int, breaks: tuple[int, ...] = ()) -> Clip:
     return Clip(name, indices, frozenset(breaks))
 
 
-def filmed(source: Any, flow: Any, *clips: Clip, canvas: tuple[int, int] = SIZE) -> Footage:
-    return Footage(source, canvas, clips, flow)
+def filmed(source: Any, flow: Any, *clips: Clip, canvas: tuple[int, int] = SIZE) -> ClipDataset:
+    return ClipDataset(source, canvas, clips, flow)
 
 
 def by_hand(source: Any, pairs: list[tuple[int, int]]) -> tuple[float, float]:
@@ -83,9 +83,9 @@ def by_hand(source: Any, pairs: list[tuple[int, int]]) -> tuple[float, float]:
 
 def test_counts_of_clips_are_added_before_iou_is_taken(film: Any) -> None:
     source, still = film([(None, None)] * 7, size=SIZE), Still()
-    footage = filmed(source, still, clip("a", 0, 1), clip("b", 2, 3, 4, 5, 6, breaks=(3,)))
+    dataset = filmed(source, still, clip("a", 0, 1), clip("b", 2, 3, 4, 5, 6, breaks=(3,)))
     progress: list[int] = []
-    found = measure_footage(ByColour(), footage, on_frames=progress.append)
+    found = measure_clips(ByColour(), dataset, on_frames=progress.append)
     pairs = [(0, 1), (2, 3), (3, 4), (5, 6)]
     assert still.asked == pairs
     assert found.pairs == 4
@@ -104,26 +104,27 @@ def test_counts_of_clips_are_added_before_iou_is_taken(film: Any) -> None:
     assert [each.missing_pairs for each in found.clips] == [0, 1]
 
 
-def test_one_unbroken_clip_is_what_measure_clip_says(film: Any) -> None:
+def test_one_unbroken_clip_is_what_a_meter_finds(film: Any) -> None:
     source = film([(None, None)] * 4, size=SIZE)
     seen = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
     seen[..., :20] = True
-    found = measure_footage(ByColour(), filmed(source, Still(seen), clip("a", 2, 0, 3)), keep=True)
+    found = measure_clips(ByColour(), filmed(source, Still(seen), clip("a", 2, 0, 3)), keep=True)
+    meter, flow = ClipMeter(ByColour()), FrameFlow(torch.zeros(1, 2, *SIZE), seen)
     frames = [source.load(index).image for index in (2, 0, 3)]
-    steps = [Step(torch.zeros(1, 2, *SIZE), seen)] * 2
-    alone = measure_clip(ByColour(), frames, steps)
-    assert found.clips[0].consistency == alone.consistency == found.consistency
-    assert found.stability == alone.stability
-    assert found.frame_error == alone.frame_error
-    np.testing.assert_array_equal(np.stack(found.predictions), alone.predictions.numpy())
+    predictions = [meter.add(frame, flow if at else None)[0] for at, frame in enumerate(frames)]
+    consistency, stability, frame_error = meter.result()
+    assert found.clips[0].consistency == consistency == found.consistency
+    assert found.stability == stability
+    assert found.frame_error == frame_error
+    np.testing.assert_array_equal(np.stack(found.predictions), torch.stack(predictions).numpy())
     document = json.loads(json.dumps(found.to_dict()))
-    assert document["consistency"]["visible"]["miou"] == alone.consistency.visible.miou
+    assert document["consistency"]["visible"]["miou"] == consistency.visible.miou
     assert len(document["clips"][0]["consistency"]["curve"]) == 2
 
 
 def test_a_bad_frame_breaks_the_clip_and_is_named(film: Any) -> None:
     source, still = film([(None, None)] * 6, size=SIZE, bad={2}), Still()
-    found = measure_footage(ByColour(), filmed(source, still, clip("a", 0, 1, 2, 3, 4, 5)))
+    found = measure_clips(ByColour(), filmed(source, still, clip("a", 0, 1, 2, 3, 4, 5)))
     assert still.asked == [(0, 1), (3, 4), (4, 5)]
     assert [(each.frame_id, each.reason) for each in found.skipped] == [("frame2", "frame2: torn")]
     assert (found.clips[0].frames, found.clips[0].pairs, found.clips[0].missing_pairs) == (5, 3, 2)
@@ -131,7 +132,7 @@ def test_a_bad_frame_breaks_the_clip_and_is_named(film: Any) -> None:
 
 def test_frames_of_two_sizes_are_no_pair(film: Any) -> None:
     source, still = film([(None, None)] * 4, size=SIZE, sizes={2: (12, 32), 3: (12, 32)}), Still()
-    found = measure_footage(ByColour(), filmed(source, still, clip("a", 0, 1, 2, 3)))
+    found = measure_clips(ByColour(), filmed(source, still, clip("a", 0, 1, 2, 3)))
     assert still.asked == [(0, 1), (2, 3)]
     assert found.clips[0].missing_pairs == 1
 
@@ -139,18 +140,18 @@ def test_frames_of_two_sizes_are_no_pair(film: Any) -> None:
 def test_a_clip_without_a_pair_is_left_out_and_all_of_them_are_an_error(film: Any) -> None:
     source = film([(None, None)] * 6, size=SIZE, bad={1, 2})
     useless, good = clip("torn", 0, 1, 2), clip("good", 3, 4)
-    found = measure_footage(ByColour(), filmed(source, Still(), useless, good), keep=True)
+    found = measure_clips(ByColour(), filmed(source, Still(), useless, good), keep=True)
     assert [each.clip for each in found.left_out] == ["torn"]
     assert [each.name for each in found.clips] == ["good"]
     assert len(found.predictions) == 2  # of the first clip that was measured
     with pytest.raises(ConfigError, match=r"no two frames of any clip.*\n  clip torn: no two") as e:
-        measure_footage(ByColour(), filmed(source, Still(), useless))
+        measure_clips(ByColour(), filmed(source, Still(), useless))
     assert "frame frame1: frame1: torn" in str(e.value)
     hidden = Still(torch.zeros(1, 1, *SIZE, dtype=torch.bool))
     with pytest.raises(ConfigError, match="clip good: "):
-        measure_footage(ByColour(), filmed(source, hidden, good))
+        measure_clips(ByColour(), filmed(source, hidden, good))
     with pytest.raises(ArtifactError, match="not finite"):
-        measure_footage(ByColour(float("nan")), filmed(source, Still(), good))
+        measure_clips(ByColour(float("nan")), filmed(source, Still(), good))
 
 
 def labels_along(canvas: tuple[int, int]) -> Any:
@@ -163,8 +164,8 @@ def labels_along(canvas: tuple[int, int]) -> Any:
         # what is said of the padding must not matter
         known[image.tobytes()] = np.pad(frame.label, padding, constant_values=index % CLASSES)
     flow = ExactFlow(source, "street", both_ways=True)
-    footage = filmed(source, flow, clip("a", *range(4)), clip("b", *range(4, 8)), canvas=canvas)
-    return measure_footage(Knows(known), footage)
+    dataset = filmed(source, flow, clip("a", *range(4)), clip("b", *range(4, 8)), canvas=canvas)
+    return measure_clips(Knows(known), dataset)
 
 
 def test_labels_are_steady_along_the_exact_flow_where_it_can_be_seen() -> None:
@@ -184,7 +185,7 @@ def test_padding_does_not_count() -> None:
 
 def test_following_alone_asks_for_the_same_pairs(film: Any) -> None:
     source, still, progress = film([(None, None)] * 5, size=SIZE), Still(), []
-    footage = filmed(source, still, clip("a", 0, 1, 2, breaks=(1,)), clip("b", 4, 3))
-    footage.follow(progress.append)
+    dataset = filmed(source, still, clip("a", 0, 1, 2, breaks=(1,)), clip("b", 4, 3))
+    dataset.compute_flow(progress.append)
     assert still.asked == [(1, 2), (4, 3)]
-    assert progress == list(range(1, footage.frames + 1))
+    assert progress == list(range(1, len(dataset) + 1))

@@ -1,18 +1,21 @@
-"""Which clips a source has, and where frames are missing in them."""
+"""The clips of a source: which there are, where frames are missing, and the flow in them."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from stillroom.stages.evaluate.clip_flow import ClipFrame
+from stillroom.stages.evaluate.predict import SkippedFrame, chosen_frames
 from stillroom.stages.sources.clip_times import times_of_clips, usual_step
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from stillroom.stages.evaluate.clip_flow import ClipFlow
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
     from stillroom.stages.sources.source import Source
 
@@ -43,6 +46,53 @@ class LeftOutClip:
 
     clip: str
     reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ClipDataset:
+    """Clips of a source, with the flow in them.
+
+    Attributes:
+        source, canvas: the frames, and the (height, width) that they are brought to.
+        clips: of the source, in the order in which they are measured.
+        flow: what knows the flow.
+        left_out: clips that were asked for and are of no use.
+    """
+
+    source: Source
+    canvas: tuple[int, int]
+    clips: tuple[Clip, ...]
+    flow: ClipFlow
+    left_out: tuple[LeftOutClip, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(clip.indices) for clip in self.clips)
+
+    def frames(self, clip: Clip) -> Iterator[ClipFrame | SkippedFrame]:
+        """Yield the frames of a clip in the order of time; those that cannot be read as skipped."""
+        before: ClipFrame | None = None
+        loaded = chosen_frames(self.source, self.canvas, clip.indices)
+        for place, (index, frame) in enumerate(zip(clip.indices, loaded, strict=True)):
+            if isinstance(frame, SkippedFrame):
+                before = None
+                yield frame
+                continue
+            here, flow = ClipFrame(index, frame), None
+            if before and before.frame.valid == frame.valid and place not in clip.breaks:
+                flow = self.flow.between(before, here)
+            yield replace(here, flow=flow)
+            before = here
+
+    def compute_flow(self, on_frames: Callable[[int], None] = lambda _: None) -> None:
+        """Have the flow of all clips computed, where it is not kept yet.
+
+        on_frames: called with the number of frames that are done
+        """
+        done = 0
+        for clip in self.clips:
+            for _ in self.frames(clip):
+                done += 1
+                on_frames(done)
 
 
 def clips_of(source: Source, settings: VideoConfig) -> tuple[list[Clip], list[LeftOutClip]]:

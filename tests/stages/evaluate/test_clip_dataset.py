@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stillroom.stages.evaluate.clips import Clip, clips_of
+from stillroom.stages.evaluate.clip_dataset import Clip, clips_of
 from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.storage_specs.errors import ConfigError

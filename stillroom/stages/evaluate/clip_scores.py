@@ -1,4 +1,4 @@
-"""Models along the clips of a source: how steady each is, clip by clip and over all of them."""
+"""How steady a model is along the clips of a source, clip by clip and over all of them."""
 
 from __future__ import annotations
 
@@ -6,86 +6,21 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.evaluate.clip import ClipMeter
-from stillroom.stages.evaluate.clip_flow import ClipFrame
-from stillroom.stages.evaluate.clips import LeftOutClip
-from stillroom.stages.evaluate.predict import SkippedFrame, chosen_frames
+from stillroom.stages.evaluate.clip_dataset import LeftOutClip
+from stillroom.stages.evaluate.clip_meter import ClipMeter
+from stillroom.stages.evaluate.predict import SkippedFrame
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from stillroom.stages.evaluate.clip import Step
-    from stillroom.stages.evaluate.clip_flow import ClipFlow
-    from stillroom.stages.evaluate.clips import Clip
+    from stillroom.stages.evaluate.clip_dataset import Clip, ClipDataset
     from stillroom.stages.evaluate.predict import Predictor
     from stillroom.stages.evaluate.temporal_consistency import Consistency
-    from stillroom.stages.sources.source import Source
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """A frame of a clip, and the motion that leads to it from the frame before.
-
-    step: None at the beginning, and where the frame before is missing or of another size
-    """
-
-    here: ClipFrame
-    step: Step | None
-
-
-@dataclass(frozen=True, eq=False)
-class Footage:
-    """Clips of a source, with the motion in them.
-
-    Attributes:
-        source, canvas: the frames, and the (height, width) that they are brought to.
-        clips: of the source, in the order in which they are measured.
-        flow: what knows the motion.
-        left_out: clips that were asked for and are of no use.
-    """
-
-    source: Source
-    canvas: tuple[int, int]
-    clips: tuple[Clip, ...]
-    flow: ClipFlow
-    left_out: tuple[LeftOutClip, ...] = ()
-
-    @property
-    def frames(self) -> int:
-        """Of all clips together."""
-        return sum(len(clip.indices) for clip in self.clips)
-
-    def moments(self, clip: Clip) -> Iterator[Moment | SkippedFrame]:
-        """The frames of a clip in the order of time; those that cannot be read as skipped."""
-        before: ClipFrame | None = None
-        loaded = chosen_frames(self.source, self.canvas, clip.indices)
-        for place, (index, frame) in enumerate(zip(clip.indices, loaded, strict=True)):
-            if isinstance(frame, SkippedFrame):
-                before = None
-                yield frame
-                continue
-            here, step = ClipFrame(index, frame), None
-            follows = before is not None and place not in clip.breaks
-            if before is not None and follows and before.frame.valid == frame.valid:
-                step = self.flow.step(before, here)
-            yield Moment(here, step)
-            before = here
-
-    def follow(self, on_frames: Callable[[int], None] = lambda _: None) -> None:
-        """Have the motion of all clips computed, where it is not kept yet.
-
-        on_frames: told how many frames are done
-        """
-        done = 0
-        for clip in self.clips:
-            for _ in self.moments(clip):
-                done += 1
-                on_frames(done)
 
 
 @dataclass(frozen=True)
@@ -97,7 +32,7 @@ class ClipScores:
         frames: that were predicted.
         pairs: of frames that were compared.
         missing_pairs: that were not, since a frame is missing, unusable or of another size.
-        consistency, stability, frame_error: see `ClipResult`.
+        consistency, stability, frame_error: see `ClipMeter`.
     """
 
     name: str
@@ -110,8 +45,8 @@ class ClipScores:
 
 
 @dataclass(frozen=True)
-class FootageScores:
-    """A model on all clips of a footage.
+class VideoScores:
+    """A model on all clips.
 
     Attributes:
         clips: clip by clip.
@@ -133,7 +68,7 @@ class FootageScores:
 
     @property
     def pairs(self) -> int:
-        """Of all clips."""
+        """Return those of all clips."""
         return sum(clip.pairs for clip in self.clips)
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,40 +86,39 @@ class FootageScores:
         }
 
 
-def measure_footage(
+def measure_clips(
     predictor: Predictor,
-    footage: Footage,
+    dataset: ClipDataset,
     *,
     keep: bool = False,
     on_frames: Callable[[int], None] = lambda _: None,
-) -> FootageScores:
+) -> VideoScores:
     """Measure how steady a model is, one frame at a time.
 
     Args:
         predictor: the model.
-        footage: the clips and their motion.
+        dataset: the clips and their flow.
         keep: the predictions of the first clip that can be measured.
-        on_frames: told how many frames are done.
+        on_frames: called with the number of frames that are done.
 
     Raises:
         ConfigError: no pair of any clip could be measured.
         ArtifactError: logits are not finite.
     """
-    tally = _Tally(left_out=list(footage.left_out))
+    tally = _Tally(left_out=list(dataset.left_out))
     done = 0
-    for clip in footage.clips:
-        meter, seen = ClipMeter(predictor), []
-        for moment in footage.moments(clip):
-            if isinstance(moment, SkippedFrame):
-                tally.skipped.append(moment)
+    for clip in dataset.clips:
+        meter, predictions = ClipMeter(predictor), []
+        for each in dataset.frames(clip):
+            if isinstance(each, SkippedFrame):
+                tally.skipped.append(each)
             else:
-                frame = moment.here.frame
-                classes = meter.add(frame.image, moment.step, frame.valid)
+                classes = meter.add(each.frame.image, each.flow, each.frame.valid)
                 if keep and not tally.clips:
-                    seen.append(classes[0].numpy())
+                    predictions.append(classes[0].numpy())
             done += 1
             on_frames(done)
-        tally.add(clip, meter, seen)
+        tally.add(clip, meter, predictions)
     return tally.scores()
 
 
@@ -198,14 +132,14 @@ class _Tally:
     skipped: list[SkippedFrame] = field(default_factory=list)
     predictions: tuple[NDArray[np.uint8], ...] = ()
 
-    def add(self, clip: Clip, meter: ClipMeter, seen: list[NDArray[np.uint8]]) -> None:
+    def add(self, clip: Clip, meter: ClipMeter, predictions: list[NDArray[np.uint8]]) -> None:
         """Add a clip; one without a pixel that counts is left out."""
         try:
             found = meter.result()
         except ArtifactError as error:
             self.left_out.append(LeftOutClip(clip.name, str(error)))
             return
-        self.predictions = self.predictions or tuple(seen)
+        self.predictions = self.predictions or tuple(predictions)
         missing = len(clip.indices) - 1 - meter.pairs
         self.clips.append(ClipScores(clip.name, meter.frames, meter.pairs, missing, *found))
         if meter.consistency is not None:
@@ -213,11 +147,11 @@ class _Tally:
             self.together = self.together or TemporalConsistency(size)
             self.together.join(meter.consistency)
 
-    def scores(self) -> FootageScores:
-        """Of all clips."""
+    def scores(self) -> VideoScores:
+        """Return those of all clips."""
         if self.together is None:
             raise ConfigError(_nothing_measured(self.left_out, self.skipped))
-        return FootageScores(
+        return VideoScores(
             clips=tuple(self.clips),
             consistency=self.together.scores(),
             stability=fmean(clip.stability for clip in self.clips),
