@@ -294,8 +294,8 @@ def test_a_teacher_is_asked_for_logits_at_their_own_stride() -> None:
     class TinyTeacher:
         strides = {"logits": 4, "features/penultimate": 2}  # noqa: RUF012
 
-        def __call__(self, frames: np.ndarray) -> SimpleNamespace:
-            return SimpleNamespace(logits=torch.zeros(len(frames), 3, 2, 2))
+        def __call__(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+            return {"logits": torch.zeros(len(frames), 3, 2, 2)}
 
     predictor = TeacherPredictor(TinyTeacher())  # type: ignore[arg-type]
     logits, stride = predictor(np.zeros((1, 6, 8, 3), np.uint8))
