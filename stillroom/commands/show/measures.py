@@ -43,6 +43,11 @@ def _fidelity_of_set(one: SetFidelity) -> list[RenderableType]:
         for artifact, _ in named
         if not artifact.bound and artifact.differing
     ]
+    parts += [
+        f"{artifact.artifact} {codec}: within {artifact.relative_error:.2g} of each value"
+        for artifact, codec in named
+        if artifact.relative_error is not None
+    ]
     parts += [f"{name}: {why}" for name, why in one.refused.items()]
     divergences = [
         (codec, f"{artifact.kl:.2e}", f"{artifact.spatial_kl:.2e}", f"{artifact.agreement:.4f}")
@@ -98,7 +103,9 @@ def _stats_of_set(one: SetStats) -> list[RenderableType]:
     head = f"{one.teacher} on {one.source}, {one.stats.frames} frames"
     if one.missing_shards:
         head += f"; {one.missing_shards} shards are missing"
-    parts: list[RenderableType] = [head, _class_table(one, document), ""]
+    parts: list[RenderableType] = [head]
+    if one.stats.of_classes or not one.stats.ranges:
+        parts += [_class_table(one, document), ""]
     parts += [_range(name, values) for name, values in document.get("ranges", {}).items()]
     if not one.stats.pixels:
         if not one.stats.ranges:

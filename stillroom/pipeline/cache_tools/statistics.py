@@ -177,5 +177,11 @@ def _write_moments(out: Path, array: str, sets: Sequence[SetStats]) -> None:
 def _draw(plot: Path, folder: Path | str, sets: Sequence[SetStats]) -> None:
     from stillroom.stages.pictures.stats_chart import StatsRow, stats_chart
 
-    rows = [StatsRow(f"{one.teacher} on {one.source}", one.classes, one.stats) for one in sets]
+    rows = [
+        StatsRow(f"{one.teacher} on {one.source}", one.classes, one.stats)
+        for one in sets
+        if one.stats.of_classes or not one.stats.ranges
+    ]
+    if not rows:
+        raise ConfigError(f"{plot}: charts show classes and confidence, and {folder} has neither")
     stats_chart(plot, rows, title=f"Statistics of {str(folder).rpartition('/')[2]}")

@@ -91,6 +91,11 @@ class CacheStats:
             none(steps), Moments.empty(classes + 1, channels),
         )  # fmt: skip
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether anything was counted by class or by confidence."""
+        return bool(self.pixels or self.labels.any() or self.pseudo_labels.any())
+
     def merge(self, other: CacheStats) -> CacheStats:
         """Of both together."""
         mine, theirs = self.__dict__, other.__dict__

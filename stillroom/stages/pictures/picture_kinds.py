@@ -139,7 +139,9 @@ PICTURES: dict[str, PictureKind] = {
     "heat": PictureKind(_heat, _mean, bar=heat_bar),
     "depth": PictureKind(
         lambda depth, context: _squares(_known(depth), context),
-        lambda depth, context: f"median {np.nanmedian(_known(depth)):.3g} m",
+        lambda depth, context: (
+            f"median {np.median(depth[depth > 0]):.3g} m" if depth.any() else "no value"
+        ),
         most=lambda arrays: _percentile([_known(depth) for depth in arrays]),
         bar=_open_bar,
     ),

@@ -17,6 +17,7 @@ from PIL import Image
 from stillroom.cli import main
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.pictures.palette import heat
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.view import ViewConfig
 from stillroom.storage_specs.errors import ConfigError
@@ -93,17 +94,22 @@ def test_statistics_fidelity_pictures_and_another_tier(folder: Path) -> None:
     assert 8 < one["ranges"]["depth"]["least"] < one["ranges"]["depth"]["mean"]
     assert one["ranges"]["depth"]["greatest"] < 16
     assert 0.5 < one["ranges"]["depth"]["present"] < 1
-    assert "depth: " in said("stats depth.toml --plot stats.png")
+    assert re.search(r"depth: 8\.\d+ to 1\d\.\d+, mean .* have a value", said("stats depth.toml"))
+    done = CliRunner().invoke(main, ["cache", "stats", "depth.toml", "--plot", "stats.png"])
+    assert "charts show classes and confidence, and runs/town.cache has neither" in done.output
     (one,) = said("fidelity depth.toml --codecs --json")["sets"]
     (depth,) = one["artifacts"]
     assert 0 < depth["relative_error"] <= 7.04e-5
     assert depth["of_bound"] <= 1
     assert depth["kl"] is None
+    assert re.search(r"depth log: within [67]\S*e-05 of each value", said("fidelity depth.toml"))
     others = {other["codec"]: other["relative_error"] for other in one["other_codecs"]}
     assert others["exact"] == 0
     assert 0 < others["half"] <= 2**-11
     said("preview depth.toml --out preview.png")
-    assert (folder / "preview.png").stat().st_size > 10_000
+    colours = np.unique(np.asarray(Image.open("preview.png").convert("RGB")).reshape(-1, 3), axis=0)
+    warm = {tuple(colour) for colour in heat()[150:].tolist()}
+    assert len(warm & {tuple(colour) for colour in colours.tolist()}) > 50
     said("transcode runs/town.cache exact.cache --preset exact")
     old, new = (Cache.open(place).artifact_set("photos", "metres")
                 for place in ("runs/town.cache", "exact.cache"))  # fmt: skip
