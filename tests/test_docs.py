@@ -23,7 +23,9 @@ from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SWEEPS = sorted((REPOSITORY / "examples").glob("*_sweep.toml"))
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = [*(REPOSITORY / page for page in PAGES), *sorted((REPOSITORY / "docs").rglob("*.md"))]
+ROOTS = "stillroom|stages|storage_specs|pipeline|tests|benchmarks|examples"
 
 
 def test_every_key_of_a_run_file_is_documented() -> None:
@@ -77,6 +79,14 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_documents_name_are_there(document: Path) -> None:
+    named = re.findall(rf"`((?:{ROOTS})/[\w./]+\.(?:py|toml|md))`", document.read_text())
+    places = (REPOSITORY, REPOSITORY / "stillroom")
+    missing = [name for name in named if not any((place / name).exists() for place in places)]
+    assert not missing
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
