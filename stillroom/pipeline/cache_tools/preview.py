@@ -70,8 +70,8 @@ def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -
         pairs.append(
             FramePair(
                 frame_id=f"{row['frame_id']} > {row['partner']}",
-                image=kept.read("frames", place[row["frame_id"]]),
-                other=kept.read("frames", place[row["partner"]]),
+                image=kept.read(FRAMES, place[row["frame_id"]]),
+                other=kept.read(FRAMES, place[row["partner"]]),
                 flow=there,
                 visible=None if back is None else visible_pixels(there, flow.read(FLOW, back)),
             )
