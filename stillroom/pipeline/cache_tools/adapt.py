@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.cache_tools.adapt_plan import plan_codes
-from stillroom.pipeline.cache_tools.codes import ADAPT
+from stillroom.pipeline.cache_tools.codes import ADAPT, plan_codes
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.adapt import (
     Measures,
@@ -33,7 +34,7 @@ from stillroom.storage_specs.weights_file import keep_weights, read_weights, wei
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stillroom.pipeline.cache_tools.adapt_plan import CodePlan
+    from stillroom.pipeline.cache_tools.codes import CodePlan
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.autoencoder import AutoEncoder
@@ -83,7 +84,7 @@ def adapt_cache(
     Running it again does what is missing: a trained auto-encoder is kept in the cache, and shards
     that are committed are left alone.
 
-    on_progress: told (what is being done, steps done, steps in all)
+    on_progress: called with (stage, steps done, steps in all)
 
     Raises:
         ConfigError: the run has no such section, or an auto-encoder diverged.
@@ -99,61 +100,22 @@ def adapt_cache(
         )
     opened = open_run(run, must_exist=False)
     found = Cache.open(run.cache.path)
-    # What all of them are made from is settled before any is made.
+    # What all of them are made from is checked before any is made.
     plans = [plan_codes(opened, found, teacher) for teacher in run.adapt]
     if all(plan.is_done() for plan in plans):
         return [_done(found, plan) for plan in plans]
     cache = Cache.create(run.cache.path)  # sweeps what crashes left there
     with threads(run.cache.threads):
-        return [_adapt(opened, cache, plan, on_progress) for plan in plans]
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """The auto-encoder at work: its weights' sha256, what its file says, whether it is new."""
-
-    model: AutoEncoder
-    weights: str
-    about: dict[str, Any]
-    trained: bool
-    device: str
-
-
-def _adapt(opened: OpenedRun, cache: Cache, plan: CodePlan, on_progress: OnProgress) -> CodeReport:
-    if plan.is_done():
-        return _done(cache, plan)
-    encoder = _encoder(cache, plan, on_progress)
-    sources = []
-    for source in plan.features:
-        target = _define(opened, cache, plan, source, encoder)
-        missing = sorted(set(range(target.shards)) - target.committed())
-        job = CodeJob(
-            features=plan.features[source],
-            layer=plan.config.features,
-            target=target,
-            code=plan.config.code,
-            model=encoder.model,
-            batch=opened.run.cache.batch,
-            device=encoder.device,
-        )
-        _write(job, missing, _told(on_progress, f"{plan.teacher}: write {source}"))
-        sources.append(_source(plan, source, target, len(missing)))
-    return _report(plan, encoder.weights, encoder.about, sources, trained=encoder.trained)
-
-
-def _write(job: CodeJob, missing: list[int], on_frames: Callable[[int, int], None]) -> None:
-    """Fill the missing shards, one after the other; a killed one is made again."""
-    total, done = sum(len(job.target.shard_range(shard)) for shard in missing), 0
-    for shard in missing:
-        cache_codes(job, shard)
-        done += len(job.target.shard_range(shard))
-        on_frames(done, total)
-    with suppress(StillroomError):  # nothing depends on it
-        job.target.save_catalogue()
+        return [
+            _done(cache, plan)
+            if plan.is_done()
+            else _Adapter(opened, cache, plan, on_progress).run()
+            for plan in plans
+        ]
 
 
 def _done(cache: Cache, plan: CodePlan) -> CodeReport:
-    """What is there, where nothing is left to do."""
+    """Report codes that are complete."""
     about: dict[str, Any] = {}
     with suppress(WeightsError):  # it is not needed any more
         content = read_weights(cache, plan.set_name)
@@ -161,10 +123,6 @@ def _done(cache: Cache, plan: CodePlan) -> CodeReport:
     sources = [_source(plan, of, one, 0) for of, one in plan.codes.items() if one is not None]
     weights = plan.begun()[0].identity[ADAPT]["weights"]
     return _report(plan, weights, about, sources, trained=False)
-
-
-def _told(on_progress: OnProgress, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(stage, done, total)
 
 
 def _report(
@@ -200,83 +158,129 @@ def _source(plan: CodePlan, source: str, target: ArtifactSet, now: int) -> Sourc
     )
 
 
-def _encoder(cache: Cache, plan: CodePlan, on_progress: OnProgress) -> _Encoder:
-    """The auto-encoder that is in the cache, or one that is trained now and put there."""
-    device = best_device()
-    where = cache.store.where(weights_path(plan.set_name))
-    content = read_weights(cache, plan.set_name)
-    trained = content is None
-    if content is None and plan.begun():
-        raise CacheIncomplete(
-            f"{where}: the auto-encoder that wrote {plan.config.code} on {plan.begun()[0].source} "
-            "is not here, and another would write other codes; copy this file from the cache that "
-            f"the codes come from, or give [adapt.{plan.teacher}] another name"
-        )
-    if content is None:
-        content = keep_weights(cache, plan.set_name, _train(plan, on_progress, device))
-    model, about = from_bytes(content, plan.config, where)
-    weights = weights_sha256(model)
-    for one in plan.begun():
-        there = one.identity[ADAPT]["weights"]
-        if there != weights:
-            raise WeightsError(
-                f"{where}: not the auto-encoder that wrote {plan.config.code} on {one.source} "
-                f"(sha256 {weights[:12]}..., there {there[:12]}...); copy that one here, or give "
+@dataclass(frozen=True)
+class _Encoder:
+    """The auto-encoder, the sha256 of its weights, and the metadata of its file."""
+
+    model: AutoEncoder
+    weights: str
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """Makes the code of one teacher."""
+
+    opened: OpenedRun
+    cache: Cache
+    plan: CodePlan
+    on_progress: OnProgress
+    device: str = field(default_factory=best_device)
+
+    def run(self) -> CodeReport:
+        plan = self.plan
+        if plan.is_done():
+            return _done(self.cache, plan)
+        content = read_weights(self.cache, plan.set_name)
+        trained = content is None
+        encoder = self._encoder(content)
+        sources = [self._write(source, encoder) for source in plan.features]
+        return _report(plan, encoder.weights, encoder.about, sources, trained=trained)
+
+    def _encoder(self, content: bytes | None) -> _Encoder:
+        """Load the auto-encoder that is in the cache, or train one and put it there."""
+        plan = self.plan
+        where = self.cache.store.where(weights_path(plan.set_name))
+        if content is None and plan.begun():
+            raise CacheIncomplete(
+                f"{where}: the auto-encoder that wrote {plan.config.code} on "
+                f"{plan.begun()[0].source} is not here, and another would write other codes; copy "
+                "this file from the cache that the codes come from, or give "
                 f"[adapt.{plan.teacher}] another name"
             )
-    return _Encoder(model.to(device), weights, about, trained, device)
+        if content is None:
+            content = keep_weights(self.cache, plan.set_name, self._train())
+        model, about = from_bytes(content, plan.config, where)
+        weights = weights_sha256(model)
+        for one in plan.begun():
+            there = one.identity[ADAPT]["weights"]
+            if there != weights:
+                raise WeightsError(
+                    f"{where}: not the auto-encoder that wrote {plan.config.code} on {one.source} "
+                    f"(sha256 {weights[:12]}..., there {there[:12]}...); copy that one here, or "
+                    f"give [adapt.{plan.teacher}] another name"
+                )
+        return _Encoder(model.to(self.device), weights, about)
 
+    def _train(self) -> bytes:
+        """Train and measure an auto-encoder; return the content of its file."""
+        config, features = self.plan.config, self.plan.features
+        frames = FeatureFrames(list(features.values()), config.features)
+        if not len(frames):
+            raise CacheIncomplete(
+                f"no frame of {', '.join(features)} is usable: {config.features} is bad in "
+                "all of them; see `stillroom cache info RUN.toml --bad`"
+            )
+        statistics = covariance_of(frames, self._stage("read features"))
+        on_step = self._stage("train")
+        model = train_autoencoder(frames, config, statistics, on_step, self.device)
+        measures = measure(model, frames, statistics, self._stage("measure"), self.device)
+        about = {
+            ADAPT: config.identity(),
+            "trained_on": {source: one.fingerprint for source, one in features.items()},
+            "frames": len(frames),
+            "measures": asdict(measures),
+        }
+        return to_bytes(model, about)
 
-def _train(plan: CodePlan, on_progress: OnProgress, device: str) -> bytes:
-    """Train, measure, and return the file's content."""
-    frames = FeatureFrames(list(plan.features.values()), plan.config.features)
-    if not len(frames):
-        raise CacheIncomplete(
-            f"no frame of {', '.join(plan.features)} is usable: {plan.config.features} is bad in "
-            "all of them; see `stillroom cache info RUN.toml --bad`"
+    def _stage(self, name: str) -> Callable[[int, int], None]:
+        return partial(self.on_progress, f"{self.plan.teacher}: {name}")
+
+    def _write(self, source: str, encoder: _Encoder) -> SourceCodes:
+        """Fill the missing shards of a source, one after the other."""
+        config, target = self.plan.config, self._define(source, encoder)
+        missing = sorted(set(range(target.shards)) - target.committed())
+        frames = [len(target.shard_range(shard)) for shard in missing]
+        on_frames = self._stage(f"write {source}")
+        job = CodeJob(
+            features=self.plan.features[source],
+            layer=config.features,
+            target=target,
+            code=config.code,
+            model=encoder.model,
+            batch=self.opened.run.cache.batch,
+            device=self.device,
         )
+        for shard, done in zip(missing, accumulate(frames), strict=True):
+            cache_codes(job, shard)
+            on_frames(done, sum(frames))
+        with suppress(StillroomError):  # nothing depends on it
+            target.save_catalogue()
+        return _source(self.plan, source, target, len(missing))
 
-    look, train, look_again = (
-        _told(on_progress, f"{plan.teacher}: {stage}")
-        for stage in ("look at features", "train", "measure")
-    )
-    statistics = covariance_of(frames, look)
-    model = train_autoencoder(frames, plan.config, statistics, train, device)
-    measures = measure(model, frames, statistics, look_again, device)
-    about = {
-        ADAPT: plan.config.identity(),
-        "trained_on": {source: one.fingerprint for source, one in plan.features.items()},
-        "frames": len(frames),
-        "measures": asdict(measures),
-    }
-    return to_bytes(model, about)
-
-
-def _define(
-    opened: OpenedRun, cache: Cache, plan: CodePlan, source: str, encoder: _Encoder
-) -> ArtifactSet:
-    """The set of a source's codes, made if it is not there yet."""
-    features, config = plan.features[source], plan.config
-    given, storage = features.arrays[config.features], opened.preset.storage(config.code)
-    stride = int(given.attributes["stride"]) * encoder.model.factor
-    shape = code_shape(encoder.model, (given.shape[1], given.shape[2]))
-    identity = {
-        **{key: features.identity[key] for key in ("source", "canvas", "shard_frames", "teacher")},
-        "artifacts": {config.code: storage.to_dict()},
-        ADAPT: {
-            **config.identity(),
-            "weights": encoder.weights,
-            "trained_on": encoder.about["trained_on"],
-            "features": features.fingerprint,
-        },
-    }
-    return cache.define(
-        source,
-        plan.set_name,
-        identity,
-        count=features.count,
-        shard_frames=features.shard_frames,
-        arrays=[
-            ArraySpec(config.code, shape, storage.codec, storage.compressor, {"stride": stride})
-        ],
-    )
+    def _define(self, source: str, encoder: _Encoder) -> ArtifactSet:
+        """Return the set of a source's codes, made if it is not there yet."""
+        features, config = self.plan.features[source], self.plan.config
+        given, storage = features.arrays[config.features], self.opened.preset.storage(config.code)
+        stride = int(given.attributes["stride"]) * encoder.model.factor
+        shape = code_shape(encoder.model, (given.shape[1], given.shape[2]))
+        kept = ("source", "canvas", "shard_frames", "teacher")
+        identity = {
+            **{key: features.identity[key] for key in kept},
+            "artifacts": {config.code: storage.to_dict()},
+            ADAPT: {
+                **config.identity(),
+                "weights": encoder.weights,
+                "trained_on": encoder.about["trained_on"],
+                "features": features.fingerprint,
+            },
+        }
+        spec = ArraySpec(config.code, shape, storage.codec, storage.compressor, {"stride": stride})
+        return self.cache.define(
+            source,
+            self.plan.set_name,
+            identity,
+            count=features.count,
+            shard_frames=features.shard_frames,
+            arrays=[spec],
+        )
