@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.pipeline.run_file.sections import EXACT, as_document
 from stillroom.pipeline.training import ELSEWHERE
-from stillroom.stages.models.flow.flow_model import describe_flow_model
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.job import UNCHANGING
@@ -99,7 +98,7 @@ class SweepRecords:
         if self._flow is None:
             self._flow = settings.flow
             if settings.flow != EXACT:
-                self._flow = fingerprint(describe_flow_model(self._run.flows[settings.flow]))
+                self._flow = fingerprint(self._run.flows[settings.flow].identity())
         chosen = plain(settings.model_dump(mode="json", include={"clips", "frames", "occlusion"}))
         return {"source": self._source(settings.source), "flow": self._flow, **chosen}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from stillroom.stages.models.flow.flow_model import build_flow_model, describe_flow_model
+from stillroom.stages.models.flow.flow_model import build_flow_model
 from stillroom.stages.warp import visible
 from stillroom.storage_specs.codecs.steps import FLOW_MAX, Flow
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, FrameError
@@ -99,7 +99,7 @@ class KeptFlow:
             WeightsError: the model's weights are not there.
         """
         self._config = config
-        self._folder = folder / fingerprint(describe_flow_model(config))[:16]
+        self._folder = folder / fingerprint(config.identity())[:16]
         self._both_ways = both_ways
         self._model: FlowModel | None = None
 

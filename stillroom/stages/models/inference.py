@@ -1,12 +1,19 @@
-"""Running a network for what it says, and not to train it."""
+"""Run a network on frames without training it."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
+
+# torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @contextmanager
@@ -24,3 +31,40 @@ def inference(device: str, precision: str) -> Iterator[None]:
         torch.autocast(device, dtype=dtype if reduced else None, enabled=reduced),
     ):
         yield
+
+
+def device_of(stated: str, model: str) -> str:
+    """Return the device for the `device` of a section: "auto" is the GPU where there is one.
+
+    model: what the message calls the model
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    import torch
+
+    if stated == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{model}: device = 'cuda', but torch sees no CUDA device")
+    if stated != "auto":
+        return stated
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def as_frames(frames: NDArray[np.uint8] | Tensor, name: str = "frames") -> Tensor:
+    """Check a batch of frames, and return it as a tensor, without copying where that is possible.
+
+    returns: (B, H, W, 3) uint8, where it was
+
+    Raises:
+        ArtifactError: another shape or dtype.
+    """
+    import torch
+
+    if not isinstance(frames, torch.Tensor) and not frames.flags.writeable:
+        frames = frames.copy()  # torch would warn of a tensor that shares read-only memory
+    batch = torch.as_tensor(frames)
+    if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
+        raise ArtifactError(
+            f"{name}: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"
+        )
+    return batch

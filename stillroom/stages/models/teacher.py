@@ -6,8 +6,7 @@ import logging
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.models.frames import as_frames
-from stillroom.stages.models.inference import inference
+from stillroom.stages.models.inference import as_frames, device_of, inference
 from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
@@ -155,14 +154,4 @@ def build_teacher(config: TeacherConfig) -> Teacher:
         network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    return Teacher(config, network, _resolve(config.device), described)
-
-
-def _resolve(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("teacher: device = 'cuda', but torch sees no CUDA device")
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return Teacher(config, network, device_of(config.device, "teacher"), described)

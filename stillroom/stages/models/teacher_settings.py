@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo
 
-from stillroom.stages.settings import KindSettings
+from stillroom.stages.models.model_settings import ModelSettings
 from stillroom.storage_specs.errors import ConfigError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB 0..255
@@ -32,7 +32,7 @@ Std = Annotated[Three, AfterValidator(_of_pixels)]
 Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
 
 
-class TeacherSettings(KindSettings):
+class TeacherSettings(ModelSettings):
     """How frames are brought to a teacher, and where it runs.
 
     classes: names or number of its classes; left out, those of the run's first labelled source
@@ -65,16 +65,3 @@ class TeacherSettings(KindSettings):
         if self.classes is None:
             raise ConfigError("teacher: `classes` is not given; state their names, or their number")
         return len(self.classes) if isinstance(self.classes, tuple) else self.classes
-
-    def content(self) -> dict[str, Any]:
-        """Return hashes of the files that the network comes from, in place of their paths."""
-        raise NotImplementedError
-
-    def identity(self) -> dict[str, Any]:
-        """Return everything that decides this teacher's output, as JSON; no path is in it.
-
-        Raises:
-            WeightsError: a file that must be hashed is not there.
-        """
-        stated = self.model_dump(mode="json", exclude={"weights", "path"})
-        return {**stated, **self.content()}

@@ -32,14 +32,14 @@ RENAMINGS = (  # (prefix off, prefix on): from a file's names to an encoder's
 
 @dataclass(frozen=True)
 class EncoderFit:
-    """What became of a file of encoder weights: tensors loaded, and those the encoder lacks."""
+    """How many tensors of a file an encoder loaded, and which ones it has no place for."""
 
     loaded: int
     unused: tuple[str, ...]
 
 
 def load_state(path: Path) -> State:
-    """The tensors of a .safetensors file, or of a torch checkpoint read without unpickling code.
+    """Read the tensors of a .safetensors file, or of a torch checkpoint without unpickling code.
 
     A checkpoint that keeps them below "state_dict" or "model" is unwrapped, and a "module." that a
     data-parallel wrapper put before every name is taken off.
@@ -57,7 +57,7 @@ def load_state(path: Path) -> State:
 
 
 def weights_sha256(path: Path | None) -> str | None:
-    """The sha256 of a weights file for an identity; None where there are no weights.
+    """Return the sha256 of a weights file; None where there are no weights.
 
     Raises:
         WeightsError: no such file, or it cannot be read.
@@ -68,6 +68,28 @@ def weights_sha256(path: Path | None) -> str | None:
         return sha256_file(path)
     except OSError as error:
         raise WeightsError(f"weights {path}: cannot be read ({error.strerror})") from error
+
+
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    *,
+    classifier: tuple[str, int] | None = None,
+    skip: tuple[str, ...] = (),
+) -> None:
+    """Load a file into a module by name, nothing missing and nothing left over.
+
+    classifier: the tensor whose rows are the classes, and how many classes there must be
+    skip: beginnings of the names of tensors that are passed over
+
+    Raises:
+        WeightsError: the weights are unreadable, not finite, or belong to another network.
+    """
+    state = {name: x for name, x in load_state(path).items() if not name.startswith(skip)}
+    demand_finite(state, path)
+    if classifier is not None:
+        check_classes(state, *classifier, path)
+    fit_state(module, state, path)
 
 
 def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -94,7 +116,7 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def demand_finite(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights with a NaN or an infinity in them: everything they compute would be noise.
+    """Refuse weights with a NaN or an infinity in them.
 
     Raises:
         WeightsError: some tensors hold such values; all are counted and the first few named.
@@ -113,7 +135,7 @@ def fit_encoder(encoder: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     """Load pretrained weights into an encoder, by name; the file may hold more than the encoder.
 
     A classifier's file ends in layers that an encoder lacks, and a shallow encoder lacks the deeper
-    blocks as well: such tensors are left over, and reported. The other way round there is no mercy.
+    blocks as well: such tensors are left over, and reported.
 
     Raises:
         WeightsError: nothing in the file fits, or some of the encoder's tensors are not in it.
@@ -173,7 +195,7 @@ def _read_torch(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # Said of any file that torch.save did not write; what matters is whether it is refused.
+            # torch warns of any file that it did not write; what matters is whether it refuses it.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -190,7 +212,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _tensors(found: Any, path: Path) -> State:
-    """The flat dict of tensors inside what a file held."""
+    """Unwrap the flat dict of tensors in what a file held."""
     import torch
 
     for wrapper in WRAPPERS:

@@ -162,7 +162,7 @@ def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
         hashed.append(path)
         return weights_sha256(path)
 
-    monkeypatch.setattr("stillroom.stages.models.teachers.smp.weights_sha256", counting)
+    monkeypatch.setattr("stillroom.stages.models.model_settings.weights_sha256", counting)
     teacher = build_teacher(config(weights=weights))
     expected = config(weights=weights).identity()
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")

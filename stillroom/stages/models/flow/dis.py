@@ -30,7 +30,7 @@ class DisConfig(FlowSettings):
 
 
 def load_dis(config: DisConfig) -> FlowNetwork:
-    """Nothing to load."""
+    """Wrap OpenCV's search; nothing is loaded."""
     from stillroom.stages.models.flow.flow_network import FlowNetwork, Sides, as_images
 
     sides = Sides(multiple=1, least=LEAST, how="pad")

@@ -1,4 +1,4 @@
-"""Flow models: two uint8 frames in, the motion from one to the other out, for every kind of model.
+"""Flow models: two uint8 frames in, the flow from one to the other out, for every kind of model.
 
 The flow is in canvas pixels, u to the right and v down, from frame a to frame b: sampling b at
 x + flow(x) gives a. See `stillroom.stages.warp`.
@@ -16,10 +16,9 @@ from stillroom.stages.models.flow.torchvision_raft import (
     TorchvisionFlowConfig,
     load_torchvision_flow,
 )
-from stillroom.stages.models.frames import as_frames
-from stillroom.stages.models.inference import inference
+from stillroom.stages.models.inference import as_frames, device_of, inference
 from stillroom.stages.settings import one_of
-from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.errors import ArtifactError
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ else:
 
 
 class FlowModel:
-    """A model of motion with the preparation of its input.
+    """An optical flow model with the preparation of its input.
 
     device: where it runs
     """
@@ -67,20 +66,20 @@ class FlowModel:
 
     @property
     def module(self) -> nn.Module | None:
-        """What holds its parameters; None where nothing is learnt."""
+        """The network with its parameters; None where nothing is learnt."""
         return self._network.module
 
     def identity(self) -> dict[str, Any]:
-        """What decides this model's output: `describe_flow_model`, with the device it runs on.
+        """Return what decides this model's output: its section's, with the device it runs on.
 
-        It speaks of the weights as they were loaded, whatever has become of the file since.
+        It is of the weights as they were loaded, whatever has become of the file since.
         """
         return {**deepcopy(self._description), "device": self.device}
 
     def flow(
         self, frames_a: NDArray[np.uint8] | Tensor, frames_b: NDArray[np.uint8] | Tensor
     ) -> Tensor:
-        """The motion from each frame of a batch to its partner.
+        """Compute the flow from each frame of a batch to its partner.
 
         frames_a, frames_b: (B, H, W, 3) uint8 RGB, of one size
         returns: (B, 2, H, W) float32 on the model's device, a -> b, in pixels of the frames
@@ -110,30 +109,9 @@ def build_flow_model(config: FlowModelConfig) -> FlowModel:
     """
     import torch
 
-    device = _resolve(config.device)
-    described = describe_flow_model(config)
+    device = device_of(config.device, "flow model")
+    described = config.identity()  # of the files as they are loaded
     with torch.random.fork_rng(devices=[]):  # networks draw numbers before weights replace them
         _, load = FLOW_MODELS[config.kind]
         network = load(config)
     return FlowModel(config, network, device, described)
-
-
-def describe_flow_model(config: FlowModelConfig) -> dict[str, Any]:
-    """The identity of a flow model, from its config and the hash of its weights, unbuilt.
-
-    A device "auto" stays "auto": it agrees with any.
-
-    Raises:
-        WeightsError: the weights are not there.
-    """
-    return config.identity()
-
-
-def _resolve(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("flow model: device = 'cuda', but torch sees no CUDA device")
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What every loader of a flow model hands over, and the sides that a network takes."""
+"""What a loader of a flow model returns, and how frames are brought to a network's sides."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor, nn
-
-    from stillroom.stages.models.weights import State
 
     Estimate = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class FlowNetwork:
-    """A flow model as its loader hands it over.
+    """A flow model as its loader returns it.
 
     module: what is moved to a device and set to eval; None where nothing is learnt
     estimate: frames a and b, (B, H, W, 3) uint8 on the device, to the flow a -> b, (B, 2, H, W)
@@ -48,7 +45,7 @@ class Sides:
     how: Literal["resize", "pad"]
 
     def of(self, height: int, width: int) -> tuple[int, int]:
-        """The sides that frames of this size are brought to."""
+        """Return the sides that frames of this size are brought to."""
         return self._side(height), self._side(width)
 
     def around(self, estimate: Estimate, first: Tensor, second: Tensor) -> Tensor:
@@ -88,21 +85,8 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def as_images(frames: Tensor) -> Tensor:
-    """Frames (B, H, W, 3) uint8 as images (B, 3, H, W) float32, 0 to 255."""
+    """Turn frames (B, H, W, 3) uint8 into images (B, 3, H, W) float32, 0 to 255."""
     return frames.permute(0, 3, 1, 2).float().contiguous()
-
-
-def read_weights(path: Path) -> State:
-    """The tensors of a weights file, every value finite.
-
-    Raises:
-        WeightsError: missing, truncated, no weights file, or with values that are not finite.
-    """
-    from stillroom.stages.models.weights import demand_finite, load_state
-
-    state = load_state(path)
-    demand_finite(state, path)
-    return state
 
 
 def without_weights(build: Callable[[], nn.Module]) -> nn.Module:

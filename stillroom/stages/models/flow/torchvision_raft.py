@@ -37,17 +37,15 @@ def load_torchvision_flow(config: TorchvisionFlowConfig) -> FlowNetwork:
         FlowNetwork,
         Sides,
         as_images,
-        read_weights,
     )
     from stillroom.stages.models.torchvision_import import import_torchvision
-    from stillroom.stages.models.weights import fit_state
+    from stillroom.stages.models.weights import load_weights
 
     import_torchvision()
     from torchvision.models import optical_flow
 
-    state = read_weights(config.weights)
     network: nn.Module = getattr(optical_flow, config.architecture)(weights=None, progress=False)
-    fit_state(network, state, config.weights)
+    load_weights(network, config.weights)
     sides = Sides(multiple=8, least=128, how="pad")  # its coarsest correlations want 16 cells
 
     def refine(first: Tensor, second: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from stillroom.stages.models.python_target import Target, call_target
 from stillroom.stages.models.student_settings import StudentSettings
-from stillroom.stages.models.weights import fit_state, load_state
+from stillroom.stages.models.weights import load_weights
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
@@ -52,7 +52,7 @@ def build_python(config: PythonStudentConfig, num_classes: int) -> Student:
             f"target {config.target!r}: expected a torch module, got {type(network).__name__}"
         )
     if config.weights is not None:
-        fit_state(network, load_state(config.weights), config.weights)
+        load_weights(network, config.weights)
     normalise = Normalise(config.mean, config.std, config.pad, channels_last=False)
     return Student(network, normalise, num_classes, _run, _classifier_weight)
 

@@ -18,7 +18,7 @@ from stillroom.stages.models.smp_network import (
     pad_multiple,
 )
 from stillroom.stages.models.student_settings import StudentSettings
-from stillroom.stages.models.weights import check_classes, fit_encoder, fit_state, load_state
+from stillroom.stages.models.weights import fit_encoder, load_state, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,9 +60,7 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
         state = load_state(config.encoder_weights)
         fit = fit_encoder(network.get_submodule("encoder"), state, config.encoder_weights)
     if config.weights is not None:
-        state = load_state(config.weights)
-        check_classes(state, CLASSIFIER, num_classes, config.weights)
-        fit_state(network, state, config.weights)
+        load_weights(network, config.weights, classifier=(CLASSIFIER, num_classes))
     normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
     student = Student(network, normalise, num_classes, forward_smp, _classifier_weight)
     student.encoder_fit = fit

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stillroom.stages.models.python_target import Target, call_target
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.weights import demand_finite, fit_state, load_state, weights_sha256
+from stillroom.stages.models.weights import load_weights
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ class PythonTeacherConfig(TeacherSettings):
 
     may_lack_classes: ClassVar[bool] = True
 
-    def content(self) -> dict[str, Any]:
-        """The sha256 of the weights."""
-        return {"weights_sha256": weights_sha256(self.weights)}
-
 
 def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
     """Call the user's function and load the weights into what it returns.
@@ -64,9 +60,7 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
                 f"target {config.target!r}: returns no torch module, so `weights` cannot be "
                 "loaded; leave the key out and let the function load its own"
             )
-        state = load_state(config.weights)
-        fit_state(module, state, config.weights)
-        demand_finite(state, config.weights)
+        load_weights(module, config.weights)
     return TeacherNetwork(
         module=module,
         forward=lambda images: as_model_output(network(images)),

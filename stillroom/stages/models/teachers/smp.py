@@ -16,13 +16,7 @@ from stillroom.stages.models.smp_network import (
     pad_multiple,
 )
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.weights import (
-    check_classes,
-    demand_finite,
-    fit_state,
-    load_state,
-    weights_sha256,
-)
+from stillroom.stages.models.weights import load_weights
 
 if TYPE_CHECKING:
     from stillroom.stages.models.dense_network import TeacherNetwork
@@ -42,10 +36,6 @@ class SmpTeacherConfig(TeacherSettings):
     weights: Path | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
-    def content(self) -> dict[str, Any]:
-        """The sha256 of the weights."""
-        return {"weights_sha256": weights_sha256(self.weights)}
-
 
 def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     """Build the network and load its weights.
@@ -57,12 +47,9 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     from stillroom.stages.models.dense_network import TeacherNetwork
 
     classes = config.num_classes()
-    state = None if config.weights is None else load_state(config.weights)
     network = build_smp(SmpDesign(config.architecture, config.encoder, classes, config.options))
-    if state is not None and config.weights is not None:
-        check_classes(state, CLASSIFIER, classes, config.weights)
-        fit_state(network, state, config.weights)
-        demand_finite(state, config.weights)
+    if config.weights is not None:
+        load_weights(network, config.weights, classifier=(CLASSIFIER, classes))
     return TeacherNetwork(
         module=network,
         forward=lambda images: forward_smp(network, images),

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
-from stillroom.stages.models.weights import (
-    check_classes,
-    demand_finite,
-    fit_state,
-    load_state,
-    weights_sha256,
-)
+from stillroom.stages.models.weights import load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,10 +40,6 @@ class TorchvisionTeacherConfig(TeacherSettings):
     ]
     weights: Path | None = None
 
-    def content(self) -> dict[str, Any]:
-        """The sha256 of the weights."""
-        return {"weights_sha256": weights_sha256(self.weights)}
-
 
 def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     """Build the network and load its weights.
@@ -62,16 +52,13 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     import_torchvision()
     from torchvision.models import segmentation
 
-    state = None if config.weights is None else load_state(config.weights)
     network: nn.Module = getattr(segmentation, config.architecture)(
         weights=None, weights_backbone=None, num_classes=config.num_classes(), aux_loss=False
     )
     family = config.architecture.partition("_")[0]
-    if state is not None and config.weights is not None:
-        state = {name: value for name, value in state.items() if not name.startswith(AUXILIARY)}
-        check_classes(state, CLASSIFIERS[family], config.num_classes(), config.weights)
-        fit_state(network, state, config.weights)
-        demand_finite(state, config.weights)
+    if config.weights is not None:
+        classifier = (CLASSIFIERS[family], config.num_classes())
+        load_weights(network, config.weights, classifier=classifier, skip=(AUXILIARY,))
     forward = _forward_lraspp if family == "lraspp" else _forward_sequential
     return TeacherNetwork(
         module=network,

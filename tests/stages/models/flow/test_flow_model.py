@@ -15,7 +15,6 @@ from stillroom.stages.models.flow.flow_model import (
     FlowModel,
     FlowModelConfig,
     build_flow_model,
-    describe_flow_model,
 )
 from stillroom.stages.models.flow.flow_network import FlowNetwork, Sides, resize_flow
 from stillroom.stages.models.flow.flow_settings import FlowSettings
@@ -47,9 +46,9 @@ def frames(*shape: int) -> NDArray[np.uint8]:
 
 def test_sections_are_parsed_without_torch_or_opencv() -> None:
     code = (
-        "import sys; from stillroom.stages.models.flow.flow_model import describe_flow_model\n"
+        "import sys; import stillroom.stages.models.flow.flow_model\n"
         "from stillroom.stages.models.flow.dis import DisConfig\n"
-        "describe_flow_model(DisConfig())\n"
+        "DisConfig().identity()\n"
         "print(sorted({'torch', 'cv2', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -170,7 +169,7 @@ def test_the_identity_says_what_decides_the_flow_and_no_path(tmp_path: Path) -> 
     for name, byte in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / f"{name}.pth").write_bytes(byte)
     base = {"kind": "raft_small", "weights": tmp_path / "a.pth"}
-    described = describe_flow_model(parse(**base))
+    described = parse(**base).identity()
     assert described == {
         "kind": "raft_small",
         "device": "auto",
@@ -178,17 +177,17 @@ def test_the_identity_says_what_decides_the_flow_and_no_path(tmp_path: Path) -> 
         "iterations": 20,
         "weights_sha256": "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b",
     }
-    assert describe_flow_model(parse(**{**base, "weights": tmp_path / "b.pth"})) == described
+    assert parse(**{**base, "weights": tmp_path / "b.pth"}).identity() == described
     for change in (
         {"weights": tmp_path / "c.pth"},
         {"precision": "bfloat16"},
         {"iterations": 12},
         {"device": "cpu"},
     ):
-        assert describe_flow_model(parse(**{**base, **change})) != described, change
+        assert parse(**{**base, **change}).identity() != described, change
     flownet2 = {"kind": "flownet2", "weights": tmp_path / "a.pth"}
     said = [
-        describe_flow_model(parse(**flownet2, **change))
+        parse(**flownet2, **change).identity()
         for change in ({}, {"input_mode": "etc_legacy"}, {"sides": "pad"})
     ]
     assert said[0]["input_mode"] == "rgb"
@@ -247,9 +246,9 @@ def test_floating_frames_are_refused() -> None:
 @pytest.mark.parametrize("kind", LEARNT)
 def test_a_missing_weights_file_is_named(tmp_path: Path, kind: str) -> None:
     config = parse(kind=kind, weights=tmp_path / "nowhere.pth", **MORE.get(kind, {}))
-    for function in (build_flow_model, describe_flow_model):
+    for use in (build_flow_model, type(config).identity):
         with pytest.raises(WeightsError, match=r"nowhere\.pth"):
-            function(config)
+            use(config)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

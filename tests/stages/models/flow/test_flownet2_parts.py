@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.models.flow.flownet2.cascade import centred
-from stillroom.stages.models.flow.flownet2.channel_norm import channel_norm
+from stillroom.stages.models.flow.flownet2.cascade import centred, channel_norm
 from stillroom.stages.models.flow.flownet2.correlation import correlation
 from stillroom.stages.models.flow.flownet2.load import as_input
 

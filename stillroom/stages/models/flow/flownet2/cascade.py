@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stillroom.stages.models.flow.flownet2.channel_norm import channel_norm
 from stillroom.stages.models.flow.flownet2.networks import (
     FlowNetC,
     FlowNetFusion,
@@ -62,6 +61,12 @@ class FlowNet2(nn.Module):
             torch.cat([first, small, large, *lengths, *misses], dim=1)  # (B, 11, H, W)
         )
         return fused.float()
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """Return the Euclidean norm over channels, (B, 1, H, W); its gradient is 0 where all are 0."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return norm
 
 
 def centred(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class FlowNet2Config(LearntFlowSettings):
 
     weights: NVIDIA's `FlowNet2_checkpoint.pth.tar` (state_dict, epoch, best_EPE), or its tensors
         alone
-    input_mode: "rgb" is what the weights were trained on, RGB 0..255. "etc_legacy" shows frames
+    input_mode: "rgb" is what the weights were trained on, RGB 0..255. "etc_legacy" gives frames
         normalised by ImageNet's mean and standard deviation and divides them by 255 all the same,
         as the code of Liu et al., ECCV 2020, does: only to compare with temporal consistency that
         was measured so
@@ -41,15 +41,13 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
     from stillroom.stages.models.flow.flow_network import (
         FlowNetwork,
         Sides,
-        read_weights,
         without_weights,
     )
     from stillroom.stages.models.flow.flownet2.cascade import MULTIPLE, FlowNet2
-    from stillroom.stages.models.weights import fit_state
+    from stillroom.stages.models.weights import load_weights
 
-    state = read_weights(config.weights)
     network = without_weights(FlowNet2)
-    fit_state(network, state, config.weights)
+    load_weights(network, config.weights)
     # A third less time on a CPU; torch's own annotations lack this form of the call.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sides = Sides(MULTIPLE, least=MULTIPLE, how=config.sides)
@@ -62,7 +60,7 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
 
 
 def as_input(frames: Tensor, input_mode: str) -> Tensor:
-    """Frames (B, H, W, 3) uint8 as the network is shown them, (B, 3, H, W) float32."""
+    """Turn frames (B, H, W, 3) uint8 into the network's input, (B, 3, H, W) float32."""
     from stillroom.stages.models.flow.flow_network import as_images
 
     images = as_images(frames)

@@ -35,16 +35,14 @@ def load_raft_small(config: RaftSmallConfig) -> FlowNetwork:
         FlowNetwork,
         Sides,
         as_images,
-        read_weights,
         without_weights,
     )
     from stillroom.stages.models.flow.raft_small.lookup import LEAST_CELLS
     from stillroom.stages.models.flow.raft_small.network import STRIDE, RaftSmall
-    from stillroom.stages.models.weights import fit_state
+    from stillroom.stages.models.weights import load_weights
 
-    state = read_weights(config.weights)
     network = without_weights(RaftSmall)
-    fit_state(network, state, config.weights)
+    load_weights(network, config.weights)
     sides = Sides(STRIDE, least=STRIDE * LEAST_CELLS, how="pad")
 
     def refine(first: Tensor, second: Tensor) -> Tensor:
