@@ -29,7 +29,7 @@ def pixel_kl(true: NDArray[Any], kept: NDArray[Any]) -> float:
 
     true, kept: (C, h, w) logits
     """
-    return _mean_kl(_log_softmax(_wide(true), axis=0), _log_softmax(_wide(kept), axis=0), axis=0)
+    return _mean_kl(log_softmax(_wide(true), axis=0), log_softmax(_wide(kept), axis=0), axis=0)
 
 
 def spatial_kl(
@@ -42,7 +42,7 @@ def spatial_kl(
     true, kept: (C, h, w) logits
     """
     flat = [_wide(x).reshape(len(x), -1) / temperature for x in (true, kept)]
-    return _mean_kl(_log_softmax(flat[0], axis=1), _log_softmax(flat[1], axis=1), axis=1)
+    return _mean_kl(log_softmax(flat[0], axis=1), log_softmax(flat[1], axis=1), axis=1)
 
 
 def measured(codec: Codec, true: NDArray[Any], encoded: Encoded, fidelity: str) -> dict[str, float]:
@@ -93,6 +93,7 @@ def _wide(x: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(x, np.float64)
 
 
-def _log_softmax(x: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+def log_softmax(x: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the logarithm of the softmax along an axis."""
     below = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
     return np.asarray(below - np.log(np.exp(below).sum(axis=axis, keepdims=True)))

@@ -36,7 +36,7 @@ class SetStats:
             "teacher": self.teacher,
             "fingerprint": self.fingerprint,
             "missing_shards": self.missing_shards,
-            **self.stats.document(self.classes),
+            **self.stats.to_dict(self.classes),
         }
 
 

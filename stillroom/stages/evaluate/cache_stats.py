@@ -1,6 +1,6 @@
 """What a teacher's cached output looks like over a whole source, in pieces that merge.
 
-What a threshold keeps is told by the rule that makes pseudo-labels: logits upsampled to the frame's
+What a threshold keeps follows the rule that makes pseudo-labels: logits upsampled to the frame's
 pixels, softmax, the highest probability at or above the threshold. Without logits the cached
 confidence, upsampled, and the cached pseudo-label stand for them.
 """
@@ -34,7 +34,7 @@ class StatsFrame:
     """What the cache holds of one frame; None stands for what is not cached.
 
     label, pseudo_label: (H, W) uint8, 255 = none; logits (C, h, w), confidence (h, w), features
-    (A, h', w'): float32, decoded; stride: pixels to a cell of logits and confidence
+    (A, h', w'): float32, decoded; stride: pixels to a position of logits and confidence
     ranges: by artifact, what only has a range, (h'', w'') float32 with 0 for no value, and its
         stride
     size: (H, W) of the canvas; valid: (height, width) of the part that is no padding
@@ -56,40 +56,32 @@ class StatsFrame:
 class CacheStats:
     """Counts over frames; two of them merge into those of both.
 
+    features: by class of the pixel under each position's centre
     labels, pseudo_labels, best: pixels by class, (256,), 255 = none
     confidence: pixels by confidence in 20 equal bins of 0..1
     pixels: with a confidence; kept: those at or above each of `THRESHOLDS`
     labelled, labelled_kept, right: the same among pixels with a label, and how many of the kept
         ones carry the label's class
-    features: by class of the cell's centre
     ranges: by artifact
     """
 
-    frames: int
-    labels: Counts
-    pseudo_labels: Counts
-    best: Counts
-    confidence: Counts
-    pixels: int
-    kept: Counts
-    labelled: int
-    labelled_kept: Counts
-    right: Counts
     features: Moments
+    frames: int = 0
+    labels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    pseudo_labels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    best: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    confidence: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    pixels: int = 0
+    kept: Counts = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
+    labelled: int = 0
+    labelled_kept: Counts = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
+    right: Counts = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
     ranges: dict[str, Range] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, classes: int, channels: int) -> CacheStats:
-        """Of no frame."""
-
-        def none(length: int) -> Counts:
-            return np.zeros(length, np.int64)
-
-        steps = len(THRESHOLDS)
-        return cls(
-            0, none(256), none(256), none(256), none(BINS), 0, none(steps), 0, none(steps),
-            none(steps), Moments.empty(classes + 1, channels),
-        )  # fmt: skip
+        """Return those of no frame."""
+        return cls(Moments.empty(classes + 1, channels))
 
     @property
     def of_classes(self) -> bool:
@@ -97,7 +89,7 @@ class CacheStats:
         return bool(self.pixels or self.labels.any() or self.pseudo_labels.any())
 
     def merge(self, other: CacheStats) -> CacheStats:
-        """Of both together."""
+        """Return those of both together."""
         mine, theirs = self.__dict__, other.__dict__
         counts = [each.name for each in fields(self) if each.name not in ("features", "ranges")]
         return CacheStats(
@@ -109,8 +101,8 @@ class CacheStats:
             },
         )
 
-    def document(self, classes: Sequence[str]) -> dict[str, Any]:
-        """The same as JSON, without the features; classes that nothing has are left out."""
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return them as JSON, without the features; classes that nothing has are left out."""
         found: dict[str, Any] = {
             "frames": self.frames,
             "labels": _named(self.labels, classes),
@@ -120,61 +112,55 @@ class CacheStats:
             "thresholds": [
                 {
                     "threshold": threshold,
-                    "kept": int(self.kept[step]) / self.pixels if self.pixels else None,
-                    "accuracy": (
-                        int(self.right[step]) / int(self.labelled_kept[step])
-                        if self.labelled_kept[step]
-                        else None
-                    ),
-                    "labelled_kept": (
-                        int(self.labelled_kept[step]) / self.labelled if self.labelled else None
-                    ),
+                    "kept": _share(self.kept[step], self.pixels),
+                    "accuracy": _share(self.right[step], self.labelled_kept[step]),
+                    "labelled_kept": _share(self.labelled_kept[step], self.labelled),
                 }
                 for step, threshold in enumerate(THRESHOLDS)
             ],
-        }  # fmt: skip
+        }
         if self.ranges:
-            found["ranges"] = {name: one.document() for name, one in self.ranges.items()}
+            found["ranges"] = {name: one.to_dict() for name, one in self.ranges.items()}
         return found
 
 
+def _share(part: int, whole: int) -> float | None:
+    return int(part) / int(whole) if whole else None
+
+
 def stats_of_frame(frame: StatsFrame, classes: int) -> CacheStats:
-    """The statistics of one frame; padding does not count."""
-    rows, columns = frame.valid
-    label = None if frame.label is None else frame.label[:rows, :columns]
-    pseudo = None if frame.pseudo_label is None else frame.pseudo_label[:rows, :columns]
-    sure, best = _word(frame)
-    channels = 0 if frame.features is None else len(frame.features)
-    none = CacheStats.empty(classes, channels)
-    made = {**none.__dict__, "frames": 1}
-    made["ranges"] = {
+    """Return the statistics of one frame; padding does not count."""
+    valid = np.s_[: frame.valid[0], : frame.valid[1]]
+    label = None if frame.label is None else frame.label[valid]
+    pseudo = None if frame.pseudo_label is None else frame.pseudo_label[valid]
+    sure, best = _best_class(frame, pseudo)
+    found: dict[str, Any] = {} if sure is None else _thresholds(sure, best, label)
+    for name, values in ("labels", label), ("pseudo_labels", pseudo):
+        if values is not None:
+            found[name] = _histogram(values)
+    if frame.logits is not None and best is not None:
+        found["best"] = _histogram(best)
+    ranges = {
         name: Range.of(values[_shown(values.shape, stride, frame)])
         for name, (values, stride) in frame.ranges.items()
     }
-    made["labels"] = _histogram(label)
-    made["pseudo_labels"] = _histogram(pseudo)
-    if frame.logits is not None:
-        made["best"] = _histogram(best)
-    if sure is not None:
-        made |= _thresholds(sure, best, label)
-    if frame.features is not None:
-        made["features"] = _features(frame, frame.features, classes)
-    return CacheStats(**made)
+    return CacheStats(_features(frame, classes), frames=1, ranges=ranges, **found)
 
 
-def _word(frame: StatsFrame) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]:
+def _best_class(
+    frame: StatsFrame, pseudo: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]:
     """Highest probability and its class of every pixel of the valid part."""
-    rows, columns = frame.valid
-    if frame.logits is not None:
-        full = upsample_logits(torch.from_numpy(frame.logits[None]), frame.stride, frame.size)[0]
-        sure, best = full[:, :rows, :columns].softmax(0).max(0)
-        return sure.numpy(), best.to(torch.uint8).numpy()
-    if frame.confidence is None:
+    scores = frame.confidence[None] if frame.confidence is not None else None
+    scores = frame.logits if frame.logits is not None else scores
+    if scores is None:
         return None, None
-    cells = torch.from_numpy(frame.confidence[None, None])
-    whole = upsample_logits(cells, frame.stride, frame.size)[0, 0, :rows, :columns]
-    said = None if frame.pseudo_label is None else frame.pseudo_label[:rows, :columns]
-    return whole.numpy(), said
+    full = upsample_logits(torch.from_numpy(scores[None]), frame.stride, frame.size)[0]
+    full = full[:, : frame.valid[0], : frame.valid[1]]
+    if frame.logits is None:
+        return full[0].numpy(), pseudo
+    sure, best = full.softmax(0).max(0)
+    return sure.numpy(), best.to(torch.uint8).numpy()
 
 
 def _thresholds(
@@ -196,40 +182,42 @@ def _thresholds(
 
 
 def _at_or_above(steps: NDArray[np.integer[Any]]) -> Counts:
-    """How many pixels reach each threshold; `steps` says how many thresholds each reaches."""
+    """How many pixels reach each threshold; steps: how many thresholds each of them reaches."""
     reached = np.bincount(steps.ravel(), minlength=len(THRESHOLDS) + 1)
     return reached[::-1].cumsum()[::-1][1:].astype(np.int64)
 
 
-def _features(frame: StatsFrame, features: NDArray[np.float32], classes: int) -> Moments:
-    """By the class of the pixel under each cell's centre; the last group has no class."""
+def _features(frame: StatsFrame, classes: int) -> Moments:
+    """By the class of the pixel under each position's centre; the last group has no class."""
+    if frame.features is None:
+        return Moments.empty(classes + 1, 0)
     of = frame.label if frame.label is not None else frame.pseudo_label
-    rows = _centres(features.shape[1], frame.features_stride, frame.size[0])
-    columns = _centres(features.shape[2], frame.features_stride, frame.size[1])
-    shown = _shown(features.shape[1:], frame.features_stride, frame)
-    group = np.full(features.shape[1:], classes, np.int64)
+    shape = frame.features.shape[1:]
+    shown = _shown(shape, frame.features_stride, frame)
+    group = np.full(shape, classes, np.int64)
     if of is not None:
-        found = of[rows[:, None], columns[None, :]].astype(np.int64)
+        found = of[np.ix_(*_centres(shape, frame.features_stride, frame))].astype(np.int64)
         group = np.where(found < classes, found, classes)
-    vectors = features[:, shown].T  # (N, A)
+    vectors = frame.features[:, shown].T  # (N, A)
     return Moments.of(vectors, group[shown], classes + 1)
 
 
 def _shown(shape: tuple[int, ...], stride: int, frame: StatsFrame) -> NDArray[np.bool_]:
-    """The cells whose centre shows the frame, and no padding of the canvas: (h, w)."""
-    rows = _centres(shape[0], stride, frame.size[0]) < frame.valid[0]
-    columns = _centres(shape[1], stride, frame.size[1]) < frame.valid[1]
-    return np.logical_and.outer(rows, columns)
+    """The positions whose centre shows the frame, and no padding of the canvas: (h, w)."""
+    rows, columns = _centres(shape, stride, frame)
+    return np.logical_and.outer(rows < frame.valid[0], columns < frame.valid[1])
 
 
-def _centres(cells: int, stride: int, size: int) -> Counts:
-    """The pixel under each cell's centre: nearest, as labels are resized."""
-    return np.minimum(((np.arange(cells) + 0.5) * stride).astype(np.int64), size - 1)
+def _centres(shape: tuple[int, ...], stride: int, frame: StatsFrame) -> tuple[Counts, Counts]:
+    """Row and column of the pixel under each position's centre: nearest, as labels are resized."""
+    rows, columns = (
+        np.minimum(((np.arange(count) + 0.5) * stride).astype(np.int64), size - 1)
+        for count, size in zip(shape, frame.size, strict=True)
+    )
+    return rows, columns
 
 
-def _histogram(values: NDArray[np.uint8] | None) -> Counts:
-    if values is None:
-        return np.zeros(256, np.int64)
+def _histogram(values: NDArray[np.uint8]) -> Counts:
     return np.bincount(values.ravel(), minlength=256).astype(np.int64)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from stillroom.stages.evaluate.clip_flow import ClipFrame
-from stillroom.stages.evaluate.predict import SkippedFrame, chosen_frames
+from stillroom.stages.evaluate.predict import SkippedFrame, read_frames
 from stillroom.stages.sources.clip_times import times_of_clips, usual_step
 from stillroom.storage_specs.errors import ConfigError
 
@@ -71,7 +71,7 @@ class ClipDataset:
     def frames(self, clip: Clip) -> Iterator[ClipFrame | SkippedFrame]:
         """Yield the frames of a clip in the order of time; those that cannot be read as skipped."""
         before: ClipFrame | None = None
-        loaded = chosen_frames(self.source, self.canvas, clip.indices)
+        loaded = read_frames(self.source, self.canvas, clip.indices)
         for place, (index, frame) in enumerate(zip(clip.indices, loaded, strict=True)):
             if isinstance(frame, SkippedFrame):
                 before = None

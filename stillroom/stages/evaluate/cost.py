@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Speed:
     """Time a frame at batch 1, from a uint8 frame in host memory to its logits on the device.
 
-    Decoding, upsampling and argmax are not in it: they are the same for every model.
+    Without decoding, upsampling and argmax, which are the same for every model.
 
     Attributes:
         median_ms, p95_ms: latency in milliseconds over `runs` timed calls.

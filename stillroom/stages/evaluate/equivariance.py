@@ -44,11 +44,11 @@ DIFFERENT = 0.05  # of the positions: what a view may change where no label says
 
 @dataclass(frozen=True, eq=False)
 class CachedFrame:
-    """A frame and what the cache says of it.
+    """A frame and what the cache holds of it.
 
     image: (H, W, 3) uint8, RGB
     label: (H, W) uint8, 255 = ignore; None where there is none, or it has other classes
-    logits: (C, h, w) float32, decoded, of `stride` pixels a cell
+    logits: (C, h, w) float32, decoded, of `stride` pixels a position
     valid: (height, width) of the part that is no padding
     """
 
@@ -94,15 +94,15 @@ class ViewReading:
 
 
 def views_of(canvas: tuple[int, int]) -> dict[str, View]:
-    """The views that are tried, by name; first the one that changes nothing, last the mirrored.
+    """Return the views that are tried, by name; first what changes nothing, last the mirrored.
 
     Scaled views are of the canvas's size, around its middle; the crop is half as high and wide as
-    the canvas, from an odd pixel, as training's crops fall between the cells of the logits.
+    the canvas, from an odd pixel, as training's crops fall between the positions of the logits.
     """
     height, width = canvas
     views = {NOTHING: identity_view(canvas)}
     for scale in SCALES:
-        views[f"scale {scale:g}"] = _scaled(canvas, scale, flip=False)
+        views[f"scale {scale:g}"] = _scaled(canvas, scale)
     rows, columns = max(1, height // 2), max(1, width // 2)
     top, left = min(height - rows, height // 4 | 1), min(width - columns, width // 4 | 1)
     views["crop"] = View(top, left, rows, columns, rows, columns)
@@ -144,8 +144,8 @@ class ViewFidelity:
     """What warping costs in one view, over some frames.
 
     Attributes:
-        kl: nats a cell, of the teacher live against its cached output warped; mean.
-        agreement: share of the cells with the same best class.
+        kl: nats a position, of the teacher live against its cached output warped; mean.
+        agreement: share of the positions with the same best class.
         live, cached: scores of both against the warped label; None where there is no label.
         gain, gain_error: by how much more of a labelled frame's pixels the live output is right;
             mean over frames, and its standard error.
@@ -161,6 +161,11 @@ class ViewFidelity:
     gain_error: float = math.inf
 
     @property
+    def differing(self) -> float:
+        """Share of the positions with another best class."""
+        return 1 - self.agreement
+
+    @property
     def decided(self) -> bool:
         """Whether the frames decide which output is the better one: by two standard errors."""
         return abs(self.gain) > 2 * self.gain_error
@@ -172,8 +177,8 @@ class ViewFidelity:
             None if self.live is None or self.cached is None else self.live.miou - self.cached.miou
         )
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
         scores = {
             name: None if one is None else {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
             for name, one in (("live", self.live), ("said", self.cached))
@@ -217,7 +222,7 @@ class ViewTally:
             self._gains.append(right / counted)
 
     def result(self, classes: Sequence[str] | None = None) -> ViewFidelity:
-        """The figures of all frames so far."""
+        """Return the figures of all frames so far."""
         labelled = bool(self._live.counts.any())
         positions = max(1, self._positions)
         many = len(self._gains) > 1
@@ -234,26 +239,21 @@ class ViewTally:
 
 
 def recommend(found: Sequence[ViewFidelity]) -> list[str]:
-    """What the views say about `train.view`: a line for flips, one for scales."""
-    by_name = {one.view: one for one in found}
-    lines = []
-    if FLIP in by_name:
-        lines.append(_on_flips(by_name[FLIP]))
-    scales = {float(name.removeprefix("scale ")): one for name, one in by_name.items()
-              if name.startswith("scale ")}  # fmt: skip
-    if scales:
-        lines.append(_on_scales(scales))
-    return lines
+    """Return what the views advise for `train.view`: a line on flips, one on scales."""
+    lines = [_on_flips(one) for one in found if one.view == FLIP]
+    scales = {float(one.view.removeprefix("scale ")): one for one in found
+              if one.view.startswith("scale ")}  # fmt: skip
+    return [*lines, _on_scales(scales)] if scales else lines
 
 
 def _on_flips(one: ViewFidelity) -> str:
     differs = (
         "flip: on mirrored frames the teacher differs from its mirrored output in "
-        f"{_differing(one):.1%} of the cells"
+        f"{one.differing:.1%} of the cells"
     )
     todo = "set train.view.flip = false, or cache a mirrored copy of the source as a source"
     if one.live is None or one.cached is None or one.cost is None:
-        if _differing(one) > DIFFERENT:
+        if one.differing > DIFFERENT:
             return f"{differs}, more than {DIFFERENT:.0%}, and no label says who is right: {todo}"
         return f"{differs}: train.view.flip = true costs little"
     scores = f"mIoU live {one.live.miou:.4f}, mirrored {one.cached.miou:.4f}"
@@ -269,29 +269,23 @@ def _on_flips(one: ViewFidelity) -> str:
 
 def _on_scales(scales: dict[float, ViewFidelity]) -> str:
     if all(one.cost is None for one in scales.values()):
-        bad = [scale for scale, one in scales.items() if _differing(one) > DIFFERENT]
+        bad = [scale for scale, one in scales.items() if one.differing > DIFFERENT]
         what = f"differs from its live output in more than {DIFFERENT:.0%} of the cells"
     else:
         bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.decided]
         what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live output"
     if not bad:
         return f"scale: nowhere from {min(scales):g} to {max(scales):g} the warped output {what}"
-    low = max((scale for scale in bad if scale < 1), default=None)
-    high = min((scale for scale in bad if scale > 1), default=None)
-    keep = [scale for scale in (*scales, 1.0)
-            if (low is None or scale > low) and (high is None or scale < high)]  # fmt: skip
-    listed = ", ".join(f"{scale:g}" for scale in bad)
+    low = max((scale for scale in bad if scale < 1), default=0)
+    high = min((scale for scale in bad if scale > 1), default=math.inf)
+    keep = [scale for scale in (*scales, 1.0) if low < scale < high]
     return (
-        f"scale: at {listed} the warped output {what}: "
+        f"scale: at {', '.join(f'{scale:g}' for scale in bad)} the warped output {what}: "
         f"train.view.scale = [{min(keep):g}, {max(keep):g}] keeps clear of it"
     )
 
 
-def _differing(one: ViewFidelity) -> float:
-    return 1 - one.agreement
-
-
-def _scaled(canvas: tuple[int, int], scale: float, *, flip: bool) -> View:
+def _scaled(canvas: tuple[int, int], scale: float, *, flip: bool = False) -> View:
     height, width = canvas[0] / scale, canvas[1] / scale
     top, left = (canvas[0] - height) / 2, (canvas[1] - width) / 2
     return View(top, left, height, width, *canvas, flip=flip)

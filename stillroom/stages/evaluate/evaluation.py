@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
-from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, canvas_frames, predictions
+from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, predictions, read_frames
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError
 
@@ -31,22 +31,18 @@ class EvaluationResult:
         frames: how many were scored.
         skipped: those that could not be used, with reasons.
         unlabelled: how many were passed over, because none of their pixels has a label.
-        confusion: int64 (C, C), row = label, column = prediction, as nested tuples.
     """
 
     scores: Scores
     frames: int
     skipped: tuple[SkippedFrame, ...]
-    confusion: tuple[tuple[int, ...], ...]
     unlabelled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values; without the confusion matrix, which is C x C numbers."""
+        """Return the result as plain JSON values."""
         return {
             "frames": self.frames,
-            "skipped": [
-                {"frame_id": frame.frame_id, "reason": frame.reason} for frame in self.skipped
-            ],
+            "skipped": [asdict(frame) for frame in self.skipped],
             "unlabelled": self.unlabelled,
             **self.scores.to_dict(),
         }
@@ -58,7 +54,7 @@ def evaluate(
     classes: Sequence[str],
     *,
     batch: int = 4,
-    on_frames: Callable[[int], None] | None = None,
+    on_frames: Callable[[int], None] = lambda _: None,
 ) -> EvaluationResult:
     """Score a model on canvas frames, at the canvas's resolution.
 
@@ -68,10 +64,10 @@ def evaluate(
 
     Args:
         predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
-        frames: labelled frames; see `canvas_frames`.
+        frames: labelled frames; see `read_frames`.
         classes: names of the label values 0..C-1.
         batch: frames predicted at once; the scores do not depend on it.
-        on_frames: told how many frames are done, with those skipped or passed over.
+        on_frames: called with the number of frames done, with those skipped or passed over.
 
     Raises:
         ConfigError: a frame comes without a label map, the model tells another number of classes
@@ -82,10 +78,6 @@ def evaluate(
     skipped: list[SkippedFrame] = []
     scored = unlabelled = 0
 
-    def tell() -> None:
-        if on_frames is not None:
-            on_frames(scored + len(skipped) + unlabelled)
-
     def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
         nonlocal unlabelled
         for frame in frames:
@@ -93,7 +85,7 @@ def evaluate(
                 yield frame
             else:
                 unlabelled += 1
-                tell()
+                on_frames(scored + len(skipped) + unlabelled)
 
     for found in predictions(predictor, labelled(), batch):
         if isinstance(found, SkippedFrame):
@@ -102,14 +94,13 @@ def evaluate(
             _check_channels(found, classes)
             matrix.update(found.classes, _label(found.frame))
             scored += 1
-        tell()
+        on_frames(scored + len(skipped) + unlabelled)
     if not scored:
         raise ConfigError(_nothing_scored(skipped, unlabelled))
     return EvaluationResult(
         scores=matrix.scores(classes),
         frames=scored,
         skipped=tuple(skipped),
-        confusion=tuple(map(tuple, matrix.counts.tolist())),
         unlabelled=unlabelled,
     )
 
@@ -121,7 +112,7 @@ def evaluate_source(
     *,
     batch: int = 4,
     limit: int | None = None,
-    on_frames: Callable[[int], None] | None = None,
+    on_frames: Callable[[int], None] = lambda _: None,
 ) -> EvaluationResult:
     """Score a model on a labelled source; see `evaluate`.
 
@@ -131,7 +122,7 @@ def evaluate_source(
         canvas: (height, width) that frames and labels are brought to; None: each at its own size.
         batch: frames predicted at once.
         limit: only the first frames.
-        on_frames: told how many frames are done.
+        on_frames: called with the number of frames done.
 
     Raises:
         ConfigError: the source is not labelled, or as `evaluate`.
@@ -139,7 +130,9 @@ def evaluate_source(
     """
     if source.classes is None:
         raise ConfigError("evaluate.source: this source has no labels; name a labelled one")
-    frames = canvas_frames(source, canvas, limit)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
+    frames = read_frames(source, canvas, range(min(len(source), limit or len(source))))
     return evaluate(predictor, frames, source.classes, batch=batch, on_frames=on_frames)
 
 

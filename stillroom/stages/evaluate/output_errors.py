@@ -1,4 +1,4 @@
-"""How far what a cache says is from what the teacher says: errors, divergences, agreement."""
+"""How far cached output is from the teacher's live output: errors, divergences, agreement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from stillroom.storage_specs.artifacts import artifact_of
 from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.fidelity import SPATIAL_TEMPERATURE, log_softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,41 +17,35 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Mask = NDArray[np.bool_]
 
-SPATIAL_TEMPERATURE = 4.0
-"""Of `spatial_kl`: that of channel-wise distillation (Shu et al., ICCV 2021, sec. 4.2)."""
 
+def pixel_kl(live: NDArray[Any], cached: NDArray[Any]) -> Floats:
+    """Return KL(live || cached) in nats between the class distributions of each position.
 
-def pixel_kl(live: NDArray[np.floating[Any]], said: NDArray[np.floating[Any]]) -> Floats:
-    """KL(live || said) in nats between the class distributions of each position.
-
-    live, said: logits (C, h, w)
+    live, cached: logits (C, h, w)
     returns: (h, w), float64
     """
-    log_live, log_said = _log_softmax(live, 0), _log_softmax(said, 0)
-    divergence: Floats = (np.exp(log_live) * (log_live - log_said)).sum(0)
-    return divergence
+    return _kl(live, cached, axis=0)
 
 
 def spatial_kl(
-    live: NDArray[np.floating[Any]],
-    said: NDArray[np.floating[Any]],
-    mask: Mask,
-    temperature: float = SPATIAL_TEMPERATURE,
+    live: NDArray[Any], cached: NDArray[Any], mask: Mask, temperature: float = SPATIAL_TEMPERATURE
 ) -> Floats:
-    """KL(live || said) in nats between each channel's distributions over the positions.
+    """Return KL(live || cached) in nats between each channel's distributions over the positions.
 
     That is what channel-wise terms see: softmax over all positions of logits / temperature.
 
-    live, said: (C, h, w)
+    live, cached: (C, h, w)
     mask: (h, w), the positions that count
     returns: (C,), float64; zeros where no position counts
     """
     if not mask.any():
         return np.zeros(len(live))
-    log_live = _log_softmax(live[:, mask] / temperature, 1)
-    log_said = _log_softmax(said[:, mask] / temperature, 1)
-    divergence: Floats = (np.exp(log_live) * (log_live - log_said)).sum(1)
-    return divergence
+    return _kl(live[:, mask] / temperature, cached[:, mask] / temperature, axis=1)
+
+
+def _kl(live: NDArray[Any], cached: NDArray[Any], axis: int) -> Floats:
+    p, q = (log_softmax(each.astype(np.float64), axis) for each in (live, cached))
+    return np.asarray((np.exp(p) * (p - q)).sum(axis))
 
 
 @dataclass(frozen=True)
@@ -86,8 +81,8 @@ class ArtifactFidelity:
     bytes: float
     relative_error: float | None = None
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
         found = dict(self.__dict__)
         if self.relative_error is None:
             del found["relative_error"]
@@ -95,7 +90,7 @@ class ArtifactFidelity:
 
 
 class FidelityTally:
-    """Sums up frame by frame what `ArtifactFidelity` says of all of them."""
+    """Sums up `ArtifactFidelity` frame by frame."""
 
     def __init__(self, artifact: str, codec: str) -> None:
         self.artifact, self.codec = artifact, codec
@@ -109,14 +104,14 @@ class FidelityTally:
     def add(
         self,
         live: NDArray[Any],
-        said: NDArray[Any],
+        cached: NDArray[Any],
         bound: NDArray[np.float32] | float,
         mask: Mask,
         size: float,
     ) -> None:
-        """One frame more.
+        """Add one frame.
 
-        live, said: what the teacher says and what is stored of it, decoded
+        live, cached: the teacher's output, and what is stored of it, decoded
         bound: the codec's, for `live`
         mask: (h, w), positions of logits that count
         size: encoded bytes of the frame
@@ -124,11 +119,11 @@ class FidelityTally:
         Raises:
             ArtifactError: the shapes differ.
         """
-        if live.shape != said.shape:
+        if live.shape != cached.shape:
             raise ArtifactError(
-                f"{self.artifact}: the teacher says {live.shape}, the cache {said.shape}"
+                f"{self.artifact}: the teacher says {live.shape}, the cache {cached.shape}"
             )
-        error = np.abs(live.astype(np.float64) - said.astype(np.float64))
+        error = np.abs(live.astype(np.float64) - cached.astype(np.float64))
         limit = np.broadcast_to(np.asarray(bound, np.float64), error.shape)
         self._frames += 1
         self._values += error.size
@@ -136,27 +131,22 @@ class FidelityTally:
         self._max = max(self._max, float(error.max(initial=0)))
         self._sum += float(error.sum())
         self._bound = max(self._bound, float(limit.max(initial=0)))
-        lossy = limit > 0
-        if lossy.any():
-            share = float((error[lossy] / limit[lossy]).max())
-            self._of_bound = max(self._of_bound, share)
+        self._of_bound = max(self._of_bound, _largest_share(error, limit))
         self._bytes += size
         if self._fidelity == "divergence":
-            self._add_logits(live, said, mask)
+            self._add_logits(live, cached, mask)
         elif self._fidelity == "relative_error":
-            there = live != 0
-            share = error[there] / np.abs(live[there])
-            self._relative = max(self._relative, float(share.max(initial=0)))
+            self._relative = max(self._relative, _largest_share(error, np.abs(live)))
 
-    def _add_logits(self, live: NDArray[Any], said: NDArray[Any], mask: Mask) -> None:
-        self._kl += float(pixel_kl(live, said)[mask].sum())
-        self._agree += int((live.argmax(0) == said.argmax(0))[mask].sum())
+    def _add_logits(self, live: NDArray[Any], cached: NDArray[Any], mask: Mask) -> None:
+        self._kl += float(pixel_kl(live, cached)[mask].sum())
+        self._agree += int((live.argmax(0) == cached.argmax(0))[mask].sum())
         self._positions += int(mask.sum())
-        self._spatial += float(spatial_kl(live, said, mask).sum())
+        self._spatial += float(spatial_kl(live, cached, mask).sum())
         self._channels += len(live)
 
     def result(self) -> ArtifactFidelity:
-        """The figures of all frames so far.
+        """Return the figures of all frames so far.
 
         Raises:
             ArtifactError: there was none.
@@ -181,8 +171,7 @@ class FidelityTally:
         )
 
 
-def _log_softmax(values: NDArray[np.floating[Any]], axis: int) -> Floats:
-    wide = values.astype(np.float64)
-    wide -= wide.max(axis=axis, keepdims=True)
-    normalised: Floats = wide - np.log(np.exp(wide).sum(axis=axis, keepdims=True))
-    return normalised
+def _largest_share(error: NDArray[Any], whole: NDArray[Any]) -> float:
+    """The largest error in shares of something, where that is not 0."""
+    there = whole != 0
+    return float((error[there] / whole[there]).max(initial=0))

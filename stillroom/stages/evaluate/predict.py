@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from stillroom.stages.sources.source import Source
 
 
+THREADS = 2  # that decode
+
+
 class Predictor(Protocol):
     """What can be evaluated: frames in, logits and their stride out."""
 
@@ -65,7 +68,7 @@ class TeacherPredictor:
     Attributes:
         teacher: the teacher.
         own_upsampling: let its network upsample its logits, instead of doing it as students learn
-            from the cached cells.
+            from cached logits.
     """
 
     teacher: Teacher
@@ -107,10 +110,10 @@ class SkippedFrame:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says about one frame.
+    """What a model predicts for one frame.
 
     Attributes:
-        frame: the frame it saw.
+        frame: the frame.
         classes: uint8 (H, W), the class of the highest logit at every pixel, padding included.
         channels: how many classes the model told apart.
     """
@@ -120,29 +123,15 @@ class Prediction:
     channels: int
 
 
-def canvas_frames(
-    source: Source, canvas: tuple[int, int] | None, limit: int | None = None, threads: int = 2
+def read_frames(
+    source: Source, canvas: tuple[int, int] | None, indices: Iterable[int]
 ) -> Iterator[CanvasFrame | SkippedFrame]:
-    """Read a source in order, some frames ahead of their use; unusable frames come as skipped.
+    """Read frames of a source, some ahead of their use; unusable ones come as skipped.
 
     Args:
         source: where frames come from.
         canvas: (height, width) that they are brought to; None leaves each at its own size.
-        limit: only the first frames.
-        threads: that decode.
-    """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
-    chosen = range(min(len(source), limit or len(source)))
-    yield from chosen_frames(source, canvas, chosen, threads)
-
-
-def chosen_frames(
-    source: Source, canvas: tuple[int, int] | None, chosen: Iterable[int], threads: int = 2
-) -> Iterator[CanvasFrame | SkippedFrame]:
-    """As `canvas_frames`, of these frames in this order.
-
-    chosen: their indices
+        indices: of the frames.
     """
 
     def load(index: int) -> CanvasFrame | SkippedFrame:
@@ -152,12 +141,12 @@ def chosen_frames(
         except FrameError as error:
             return SkippedFrame(source.frame_ids[index], str(error))
 
-    indices = iter(chosen)
-    with ThreadPoolExecutor(threads, "decode") as pool:
-        ahead = deque(pool.submit(load, index) for index in islice(indices, 4 * threads))
+    remaining = iter(indices)
+    with ThreadPoolExecutor(THREADS, "decode") as pool:
+        ahead = deque(pool.submit(load, index) for index in islice(remaining, 4 * THREADS))
         while ahead:
             loaded = ahead.popleft().result()
-            ahead.extend(pool.submit(load, index) for index in islice(indices, 1))
+            ahead.extend(pool.submit(load, index) for index in islice(remaining, 1))
             yield loaded
 
 

@@ -24,7 +24,7 @@ class Range:
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Range:
-        """Of one piece; 0 stands for no value."""
+        """Return that of one piece; 0 stands for no value."""
         there = values[values != 0].astype(np.float64)
         if not there.size:
             return cls(values.size)
@@ -32,7 +32,7 @@ class Range:
         return cls(values.size, there.size, low, high, total)
 
     def merge(self, other: Range) -> Range:
-        """Of both together."""
+        """Return that of both together."""
         return Range(
             self.positions + other.positions,
             self.present + other.present,
@@ -41,8 +41,8 @@ class Range:
             self.total + other.total,
         )
 
-    def document(self) -> dict[str, float | None]:
-        """The same as JSON."""
+    def to_dict(self) -> dict[str, float | None]:
+        """Return it as JSON."""
         some = self.present > 0
         return {
             "present": self.present / self.positions if self.positions else None,

@@ -19,6 +19,7 @@ perfect, ours leaves it out of the mean.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,18 +43,13 @@ class WarpingError:
         """Add one or more pairs; arguments as `warping_error`."""
         self._errors += warping_error(now, later, flow, visible=visible).tolist()
 
-    @property
-    def curve(self) -> tuple[float | None, ...]:
-        """Pair by pair; None where no pixel counts."""
-        return tuple(None if error != error else error for error in self._errors)  # NaN
-
     def mean(self) -> float:
-        """The mean over the pairs in which a pixel counts.
+        """Return the mean over the pairs in which a pixel counts.
 
         Raises:
             ArtifactError: there is no such pair.
         """
-        known = [error for error in self.curve if error is not None]
+        known = [error for error in self._errors if not math.isnan(error)]
         if not known:
             raise ArtifactError("no warping error: no pixel of any pair stays in the frame")
         return sum(known) / len(known)

@@ -128,7 +128,7 @@ def test_confidence_and_pseudo_labels_stand_in_for_logits() -> None:
     assert found.labelled_kept[0] == counted.sum()
     assert not found.best.any()
     nothing = StatsFrame(**{**bare.__dict__, "confidence": None, "features": None})
-    assert stats_of_frame(nothing, CLASSES).document("abcd")["thresholds"][0]["kept"] is None
+    assert stats_of_frame(nothing, CLASSES).to_dict("abcd")["thresholds"][0]["kept"] is None
 
 
 def test_the_chart_is_drawn_whatever_is_missing(tmp_path: Path) -> None:

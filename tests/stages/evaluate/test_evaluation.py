@@ -18,9 +18,9 @@ from stillroom.stages.evaluate.predict import (
     SkippedFrame,
     StudentPredictor,
     TeacherPredictor,
-    canvas_frames,
     evaluation_mode,
     predictions,
+    read_frames,
 )
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
@@ -236,7 +236,7 @@ def test_frames_of_different_sizes_keep_their_order_and_never_share_a_batch() ->
     labels = [np.full(size, number % 3) for number, size in enumerate(sizes)]
     source = ListSource([frame(label, str(number)) for number, label in enumerate(labels)])
     predictor = Reader()
-    found = list(predictions(predictor, canvas_frames(source, None), batch=8))
+    found = list(predictions(predictor, read_frames(source, None, range(4)), batch=8))
     assert all(isinstance(one, Prediction) for one in found)
     assert [one.classes.shape for one in found] == sizes
     assert [int(one.classes[0, 0]) for one in found] == [0, 1, 2, 0]
