@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from stillroom.pipeline.cache_tools.fidelity_of_set import SetFidelity
+    from stillroom.pipeline.cache_tools.fidelity import SetFidelity
     from stillroom.pipeline.cache_tools.size import SizePlan
     from stillroom.pipeline.cache_tools.statistics import StatsReport
     from stillroom.pipeline.cache_tools.stats_counter import SetStats

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.storage_specs.artifacts import ARTIFACTS, FLOW, FRAMES, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
-    """A sheet for every (source, teacher or flow model) of a cache: OUT, or names added to it.
+    """Draw a sheet for every (source, teacher or flow model) of a cache; return their paths.
+
+    out: of one sheet; the names of several are added to it
 
     Raises:
         CacheIncomplete: nothing is committed that could be drawn.
@@ -46,7 +49,7 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
 
 
 def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -> None:
-    """Some pairs, spread evenly, each as two frames, the flow, and what it hides."""
+    """Draw some pairs, spread evenly, each as two frames, the flow, and what it hides."""
     from stillroom.stages.pictures.pair_sheets import FramePair, flow_sheet, visible_pixels
 
     flow, kept = cache.artifact_set(source, model), cache.artifact_set(source, FRAMES)
@@ -62,9 +65,8 @@ def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -
         raise CacheIncomplete(f"{source}/{model}: no pair is committed yet; {BUILD}")
     row_of = {(row["frame_id"], row["partner"]): row["index"] for row in about}
     drawn = [row for row in about if row["draw"] is not None] or about
-    chosen = np.linspace(0, len(drawn) - 1, min(frames, len(drawn))).round().astype(int)
     pairs = []
-    for row in (drawn[number] for number in chosen):
+    for row in evenly(drawn, frames):
         there = flow.read(FLOW, row["index"])
         back = row_of.get((row["partner"], row["frame_id"]))
         pairs.append(
@@ -80,14 +82,13 @@ def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -
 
 
 def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Path) -> None:
-    """Some frames, spread evenly, a column for each artifact."""
+    """Draw some frames, spread evenly, a column for each artifact."""
     from stillroom.stages.pictures.sheet import Cell, FrameRow, Sheet
 
     sets, kept = cache.teacher_sets(source, teacher), cache.artifact_set(source, FRAMES)
     usable = reduce(np.intersect1d, [one.usable() for one in (kept, *sets)])
     if not len(usable):
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; {BUILD}")
-    chosen = usable[np.linspace(0, len(usable) - 1, min(frames, len(usable))).round().astype(int)]
     about = {row["index"]: row for row in kept.rows().to_pylist()}
     holders = {name: one for one in (*sets[::-1], kept) for name in one.arrays if name != FRAMES}
     names = sorted(holders, key=lambda name: [*ARTIFACTS].index(artifact_of(name).name))
@@ -104,7 +105,7 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
             cells=[cell(name, index) for name in names],
             valid=(about[index]["valid_height"], about[index]["valid_width"]),
         )
-        for index in chosen.tolist()
+        for index in evenly(usable.tolist(), frames)
     ]
     classes = [list(spec.attributes["classes"]) for one in sets for spec in one.arrays.values()
                if "classes" in spec.attributes]  # fmt: skip
