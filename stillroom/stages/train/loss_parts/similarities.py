@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

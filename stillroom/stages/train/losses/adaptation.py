@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.terms.code_term import CodeTerm
 from stillroom.stages.train.terms.term import Positive

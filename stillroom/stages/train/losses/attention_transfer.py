@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched_grids
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.terms.feature_term import MapTerm
 from stillroom.storage_specs.errors import ConfigError

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from stillroom.stages.train.loss_parts.augmentation import matched_with_labels
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.masks import masked_mean
 from stillroom.stages.train.terms.augmented_term import AugmentedTerm
 from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ConfigError

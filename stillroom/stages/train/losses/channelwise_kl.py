@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.losses.fitnet import fitnet
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.terms.feature_term import ProjectedTerm

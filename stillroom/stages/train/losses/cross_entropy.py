@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from stillroom.stages.geometry import upsample_logits
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.terms.term import Term
 from stillroom.storage_specs.artifacts import CONFIDENCE, IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ArtifactError
@@ -43,12 +43,8 @@ def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None
     labels = labels.long()
     if labels.device.type == "cpu":
         _demand_classes(labels[labels != IGNORE], student.shape[1])
+    demand_mask(mask, student)
     if mask is not None:
-        expected = (labels.shape[0], 1, *labels.shape[1:])
-        if tuple(mask.shape) != expected or mask.dtype != torch.bool:
-            raise ArtifactError(
-                f"mask must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
-            )
         labels = labels.masked_fill(~mask.squeeze(1), IGNORE)
     student = student.to(torch.promote_types(student.dtype, torch.float32))
     surprise = F.cross_entropy(student, labels, ignore_index=IGNORE, reduction="none")

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from stillroom.stages.train.across_ranks import gathered
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import matched
 from stillroom.stages.train.loss_parts.similarities import (
     Others,
     draw_pixels,

@@ -17,8 +17,7 @@ from torch import nn
 
 from stillroom.stages.models.critic import NARROWEST, Critic, Design
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.terms.logits_term import LogitsTerm
 from stillroom.stages.train.terms.term import NotNegative, Positive, TermState
 

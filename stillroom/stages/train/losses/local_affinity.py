@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.near_pairs import near_pairs
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.terms.feature_term import MapTerm

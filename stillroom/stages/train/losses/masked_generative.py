@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean, matched
 from stillroom.stages.train.loss_parts.projector import Projector
 from stillroom.stages.train.terms.feature_term import FeatureTerm
 from stillroom.stages.train.terms.term import Positive, TermState
@@ -48,11 +47,7 @@ def masked_generative(
     weight w (2e-5 for segmentation), of a sum, is w A H W here.
     """
     student, teacher = matched(student, teacher, mask)
-    expected = (student.shape[0], 1, *student.shape[2:])
-    if tuple(keep.shape) != expected or keep.dtype != torch.bool:
-        raise ArtifactError(
-            f"keep must be {expected} torch.bool, got {tuple(keep.shape)} {keep.dtype}"
-        )
+    demand_mask(keep, student, "keep")
     with torch.autocast(student.device.type, enabled=False):
         generated = generate(student.masked_fill(~keep, 0))
     if generated.shape != teacher.shape:

@@ -11,8 +11,7 @@ import torch
 from pydantic import PositiveInt, field_validator
 
 from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched_grids
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.reads import TRIPLETS

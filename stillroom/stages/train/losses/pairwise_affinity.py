@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt, model_validator
 from torch.utils.checkpoint import checkpoint
 
-from stillroom.stages.train.loss_parts.matched import matched_grids
+from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.near_pairs import near_pairs
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums, whole_patches
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import matched
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.reads import TRIPLETS

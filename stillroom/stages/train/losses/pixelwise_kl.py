@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
-from stillroom.stages.train.loss_parts.matched import matched
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.terms.logits_term import EnsembleTerm
 from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.errors import ConfigError

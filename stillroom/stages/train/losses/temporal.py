@@ -12,7 +12,7 @@ from pydantic import field_validator
 from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
-from stillroom.stages.train.loss_parts.masked_mean import masked_mean
+from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.term import Positive, Term
 from stillroom.stages.warp import inside_frame, photometric_weight, warp
@@ -126,11 +126,8 @@ def _demand_maps(
             f"{tuple(match.flow.shape)} {match.flow.dtype}"
         )
     expected = (batch, 1, *size)
-    for name, part in (("mask", mask), ("shown", match.shown)):
-        if part is not None and (tuple(part.shape) != expected or part.dtype != torch.bool):
-            raise ArtifactError(
-                f"{name} must be {expected} torch.bool, got {tuple(part.shape)} {part.dtype}"
-            )
+    demand_mask(mask, student)
+    demand_mask(match.shown, student, "shown")
     if match.weight is not None and tuple(match.weight.shape) != expected:
         raise ArtifactError(f"weight must be {expected}, got {tuple(match.weight.shape)}")
 

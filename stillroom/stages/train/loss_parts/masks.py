@@ -1,4 +1,4 @@
-"""The first step of every loss between two tensors: checks, dtype, masks."""
+"""The first and the last step of losses: two maps fit to be compared, a mean of what counts."""
 
 from __future__ import annotations
 
@@ -44,13 +44,39 @@ def matched_grids(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tupl
             f"the student's map is {tuple(student.shape)} and the teacher's "
             f"{tuple(teacher.shape)}; they must be (B, C, H, W) and (B, C', H, W)"
         )
-    expected = (student.shape[0], 1, *student.shape[2:])
-    if mask is not None and (tuple(mask.shape) != expected or mask.dtype != torch.bool):
-        raise ArtifactError(
-            f"mask must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
-        )
+    demand_mask(mask, student)
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     student, teacher = student.to(dtype), teacher.detach().to(dtype)
     if mask is not None:
         student, teacher = student.masked_fill(~mask, 0), teacher.masked_fill(~mask, 0)
     return student, teacher
+
+
+def demand_mask(mask: Tensor | None, maps: Tensor, name: str = "mask") -> None:
+    """Refuse a mask (ArtifactError) that is not (B, 1, H, W) bool for maps (B, C, H, W)."""
+    expected = (maps.shape[0], 1, *maps.shape[2:])
+    if mask is not None and (tuple(mask.shape) != expected or mask.dtype != torch.bool):
+        raise ArtifactError(
+            f"{name} must be {expected} torch.bool, got {tuple(mask.shape)} {mask.dtype}"
+        )
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean of the values whose pixel counts.
+
+    loss = sum_i m_i * v_i / max(1, sum_i m_i),  i over all pixels of the batch
+
+    So each counted pixel weighs the same, whichever frame it is in, and nothing counted gives 0
+    that can still be differentiated.
+
+    values: (B, H, W)
+    mask: (B, H, W) or (B, 1, H, W) bool, True where a pixel counts; None counts all
+    returns: ()
+    """
+    if mask is None:
+        return values.mean()
+    if mask.ndim == values.ndim + 1:
+        mask = mask.squeeze(1)
+    if mask.shape != values.shape:
+        raise ArtifactError(f"mask is {tuple(mask.shape)} for pixels {tuple(values.shape)}")
+    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
