@@ -36,7 +36,6 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator, and see what it returns."""
-        del types
         for given in _tensors((args, kwargs)):
             self._meet(given, made_here=False)
         result = func(*args, **(kwargs or {}))

@@ -159,7 +159,6 @@ class TemporalTerm(Term):
         return teacher
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        del labelled
         return frozenset({TRIPLETS})
 
     def value(self, given: TermInput) -> Tensor:

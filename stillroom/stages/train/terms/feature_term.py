@@ -37,7 +37,6 @@ class FeatureTerm(Term):
         return f"{FEATURES}/{self.teacher_layer}"
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        del labelled
         return frozenset({self.key(self.artifact)})
 
     def target(self, given: TermInput) -> Tensor:

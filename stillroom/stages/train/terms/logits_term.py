@@ -25,7 +25,6 @@ class LogitsTerm(Term):
     """A loss between the student's logits and the teacher's, at the student's own stride."""
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        del labelled
         return frozenset({self.key(LOGITS)})
 
     def target(self, given: TermInput) -> Tensor:

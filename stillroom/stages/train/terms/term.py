@@ -229,7 +229,6 @@ class Term(Settings):
 
         strides: of the student's grids; cached: of what its teachers have in the cache
         """
-        del cached
         return strides[self.grid]
 
     def key(self, artifact: str, teacher: str | None = None) -> str:
@@ -266,7 +265,6 @@ class Term(Settings):
 
         raises: ConfigError where the networks do not go with the term
         """
-        del sizes
         return None
 
     def value(self, given: TermInput) -> Tensor:
