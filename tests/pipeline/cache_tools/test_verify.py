@@ -90,6 +90,7 @@ DAMAGE: list[tuple[str, int | bytes, str, set[str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_named_and_healed_by_repair_and_build(run_file: Path) -> None:
     run = load_run(run_file)
     build(run)

@@ -165,6 +165,7 @@ def faults_of(text: str, **more: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> None:
     shown = json.loads(Path("a/results.json").read_text())
     rows = {row["name"]: row for row in shown["rows"]}
@@ -270,6 +271,7 @@ def test_what_is_done_is_read(swept: Result, monkeypatch: pytest.MonkeyPatch) ->
     assert Path("a/results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_students_side_by_side_are_those_that_were_trained_alone(alone: Result) -> None:
     """And one that was interrupted is one that was not: a/ce-seed0 was."""
     from stillroom.stages.models.weights import load_state
@@ -520,6 +522,7 @@ def test_seeds_choose_what_is_trained_and_the_others_stay_in_the_table(swept: Re
     assert [len(row["students"]) for row in shown["rows"]] == [1, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_student_that_failed_before_its_first_checkpoint_is_to_be_trained(place: Path) -> None:
     text = 'variants = { a = { "train.optimiser.lr" = 1e15, "train.steps" = 3 } }'
     sweep = sweep_with(text)
@@ -541,6 +544,7 @@ def test_a_teacher_of_other_classes_is_not_scored_and_that_is_said(place: Path) 
     assert "teacher other is not scored: its classes are not those of the labels" in said
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_student_that_is_scored_again_is_what_its_training_took(
     swept: Result,
 ) -> None:
