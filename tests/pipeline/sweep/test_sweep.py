@@ -204,6 +204,7 @@ def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> N
     assert " ".join(planned["runs"][0]) == "name seed state folder chosen differences"
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_records_say(swept: Result) -> None:
     documents = [record(f"a/ce-kl-seed{seed}") for seed in (0, 1)]
     base = [record(f"a/ce-seed{seed}")["test"]["miou"] for seed in (0, 1)]
@@ -236,6 +237,7 @@ def test_the_table_is_what_the_records_say(swept: Result) -> None:
     assert "| teacher:tiny | 1 |" in page
 
 
+@pytest.mark.slow
 def test_the_charts_show_every_row(swept: Result) -> None:
     with Image.open("a/miou.png") as dots, Image.open("a/classes.png") as bars:
         assert dots.height > 3 * 34
@@ -260,6 +262,7 @@ def test_a_row_has_one_colour_in_both_charts(place: Path, monkeypatch: pytest.Mo
     assert len(set(seen[0].values())) == len(rows) == 3  # with those that are not done yet
 
 
+@pytest.mark.slow
 def test_what_is_done_is_read(swept: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     def begins(*_: object, **__: object) -> None:
         raise AssertionError("a process was begun")
@@ -283,6 +286,7 @@ def test_students_side_by_side_are_those_that_were_trained_alone(alone: Result) 
     assert record("a/ce-seed0")["test"]["miou"] == record("b/ce-seed0")["test"]["miou"]
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_and_the_others_go_on(alone: Result) -> None:
     assert alone.exit_code == 2
     said = "error: no labels, seed 0: term cross_entropy has nothing to read: no stream is labelled"
@@ -318,6 +322,7 @@ def test_a_process_that_says_nothing_is_reported(
     assert said.format(log) in failed[job.trial]
 
 
+@pytest.mark.slow
 def test_a_changed_variant_is_refused_or_trained_anew(
     swept: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +356,7 @@ def test_a_changed_variant_is_refused_or_trained_anew(
     assert [len(row.students) for row in found.rows] == [1, 2, 2]  # CE is read, though not chosen
 
 
+@pytest.mark.slow
 def test_a_student_is_scored_again_where_the_test_frames_changed(swept: Result) -> None:
     sweep = load_sweep(Path("a.toml"))
     run = sweep.run.model_copy(
@@ -368,6 +374,7 @@ def test_a_student_is_scored_again_where_the_test_frames_changed(swept: Result) 
     assert {state.kind for state in plan_sweep(changed).states.values()} == {"trained"}
 
 
+@pytest.mark.slow
 def test_a_student_of_another_cache_is_not_taken_for_this_ones(swept: Result) -> None:
     known = Path("a/ce-seed0/fingerprints.json")
     before = known.read_text()
@@ -380,6 +387,7 @@ def test_a_student_of_another_cache_is_not_taken_for_this_ones(swept: Result) ->
     assert found["CE, seed 1"] == "done"
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_students_finish_their_step_and_save(
     swept: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +496,7 @@ def test_a_run_without_frames_to_score_on_is_refused(place: Path) -> None:
         (["--set", "train.stepz=1"], "did you mean 'steps'?"),
     ],
 )
+@pytest.mark.slow
 def test_what_an_option_cannot_mean_is_refused(
     swept: Result, arguments: list[str], said: str
 ) -> None:
@@ -511,6 +520,7 @@ def test_overrides_reach_every_variant_and_its_own_win(place: Path) -> None:
     assert f"`stillroom sweep {sweep.file} --set train.log_every=1`" in tables.markdown(sweep, [])
 
 
+@pytest.mark.slow
 def test_seeds_choose_what_is_trained_and_the_others_stay_in_the_table(swept: Result) -> None:
     shown = stillroom("a.toml", "--seeds", "1,5", "--dry-run", "--json")
     chosen = [(each["name"], each["seed"]) for each in shown["runs"] if each["chosen"]]
