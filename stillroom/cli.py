@@ -5,19 +5,22 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stillroom import __version__
 from stillroom.commands.cache import cache
-from stillroom.commands.options import JSON, RUN_FILE, SET, example, print_result
+from stillroom.commands.options import JSON, SET, example, print_result, with_run
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
 
+if TYPE_CHECKING:
+    from stillroom.pipeline.run_file.sections import RunConfig
+
 
 class _Commands(click.Group):
-    """A group whose commands end on a StillroomError with one message and exit code 2."""
+    """A group whose commands end with one message and exit code 2 on a StillroomError."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -35,7 +38,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Run heavy teachers once, keep what they say, and train small students from the cache.
+    """Run heavy teachers once, keep their outputs, and train small students from the cache.
 
     First contact, with nothing to download:  stillroom demo
     """
@@ -46,25 +49,22 @@ main.add_command(sweep)
 
 
 @main.command(epilog=example("stillroom train examples/camvid.toml --set train.seed=1"))
-@RUN_FILE
-@SET
+@with_run
 @click.option(
     "--check",
     is_flag=True,
-    help="Take three steps, tell each term's value, gradient, time and memory, and write nothing.",
+    help="Take three steps, print each term's value, gradient, time and memory; write nothing.",
 )
 @JSON
-def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool) -> None:
+def train(run: RunConfig, check: bool, as_json: bool) -> None:
     """Stage two: train a student from the cache. Running it again resumes.
 
     With no [[terms]] that name a teacher this trains a baseline, or a teacher.
     """
     from stillroom.commands import progress
     from stillroom.commands.show import students
-    from stillroom.pipeline.run_file.loading import load_run
     from stillroom.pipeline.training import check_terms
 
-    run = load_run(run_file, overrides)
     if check:
         found = check_terms(run)
         print_result(asdict(found), students.term_checks(found), as_json)
@@ -77,8 +77,7 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
     "eval", epilog=example("stillroom eval runs/camvid-ce examples/camvid.toml --sheet test.png")
 )
 @click.argument("models", metavar="RUN_OR_CHECKPOINT...", nargs=-1, required=True)
-@RUN_FILE
-@SET
+@with_run
 @click.option(
     "--sheet", type=click.Path(path_type=Path),
     help="Also draw predictions as a PNG, and the errors of the last model.",
@@ -93,17 +92,11 @@ def train(run_file: Path, overrides: tuple[str, ...], check: bool, as_json: bool
 @click.option(
     "--own-upsampling",
     is_flag=True,
-    help="Let a teacher's network upsample its logits, as its author will have scored it.",
+    help="Let a teacher's network upsample its logits, as its authors probably scored it.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first frames.")
 @JSON
-def evaluate(
-    models: tuple[str, ...],
-    run_file: Path,
-    overrides: tuple[str, ...],
-    as_json: bool,
-    **options: Any,
-) -> None:
+def evaluate(run: RunConfig, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Score run folders, checkpoints, or teachers of the run file (teacher:NAME).
 
     The frames are those of [evaluate] in the run file, its clips those of [evaluate].video.
@@ -111,9 +104,7 @@ def evaluate(
     from stillroom.commands import progress
     from stillroom.commands.show import scores
     from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_models
-    from stillroom.pipeline.run_file.loading import load_run
 
-    run = load_run(run_file, overrides)
     with progress.Bars("frames") as bars:
         found = evaluate_models(run, models, EvaluationOptions(**options), bars.advance)
     documents = [one.to_dict() for one in found]

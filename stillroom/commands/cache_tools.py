@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example, print_result
+from stillroom.commands.options import (
+    JSON,
+    RAY,
+    SOURCE,
+    example,
+    print_result,
+    with_cache,
+    with_run,
+)
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.run_file.sections import RunConfig
 
 
 @click.command(
     epilog=example("stillroom cache fidelity examples/camvid.toml --codecs --plot mirrored.png")
 )
-@RUN_FILE
-@SET
+@with_run
 @click.option(
     "--frames", type=click.IntRange(min=1), default=16, show_default=True, help="Of each source."
 )
-@click.option("--source", help="Only this source; all of them if left out.")
+@SOURCE
 @click.option("--codecs", is_flag=True, help="Try every other codec on the same live outputs.")
 @click.option(
     "--plot", type=click.Path(path_type=Path),
@@ -26,15 +37,7 @@ from stillroom.commands.options import CACHE, JSON, RAY, RUN_FILE, SET, example,
     "whose name ends in -SOURCE-TEACHER.",
 )  # fmt: skip
 @JSON
-def fidelity(
-    run_file: Path,
-    overrides: tuple[str, ...],
-    frames: int,
-    source: str | None,
-    codecs: bool,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
+def fidelity(run: RunConfig, as_json: bool, **options: Any) -> None:
     """Run the teachers again on a few frames: what did storing cost, and what does warping cost?
 
     The second is what students meet: their targets are cached and then warped with the frame. It is
@@ -43,12 +46,10 @@ def fidelity(
     from stillroom.commands import progress
     from stillroom.commands.show import measures
     from stillroom.pipeline.cache_tools.fidelity import FidelityRequest, measure_fidelity
-    from stillroom.pipeline.run_file.loading import load_run
 
-    run = load_run(run_file, overrides)
-    request = FidelityRequest(frames, source, codecs, plot)
     with progress.Bars("frames") as bars:
-        found = measure_fidelity(run, request, bars.counter(f"fidelity {run.cache.path}"))
+        on_frame = bars.counter(f"fidelity {run.cache.path}")
+        found = measure_fidelity(run, FidelityRequest(**options), on_frame)
     document = {"sets": [one.to_dict() for one in found]}
     print_result(document, measures.fidelity(found), as_json)
 
@@ -56,9 +57,8 @@ def fidelity(
 @click.command(
     epilog=example("stillroom cache stats runs/camvid.cache --features penultimate --out stats.npz")
 )
-@CACHE
-@SET
-@click.option("--source", help="Only this source; all of them if left out.")
+@with_cache
+@SOURCE
 @click.option("--features", metavar="LAYER", help="Also means and variances of features/LAYER.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE",
@@ -67,24 +67,13 @@ def fidelity(
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw charts as a PNG.")
 @RAY
 @JSON
-def stats(
-    cache_path: str,
-    overrides: tuple[str, ...],
-    source: str | None,
-    features: str | None,
-    out: Path | None,
-    plot: Path | None,
-    ray_address: str | None,
-    as_json: bool,
-) -> None:
+def stats(folder: Path | str, ray_address: str | None, as_json: bool, **options: Any) -> None:
     """Count classes, confidence, and what each threshold would keep, and how right that is."""
     from stillroom.commands import progress
     from stillroom.commands.show import measures
-    from stillroom.pipeline.cache_tools.info import cache_folder
     from stillroom.pipeline.cache_tools.statistics import StatsRequest, measure_stats
 
-    folder = cache_folder(cache_path, overrides)
-    request = StatsRequest(source, features, out, plot)
+    request = StatsRequest(**options)
     with progress.Bars("shards") as bars:
         on_shard = bars.counter(f"stats {folder}")
         found = measure_stats(folder, request, ray_address=ray_address, on_shard=on_shard)
@@ -92,26 +81,23 @@ def stats(
 
 
 @click.command(epilog=example("stillroom cache size examples/camvid.toml"))
-@RUN_FILE
-@SET
+@with_run
 @JSON
-def size(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def size(run: RunConfig, as_json: bool) -> None:
     """Frames, shards and bytes of each tier, measured on a few frames; writes nothing."""
     from stillroom.commands import progress
     from stillroom.commands.show import measures
     from stillroom.pipeline.cache_tools.size import plan_size
-    from stillroom.pipeline.run_file.loading import load_run
 
     with progress.Bars("sets") as bars:
-        found = plan_size(load_run(run_file, overrides), bars.counter(f"size {run_file}"))
+        found = plan_size(run, bars.counter(f"size {run.cache.path}"))
     print_result(found.to_dict(), measures.sizes(found), as_json)
 
 
 @click.command(epilog=example("stillroom cache adapt run.toml --set adapt.fpn.channels=64"))
-@RUN_FILE
-@SET
+@with_run
 @JSON
-def adapt(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def adapt(run: RunConfig, as_json: bool) -> None:
     """Train an auto-encoder on cached features, and add its code of every frame. Resumes.
 
     A code is a small artifact that students learn from by the terms adaptation and affinity. The
@@ -120,9 +106,7 @@ def adapt(run_file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.commands import progress
     from stillroom.commands.show import changes
     from stillroom.pipeline.cache_tools.adapt import adapt_cache
-    from stillroom.pipeline.run_file.loading import load_run
 
-    run = load_run(run_file, overrides)
     with progress.Bars() as bars:
         found = adapt_cache(run, bars.advance)
     document = {"cache": str(run.cache.path), "codes": [asdict(one) for one in found]}
@@ -171,20 +155,17 @@ def transcode(
 @click.command(epilog=example("stillroom cache copy runs/camvid.cache /mnt/big/camvid.cache"))
 @click.argument("cache_path", metavar="CACHE")
 @click.argument("out", metavar="OUT")
-@click.option("--source", help="Only this source; all of them if left out.")
+@SOURCE
 @click.option("--set", "set_name", help='Only this set, "frames" or a teacher; else all.')
 @JSON
-def copy(
-    cache_path: str, out: str, source: str | None, set_name: str | None, as_json: bool
-) -> None:
+def copy(cache_path: str, out: str, as_json: bool, **options: Any) -> None:
     """Copy a cache, every object checked against its checksum on the way. Resumes."""
     from stillroom.commands import progress
     from stillroom.commands.show import changes
     from stillroom.pipeline.cache_tools.copy_cache import copy_cache
 
     with progress.Bars("shards") as bars:
-        on_shard = bars.counter(f"copy {cache_path}")
-        found = copy_cache(cache_path, out, source=source, set_name=set_name, on_shard=on_shard)
+        found = copy_cache(cache_path, out, on_shard=bars.counter(f"copy {cache_path}"), **options)
     document = {"cache": out, "sets": [asdict(one) for one in found]}
     print_result(document, changes.copied(out, found), as_json)
 

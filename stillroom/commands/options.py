@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
 
-RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
-# Text, not a path: it may be a URL, whose two slashes a path would make one.
-CACHE = click.argument("cache_path", metavar="CACHE_OR_RUN.toml")
+    Command = Callable[..., None]
+
 SET = click.option(
     "--set",
     "overrides",
@@ -21,12 +23,42 @@ SET = click.option(
     metavar="KEY=VALUE",
     help="Override one key of the run file, e.g. --set train.seed=1 or --set terms.1.weight=2.",
 )
+SOURCE = click.option("--source", help="Only this source; all of them if left out.")
 RAY = click.option(
     "--ray-address",
     metavar="HOST:PORT",
     help="Spread the shards over a Ray cluster whose machines see the cache at the same path.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
+
+
+def with_run(command: Command) -> Command:
+    """Give a command the arguments RUN.toml and --set, and call it with the run that they name."""
+
+    @click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
+    @SET
+    @functools.wraps(command)
+    def with_run_file(run_file: Path, overrides: tuple[str, ...], **options: Any) -> None:
+        from stillroom.pipeline.run_file.loading import load_run
+
+        command(load_run(run_file, overrides), **options)
+
+    return with_run_file
+
+
+def with_cache(command: Command) -> Command:
+    """Give a command the arguments CACHE_OR_RUN.toml and --set, and call it with the folder."""
+
+    # Text, not a path: it may be a URL, whose two slashes a path would make one.
+    @click.argument("cache_path", metavar="CACHE_OR_RUN.toml")
+    @SET
+    @functools.wraps(command)
+    def with_folder(cache_path: str, overrides: tuple[str, ...], **options: Any) -> None:
+        from stillroom.pipeline.cache_tools.info import cache_folder
+
+        command(cache_folder(cache_path, overrides), **options)
+
+    return with_folder
 
 
 def example(command: str) -> str:

@@ -195,12 +195,12 @@ def evaluate_with_bar(run: RunConfig, model: str) -> Evaluation:
         return evaluate_model(run, model, on_frames=bars.counter(f"eval {model}"))
 
 
-def follow_with_bars(run: RunConfig) -> None:
+def flow_with_bars(run: RunConfig) -> None:
     """Compute the flow of a run's clips and show a bar."""
-    from stillroom.pipeline.video import follow_clips
+    from stillroom.pipeline.video import compute_clip_flow
 
     with Bars("frames") as bars:
-        follow_clips(run, bars.advance)
+        compute_clip_flow(run, bars.advance)
 
 
 def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
@@ -232,7 +232,7 @@ def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
 
     with Bars("steps") as bars:
         bars.add(everything, len(plan.pending), has_rate=False)
-        return run_sweep(plan, hooks=Hooks(build_with_bars, follow_with_bars, on_event), **options)
+        return run_sweep(plan, hooks=Hooks(build_with_bars, flow_with_bars, on_event), **options)
 
 
 def stamped_printer() -> Callable[[str], None]:

@@ -6,16 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.pipeline.open_model import open_model
-from stillroom.pipeline.video import (
-    draw_video,
-    follow,
-    measure_video,
-    open_clips,
-    picture_paths,
-)
+from stillroom.pipeline.video import open_clips, picture_paths
+from stillroom.stages.evaluate.cost import measure_cost
+from stillroom.stages.evaluate.evaluation import evaluate_source
+from stillroom.stages.evaluate.predict import Prediction, predictions
+from stillroom.stages.pictures.page import make_place
+from stillroom.stages.pictures.prediction_sheet import prediction_sheet
+from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
@@ -87,28 +86,26 @@ def evaluate_model(
 ) -> Evaluation:
     """Score one model; see `evaluate_models`.
 
-    on_frames: told (frames done, frames in all), of one stage after the other
+    on_frames: called with (frames done, frames in all), of one stage after the other
     """
     return evaluate_models(run, [model], options, lambda _, done, total: on_frames(done, total))[0]
 
 
 def evaluate_models(
     run: RunConfig,
-    models: Sequence[str],
+    names: Sequence[str],
     options: EvaluationOptions = EvaluationOptions(),
     on_frames: OnFrames = lambda stage, done, total: None,
 ) -> list[Evaluation]:
     """Score run folders, checkpoints and teachers on the run's [evaluate] source, and draw them.
 
-    models: as `open_model` knows them; all along one flow
-    on_frames: told (stage, frames done, frames in all)
+    names: of models, for `open_model`; all are measured along one flow
+    on_frames: called with (stage, frames done, frames in all)
 
     Raises:
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
         CacheIncomplete: a run has not come to a model yet.
     """
-    from stillroom.stages.pictures.page import make_place
-
     settings = _settings(run)
     if options.pictures is not None and not options.video:
         raise ConfigError("--pictures draws what --video measures; give both")
@@ -116,66 +113,60 @@ def evaluate_models(
         if place is not None:
             make_place(place)
     source = open_source(run.sources[settings.source])
-    opened = {}
-    for name in models:
-        model = open_model(run, name, own_upsampling=options.own_upsampling)
-        if model.name in opened:
-            raise ConfigError(f"{model.name} is named twice")
-        check_classes(model, source, settings)
-        opened[model.name] = model
+    models = _open_models(run, names, source, own_upsampling=options.own_upsampling)
     clips = open_clips(run) if options.video else None
     if clips is not None:
-        follow(clips, on_frames)
-    test = _Test(run, source, clips, options, on_frames)
-    found = {name: _score(test, model) for name, model in opened.items()}
+        clips.compute_flow(on_frames)
+    scorer = _Scorer(run, source, clips, options, on_frames)
+    found = {name: scorer.score(model) for name, model in models.items()}
     if options.sheet is not None:
         results = {name: one.result for name, one in found.items()}
-        draw_predictions(run, opened, options.sheet, results)
+        draw_predictions(run, models, options.sheet, results)
     if options.pictures is not None and clips is not None:
         videos = {name: one.video for name, one in found.items() if one.video is not None}
-        draw_video(clips, videos, source.classes or (), options.pictures)
+        clips.draw(videos, source.classes or (), options.pictures)
     return list(found.values())
 
 
-@dataclass(frozen=True)
-class _Test:
-    """What models are scored on."""
+def _open_models(
+    run: RunConfig, names: Sequence[str], source: Source, *, own_upsampling: bool
+) -> dict[str, Model]:
+    models: dict[str, Model] = {}
+    for name in names:
+        model = open_model(run, name, own_upsampling=own_upsampling)
+        if model.name in models:
+            raise ConfigError(f"{model.name} is named twice")
+        _check_classes(model, source, _settings(run).source)
+        models[model.name] = model
+    return models
 
+
+@dataclass(frozen=True)
+class _Scorer:
     run: RunConfig
     source: Source
     clips: VideoClips | None
     options: EvaluationOptions
     on_frames: OnFrames
 
-
-def _score(test: _Test, model: Model) -> Evaluation:
-    from stillroom.stages.evaluate.cost import measure_cost
-    from stillroom.stages.evaluate.evaluation import evaluate_source
-
-    run, options = test.run, test.options
-    settings, canvas = _settings(run), run.cache.canvas
-    total = len(test.source) if options.limit is None else min(options.limit, len(test.source))
-    result = evaluate_source(
-        model.predictor,
-        test.source,
-        canvas,
-        batch=settings.batch,
-        limit=options.limit,
-        on_frames=lambda done: test.on_frames(f"eval {model.name}", done, total),
-    )
-    cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
-    video = None
-    if test.clips is not None:
-        video = measure_video(test.clips, model, test.on_frames, keep=options.pictures is not None)
-    return Evaluation(
-        model.name,
-        settings.source,
-        result,
-        cost,
-        options.sheet,
-        video,
-        tuple(picture_paths(options.pictures)),
-    )
+    def score(self, model: Model) -> Evaluation:
+        settings, canvas, options = _settings(self.run), self.run.cache.canvas, self.options
+        total = min(len(self.source), options.limit or len(self.source))
+        result = evaluate_source(
+            model.predictor,
+            self.source,
+            canvas,
+            batch=settings.batch,
+            limit=options.limit,
+            on_frames=lambda done: self.on_frames(f"eval {model.name}", done, total),
+        )
+        cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
+        video = None
+        if self.clips is not None:
+            keep = options.pictures is not None
+            video = self.clips.measure(model, self.on_frames, keep=keep)
+        pictures = picture_paths(options.pictures)
+        return Evaluation(model.name, settings.source, result, cost, options.sheet, video, pictures)
 
 
 def _settings(run: RunConfig) -> EvaluateConfig:
@@ -184,19 +175,13 @@ def _settings(run: RunConfig) -> EvaluateConfig:
     return run.evaluate
 
 
-def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> None:
-    """Refuse to score a model on labels of other classes, or of the same in another order.
-
-    Raises:
-        ConfigError: names both lists.
-    """
+def _check_classes(model: Model, source: Source, name: str) -> None:
+    """Refuse to score a model on labels of other classes, or of the same in another order."""
     if source.classes is None:
-        raise ConfigError(
-            f"evaluate.source: {settings.source!r} has no labels; name a labelled one"
-        )
+        raise ConfigError(f"evaluate.source: {name!r} has no labels; name a labelled one")
     if model.classes is not None and model.classes != source.classes:
         raise ConfigError(
-            f"{model.name} and the source {settings.source!r} have different classes\n"
+            f"{model.name} and the source {name!r} have different classes\n"
             f"  model   {', '.join(model.classes)}\n"
             f"  source  {', '.join(source.classes)}\n"
             "  evaluate it on a source with the classes that it was trained for"
@@ -206,24 +191,18 @@ def check_classes(model: Model, source: Source, settings: EvaluateConfig) -> Non
 def draw_predictions(
     run: RunConfig, models: Mapping[str, Model], path: Path, results: Mapping[str, EvaluationResult]
 ) -> None:
-    """A sheet with a column for every model, over labelled frames spread evenly through the source.
+    """Draw a sheet with a column for every model, of labelled frames spread evenly.
 
     models, results: by the name that the picture shows
     """
-    from stillroom.stages.evaluate.predict import Prediction, predictions
-    from stillroom.stages.pictures.prediction_sheet import prediction_sheet
-    from stillroom.stages.sources.canvas import to_canvas
-
     settings = _settings(run)
     source = open_source(run.sources[settings.source])
     labelled = [index for index in range(len(source)) if source.labelled(index)]
-    count = min(settings.sheet_frames, len(labelled))
-    chosen = np.linspace(0, len(labelled) - 1, count).round().astype(int).tolist()
     frames = []
-    for place in chosen:
+    for index in evenly(labelled, settings.sheet_frames):
         with suppress(FrameError):  # the scores have counted and named it
-            frames.append(to_canvas(source.load(labelled[place]), run.cache.canvas))
-    found = {
+            frames.append(to_canvas(source.load(index), run.cache.canvas))
+    classes = {
         name: [
             each.classes
             for each in predictions(model.predictor, frames, settings.batch)
@@ -231,12 +210,11 @@ def draw_predictions(
         ]
         for name, model in models.items()
     }
-    scores = {name: result.scores for name, result in results.items()}
     prediction_sheet(
         path,
         frames,
-        found,
+        classes,
         source.classes or (),
-        scores=scores,
+        scores={name: result.scores for name, result in results.items()},
         title=f"{settings.source}: predictions",
     )

@@ -1,4 +1,4 @@
-"""What a run demands of its cache before the first step."""
+"""What `stillroom train` checks before the first step."""
 
 from __future__ import annotations
 
@@ -47,62 +47,72 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
     read: dict[str, set[str]] = {}
     codes: set[tuple[str, str, str]] = set()  # source, teacher, artifact
     for name, stream in settings.streams.items():
-        labelled = is_labelled(cache, name, _checked(run, name, stream))
-        needs = objective.artifacts(labelled, clips=stream.triplets is not None)
-        said = {(key.partition("/")[0], key.partition("/")[2]) for key in needs}
+        _check_names(run, name, stream)
         source = stream.source or name
-        read.setdefault(source, {FRAMES}).update(teacher for teacher, _ in said)
+        sets = read.setdefault(source, {FRAMES})
         if stream.triplets is not None:
-            read[source].add(_checked_flow(run, name, stream.triplets))
-        codes |= {(source, *one) for one in said if artifact_of(one[1]).made_by == "autoencoder"}
-    for source, set_names in read.items():
-        _check_source(opened, cache, source, sorted(set_names, key=lambda each: each != FRAMES))
-
+            sets.add(stream.triplets)
+        labelled = is_labelled(cache, name, stream)
+        for need in objective.artifacts(labelled, clips=stream.triplets is not None):
+            teacher, _, artifact = need.partition("/")
+            sets.add(teacher)
+            if artifact_of(artifact).made_by == "autoencoder":
+                codes.add((source, teacher, artifact))
+    for source, sets in read.items():
+        _check_source(opened, cache, source, sorted(sets, key=lambda each: each != FRAMES))
     for source, teacher, artifact in sorted(codes):
         found = set_with(cache, source, teacher, artifact)
-        if found is not None and teacher in opened.teachers:  # what lacks is missed later
+        if found is not None and teacher in opened.teachers:  # what is not there is refused later
             found.require(readable_code(opened, teacher, found))
 
 
-def _checked(run: RunConfig, name: str, stream: StreamConfig) -> StreamConfig:
-    source = stream.source or name
+def _check_names(run: RunConfig, name: str, stream: StreamConfig) -> None:
+    """Refuse a source and a flow model that the run does not cache."""
+    source, model, flows = stream.source or name, stream.triplets, run.cached_flows()
     if source not in run.cached_sources():
         raise ConfigError(
             f"train.streams.{name}: source {source!r} is not among cache.sources "
             f"({', '.join(run.cached_sources())})"
         )
-    return stream
-
-
-def _checked_flow(run: RunConfig, name: str, model: str) -> str:
-    known = run.cached_flows()
-    if model not in known:
+    if model is not None and model not in flows:
         raise ConfigError(
             f"train.streams.{name}: triplets = {model!r} is no model of motion whose flow this run "
-            f"caches ({', '.join(known) or 'none'}); it needs a section [flows.{model}] and one "
+            f"caches ({', '.join(flows) or 'none'}); it needs a section [flows.{model}] and one "
             "[cache.pairs], and `stillroom cache build RUN.toml`"
         )
-    return model
 
 
-def _check_source(opened: OpenedRun, cache: Cache, source: str, set_names: list[str]) -> None:
-    """Compare a source's sets with the run, and with one another where the run cannot know."""
-    found = []
-    for one, artifacts in _sets_read(opened, cache, source, set_names):
-        found.append(one)
-        if artifacts is not None:
-            one.require(readable_identity(opened, source, one.name, artifacts))
+def _check_source(opened: OpenedRun, cache: Cache, source: str, names: list[str]) -> None:
+    """Compare a source's sets with the run, and with one another where the run cannot know.
+
+    names: of the frames, teachers and flow models
+    """
+    sets = [one for name in names for one in _sets_of(opened, cache, source, name)]
+    for one in sets:
         if TRANSCODED in one.identity:
             codecs = ", ".join(one.identity[TRANSCODED]["codecs"])
             LOG.warning("%s/%s was encoded twice, with loss: %s", source, one.name, codecs)
-    for one in found[1:]:
-        _demand_one_source(cache, found[0], one)
+    for one in sets[1:]:
+        _demand_one_source(cache, sets[0], one)
     if source in opened.absent:
         LOG.warning(_unchecked(source, opened.run.sources[source], cache))
 
 
+def _sets_of(opened: OpenedRun, cache: Cache, source: str, name: str) -> list[ArtifactSet]:
+    """Return the sets of one name, each checked against the run if the run knows the name."""
+    if name not in (FRAMES, *opened.teachers, *opened.run.flows):
+        return [cache.artifact_set(source, name)]
+    found = []
+    for one in sets_of_run(opened, cache, [(source, name)]):
+        if one.stored is not None or one.name == name:  # an extension set may be missing
+            stored = one.stored or cache.artifact_set(source, name)
+            stored.require(readable_identity(opened, source, one.name, one.artifacts))
+            found.append(stored)
+    return found
+
+
 def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
-    """That a source is absent: on purpose, or since the run file misspells where it is."""
+    """Say that a source is absent: on purpose, or since the run file misspells where it is."""
     folders = [str(folder) for folder in config.folders()]
     key = f"sources.{source}" + (".root" if getattr(config, "root", None) is not None else "")
     return (
@@ -110,24 +120,6 @@ def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
         f"exist; its frames are taken from {cache.path} unchecked (correct {key} if that is a "
         "typing mistake)"
     )
-
-
-def _sets_read(
-    opened: OpenedRun, cache: Cache, source: str, names: list[str]
-) -> list[tuple[ArtifactSet, tuple[str, ...] | None]]:
-    """The sets of frames and teachers, and what the run says they hold; None of a stranger's."""
-    found: list[tuple[ArtifactSet, tuple[str, ...] | None]] = []
-    for name in names:
-        if name not in (FRAMES, *opened.teachers, *opened.run.flows):
-            found.append((cache.artifact_set(source, name), None))
-            continue
-        for one in sets_of_run(opened, cache, [(source, name)]):
-            # An extension set that is not there is missed by whoever needs what it would hold.
-            if one.stored is not None:
-                found.append((one.stored, one.artifacts))
-            elif one.name == name:
-                found.append((cache.artifact_set(source, name), one.artifacts))
-    return found
 
 
 def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) -> None:
@@ -147,11 +139,10 @@ def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) ->
 
 
 def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tuple[str, ...]:
-    """Names of the student's classes: those of the labelled streams; without any, its teachers'.
+    """Return the names of the student's classes: the labelled streams', else its teachers'.
 
     Raises:
-        ConfigError: no stream is labelled and no teacher speaks of classes, or two of them speak
-            of other ones.
+        ConfigError: no stream is labelled and no teacher has classes, or two of them have others.
     """
     found: dict[str, tuple[str, ...]] = {}
     for name, stream in settings.streams.items():
@@ -173,7 +164,7 @@ def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tupl
 def _classes_of_teachers(
     cache: Cache, run: RunConfig, settings: TrainConfig
 ) -> dict[str, tuple[str, ...]]:
-    """Names of the classes that the terms' teachers tell apart, where they are cached."""
+    """Return the names of the classes of the terms' teachers, where they are cached."""
     teachers = sorted({teacher for term in run.terms for teacher in term.teachers})
     sources = {stream.source or name for name, stream in settings.streams.items()}
     return {
@@ -187,7 +178,7 @@ def _classes_of_teachers(
 
 
 def check_view(view: ViewConfig, canvas: tuple[int, int]) -> None:
-    """Tell of a crop that the canvas does not fill, unless frames are enlarged until it does."""
+    """Warn of a crop that the canvas does not fill, unless frames are enlarged until it does."""
     enlarged = [side * max(1.0, view.scale[0]) for side in canvas]
     if view.crop is not None and (view.crop[0] > enlarged[0] or view.crop[1] > enlarged[1]):
         LOG.warning(
@@ -213,27 +204,27 @@ def check_objective(
     for stream, dataset in streams.items():
         available[stream] = {LABELS} if dataset.labelled else set()
         available[stream] |= {TRIPLETS} if dataset.clips else set()
-        for set_name, said in dataset.teachers.items():
+        for set_name, stored in dataset.teachers.items():
             teacher = teacher_of(set_name)
             read = (need for need in dataset.needs if need.startswith(f"{teacher}/"))
             if any(row_of(need).has_classes for need in read):
-                _demand_same_classes(teacher, said, classes)
-            available[stream] |= {f"{teacher}/{artifact}" for artifact in said.arrays}
-            if LOGITS in said.arrays:
-                teacher_classes[teacher] = said.arrays[LOGITS].shape[0]
-                if not said.arrays[LOGITS].codec.whole_logits:
+                _demand_same_classes(teacher, stored, classes)
+            available[stream] |= {f"{teacher}/{artifact}" for artifact in stored.arrays}
+            if LOGITS in stored.arrays:
+                teacher_classes[teacher] = stored.arrays[LOGITS].shape[0]
+                if not stored.arrays[LOGITS].codec.whole_logits:
                     softmax_only.add(teacher)
-            if PSEUDO_LABEL in said.identity:
-                thresholds[teacher] = said.identity[PSEUDO_LABEL]["threshold"]
+            if PSEUDO_LABEL in stored.identity:
+                thresholds[teacher] = stored.identity[PSEUDO_LABEL]["threshold"]
     for term in objective.terms:
         for teacher in term.teachers:  # without logits the number of classes is not told
             teacher_classes.setdefault(teacher, len(classes))
     objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
 
 
-def _demand_same_classes(teacher: str, said: ArtifactSet, classes: tuple[str, ...]) -> None:
-    """Where a teacher's classes have names, they are the student's, in the same order."""
-    for spec in said.arrays.values():
+def _demand_same_classes(teacher: str, stored: ArtifactSet, classes: tuple[str, ...]) -> None:
+    """Refuse named classes that are not the student's, in the same order."""
+    for spec in stored.arrays.values():
         names = spec.attributes.get("classes")
         if names is not None and tuple(names) != classes:
             raise ConfigError(

@@ -6,35 +6,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.run_file.sections import EXACT
+from stillroom.stages.evaluate.clip_dataset import ClipDataset, clips_of
+from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
+from stillroom.stages.evaluate.clip_scores import measure_clips
+from stillroom.stages.pictures.clip_pictures import ClipPictures
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from stillroom.pipeline.open_model import Model
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.evaluate.clip_dataset import ClipDataset
     from stillroom.stages.evaluate.clip_scores import VideoScores
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
-    OnFrames = Callable[[str, int, int], None]
+    OnFrames = Callable[[str, int, int], None]  # stage, frames done, frames in all
 
 CURVES, CHANGES, FLOW, FILM = "consistency.png", "changes.png", "flow.png", "film.mp4"
 
 
 @dataclass(frozen=True)
-class VideoClips:
-    """The clips that a run file asks for."""
-
-    settings: VideoConfig
-    dataset: ClipDataset
-
-
-@dataclass(frozen=True)
 class VideoEvaluation:
-    """How steady a model is along them."""
+    """How steady the predictions of a model are along clips."""
 
     settings: VideoConfig
     scores: VideoScores
@@ -49,6 +44,53 @@ class VideoEvaluation:
         }
 
 
+@dataclass(frozen=True)
+class VideoClips:
+    """The clips that a run file names."""
+
+    settings: VideoConfig
+    dataset: ClipDataset
+
+    def compute_flow(self, on_frames: OnFrames) -> None:
+        """Compute and keep the flow of all clips that is not kept yet."""
+        if self.settings.flow == EXACT:
+            return  # it is drawn faster than it would be read
+        stage, total = f"flow {self.settings.flow}", len(self.dataset)
+        self.dataset.compute_flow(lambda done: on_frames(stage, done, total))
+
+    def measure(self, model: Model, on_frames: OnFrames, *, keep: bool) -> VideoEvaluation:
+        """Measure how steady a model is.
+
+        keep: its predictions, for pictures
+        """
+        stage, total = f"video {model.name}", len(self.dataset)
+        scores = measure_clips(
+            model.predictor,
+            self.dataset,
+            keep=keep,
+            on_frames=lambda done: on_frames(stage, done, total),
+        )
+        return VideoEvaluation(self.settings, scores)
+
+    def draw(
+        self, models: Mapping[str, VideoEvaluation], classes: Sequence[str], folder: Path
+    ) -> None:
+        """Draw the first clip that was measured: curves, what changes, the flow, and a film."""
+        scores = {name: one.scores for name, one in models.items()}
+        title = f"{self.settings.source}, flow {self.settings.flow}"
+        pictures = ClipPictures(self.dataset, scores, title)
+        curves, changes, flow, film = picture_paths(folder)
+        pictures.curves(curves)
+        pictures.changes(changes, classes)
+        pictures.flow(flow)
+        pictures.film(film, classes)
+
+
+def picture_paths(folder: Path | None) -> tuple[Path, ...]:
+    """Return the files that `VideoClips.draw` writes; none without a folder."""
+    return () if folder is None else tuple(folder / one for one in (CURVES, CHANGES, FLOW, FILM))
+
+
 def open_clips(run: RunConfig) -> VideoClips:
     """Find the clips and the flow; no frame is read yet.
 
@@ -57,9 +99,6 @@ def open_clips(run: RunConfig) -> VideoClips:
             not know its flow.
         WeightsError: the flow model's weights are not there.
     """
-    from stillroom.stages.evaluate.clip_dataset import ClipDataset, clips_of
-    from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
-
     settings = None if run.evaluate is None else run.evaluate.video
     if settings is None:
         raise ConfigError(
@@ -78,66 +117,11 @@ def open_clips(run: RunConfig) -> VideoClips:
     return VideoClips(settings, dataset)
 
 
-def follow(video: VideoClips, on_frames: OnFrames) -> None:
-    """Have the flow of all clips computed and kept, as far as it is not.
-
-    on_frames: told (stage, frames done, frames in all)
-    """
-    if video.settings.flow == EXACT:
-        return  # it is drawn faster than it would be read
-    stage, total = f"flow {video.settings.flow}", len(video.dataset)
-    video.dataset.compute_flow(lambda done: on_frames(stage, done, total))
-
-
-def follow_clips(run: RunConfig, on_frames: OnFrames = lambda stage, done, total: None) -> None:
-    """The same, of a run file's clips: for several processes that will want the flow at once.
+def compute_clip_flow(
+    run: RunConfig, on_frames: OnFrames = lambda stage, done, total: None
+) -> None:
+    """Compute the flow of a run's clips, for several processes that will read it at once.
 
     Raises: as `open_clips`.
     """
-    follow(open_clips(run), on_frames)
-
-
-def measure_video(
-    video: VideoClips, model: Model, on_frames: OnFrames, *, keep: bool
-) -> VideoEvaluation:
-    """Measure how steady a model is.
-
-    on_frames: told (stage, frames done, frames in all)
-    keep: its predictions, for pictures
-    """
-    from stillroom.stages.evaluate.clip_scores import measure_clips
-
-    stage, total = f"video {model.name}", len(video.dataset)
-    scores = measure_clips(
-        model.predictor,
-        video.dataset,
-        keep=keep,
-        on_frames=lambda done: on_frames(stage, done, total),
-    )
-    return VideoEvaluation(video.settings, scores)
-
-
-def picture_paths(folder: Path | None) -> Iterator[Path]:
-    """The files that `draw_video` leaves there."""
-    if folder is not None:
-        yield from (folder / name for name in (CURVES, CHANGES, FLOW, FILM))
-
-
-def draw_video(
-    video: VideoClips,
-    models: Mapping[str, VideoEvaluation],
-    classes: Sequence[str],
-    folder: Path,
-) -> None:
-    """Draw the first clip that was measured: curves, what changes, the flow, and a film."""
-    from stillroom.stages.pictures.clip_pictures import ClipPictures
-
-    scores = {name: one.scores for name, one in models.items()}
-    pictures = ClipPictures(
-        video.dataset, scores, f"{video.settings.source}, flow {video.settings.flow}"
-    )
-    curves, changes, flow, film = picture_paths(folder)
-    pictures.curves(curves)
-    pictures.changes(changes, classes)
-    pictures.flow(flow)
-    pictures.film(film, classes)
+    open_clips(run).compute_flow(on_frames)

@@ -18,7 +18,7 @@ from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep
 from stillroom.pipeline.sweep.results import rows_of
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
-from stillroom.pipeline.video import follow_clips
+from stillroom.pipeline.video import compute_clip_flow
 from stillroom.storage_specs.errors import ConfigError
 
 VIDEO = {"source": "film", "flow": "dis", "clips": 2, "frames": 4, "path": "flows"}
@@ -231,10 +231,10 @@ def test_a_sweep_has_columns_along_clips_and_follows_them_once(
 
     def follow(run: Any) -> None:
         assert not Path("swept/ce-seed0").exists()
-        follow_clips(run)
+        compute_clip_flow(run)
         followed.append(flow_files())
 
-    found = run_sweep(plan_sweep(sweep), hooks=Hooks(follow_clips=follow))
+    found = run_sweep(plan_sweep(sweep), hooks=Hooks(compute_flow=follow))
     assert not found.failed
     assert len(followed) == 1
     assert len(followed[0]) == 12

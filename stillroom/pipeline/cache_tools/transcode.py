@@ -128,18 +128,7 @@ def transcode_cache(
     sources = {(one.before.source, one.before.name): one.before for one in changes}
     over_shards(partial(_transcode_shard, sources), shards, on_shard, ray_address=ray_address)
     return [
-        SetTranscoded(
-            source=target.source,
-            set_name=target.name,
-            shards=len(shards[target]),
-            already=len(committed[target]),
-            waiting=target.shards - len(committed[target]) - len(shards[target]),
-            bytes_before=sum(one.before.sizes().values()),
-            bytes_after=sum(target.sizes().values()),
-            codecs=one.changed(),
-            notes=one.notes(),
-            fingerprint=target.fingerprint,
-        )
+        one.report(target, before=len(committed[target]), now=len(shards[target]))
         for target, one in targets.items()
     ]
 
@@ -215,6 +204,20 @@ class _SetChange:
                 index // old for index in range(shard * new, min((shard + 1) * new, count))
             )
         ]
+
+    def report(self, target: ArtifactSet, before: int, now: int) -> SetTranscoded:
+        return SetTranscoded(
+            source=target.source,
+            set_name=target.name,
+            shards=now,
+            already=before,
+            waiting=target.shards - before - now,
+            bytes_before=sum(self.before.sizes().values()),
+            bytes_after=sum(target.sizes().values()),
+            codecs=self.changed(),
+            notes=self.notes(),
+            fingerprint=target.fingerprint,
+        )
 
     def changed(self) -> dict[str, tuple[str, str]]:
         return {

@@ -14,7 +14,7 @@ from stillroom.pipeline.sweep.results import SweepResult, rows_of
 from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
-from stillroom.pipeline.video import follow_clips
+from stillroom.pipeline.video import compute_clip_flow
 from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
 
@@ -70,12 +70,12 @@ class Hooks:
     """How a sweep does what other commands do as well, and what it reports to.
 
     build_cache: called with the run where shards are missing
-    follow_clips: called with the run to compute the flow of its clips, once for all trials
+    compute_flow: called with the run to compute the flow of its clips, once for all trials
     on_event: called with what happens to each trial
     """
 
     build_cache: Callable[[RunConfig], object] = build
-    follow_clips: Callable[[RunConfig], object] = follow_clips
+    compute_flow: Callable[[RunConfig], object] = compute_clip_flow
     on_event: OnEvent = lambda _: None
 
 
@@ -126,7 +126,7 @@ def run_sweep(
     if plan.missing_shards and pending:
         hooks.build_cache(sweep.run)
     if pending and sweep.has_video:
-        hooks.follow_clips(sweep.run)
+        hooks.compute_flow(sweep.run)
     for trial in pending:
         if plan.states[trial].kind == "changed":
             set_aside(trial)
