@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import zarr
 
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.codecs import Encoded
+    from stillroom.storage_specs.codecs.codec import Encoded
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.fingerprint import Difference

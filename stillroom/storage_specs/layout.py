@@ -18,7 +18,7 @@ from stillroom.storage_specs.artifacts import (
     Artifact,
     artifact_of,
 )
-from stillroom.storage_specs.codecs import Codec, codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.compressors import compressor_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint, plain
@@ -26,6 +26,8 @@ from stillroom.storage_specs.shards.stored_array import StoredArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from stillroom.storage_specs.codecs.codec import Codec
 
 FORMAT_VERSION = 1
 KEY = "stillroom"
@@ -91,7 +93,7 @@ class ArraySpec:
             raise ConfigError(
                 f"{self.artifact}: tile {rows}x{columns}; expected a part of {height}x{width} cells"
             )
-        if not self.codec.cell_by_cell:
+        if not self.codec.tileable:
             raise ConfigError(
                 f"{self.artifact}: codec {self.codec.name!r} cannot be cut into tiles: it needs "
                 "a cell's neighbours, or the whole frame; leave out tile, or use codec byte"

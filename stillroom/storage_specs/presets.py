@@ -9,12 +9,14 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.artifacts import artifact_of
-from stillroom.storage_specs.codecs import Codec, codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.compressors import compressor_from_dict
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from stillroom.storage_specs.codecs.codec import Codec
 
 PRESETS = ("fast", "compact", "exact")
 MAX_SHARD_FRAMES = 4096

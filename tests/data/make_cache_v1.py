@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stillroom.storage_specs.codecs import Byte, Exact, Flow, Half, Raw, Unit
+from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
+from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.storage_specs.codecs import Byte, Half, Raw, Unit
+from stillroom.storage_specs.codecs.plain import Half, Raw
+from stillroom.storage_specs.codecs.quantised import Byte, Unit
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache

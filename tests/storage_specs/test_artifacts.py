@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from stillroom.storage_specs.artifacts import ARTIFACTS, artifact_of
-from stillroom.storage_specs.codecs import CODECS, Byte, Raw
+from stillroom.storage_specs.codecs.plain import Raw
+from stillroom.storage_specs.codecs.quantised import Byte
+from stillroom.storage_specs.codecs.table import CODECS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.layout import ArraySpec
 

@@ -13,7 +13,7 @@ import pytest
 
 from stillroom.storage_specs import artifact_set as artifact_sets
 from stillroom.storage_specs import catalogue
-from stillroom.storage_specs.codecs import Unit
+from stillroom.storage_specs.codecs.quantised import Unit
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, ShardPart
 from stillroom.storage_specs.store import Cache

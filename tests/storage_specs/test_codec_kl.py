@@ -8,7 +8,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from stillroom.storage_specs.codecs import KL
+from stillroom.storage_specs.codecs.kl import KL
 from stillroom.storage_specs.errors import ArtifactError
 from stillroom.storage_specs.fidelity import pixel_kl, spatial_kl
 
@@ -117,28 +117,12 @@ def test_constant_and_equal_channels_are_kept(predict: str) -> None:
     np.testing.assert_array_equal(round_trip(KL(predict=predict), x), x)
 
 
-def test_the_same_logits_make_the_same_bytes() -> None:
-    x = teacher_like(5, 4.0)
-    first, second = KL().encode(x), KL().encode(np.asfortranarray(x))
-    np.testing.assert_array_equal(first.values, second.values)
-    for name in first.side:
-        np.testing.assert_array_equal(first.side[name], second.side[name])
-
-
 @pytest.mark.parametrize("last", [np.inf, np.nan, -3.0, 1e9])
 def test_damaged_side_arrays_never_read_past_the_table(last: float) -> None:
     encoded = KL().encode(teacher_like(3, 4.0))
     side = {**encoded.side, "last": np.full(3, last, np.float32)}
     with np.errstate(all="ignore"):
         assert KL().decode(encoded.values, side).shape == encoded.values.shape
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_refused(value: float) -> None:
-    x = np.zeros((3, 2, 2), np.float32)
-    x[1, 0, 1] = value
-    with pytest.raises(ArtifactError, match="1 of 12 values are not finite, first in channel 1"):
-        KL().encode(x)
 
 
 def test_only_maps_with_channels_are_taken() -> None:

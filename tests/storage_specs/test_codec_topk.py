@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stillroom.storage_specs.codecs import TopK
+from stillroom.storage_specs.codecs.topk import TopK
 from stillroom.storage_specs.errors import ArtifactError
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from stillroom.storage_specs.codecs import Byte, Flow
 from stillroom.storage_specs.codecs.kernels import undo_above, undo_median, undo_plane
 from stillroom.storage_specs.codecs.prediction import differences_of
+from stillroom.storage_specs.codecs.quantised import Byte, Flow
 
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=7)
 
@@ -68,10 +67,3 @@ def test_predicted_flow_is_the_same_as_plain_flow(x: np.ndarray) -> None:
     assert predicted.values.dtype == np.dtype(Flow(predict="plane").stored)
     decoded = Flow(predict="plane").decode(predicted.values, predicted.side)
     np.testing.assert_array_equal(decoded, Flow().decode(plain.values, plain.side))
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 5), (3, 0, 5), (3, 5, 0)])
-def test_empty_maps_stay_empty(shape: tuple[int, ...]) -> None:
-    for codec in (Byte(predict="median"), Flow(predict="plane")):
-        encoded = codec.encode(np.zeros(shape, np.float32))
-        assert codec.decode(encoded.values, encoded.side).shape == shape

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stillroom.storage_specs.artifacts import ARTIFACTS
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.presets import PRESETS, load_preset

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stillroom.storage_specs import buffers
 from stillroom.storage_specs.artifacts import ARTIFACTS, AXIS_LENGTHS
 from stillroom.storage_specs.buffers import IDLE_BLOCKS, SMALLEST_LENT, lend, scratch
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, ConfigError, FrameError
 from stillroom.storage_specs.files import folder_store
 from stillroom.storage_specs.files.open_files import OpenFiles
@@ -393,7 +393,7 @@ def test_a_frame_decodes_where_compiled_code_cannot_be_kept(full_set: Any, tmp_p
 
 def test_numba_waits_for_the_first_frame() -> None:
     code = (
-        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.codecs\n"
+        "import sys, stillroom.storage_specs.store, stillroom.storage_specs.codecs.table\n"
         "print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import zarr
 
-from stillroom.storage_specs.codecs import Byte, Exact, Flow, Half, Raw
+from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
+from stillroom.storage_specs.codecs.quantised import Byte, Flow
 from stillroom.storage_specs.errors import (
     ArtifactError,
     CacheCorrupt,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zarr
 
-from stillroom.storage_specs.codecs import Half, Raw
+from stillroom.storage_specs.codecs.plain import Half, Raw
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,

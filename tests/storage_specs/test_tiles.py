@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
 from stillroom.storage_specs.layout import ArraySpec, Definition
 from stillroom.storage_specs.manifest import FrameRow

@@ -114,7 +114,7 @@ def define_set(
 def tile_of(run: RunConfig, spec: ArraySpec) -> tuple[int, int] | None:
     """Return the tiles that the run cuts a frame of an artifact into, or None."""
     wanted, axes = run.cache.tile, spec.kind.axes
-    if wanted == "none" or not spec.codec.cell_by_cell:
+    if wanted == "none" or not spec.codec.tileable:
         return None
     if wanted != "auto":
         return fitted_tile(wanted, spec.shape, axes)

@@ -26,7 +26,7 @@ from stillroom.stages.torch_state import threads
 from stillroom.stages.view import identity_view
 from stillroom.storage_specs.artifacts import LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
-from stillroom.storage_specs.codecs import CODECS, codec_from_dict
+from stillroom.storage_specs.codecs.table import CODECS, codec_from_dict
 from stillroom.storage_specs.errors import (
     ArtifactError,
     ConfigError,

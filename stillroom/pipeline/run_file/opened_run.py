@@ -11,7 +11,7 @@ from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.pairs import plan_pairs
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
-from stillroom.storage_specs.codecs.steps import FLOW_MAX
+from stillroom.storage_specs.codecs.quantised import FLOW_MAX
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.presets import load_preset

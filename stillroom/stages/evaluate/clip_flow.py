@@ -16,7 +16,7 @@ import torch
 
 from stillroom.stages.models.flow.flow_model import build_flow_model
 from stillroom.stages.warp import visible
-from stillroom.storage_specs.codecs.steps import FLOW_MAX, Flow
+from stillroom.storage_specs.codecs.quantised import FLOW_MAX, Flow
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, FrameError
 from stillroom.storage_specs.fingerprint import fingerprint
 

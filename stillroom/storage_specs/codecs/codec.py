@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillroom.storage_specs.errors import ArtifactError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
+Array = NDArray[Any]
+Side = Mapping[str, NDArray[np.float32]]
+"""Side arrays by suffix, in the shapes of `Codec.side_shapes`."""
 
 
 @dataclass(frozen=True)
@@ -20,87 +22,84 @@ class Encoded:
     """What is stored of one frame's array.
 
     values: in the codec's `stored` dtype and the shape of `stored_shape`
-    side: float32 arrays by suffix, in the shapes of `side_shapes`
+    side: what the codec needs besides
     """
 
-    values: NDArray[Any]
-    side: dict[str, NDArray[np.float32]]
+    values: Array
+    side: Side
 
 
-class Codec(Protocol):
-    """How one frame's array is stored. Implementations are frozen dataclasses.
+@dataclass(frozen=True)
+class Example:
+    """Options of a codec and arrays (channel, row, column) that it takes; tests try any of them.
+
+    low, high: least and greatest value
+    zero: whether it takes 0 besides
+    channels: the fewest
+    """
+
+    low: float
+    high: float
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["float32", "uint8"] = "float32"
+    zero: bool = False
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """How one frame's array is stored: by default one number an element, and no side arrays.
 
     whole_logits: what is decoded of logits are those logits, up to the bound; if False only their
         softmax is kept, and losses that look at the logits themselves cannot use them
-    cell_by_cell: the stored values of some rows and columns decode, with the frame's side arrays,
-        to the decoded values of these; a frame of other codecs cannot be cut into tiles
     """
 
     name: ClassVar[str]
-    whole_logits: ClassVar[bool]
+    whole_logits: ClassVar[bool] = True
+    examples: ClassVar[tuple[Example, ...]]
 
     @property
-    def cell_by_cell(self) -> bool:
-        """See above."""
+    def tileable(self) -> bool:
+        """Whether stored values decode each by itself, so that a frame can be cut into tiles."""
+        return getattr(self, "predict", None) is None
 
     @property
+    @abstractmethod
     def stored(self) -> str:
         """Dtype of the stored values, as NumPy writes it, little-endian."""
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the stored values of an array of this shape."""
+        return shape
 
     def side_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Suffix and shape of each side array of an array of this shape."""
+        del shape
+        return {}
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    @abstractmethod
+    def encode(self, x: Array) -> Encoded:
         """Quantise one frame's array; ArtifactError where it does not fit the codec."""
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    @abstractmethod
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """Undo `encode`, up to `bound`.
 
         out: C-contiguous, of the decoded shape and dtype: filled and returned; without it the
             result is a new array, or `values` itself where nothing is to be undone
         """
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32] | float:
+    @abstractmethod
+    def bound(self, x: Array) -> NDArray[np.float32] | float:
         """Largest absolute error of a round trip of `x`, broadcastable to it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The codec as JSON; `codec_from_dict` reads it."""
-
-
-class Usual:
-    """What most codecs have in common: one number an element, no side arrays."""
-
-    name: ClassVar[str]
-    whole_logits: ClassVar[bool] = True
-
-    @property
-    def cell_by_cell(self) -> bool:
-        """Whether nothing is predicted from neighbours."""
-        return getattr(self, "predict", None) is None
-
-    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """That of the array."""
-        return shape
-
-    def side_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """None."""
-        return {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The name, and the options that are set."""
-        options = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+        """Return the codec as JSON, with the options that are set; `codec_from_dict` reads it."""
+        options = {each.name: getattr(self, each.name) for each in fields(self)}
         return {"name": self.name, **{k: v for k, v in options.items() if v is not None}}
 
 
-def finite_float32(x: NDArray[Any]) -> NDArray[np.float32]:
+def finite_float32(x: Array) -> NDArray[np.float32]:
     """The values as float32; ArtifactError where one is not finite or they are whole numbers."""
     if x.dtype.kind != "f":
         raise ArtifactError(f"expected floating-point values, got {x.dtype}")
@@ -135,12 +134,12 @@ def check_channels(floats: NDArray[np.float32], codec: str) -> None:
         )
 
 
-def per_channel(numbers: NDArray[np.float32], like: NDArray[Any]) -> NDArray[np.float32]:
+def per_channel(numbers: NDArray[np.float32], like: Array) -> NDArray[np.float32]:
     """(C,) as (C, 1, ..., 1), to be used with an array of `like`'s axes."""
     return numbers.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def into(out: NDArray[Any] | None, made: NDArray[Any]) -> NDArray[Any]:
+def into(out: Array | None, made: Array) -> Array:
     """`made`, in `out` if there is one."""
     if out is None or out is made:
         return made

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from stillroom.storage_specs.codecs.codec import Encoded, Usual, finite_float32, per_channel
+from stillroom.storage_specs.codecs.codec import (
+    Array,
+    Codec,
+    Encoded,
+    Example,
+    Side,
+    finite_float32,
+    per_channel,
+)
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 LARGEST = 448.0
@@ -26,7 +32,7 @@ MAGNITUDES = np.where(
 
 
 @dataclass(frozen=True)
-class FP8(Usual):
+class FP8(Codec):
     """Eight-bit floats E4M3: sign, four bits of exponent (bias 7), three of mantissa.
 
     value = scale[channel] * float, with scale such that the channel's extreme is 448
@@ -36,12 +42,13 @@ class FP8(Usual):
 
     name: ClassVar[str] = "fp8"
     stored: ClassVar[str] = "|u1"
+    examples: ClassVar[tuple[Example, ...]] = (Example(-1e38, 1e38),)
 
     def side_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """One scale a channel."""
         return {"scale": shape[:1]}
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Round to the nearest float; a channel of zeros has scale 0."""
         floats = finite_float32(x)
         if floats.ndim == 0:
@@ -53,19 +60,14 @@ class FP8(Usual):
         codes = np.searchsorted(between, magnitude).astype(np.uint8)
         return Encoded(codes | ((floats < 0).astype(np.uint8) << 7), {"scale": scale})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each float: scale * float."""
         made = np.empty(values.shape, np.float32) if out is None else out
         np.take(_VALUES, values, out=made, mode="clip")
         made *= per_channel(side["scale"], values)
         return made
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """A sixteenth of the value, or half of the smallest float: the shape of `x`."""
         floats = finite_float32(x)
         half_smallest = per_channel(_scale(floats), floats) * np.float32(SMALLEST / 2)

@@ -14,13 +14,16 @@ neither softmax has weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from stillroom.storage_specs.codecs.codec import (
+    Array,
+    Codec,
     Encoded,
-    Usual,
+    Example,
+    Side,
     check_channels,
     finite_float32,
     per_channel,
@@ -30,8 +33,6 @@ from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.fidelity import SPATIAL_TEMPERATURE, pixel_kl, spatial_kl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 KNEE = 4.0
@@ -41,7 +42,7 @@ ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
-class KL(Usual):
+class KL(Codec):
     """Predicted uint16 steps whose mean pixel and spatial KL stay within `budget`.
 
     budget: nats, for each of `fidelity.pixel_kl` and `fidelity.spatial_kl` of every frame
@@ -54,6 +55,11 @@ class KL(Usual):
 
     name: ClassVar[str] = "kl"
     stored: ClassVar[str] = "<u2"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(-80, 80),
+        Example(-80, 80, {"predict": "above"}),
+        Example(-80, 80, {"budget": 1e-2}),
+    )
 
     def __post_init__(self) -> None:
         number = isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
@@ -67,7 +73,7 @@ class KL(Usual):
         return np.inf if self.predict == "above" else KNEE
 
     @property
-    def cell_by_cell(self) -> bool:
+    def tileable(self) -> bool:
         """No: steps are predicted from their neighbours."""
         return False
 
@@ -75,18 +81,13 @@ class KL(Usual):
         """Of each channel its greatest value, its finest step, and the number of its last step."""
         return {"top": shape[:1], "step": shape[:1], "last": shape[:1]}
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Quantise within the budget; ArtifactError where 16 bits cannot hold it."""
         # Sums depend on the order of memory in their last bits, and so would the steps.
         steps, side = self._quantised(np.ascontiguousarray(finite_float32(x)))
         return Encoded(differences_of(steps, self.predict), side)
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step."""
         from stillroom.storage_specs.codecs.kernels import undo_above, undo_median
 
@@ -97,7 +98,7 @@ class KL(Usual):
             undo_median(values, _table(side), 0xFFFF, made)
         return made
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step at each value, and float32 rounding: the shape of `x`."""
         floats = finite_float32(x)
         _, side = self._quantised(floats)
@@ -170,16 +171,14 @@ def _softmax(x: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
 
 
-def _table(side: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _table(side: Side) -> NDArray[np.float32]:
     """Value of every step of every channel: (C, most steps of a channel)."""
     last = np.clip(np.nan_to_num(side["last"]), 0, MOST_STEPS)[:, None]
     every = np.arange(int(last.max(initial=0)) + 1, dtype=np.float32)
     return _values(np.minimum(every, last), side, KNEE)
 
 
-def _values(
-    steps: NDArray[Any], side: Mapping[str, NDArray[np.float32]], knee: float
-) -> NDArray[np.float32]:
+def _values(steps: Array, side: Side, knee: float) -> NDArray[np.float32]:
     steps = np.asarray(steps, np.float32)
     depth = steps * per_channel(side["step"], steps)
     if np.isfinite(knee):

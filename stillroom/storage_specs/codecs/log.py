@@ -5,23 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from stillroom.storage_specs.codecs.codec import Encoded, Usual, finite_float32, into, refuse
+from stillroom.storage_specs.codecs.codec import (
+    Array,
+    Codec,
+    Encoded,
+    Example,
+    Side,
+    finite_float32,
+    into,
+    refuse,
+)
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 LAST = 65535
 
 
 @dataclass(frozen=True)
-class Log(Usual):
+class Log(Codec):
     """uint16 steps of equal ratio from `low` to `high`; 0 stands for no value.
 
     value = low * (high / low) ** ((step - 1) / 65534), and 0 for step 0
@@ -32,6 +39,10 @@ class Log(Usual):
 
     name: ClassVar[str] = "log"
     stored: ClassVar[str] = "<u2"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(0.1, 1000, zero=True),
+        Example(0.3, 0.7, {"low": 0.3, "high": 0.7}, zero=True),
+    )
 
     def __post_init__(self) -> None:
         for option in ("low", "high"):
@@ -49,7 +60,7 @@ class Log(Usual):
         """Logarithm of the ratio of two neighbouring values."""
         return math.log(self.high / self.low) / (LAST - 1)
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Round to the nearest step; ArtifactError for what is neither 0 nor in low..high."""
         floats = finite_float32(x)
         there = floats != 0
@@ -62,16 +73,11 @@ class Log(Usual):
         steps = 1 + np.rint(np.log(ratios) / self._step).clip(0, LAST - 1)
         return Encoded(np.where(there, steps, 0).astype(self.stored), {})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step."""
         return into(out, _values(self.low, self.high)[values])
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step of each value, relative to it, and float32 rounding; 0 is kept."""
         relative = math.expm1(self._step / 2) + 2.0**-23
         return np.abs(finite_float32(x)) * np.float32(relative)

@@ -1,4 +1,9 @@
-"""The codecs by name."""
+"""The codecs by name: numbers into fewer bits, one frame's array to what Zarr stores, and back.
+
+A codec works on one frame, above Zarr, so that any Zarr reader opens the stored arrays; the few
+numbers needed to undo it lie beside them as side arrays (`logits_scale`, `logits_offset`).
+Decode before any geometry: quantised values are never interpolated.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from stillroom.storage_specs.codecs.fp8 import FP8
 from stillroom.storage_specs.codecs.kl import KL
 from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
-from stillroom.storage_specs.codecs.steps import Byte, Flow, Unit
+from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
 from stillroom.storage_specs.codecs.topk import TopK
 from stillroom.storage_specs.errors import ConfigError
 
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.codecs.codec import Codec
 
-CODECS: dict[str, type[Raw | Exact | Half | Byte | Unit | Flow | KL | FP8 | TopK | Log]] = {
+CODECS: dict[str, type[Codec]] = {
     "raw": Raw,
     "exact": Exact,
     "half": Half,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from stillroom.storage_specs.codecs.codec import (
+    Array,
+    Codec,
     Encoded,
-    Usual,
+    Example,
+    Side,
     check_channels,
     finite_float32,
     into,
@@ -17,8 +20,6 @@ from stillroom.storage_specs.codecs.codec import (
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 LEAST_CLASSES = 100
@@ -27,7 +28,7 @@ DEEPEST = 65535 / STEPS
 
 
 @dataclass(frozen=True)
-class TopK(Usual):
+class TopK(Codec):
     """Class and log-probability of the k likeliest classes of each pixel, and the tail's mass.
 
     Stored are 2 k + 1 planes of uint16: k classes, the likeliest first; k log-probabilities and
@@ -42,6 +43,10 @@ class TopK(Usual):
 
     name: ClassVar[str] = "topk"
     stored: ClassVar[str] = "<u2"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(-40, 40, channels=LEAST_CLASSES),
+        Example(-40, 40, {"k": 1}, channels=LEAST_CLASSES),
+    )
     whole_logits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -61,7 +66,7 @@ class TopK(Usual):
         """The number of classes."""
         return {"classes": ()}
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Keep the k likeliest classes of each pixel."""
         floats = finite_float32(x)
         check_channels(floats, self.name)
@@ -72,12 +77,7 @@ class TopK(Usual):
         values = np.concatenate([kept.astype("<u2"), np.maximum(steps, 0).astype("<u2")])
         return Encoded(values, {"classes": np.array(len(floats), np.float32)})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """Log-probabilities of all classes: (C, h, w)."""
         classes = int(side["classes"])
         logs = values[self.k :].astype(np.float32) / np.float32(-STEPS)
@@ -86,7 +86,7 @@ class TopK(Usual):
         np.put_along_axis(made, np.minimum(values[: self.k], classes - 1), logs[:-1], axis=0)
         return into(out, made)
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """Of the log-probabilities of the kept classes half a step; of all others no bound.
 
         Against log_softmax of `x`, not against `x`.

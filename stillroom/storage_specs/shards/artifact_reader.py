@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.storage_specs.buffers import lend, remember, scratch
-from stillroom.storage_specs.codecs import Encoded
+from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError
 from stillroom.storage_specs.shards.tiles import window_of
 
@@ -79,7 +79,7 @@ class ArtifactReader:
         """
         axes = self._axes
         seen = window_of(rows, columns, axes, self._shape)
-        if not self._codec.cell_by_cell:  # its chunk is the frame, and so is what it decodes
+        if not self._codec.tileable:  # its chunk is the frame, and so is what it decodes
             whole = self.read(shard, position, frames)
             return np.ascontiguousarray(whole[seen.of(axes)])
         side = self.side(shard, position, frames)

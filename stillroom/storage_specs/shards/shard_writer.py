@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.codecs import Encoded
+from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt, CacheMismatch
 from stillroom.storage_specs.fidelity import measured, worst
 from stillroom.storage_specs.files.cautious_reads import PART_BYTES

@@ -26,7 +26,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.info import describe_cache
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.storage_specs.codecs import Raw
+from stillroom.storage_specs.codecs.plain import Raw
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, StillroomError
 from stillroom.storage_specs.fingerprint import fingerprint
 from stillroom.storage_specs.layout import KEY, ArraySpec, group_json

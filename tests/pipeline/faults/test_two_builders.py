@@ -16,7 +16,7 @@ import pytest
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.storage_specs.codecs import Half, Raw
+from stillroom.storage_specs.codecs.plain import Half, Raw
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow

@@ -20,7 +20,7 @@ from stillroom.stages.cache.autoencoder_file import from_bytes, to_bytes, weight
 from stillroom.stages.cache.covariance import Covariance
 from stillroom.stages.cache.feature_frames import FeatureFrames
 from stillroom.stages.models.autoencoder import AutoEncoder
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow

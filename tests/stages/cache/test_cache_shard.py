@@ -14,7 +14,8 @@ from stillroom.stages.cache.inputs import FrameInputs
 from stillroom.stages.cache.producers import frames_and_labels
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
-from stillroom.storage_specs.codecs import Half, Raw, Unit
+from stillroom.storage_specs.codecs.plain import Half, Raw
+from stillroom.storage_specs.codecs.quantised import Unit
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.store import Cache

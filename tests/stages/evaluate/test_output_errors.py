@@ -23,7 +23,7 @@ from stillroom.stages.evaluate.equivariance import (
 from stillroom.stages.evaluate.output_errors import FidelityTally, pixel_kl, spatial_kl
 from stillroom.stages.pictures.equivariance_sheet import equivariance_sheet
 from stillroom.stages.pictures.palette import heat
-from stillroom.storage_specs.codecs import CODECS
+from stillroom.storage_specs.codecs.table import CODECS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

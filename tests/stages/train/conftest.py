@@ -24,7 +24,7 @@ from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms.term import Sizes
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.shards.tiles import fitted_tile

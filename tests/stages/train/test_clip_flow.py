@@ -24,7 +24,7 @@ from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
 from stillroom.stages.warp import warp, warp_labels
-from stillroom.storage_specs.codecs import codec_from_dict
+from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.store import Cache

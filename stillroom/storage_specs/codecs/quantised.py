@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from stillroom.storage_specs.codecs.codec import (
+    Array,
+    Codec,
     Encoded,
-    Usual,
+    Example,
+    Side,
     check_channels,
     check_within,
     finite_float32,
@@ -19,8 +22,6 @@ from stillroom.storage_specs.codecs.prediction import differences_of
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 FLOW_STEPS = 64  # a pixel
@@ -29,7 +30,7 @@ UNIT_SLACK = 1e-5  # a softmax in float32 may end this far above 1
 
 
 @dataclass(frozen=True)
-class Byte(Usual):
+class Byte(Codec):
     """uint8 steps between the least and the greatest value of each channel (axis 0).
 
     value = scale[channel] * step + offset[channel], in float32
@@ -41,6 +42,10 @@ class Byte(Usual):
 
     name: ClassVar[str] = "byte"
     stored: ClassVar[str] = "|u1"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(-1e38, 1e38),
+        Example(-1e38, 1e38, {"predict": "median"}),
+    )
 
     def __post_init__(self) -> None:
         _check_predictor(self.name, self.predict, "median")
@@ -49,7 +54,7 @@ class Byte(Usual):
         """One scale and one offset a channel."""
         return {"scale": shape[:1], "offset": shape[:1]}
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Quantise each channel on its own range; a constant channel has scale 0 and is exact."""
         floats = finite_float32(x)
         if floats.ndim == 0:
@@ -66,12 +71,7 @@ class Byte(Usual):
             values = differences_of(values, self.predict)
         return Encoded(values, {"scale": scale, "offset": offset})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step: scale * step + offset."""
         from stillroom.storage_specs.codecs.kernels import affine, undo_median
 
@@ -84,7 +84,7 @@ class Byte(Usual):
             affine(values.reshape(rows), side["scale"], side["offset"], made.reshape(rows))
         return made
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step of each channel and the rounding of float32 arithmetic: (C, 1, ..., 1)."""
         floats = finite_float32(x)
         scale, _ = _affine(floats)
@@ -96,30 +96,26 @@ class Byte(Usual):
 
 
 @dataclass(frozen=True)
-class Unit(Usual):
+class Unit(Codec):
     """Probabilities in uint8 steps of 1/255."""
 
     name: ClassVar[str] = "unit"
     stored: ClassVar[str] = "|u1"
+    examples: ClassVar[tuple[Example, ...]] = (Example(0, 1),)
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Round to the nearest step; ArtifactError outside 0..1 (but for float32's last digits)."""
         floats = finite_float32(x)
         check_within(floats, -UNIT_SLACK, 1 + UNIT_SLACK, "codec unit holds 0 to 1")
         steps = np.rint(np.clip(floats, 0, 1) * np.float32(255))
         return Encoded(steps.astype(np.uint8), {})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step: step / 255."""
         made: NDArray[np.float32] = np.divide(values, np.float32(255), out=out, dtype=np.float32)
         return made
 
-    def bound(self, x: NDArray[Any]) -> NDArray[np.float32]:
+    def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step, and what lies outside 0..1."""
         floats = finite_float32(x)
         outside = np.maximum(np.maximum(-floats, floats - 1), 0)
@@ -127,7 +123,7 @@ class Unit(Usual):
 
 
 @dataclass(frozen=True)
-class Flow(Usual):
+class Flow(Codec):
     """Displacements in int16 steps of 1/64 pixel, up to 511.98 pixels.
 
     predict: "plane" stores differences from the neighbours, as uint16: half the size
@@ -136,6 +132,10 @@ class Flow(Usual):
     predict: Literal["plane"] | None = None
 
     name: ClassVar[str] = "flow"
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example(-FLOW_MAX, FLOW_MAX),
+        Example(-FLOW_MAX, FLOW_MAX, {"predict": "plane"}),
+    )
 
     def __post_init__(self) -> None:
         _check_predictor(self.name, self.predict, "plane")
@@ -145,7 +145,7 @@ class Flow(Usual):
         """int16 steps, or uint16 differences."""
         return "<i2" if self.predict is None else "<u2"
 
-    def encode(self, x: NDArray[Any]) -> Encoded:
+    def encode(self, x: Array) -> Encoded:
         """Round to the nearest step; ArtifactError above 511.98 pixels."""
         floats = finite_float32(x)
         check_within(floats, -FLOW_MAX, FLOW_MAX, f"codec flow holds up to {FLOW_MAX:.2f} pixels")
@@ -155,12 +155,7 @@ class Flow(Usual):
         check_channels(floats, f"flow with predict = {self.predict!r}")
         return Encoded(differences_of(steps.view("<u2"), self.predict), {})
 
-    def decode(
-        self,
-        values: NDArray[Any],
-        side: Mapping[str, NDArray[np.float32]],
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step: step / 64."""
         if self.predict is None:
             scaled: NDArray[np.float32] = np.multiply(
@@ -173,7 +168,7 @@ class Flow(Usual):
         undo_plane(values, 1 / FLOW_STEPS, made)
         return made
 
-    def bound(self, x: NDArray[Any]) -> float:
+    def bound(self, x: Array) -> float:
         """1/128 pixel; both scalings are by a power of two and exact."""
         return 0.5 / FLOW_STEPS
 
