@@ -125,6 +125,11 @@ def demo(out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from stillroom.commands.show import students
     from stillroom.pipeline.demo import Steps, run_demo
 
-    steps = Steps(progress.build_with_bars, progress.train_with_bar, progress.evaluate_with_bar)
-    result = run_demo(out, overrides, progress.stamped_printer(), steps)
+    steps = Steps(
+        progress.build_with_bars,
+        progress.train_with_bar,
+        progress.evaluate_with_bar,
+        progress.stamped_printer(),
+    )
+    result = run_demo(out, overrides, steps)
     print_result(result.to_dict(), students.demo_result(result), as_json)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def fidelity(run: RunConfig, as_json: bool, **options: Any) -> None:
     """Run the teachers again on a few frames: what did storing cost, and what does warping cost?
 
-    The second is what students meet: their targets are cached and then warped with the frame. It is
-    compared with the teacher live on the warped frame.
+    Students learn from targets that are cached and then warped with the frame: these are compared
+    with the teacher live on the warped frame.
     """
     from stillroom.commands import progress
     from stillroom.commands.show import measures

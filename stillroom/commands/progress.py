@@ -236,12 +236,12 @@ def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
 
 
 def stamped_printer() -> Callable[[str], None]:
-    """Return what prints a line on stderr, stamped with the seconds since now."""
+    """Return a function that prints a line on stderr, stamped with the seconds since now."""
     console = Console(stderr=True, highlight=False, markup=False)
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         seconds = time.monotonic() - began
         console.print(Text.assemble((f"{seconds:5.0f} s  ", "dim"), text), soft_wrap=True)
 
-    return say
+    return log

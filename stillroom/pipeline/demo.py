@@ -1,6 +1,6 @@
 """`stillroom demo`: the whole path on scenes that it draws itself, by the same calls as any run.
 
-    draw clips -> train a heavy teacher on the labelled ones -> cache what it says of all of them
+    draw clips -> train a heavy teacher on the labelled ones -> cache its outputs on all of them
     -> train a small student twice, on labels alone and from the cache -> compare
 
 The run files it leaves behind are ordinary ones: change them and run the commands in their heads.
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.preview import draw_preview
-from stillroom.pipeline.evaluation import Evaluation, draw_predictions, evaluate_model
+from stillroom.pipeline.evaluation import Evaluation, draw_predictions
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.pipeline.training import CURVES, train_run
+from stillroom.pipeline.training import CURVES
+from stillroom.stages.pictures.iou_chart import iou_chart
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ RUN_FILES = ("teacher.toml", "student.toml")
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found, and what it left to look at.
+    """The scores of the demo, and the files that it wrote.
 
     evaluations: of "teacher", "baseline" and "distilled"
     """
@@ -63,39 +63,39 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class Steps:
-    """How the demo does what other commands do as well."""
+    """The functions by which the demo builds, trains and scores, and logs what it does."""
 
-    build: Callable[[RunConfig], object] = build
-    train: Callable[[RunConfig], object] = train_run
-    evaluate: Callable[[RunConfig, str], Evaluation] = evaluate_model
+    build: Callable[[RunConfig], object]
+    train: Callable[[RunConfig], object]
+    evaluate: Callable[[RunConfig, str], Evaluation]
+    log: Callable[[str], None]
 
 
-def run_demo(
-    out: Path, overrides: Sequence[str], say: Callable[[str], None], steps: Steps = Steps()
-) -> DemoResult:
+def run_demo(out: Path, overrides: Sequence[str], steps: Steps) -> DemoResult:
     """Do everything, or what is still to do of it, in the folder `out`.
 
     overrides: as --set, for every run of the demo
-    steps: how it builds, trains and scores: with progress bars, say
 
     Raises:
         CacheUnwritable: the folder cannot be written.
     """
-    teacher_file, student_file = write_run_files(out)
+    teacher_file, student_file = _write_run_files(out)
     teacher = load_run(teacher_file, overrides)
-    say("drawing the labelled clips and keeping them in the cache")
+    steps.log("drawing the labelled clips and keeping them in the cache")
     steps.build(teacher)
-    say("training the teacher on the labels")
+    steps.log("training the teacher on the labels")
     steps.train(teacher)
     student = load_run(student_file, overrides)
-    say("running the teacher once over labelled and unlabelled clips, into the cache")
+    steps.log("running the teacher once over labelled and unlabelled clips, into the cache")
     steps.build(student)
-    say("training the baseline: the small network on an eighth of the labels, alone")
+    steps.log("training the baseline: the small network on an eighth of the labels, alone")
     baseline = load_run(student_file, [*overrides, *_baseline(student, out)])
     steps.train(baseline)
-    say("training it again, from the cache: those labels, and the teacher on unlabelled clips")
+    steps.log(
+        "training it again, from the cache: those labels, and the teacher on unlabelled clips"
+    )
     steps.train(student)
-    say("scoring all three on clips that none of them has seen")
+    steps.log("scoring all three on clips that none of them has seen")
     found = {
         "teacher": steps.evaluate(teacher, str(out / "teacher")),
         "baseline": steps.evaluate(baseline, str(out / "baseline")),
@@ -104,15 +104,15 @@ def run_demo(
     return DemoResult(found, tuple(_draw(student, out, found)), (teacher_file, student_file))
 
 
-def write_run_files(out: Path) -> tuple[Path, Path]:
-    """Put the demo's run files into `out`, with its paths filled in; those that are there stay."""
+def _write_run_files(out: Path) -> tuple[Path, Path]:
+    """Write the demo's run files into `out`, with its paths filled in; keep what is there."""
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in RUN_FILES:
             packaged = resources.files("stillroom.pipeline") / "demo_runs" / name
             path = out / name
-            if not path.exists():  # else it may be somebody's own by now
+            if not path.exists():  # else it may have been changed
                 path.write_text(packaged.read_text(encoding="utf8").replace("OUT", out.as_posix()))
             written.append(path)
     except OSError as error:
@@ -123,7 +123,7 @@ def write_run_files(out: Path) -> tuple[Path, Path]:
 
 
 def _baseline(student: RunConfig, out: Path) -> list[str]:
-    """What makes the student's run a baseline: the same labelled frames, and nothing else."""
+    """Return the overrides of the baseline: the same labelled frames, and nothing else."""
     if student.train is None:
         raise ConfigError("the demo's student needs its [train] section")
     street = student.train.streams["street"]
@@ -135,9 +135,7 @@ def _baseline(student: RunConfig, out: Path) -> list[str]:
 
 
 def _draw(run: RunConfig, out: Path, found: dict[str, Evaluation]) -> list[Path]:
-    """The cache as contact sheets; the three networks side by side, in pictures and in bars."""
-    from stillroom.stages.pictures.iou_chart import iou_chart
-
+    """Draw the cache as contact sheets, the networks' predictions, and their IoU as bars."""
     drawn = draw_preview(run.cache.path, None, 4, out / "cache.png")
     models = {name: open_model(run, str(out / name)) for name in found}
     sheet, chart = out / "comparison.png", out / "iou.png"

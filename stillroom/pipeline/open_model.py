@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from stillroom.stages.evaluate.predict import Predictor, StudentPredictor, TeacherPredictor
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.weights import fit_state, load_state
@@ -18,7 +19,6 @@ from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, Weights
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.evaluate.predict import Predictor
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,13 @@ class Model:
 
 
 def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> Model:
-    """Find a model by what the user calls it: `teacher:NAME`, a run folder, or a checkpoint file.
+    """Open a model by its name on the command line: teacher:NAME, a run folder, or a checkpoint.
 
     Raises:
         ConfigError: there is nothing by this name.
         CacheIncomplete: the run folder has no model yet.
         WeightsError: the checkpoint cannot be read.
     """
-    from stillroom.stages.evaluate.predict import TeacherPredictor
-
     if model.startswith("teacher:"):
         name = model.removeprefix("teacher:")
         if name not in run.teachers:
@@ -64,15 +62,11 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
             f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
             "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
         )
-    if path.is_dir():
-        return _open_student(path / run_folder.MODEL, run)
-    return _open_student(path, run)
+    return _open_student(path / run_folder.MODEL if path.is_dir() else path)
 
 
-def _open_student(path: Path, run: RunConfig) -> Model:
-    """A student from a checkpoint, built as its run folder says."""
-    from stillroom.stages.evaluate.predict import StudentPredictor
-
+def _open_student(path: Path) -> Model:
+    """Build a student by its run folder, with the weights of a checkpoint."""
     folder = path.parent
     document = run_folder.read_json(folder / run_folder.CONFIG)
     if not isinstance(document, dict) or not {"student", "classes"} <= document.keys():
@@ -100,11 +94,11 @@ def _open_student(path: Path, run: RunConfig) -> Model:
 
 
 def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
-    """The student's section, without the weights that it began from."""
+    """Read the student's section, without the weights that it began from."""
     start = ("weights", "encoder_weights")
-    said = {key: None if key in start else value for key, value in document.items()}
+    section = {key: None if key in start else value for key, value in document.items()}
     try:
-        found: StudentConfig = TypeAdapter(StudentConfig).validate_python(said)
+        found: StudentConfig = TypeAdapter(StudentConfig).validate_python(section)
     except ValidationError as error:
         raise ConfigError(
             f"{folder}/{run_folder.CONFIG}: its student is none that this stillroom knows; score "

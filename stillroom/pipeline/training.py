@@ -158,7 +158,7 @@ def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | Non
 def _fingerprints(
     settings: TrainConfig, streams: Mapping[str, CacheDataset], scored: Source | None
 ) -> dict[str, str]:
-    """Of all that a run depends on and its config does not say: a resumed run must find the same.
+    """Return the fingerprints of what a run depends on beside its config: fixed when it resumes.
 
     scored: the validation source, which decides what best.pt is
     """

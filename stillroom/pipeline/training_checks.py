@@ -33,7 +33,7 @@ LOG = logging.getLogger(__name__)
 
 
 def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: Objective) -> None:
-    """Refuse a cache that was built from anything else than the run says.
+    """Refuse a cache that was built from anything else than the run names.
 
     A source whose files are not on this machine is taken as the cache has it: that is what the
     frames in the cache are for.
@@ -112,7 +112,7 @@ def _sets_of(opened: OpenedRun, cache: Cache, source: str, name: str) -> list[Ar
 
 
 def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
-    """Say that a source is absent: on purpose, or since the run file misspells where it is."""
+    """Return the warning that a source is absent, which may be a mistake in the run file."""
     folders = [str(folder) for folder in config.folders()]
     key = f"sources.{source}" + (".root" if getattr(config, "root", None) is not None else "")
     return (
@@ -217,7 +217,7 @@ def check_objective(
             if PSEUDO_LABEL in stored.identity:
                 thresholds[teacher] = stored.identity[PSEUDO_LABEL]["threshold"]
     for term in objective.terms:
-        for teacher in term.teachers:  # without logits the number of classes is not told
+        for teacher in term.teachers:  # without logits, as many as the student's
             teacher_classes.setdefault(teacher, len(classes))
     objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
 

@@ -114,7 +114,7 @@ def measure_fidelity(
     on_frame: called with (frames done, frames in all)
 
     Raises:
-        CacheMismatch: the cache was built from something else, another teacher, say.
+        CacheMismatch: the cache was built from something else, such as another teacher.
         CacheIncomplete: nothing is cached to compare with.
         ConfigError: the run has no teacher, or no such source.
     """

@@ -46,7 +46,7 @@ class SizePlan:
     """All sets in all tiers.
 
     frames: of all sources together
-    overridden: artifacts whose storage the run file itself says, in every tier
+    overridden: artifacts whose storage the run file sets, in every tier
     """
 
     tiers: tuple[str, ...]
@@ -79,7 +79,7 @@ def plan_size(
 ) -> SizePlan:
     """Encode a few frames of every source in every tier and project from there.
 
-    A teacher sees the frames once; what is there at cache.path plays no part.
+    A teacher runs once on each frame; a cache at cache.path is not read.
 
     Raises:
         ConfigError: a source cannot be opened.

@@ -27,7 +27,7 @@ class SetVerdict:
     """What was found in one artifact set.
 
     source, set_name: both empty for the cache's own zarr.json
-    shards: 0 where the set's own group is damaged, so that nobody knows
+    shards: 0 where the set's own group is damaged, so that it is unknown
     missing: shards that have not been committed; an unfinished build, no fault
     repaired: what a repair withdrew or rewrote, a line each
     """
@@ -152,8 +152,8 @@ def _pixel_faults(targets: dict[tuple[str, str], ArtifactSet]) -> list[Fault]:
     """Find frames that sets of one source, listing and canvas made from different pixels."""
     by_source: dict[str, list[ArtifactSet]] = defaultdict(list)
     for (source, _), target in targets.items():
-        seen = {key: target.identity.get(key) for key in ("source", "canvas")}
-        by_source[f"{source} {fingerprint(seen)}"].append(target)
+        made_from = {key: target.identity.get(key) for key in ("source", "canvas")}
+        by_source[f"{source} {fingerprint(made_from)}"].append(target)
     return [fault for sets in by_source.values() for fault in verify_pixels(sets)]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STEP, WIDTH, LONGEST_LABEL = 34, 990, 300
 DOT, MEAN = 34, 11  # area of a dot, height of the line of a mean
-LEAST_SPAN = 0.02  # of mIoU: what no seed tells apart is not to look far apart
+LEAST_SPAN = 0.02  # of mIoU: differences smaller than those of seeds are drawn small
 
 
 def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:

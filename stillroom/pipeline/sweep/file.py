@@ -158,10 +158,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     config = _config(path, seeds)
     document = read_toml(config.run, "run file")
     run_text = config.run.read_text(encoding="utf8")
-    faults = [*_dangling(config), *_forbidden("set", config.set, ())]
+    faults = [*_wrong_baseline(config), *_forbidden("set", config.set, ())]
     faults += [f"set.{fault}" for fault in _changed(document, config.set)]
     override(document, overrides)
-    faults += [f"--set {key}: {OWN[key]} says it" for key in OWN if _has(overrides, key)]
+    named = {each.partition("=")[0] for each in overrides}
+    faults += [f"--set {key}: {OWN[key]} says it" for key in OWN if key in named]
     run, wrong = check_run(document)
     faults += [f"{config.run}: {fault}" for fault in wrong]
     if run is not None and run.evaluate is None:
@@ -182,8 +183,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
         for name in scored
     )
     unscored = tuple(name for name in run.teachers if name not in scored)
-    given = tuple(overrides)
-    return Sweep(path, config, given, run, run_text, teachers, tuple(students), unscored)
+    return Sweep(path, config, tuple(overrides), run, run_text, teachers, tuple(students), unscored)
 
 
 def _can_be_scored(name: str, run: RunConfig) -> bool:
@@ -260,11 +260,7 @@ def _forbidden(place: str, changes: Mapping[str, Any], shared: Sequence[str]) ->
             yield f"{place}.{key}: all variants share this; change it in `set` or the run file"
 
 
-def _dangling(config: SweepConfig) -> Iterator[str]:
+def _wrong_baseline(config: SweepConfig) -> Iterator[str]:
     if config.baseline is not None and config.baseline not in config.variants:
         known = list(config.variants)
         yield f"baseline: no variant {config.baseline!r}{nearest(config.baseline, known)}"
-
-
-def _has(overrides: Sequence[str], key: str) -> bool:
-    return any(each.partition("=")[0] == key for each in overrides)

@@ -86,7 +86,7 @@ def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()
 
     Raises:
         ConfigError: there is no such variant; a source or a record cannot be read.
-        CacheMismatch: the cache was built from something else than the run file says.
+        CacheMismatch: the cache was built from something else than the run file names.
     """
     known = list(sweep.config.variants)
     for name in only:
@@ -122,7 +122,7 @@ def run_sweep(
     """
     sweep, pending = plan.sweep, plan.pending
     if not retrain:
-        refuse_changed(pending, [plan.states[trial] for trial in pending])
+        refuse_changed({trial: plan.states[trial] for trial in pending})
     if plan.missing_shards and pending:
         hooks.build_cache(sweep.run)
     if pending and sweep.has_video:

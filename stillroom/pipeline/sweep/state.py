@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,14 +17,14 @@ from stillroom.storage_specs.fingerprint import differences, fingerprint, plain
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.sweep.file import Trial
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
 Kind = Literal["done", "trained", "begun", "new", "changed"]
-# The classes are the cache's to say; `train` compares them.
+# The classes are those of the cache; `train` compares them.
 MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
 
 
@@ -48,9 +50,8 @@ class SweepRecords:
 
     def __init__(self, run: RunConfig) -> None:
         self._run = run
-        self._sources: dict[str, str] = {}
-        self._sets: dict[str, str] | None = None
-        self._flow: str | None = None
+        self._source = functools.cache(self._read_source)
+        self._flow = functools.cache(self._read_flow)
 
     def state(self, trial: Trial) -> State:
         """Compare the record and the run folder of a trial with the sweep file.
@@ -63,7 +64,7 @@ class SweepRecords:
         result = found if isinstance(found, dict) and found.get("scored") == wanted else None
         if trial.seed is None:
             return State("new" if result is None else "done", wanted, result=result)
-        folder = trial.record.parent
+        folder = trial.place
         theirs = run_folder.read_json(folder / run_folder.CONFIG)
         if theirs is None or not run_folder.is_begun(folder):
             return State("new", wanted)
@@ -95,22 +96,31 @@ class SweepRecords:
 
     def _video(self, settings: VideoConfig) -> dict[str, Any]:
         """Return what scores along clips depend on: the frames, the flow, and the settings."""
-        if self._flow is None:
-            self._flow = settings.flow
-            if settings.flow != EXACT:
-                self._flow = fingerprint(self._run.flows[settings.flow].identity())
         chosen = plain(settings.model_dump(mode="json", include={"clips", "frames", "occlusion"}))
-        return {"source": self._source(settings.source), "flow": self._flow, **chosen}
+        return {
+            "source": self._source(settings.source),
+            "flow": self._flow(settings.flow),
+            **chosen,
+        }
 
-    def _source(self, name: str) -> str:
-        if name not in self._sources:
-            self._sources[name] = fingerprint(open_source(self._run.sources[name]).identity())
-        return self._sources[name]
+    def _read_source(self, name: str) -> str:
+        return fingerprint(open_source(self._run.sources[name]).identity())
+
+    def _read_flow(self, name: str) -> str:
+        return name if name == EXACT else fingerprint(self._run.flows[name].identity())
+
+    @functools.cached_property
+    def _sets(self) -> dict[str, str]:
+        """Fingerprints of all sets in the cache that can be opened, by "<source>/<set>"."""
+        found = {}
+        with suppress(CacheError):  # training from it will raise this
+            cache = Cache.open(self._run.cache.path)
+            for source, name in cache.sets():
+                found[f"{source}/{name}"] = cache.artifact_set(source, name).fingerprint
+        return found
 
     def _fingerprints_now(self, known: dict[str, str]) -> dict[str, str]:
         """Return the present fingerprints of what a student read; those `known` of what is gone."""
-        if self._sets is None:
-            self._sets = _fingerprints(self._run)
         now = {}
         for name, value in known.items():
             kind, _, source = name.partition("/")
@@ -121,20 +131,17 @@ class SweepRecords:
         return now
 
 
-def refuse_changed(trials: Sequence[Trial], states: Sequence[State]) -> None:
-    """Refuse folders that hold other students than the sweep file says now.
+def refuse_changed(states: Mapping[Trial, State]) -> None:
+    """Refuse folders that hold other students than those of the sweep file.
 
     Raises:
         ConfigError: names each of them, and what differs.
     """
     lines = [
         line
-        for trial, state in zip(trials, states, strict=True)
+        for trial, state in states.items()
         if state.kind == "changed"
-        for line in (
-            f"  {trial.name}: {trial.record.parent}",
-            *(f"    {d}" for d in state.differences),
-        )
+        for line in (f"  {trial.name}: {trial.place}", *(f"    {d}" for d in state.differences))
     ]
     if lines:
         raise ConfigError(
@@ -146,19 +153,7 @@ def refuse_changed(trials: Sequence[Trial], states: Sequence[State]) -> None:
 
 def set_aside(trial: Trial) -> None:
     """Rename a student's run folder, so that it is trained anew."""
-    folder, number = trial.record.parent, 1
+    folder, number = trial.place, 1
     while (aside := folder.with_name(f"{folder.name}.before{number}")).exists():
         number += 1
     folder.rename(aside)
-
-
-def _fingerprints(run: RunConfig) -> dict[str, str]:
-    """Return those of all sets in the run's cache that can be opened, by "<source>/<set>"."""
-    found = {}
-    try:
-        cache = Cache.open(run.cache.path)
-        for source, name in cache.sets():
-            found[f"{source}/{name}"] = cache.artifact_set(source, name).fingerprint
-    except CacheError:
-        return found  # whoever trains from it is told
-    return found

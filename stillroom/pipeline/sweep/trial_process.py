@@ -24,7 +24,7 @@ EVENT_SECONDS = 0.3  # at least, between two events of progress
 
 
 class EventWriter:
-    """Writes events as lines of JSON; when nobody reads them any more, this process ends too."""
+    """Writes events as lines of JSON; ends the process when the pipe is closed at the other end."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -63,7 +63,7 @@ class EventWriter:
 
 
 def main() -> None:
-    """Do what stdin says; exit code 0, 2 for what a user can mend, 1 for anything else."""
+    """Run the trial on stdin; exit with 0, 2 for what a user can mend, or 1 for anything else."""
     events = EventWriter(os.dup(1))
     os.dup2(2, 1)
     try:
@@ -116,7 +116,7 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
 
 
 def peak_memory_mb() -> float | None:
-    """Return the most memory that this process has held; None where the system does not tell."""
+    """Return the most memory that this process has held; None where the system does not know."""
     try:
         import resource
     except ImportError:  # Windows
