@@ -1,4 +1,4 @@
-"""What torch keeps for the whole process: threads, seed, and which device there is."""
+"""Settings of torch for the whole process: threads, seed and device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def use_threads(count: int) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """As `use_threads`, for the length of a with-block."""
+    """Use so many threads for the length of a with-block."""
     before = torch.get_num_threads()
     use_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Following optical flow from one frame into another, and telling where that can be trusted.
+"""Follow optical flow from one frame into another, and find where it can be trusted.
 
 A flow is (B, 2, H, W) in pixels, u to the right and v down, from frame a to frame b: the point of a
 at (x, y) lies at (x + u, y + v) in b. Warping is backward: frame b sampled there gives frame a.
@@ -67,7 +67,7 @@ def warp_labels(
 
 
 def inside_frame(flow: Tensor) -> Tensor:
-    """Tell the pixels whose target lies on the other frame.
+    """Mark the pixels whose target lies on the other frame.
 
     flow: (B, 2, H, W) pixels
     returns: (B, 1, H, W) bool; False where the flow is not finite
@@ -81,7 +81,7 @@ def inside_frame(flow: Tensor) -> Tensor:
 def visible(
     flow: Tensor, flow_back: Tensor, *, relative: float = RELATIVE, absolute: float = ABSOLUTE
 ) -> Tensor:
-    """Tell the pixels that the other frame shows too: going there and back ends where it began.
+    """Mark the pixels that the other frame shows too: going there and back ends where it began.
 
     |w + w'|^2 < relative * (|w|^2 + |w'|^2) + absolute,  w = flow(x), w' = flow_back(x + w)
 
@@ -128,7 +128,7 @@ def photometric_weight(
 
 
 def sampling_points(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel of frame a lies in frame b: x and y, (B, H, W), in pixels."""
+    """Return where each pixel of frame a lies in frame b: x and y, (B, H, W), in pixels."""
     height, width = flow.shape[-2:]
     x = torch.arange(width, device=flow.device, dtype=flow.dtype)
     y = torch.arange(height, device=flow.device, dtype=flow.dtype)
@@ -136,7 +136,7 @@ def sampling_points(flow: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whole(position: Tensor, size: int) -> Tensor:
-    """Positions as indices on the grid; anything at all for what is not finite."""
+    """Turn positions into indices on the grid; any index for what is not finite."""
     return torch.nan_to_num(position, nan=0.0).clamp(0, size - 1).long()
 
 

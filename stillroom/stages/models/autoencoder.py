@@ -28,13 +28,13 @@ class AutoEncoder(nn.Module):
 
     He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, section 3.1:
     "three strided convolution layers and symmetrical deconvolution layers"; arXiv:1903.04688. The
-    paper says no more of it, and no code of its authors is known. Ours is this:
+    paper says no more of it, and no code of its authors is known. Our choices:
 
-    - Kernels of 4 and padding 1 where the stride is 2: each cell then lies over the two by two that
-      it came from, as the cache's grids do, and a mirrored map has the mirrored extent. (A kernel
-      of 3 would move the code by half a cell a layer.) Kernels of 3 where the stride is 1.
-    - A side that the strides do not divide is filled up at its end with copies of its last cells;
-      what comes back is cut to the given size. The code of 45 x 60 cells at stride 8 is 6 x 8.
+    - Kernels of 4 and padding 1 where the stride is 2: each position then lies over the two by two
+      that it came from, as on the cache's grids, and a mirrored map has the mirrored extent. (A
+      kernel of 3 would move the code by half a position a layer.) Kernels of 3 where it is 1.
+    - A side that the strides do not divide is padded at its end with copies of its last positions,
+      and the output is cut to the given size. The code of a grid of 45 x 60 at stride 8 is 6 x 8.
     - A ReLU ends the code: the student's adapter ends in one, and could not reach below 0.
     - Features are centred by channel and divided by one number for all, so that one learning rate
       serves every teacher and channels keep their relative weight.
@@ -67,26 +67,26 @@ class AutoEncoder(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Cells of the features along one side of a cell of the code."""
+        """How much coarser the grid of the code is than that of the features."""
         return math.prod(self.strides)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Features (B, A, h, w) to the code (B, K, ceil(h / factor), ceil(w / factor)).
+        """Encode features (B, A, h, w) to (B, K, ceil(h / factor), ceil(w / factor)).
 
         Raises:
             ArtifactError: features of other channels.
         """
-        code: Tensor = self.encoder(self._filled(self.standardised(features)))
+        code: Tensor = self.encoder(self._padded(self.standardised(features)))
         return code
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The code, and the standardised features that come back from it, (B, A, h, w)."""
+        """Return the code, and the standardised features decoded from it, (B, A, h, w)."""
         code = self.encode(features)
         back: Tensor = self.decoder(code)
         return code, back[:, :, : features.shape[2], : features.shape[3]]
 
     def standardised(self, features: Tensor) -> Tensor:
-        """(features - mean) / scale."""
+        """Return (features - mean) / scale."""
         if features.ndim != 4 or features.shape[1] != len(self.mean):
             raise ArtifactError(
                 f"the auto-encoder takes features (B, {len(self.mean)}, h, w), got "
@@ -94,7 +94,7 @@ class AutoEncoder(nn.Module):
             )
         return (features - self.mean[:, None, None]) / self.scale
 
-    def _filled(self, features: Tensor) -> Tensor:
+    def _padded(self, features: Tensor) -> Tensor:
         height, width = features.shape[2:]
         missing = (0, -width % self.factor, 0, -height % self.factor)
         return F.pad(features, missing, mode="replicate") if any(missing) else features

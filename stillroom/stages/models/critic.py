@@ -23,14 +23,14 @@ class Critic(nn.Module):
     """Scores how well a map of logits goes with its image: high for a teacher's.
 
     normalise -> [conv 4x4, stride 2, activation] x 3 -> attention -> the same once more
-        -> attention -> conv 3x3 to one channel -> mean over the cells
+        -> attention -> conv 3x3 to one channel -> mean over positions
 
-    design: "paper": sees logits and RGB image, ReLU; "released": the authors' code, logits only,
+    design: "paper": logits and RGB image, ReLU; "released": the authors' code, logits only,
         LeakyReLU(0.1), every convolution but the attention's spectrally normalised
     width: channels of the first convolution; the next three have 2, 4 and 8 times as many
 
     Maps of any size fit: after the normalisation they are filled up with zeros to multiples of 16,
-    so that every convolution halves them exactly. Cells that are masked out are 0 there as well.
+    so that every convolution halves them exactly. Masked positions are 0 there as well.
 
     Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks", PhD thesis,
     Adelaide 2021, sections 3.3.1 and 3.4.1; Liu et al., "Structured Knowledge Distillation for
@@ -52,7 +52,7 @@ class Critic(nn.Module):
             raise ConfigError(f"width must be at least {NARROWEST}, got {width}")
         self.classes = classes
         self.conditional = design == "paper"
-        wrap = _as_it_is if design == "paper" else spectral_norm
+        wrap = _unchanged if design == "paper" else spectral_norm
         widths = [classes + 3 * self.conditional, width, 2 * width, 4 * width, 8 * width]
         self.normalise = RunningNorm(widths[0])
         self.convolutions = nn.ModuleList(
@@ -68,12 +68,11 @@ class Critic(nn.Module):
 
         logits: (B, classes, h, w)
         images: (B, 3, h, w) on the same grid
-        mask: (B, 1, h, w) bool, True where a cell counts; the others are 0
+        mask: (B, 1, h, w) bool, True where a position counts; the others are 0
         returns: (B,)
         raises: ArtifactError where a shape is another
         """
-        seen = self._seen(logits, images, mask)
-        normalised = self.normalise(seen)
+        normalised = self.normalise(self._input(logits, images, mask))
         if mask is not None:
             normalised = normalised.masked_fill(~mask, 0)
         height, width = normalised.shape[2:]
@@ -89,22 +88,22 @@ class Critic(nn.Module):
     @torch.no_grad()
     def observe(self, logits: Tensor, images: Tensor, mask: Tensor | None = None) -> None:
         """Take maps into the running statistics of the normalisation; arguments as `forward`."""
-        self.normalise.observe(self._seen(logits, images, mask), mask)
+        self.normalise.observe(self._input(logits, images, mask), mask)
 
-    def _seen(self, logits: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
-        """What the critic looks at, 0 where it is masked out."""
+    def _input(self, logits: Tensor, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Check and stack the critic's input, 0 where it is masked out."""
         batch, channels, *size = logits.shape
         if channels != self.classes or tuple(images.shape) != (batch, 3, *size):
             raise ArtifactError(
                 f"the critic takes logits (B, {self.classes}, h, w) and images (B, 3, h, w), got "
                 f"{tuple(logits.shape)} and {tuple(images.shape)}"
             )
-        seen = torch.cat([logits, images.to(logits.dtype)], 1) if self.conditional else logits
-        return seen if mask is None else seen.masked_fill(~mask, 0)
+        x = torch.cat([logits, images.to(logits.dtype)], 1) if self.conditional else logits
+        return x if mask is None else x.masked_fill(~mask, 0)
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at every other one.
+    """Attention of every position to every other one.
 
     out_i = x_i + gain * sum_j a_ij V x_j,  a_ij = softmax over j of (Q x_i) . (K x_j)
 
@@ -126,8 +125,8 @@ class SelfAttention(nn.Module):
         query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
         attention = (query.transpose(1, 2) @ key).softmax(2)  # (B, N, N): i, j
         attended = (value @ attention.transpose(1, 2)).view_as(x)  # (B, C, N) -> (B, C, h, w)
-        found: Tensor = x + self.gain * attended
-        return found
+        out: Tensor = x + self.gain * attended
+        return out
 
 
 class RunningNorm(nn.Module):
@@ -159,19 +158,19 @@ class RunningNorm(nn.Module):
         """Take a batch into the statistics, by a tenth; the first ones by more.
 
         x: (B, C, h, w)
-        mask: (B, 1, h, w) bool, True where a cell counts; where none does nothing changes
+        mask: (B, 1, h, w) bool, True where a position counts; where none does nothing changes
         """
-        cells = x.transpose(0, 1).flatten(1)  # (C, B h w)
+        kept = x.transpose(0, 1).flatten(1)  # (C, B h w)
         if mask is not None:
-            cells = cells[:, mask.flatten()]
-        if not cells.shape[1]:
+            kept = kept[:, mask.flatten()]
+        if not kept.shape[1]:
             return
         rate = max(SLOWEST, 1 / (int(self.observed) + 1))
         # New tensors: scores whose backward pass is still to come hold on to the old ones.
-        self.mean = self.mean.lerp(cells.mean(1).to(self.mean.dtype), rate)
-        self.variance = self.variance.lerp(cells.var(1, correction=0).to(self.variance.dtype), rate)
+        self.mean = self.mean.lerp(kept.mean(1).to(self.mean.dtype), rate)
+        self.variance = self.variance.lerp(kept.var(1, correction=0).to(self.variance.dtype), rate)
         self.observed = self.observed + 1
 
 
-def _as_it_is(layer: nn.Module) -> nn.Module:
+def _unchanged(layer: nn.Module) -> nn.Module:
     return layer

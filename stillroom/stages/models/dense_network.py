@@ -1,4 +1,4 @@
-"""What every network here is to its callers: normalised images in, named grids out.
+"""What teachers' and students' networks have in common: normalised images in, grids out.
 
 A `ModelOutput` has "logits" (B, C, h, w), "features/<layer>" (B, A, h', w') and other outputs that
 artifacts are made from, as "depth" (B, h, w): before any upsampling to the input's size, as the
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stillroom.storage_specs.artifacts import ARTIFACTS, FEATURES, LOGITS, artifact_of
-from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ OUTPUTS = tuple(dict.fromkeys(row.output for row in ARTIFACTS.values() if row.ou
 
 @dataclass(frozen=True)
 class TeacherNetwork:
-    """A teacher's network as its family of loaders hands it over.
+    """A teacher's network as its loader returns it.
 
     module: what is moved to a device and set to eval; None for a bare callable
     forward: normalised images to named grids, through `module`
@@ -108,14 +108,14 @@ class Normalise(nn.Module):
 def crop(
     output: ModelOutput, strides: Mapping[str, int], images: Tensor, height: int, width: int
 ) -> ModelOutput:
-    """Cut off the cells that see nothing but padding: (ceil(height/stride), ceil(width/stride)).
+    """Cut padding off the grids: (ceil(height / stride), ceil(width / stride)) is left.
 
     images: what the network was given, padded
     height, width: without the padding
 
     Raises:
-        ConfigError: a grid is not that of its stride, as that of a network whose grids have one
-            size whatever its input's.
+        ConfigError: a grid does not follow the size of the input, as that of a network whose
+            grids have one fixed size.
     """
     cut = {}
     for name, grid in output.items():
@@ -133,7 +133,7 @@ def crop(
 
 
 class Grid(NamedTuple):
-    """What a network's output looks like: channels, and pixels of input to one cell."""
+    """A network's output: channels, and pixels of input to one grid position."""
 
     channels: int
     stride: int
@@ -146,7 +146,7 @@ def measure_grids(
 
     The network must be in eval mode; nothing about it changes.
 
-    classes: that its logits must have; None: nobody knows
+    classes: that its logits must have; None where that is not known
 
     Raises:
         ConfigError: the network fails on sides that are multiples of `pad`, its number of classes
@@ -184,9 +184,3 @@ def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:
         f"{name}: a grid of shape {tuple(grid.shape)} from an input of {height}x{width} has no "
         "whole stride; choose a `pad` that every level of the network divides"
     )
-
-
-def check_images(images: Tensor) -> None:
-    """Raise ArtifactError unless images are (B, 3, H, W)."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ArtifactError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")

@@ -1,4 +1,4 @@
-"""The one explicit door for a user's own network: "module:function", imported and called."""
+"""Import and call a user's own "module:function"."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
 def _demand_taken(target: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(function)
-    except ValueError:  # of some functions in C; the call itself will tell
+    except ValueError:  # of some functions in C; the call itself will raise
         return
     try:
         signature.bind(**options)

@@ -4,9 +4,9 @@ Its heads are classifier convolution, upsampling, activation. Only the convoluti
 are cached and compared on the decoder's own grid. "penultimate" is what the convolution reads,
 "stage1".."stage5" what the encoder hands to the decoder.
 
-SMP's heads upsample with align_corners=True; here a cell is the square of pixels below it, which is
-align_corners=False. For weights trained through SMP's own head the two agree in the middle of a
-frame and are up to half a cell apart at its border.
+SMP's heads upsample with align_corners=True; here a grid position is the square of pixels below it,
+which is align_corners=False. For weights trained through SMP's own head the two agree in the middle
+of a frame and are up to half a grid position apart at its border.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Architecture = Literal[
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 CLASSIFIER = "segmentation_head.0.weight"
 
-# Said by the sections around `options`, or of no meaning to logits on the decoder's grid.
+# Options that other keys of the section state, or that logits on the decoder's grid do not have.
 RESERVED = {
     "encoder_name": "the key `encoder` says it",
     "encoder_weights": "weights are local files: see `weights` and `encoder_weights`",
@@ -48,7 +48,7 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class SmpDesign:
-    """What an SMP network is made from; its weights are not part of it."""
+    """The arguments of an SMP network."""
 
     architecture: str
     encoder: str
@@ -57,7 +57,7 @@ class SmpDesign:
 
 
 def build_smp(design: SmpDesign) -> nn.Module:
-    """An SMP network with random weights. Nothing is downloaded.
+    """Build an SMP network with random weights; nothing is downloaded.
 
     Raises:
         ConfigError: no such architecture, encoder or option, or values that do not go together.
@@ -90,7 +90,7 @@ def build_smp(design: SmpDesign) -> nn.Module:
 
 
 def forward_smp(network: Any, images: Tensor) -> ModelOutput:
-    """Logits before the head's upsampling, the classifier's input, and the encoder's stages.
+    """Compute logits before upsampling, the classifier's input, and the encoder's stages.
 
     images: (B, 3, H, W) normalised; sides are multiples of `pad_multiple(network)`
     """
@@ -106,12 +106,12 @@ def forward_smp(network: Any, images: Tensor) -> ModelOutput:
 
 
 def pad_multiple(network: Any) -> int:
-    """Pixels that both sides of the input must be multiples of."""
+    """Return what both sides of the input must be multiples of, in pixels."""
     return int(network.encoder.output_stride)
 
 
 def classifier_of(network: Any) -> nn.Conv2d:
-    """The convolution that turns penultimate features into logits."""
+    """Return the convolution from penultimate features to logits."""
     classifier: nn.Conv2d = network.segmentation_head[0]
     return classifier
 
@@ -139,7 +139,7 @@ def freeze_idle_layers(network: Any) -> int:
 
 @contextmanager
 def third_party_warnings_silenced() -> Iterator[None]:
-    """Keep SMP's and timm's own notices about their old names and options off the user's screen."""
+    """Hide SMP's and timm's own warnings about their old names and options."""
     with warnings.catch_warnings():
         for package in ("segmentation_models_pytorch", "timm"):
             for category in (DeprecationWarning, FutureWarning, UserWarning):
@@ -148,7 +148,7 @@ def third_party_warnings_silenced() -> Iterator[None]:
 
 
 def _check_options(design: SmpDesign, parameters: Mapping[str, Any]) -> None:
-    """Compare options with SMP's signature: SMP itself swallows unknown ones without a word."""
+    """Compare options with SMP's signature: SMP itself ignores unknown ones."""
     known = [name for name in parameters if name not in {*RESERVED, "self", "kwargs"}]
     for name in design.options:
         if name in RESERVED:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from stillroom.stages.models.dense_network import check_images, crop, measure_grids
+from stillroom.stages.models.dense_network import crop, measure_grids
 from stillroom.storage_specs.artifacts import FEATURES, LOGITS
+from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StudentOutput:
-    """What a student says about a batch.
+    """The output of a student for a batch.
 
     logits: (B, C, h, w), h = ceil(H / stride)
     features: by layer, (B, A, h', w')
@@ -35,12 +36,12 @@ class Student(nn.Module):
     network: the bare network; its state_dict is what is exported, and what a teacher of the same
         architecture loads
     num_classes: C
-    strides, channels: pixels of an image to one cell and channels of a cell, for "logits" and each
+    strides, channels: pixels of an image to one grid position, and channels, for "logits" and each
         "features/<layer>"
     stride: of the logits
-    encoder_fit: what became of the pretrained encoder weights, if there were any
-    idle_parameters: how many are there for their names alone; they are frozen, and an honest count
-        leaves them out
+    encoder_fit: how the pretrained encoder weights fitted, if there were any
+    idle_parameters: how many no output depends on; they are frozen, and not counted as the
+        student's
     """
 
     def __init__(
@@ -68,23 +69,23 @@ class Student(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels of an image to one cell of the logits."""
+        """Pixels of an image to one grid position of the logits."""
         return self.strides[LOGITS]
 
     @property
     def classifier_weight(self) -> Tensor:
-        """(C, A): what the classifier makes of the penultimate features.
+        """The classifier's weights of the penultimate features, (C, A).
 
-        A classifier that looks at k x k cells counts as the sum over them: its response to features
-        that are alike in the whole window.
+        A classifier with a window of k x k counts as the sum over it: its response to features that
+        are alike in the whole window.
 
         Raises:
-            ConfigError: a user's own network that does not tell.
+            ConfigError: a user's own network has no such attribute.
         """
         return self._classifier_weight(self.network)
 
     def forward(self, images: Tensor) -> StudentOutput:
-        """Logits and features of a batch.
+        """Compute logits and features of a batch.
 
         images: (B, 3, H, W) RGB, 0..255
 
@@ -92,7 +93,8 @@ class Student(nn.Module):
             ArtifactError: images of another shape.
             ConfigError: the network's grids do not follow the size of the images.
         """
-        check_images(images)
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ArtifactError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
         padded = self.normalise(images)
         output = self._run(self.network, padded)
         output = crop(output, self.strides, padded, images.shape[-2], images.shape[-1])

@@ -242,7 +242,7 @@ def _rename(state: Mapping[str, Tensor], off: str, on: str) -> dict[str, str]:
 
 
 def _copy(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Write into the network's own tensors, which `state_dict` hands out detached but shared."""
+    """Write into the network's own tensors, which `state_dict` returns detached but shared."""
     for name, tensor in wanted.items():
         if name in state:
             tensor.copy_(state[name])

@@ -2,7 +2,7 @@
 
 The ground is the plane y = 0, the houses are two upright planes beside the street, and every
 other object is a flat panel. A ray meets each of them at a point that is known exactly, so labels,
-depth and motion need no approximation.
+depth and flow need no approximation.
 
 Axes in metres: x to the right, y up, z along the street. Time counts frames, 0.1 s apart.
 """

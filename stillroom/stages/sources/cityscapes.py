@@ -66,9 +66,9 @@ def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
     A clip is a snippet, a time is a frame number. In most cities every snippet has a sequence
     number of its own. In some, such as Hamburg and Bochum, one sequence is a long drive of which
     snippets were cut out, some of them back to back, so that neither the sequence nor a gap of
-    frame numbers tells them apart. What does is the labelled frame, of which 19 frames come
-    before and 10 after: those of them that are there are its clip, whatever is missing between,
-    and it has the labelled frame's name. Where two such windows overlap, the earlier one has the
+    frame numbers separates them. The labelled frame does, of which 19 frames come before and 10
+    after: those of them that are there are its clip, whatever is missing between, and the clip has
+    the labelled frame's name. Where two such windows overlap, the earlier one has the
     frames. A frame in no window belongs to its run of consecutive numbers, cut every 30 frames;
     such a clip has the name of its first frame.
 

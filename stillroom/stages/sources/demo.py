@@ -1,4 +1,4 @@
-"""A source that draws its own short street clips: no data needed, labels and motion exact."""
+"""A source that draws its own short street clips: no data needed, labels and flow exact."""
 
 from __future__ import annotations
 

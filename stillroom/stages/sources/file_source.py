@@ -1,4 +1,4 @@
-"""The source whose frames are image files: what most data set layouts come to."""
+"""A source whose frames are image files; most data set layouts are opened as one."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class PairsConfig(Settings):
     of: "labelled" chooses the frames with a label, or all frames of a source without labels; "all"
     offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
     draws: different neighbours of a frame on either side, as far as there are so many
-    back: cache the flow from neighbours to their frame too, which tells what is hidden
+    back: cache the flow from neighbours to their frame too, from which hidden pixels follow
     """
 
     of: Literal["labelled", "all"] = "labelled"

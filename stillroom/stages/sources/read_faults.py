@@ -33,7 +33,7 @@ def read_fault(path: Path, fault: OSError) -> FrameError | SourceUnavailable:
 
 
 def read_through(path: Path) -> None:
-    """Read a file to its end and keep nothing: tells a damaged file from a disk that fails.
+    """Read a file to its end and keep nothing, to tell a damaged file from a failing disk.
 
     Raises:
         FrameError: there is no such file.

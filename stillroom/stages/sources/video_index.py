@@ -2,9 +2,9 @@
 
 The count in a container is an estimate in some formats and may be wrong in others: a file that was
 cut off states frames that it lost, and one that was cut out of another has frames that no player
-shows. So the frames are decoded once and counted. Their times, which are exact, later tell which
-frame a seek has landed on. Counting takes a while, and every command opens its sources: an index
-is kept in the user's cache folder.
+shows. So the frames are decoded once and counted. Their times, which are exact, later identify the
+frame that a seek has landed on. Counting takes a while, and every command opens its sources: an
+index is kept in the user's cache folder.
 """
 
 from __future__ import annotations

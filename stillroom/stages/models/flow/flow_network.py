@@ -90,7 +90,7 @@ def as_images(frames: Tensor) -> Tensor:
 
 
 def without_weights(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network whose tensors hold nothing yet: drawing 162 million numbers takes seconds.
+    """Build a network with uninitialised tensors: drawing 162 million numbers takes seconds.
 
     Only for networks whose every tensor is then loaded from a file.
     """

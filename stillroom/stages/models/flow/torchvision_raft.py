@@ -46,7 +46,7 @@ def load_torchvision_flow(config: TorchvisionFlowConfig) -> FlowNetwork:
 
     network: nn.Module = getattr(optical_flow, config.architecture)(weights=None, progress=False)
     load_weights(network, config.weights)
-    sides = Sides(multiple=8, least=128, how="pad")  # its coarsest correlations want 16 cells
+    sides = Sides(multiple=8, least=128, how="pad")  # its coarsest correlations need a side of 16
 
     def refine(first: Tensor, second: Tensor) -> Tensor:
         flow: Tensor = network(first, second, num_flow_updates=config.iterations)[-1]

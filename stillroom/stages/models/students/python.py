@@ -23,7 +23,7 @@ class PythonStudentConfig(StudentSettings):
     """What "module:function" returns: a torch module from normalised images to logits.
 
     It gives logits (B, C, h, w), or a dict of "logits" and "features" (a dict of (B, A, h', w') by
-    layer). Terms that look at the classifier want an attribute `classifier_weight` (C, A).
+    layer). Terms that read the classifier need an attribute `classifier_weight` (C, A).
 
     target: "module:function", called with num_classes and `options`
     pad: both sides are filled up with zeros (after normalising) to a multiple of it

@@ -144,30 +144,30 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
 
 
 def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
-    """Say where the model calls its classes otherwise than the run, or has them in another order.
+    """Warn where names or order of the model's classes differ from the run's.
 
-    Only people can tell whether "car" and "vehicle" are one, so that is no error.
+    Whether "car" and "vehicle" are one class cannot be decided here, so that is no error.
     """
-    said = [str(model.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_classes())]
+    named = [str(model.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_classes())]
     wanted = config.class_names()
-    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(said))
-    if wanted is not None and not nameless and said != list(wanted):
+    nameless = all(name == f"LABEL_{i}" for i, name in enumerate(named))
+    if wanted is not None and not nameless and named != list(wanted):
         LOG.warning(
             "teacher %s: its classes and those of the run differ in names or order; give `classes` "
             "in its order, or a teacher of this run's classes\n  teacher  %s\n  run      %s",
             config.path,
-            ", ".join(said),
+            ", ".join(named),
             ", ".join(wanted),
         )
 
 
 def _warn_of_other_colours(transformers: Any, config: HfTeacherConfig) -> None:
-    """Say where the model was trained on frames of another mean and deviation than the run's."""
-    said = _preprocessor(transformers, config)
-    if said.get("do_normalize") is False:
+    """Warn where the model was trained on frames of another mean and deviation than the run's."""
+    preprocessor = _preprocessor(transformers, config)
+    if preprocessor.get("do_normalize") is False:
         return
     for key, wanted in (("mean", config.mean), ("std", config.std)):
-        found = said.get(f"image_{key}")
+        found = preprocessor.get(f"image_{key}")
         if not isinstance(found, list) or len(found) != len(wanted):
             continue
         colours = [round(255 * float(value), 3) for value in found]
@@ -184,7 +184,7 @@ def _warn_of_other_colours(transformers: Any, config: HfTeacherConfig) -> None:
 
 
 def _preprocessor(transformers: Any, config: HfTeacherConfig) -> dict[str, Any]:
-    """What stands beside the model about its input; {} where nothing does."""
+    """Read the model's preprocessor_config.json; {} where there is none."""
     local = config.folder.is_dir()
     try:
         file = transformers.utils.cached_file(
@@ -193,10 +193,10 @@ def _preprocessor(transformers: Any, config: HfTeacherConfig) -> dict[str, Any]:
             revision=config.revision or "main",
             local_files_only=local,
         )
-        said = json.loads(Path(file).read_text(encoding="utf-8"))
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _as_weights_error(path: str) -> Iterator[None]:
 
 
 def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> ModelOutput:
-    """Logits as the classifier gives them, where it was found; else as the model does."""
+    """Compute logits as the classifier does, where it was found; else as the model does."""
     from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 
     if classifier is None:
@@ -229,10 +229,10 @@ def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> ModelO
 
 
 def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
-    """The convolution whose output is the model's logits but for upsampling, or None.
+    """Find the convolution whose output is the model's logits but for upsampling; else None.
 
-    Models name it differently, and some have a second one for an auxiliary loss: so it is told by
-    what it computes.
+    Models name it differently, and some have a second one for an auxiliary loss: so its output is
+    compared.
     """
     import torch
     from torch import nn
@@ -250,7 +250,7 @@ def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
                 final = model(pixel_values=images).logits
                 grid = _forward(model, layer, images)[LOGITS]
             except (RuntimeError, ValueError, KeyError):
-                return None  # measuring the strides will say what is wrong with this size
+                return None  # measuring the strides reports what is wrong with this size
             for corners in (False, True):
                 full = nn.functional.interpolate(
                     grid, size=final.shape[-2:], mode="bilinear", align_corners=corners
@@ -262,7 +262,7 @@ def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without the loading bar of transformers: progress is shown by those who run teachers."""
+    """Hide the loading bar of transformers."""
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

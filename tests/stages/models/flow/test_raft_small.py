@@ -9,8 +9,7 @@ import torch
 
 from stillroom.stages.models.flow.flow_model import build_flow_model
 from stillroom.stages.models.flow.raft_small.load import RaftSmallConfig
-from stillroom.stages.models.flow.raft_small.lookup import all_pairs, look_up
-from stillroom.stages.models.flow.raft_small.network import RaftSmall
+from stillroom.stages.models.flow.raft_small.network import RaftSmall, all_pairs, look_up
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import WeightsError
 

@@ -1,4 +1,4 @@
-"""FlowNet2: C, then S twice on what is left over, SD beside them, and a fusion of both branches."""
+"""FlowNet2: C, then S twice on what it misses, SD beside them, and a fusion of both branches."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class FlowNet2(nn.Module):
         first, second = centred(first, second)
         both = torch.cat([first, second], dim=1)  # (B, 6, H, W)
         flow = _four_times(self.flownetc(first, second).float() * DIV_FLOW, "bilinear")
-        flow = self.flownets_1(_evidence(first, second, flow)).float() * DIV_FLOW
+        flow = self.flownets_1(_input_of_s(first, second, flow)).float() * DIV_FLOW
         flow = _four_times(flow, "bilinear")
-        flow = self.flownets_2(_evidence(first, second, flow)).float() * DIV_FLOW
+        flow = self.flownets_2(_input_of_s(first, second, flow)).float() * DIV_FLOW
         large = _four_times(flow, "nearest")
         small = _four_times(self.flownets_d(both).float() / DIV_FLOW, "nearest")
         lengths = [channel_norm(small), channel_norm(large)]
@@ -70,14 +70,14 @@ def channel_norm(x: Tensor) -> Tensor:
 
 
 def centred(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Take each sample's mean colour over both frames off, and divide by 255: float32."""
+    """Subtract each sample's mean colour over both frames, and divide by 255: float32."""
     first, second = first.float(), second.float()
     mean = torch.stack([first, second], dim=2).mean(dim=(2, 3, 4))[..., None, None]  # (B, 3, 1, 1)
     return (first - mean) / RGB_MAX, (second - mean) / RGB_MAX
 
 
-def _evidence(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
-    """What S is shown, (B, 12, H, W): frames, the second warped, the flow, and what it misses."""
+def _input_of_s(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
+    """Stack the input of S, (B, 12, H, W): frames, the second warped, the flow, what it misses."""
     warped = warp(second, flow)
     miss = channel_norm(first - warped)
     return torch.cat([first, second, warped, flow / DIV_FLOW, miss], dim=1)

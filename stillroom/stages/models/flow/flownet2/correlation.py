@@ -1,4 +1,4 @@
-"""FlowNetC's correlation: how alike each cell of one map and the cells around it in another are."""
+"""FlowNetC's correlation of each position of a map with those around it in another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
-REACH = 20  # cells, up, down, left and right
+REACH = 20  # grid positions, up, down, left and right
 STEP = 2
 
 
@@ -28,7 +28,7 @@ def correlation(first: Tensor, second: Tensor, reach: int = REACH, step: int = S
     result.
 
     first, second: (B, C, H, W)
-    reach, step: in cells; reach is a whole number of steps
+    reach, step: in grid positions; reach is a whole number of steps
     returns: (B, n * n, H, W) float32 (float64 stays), whatever autocast says: sums over 256
         channels overflow float16
     """

@@ -37,13 +37,12 @@ def load_raft_small(config: RaftSmallConfig) -> FlowNetwork:
         as_images,
         without_weights,
     )
-    from stillroom.stages.models.flow.raft_small.lookup import LEAST_CELLS
-    from stillroom.stages.models.flow.raft_small.network import STRIDE, RaftSmall
+    from stillroom.stages.models.flow.raft_small.network import LEAST_SIDE, STRIDE, RaftSmall
     from stillroom.stages.models.weights import load_weights
 
     network = without_weights(RaftSmall)
     load_weights(network, config.weights)
-    sides = Sides(STRIDE, least=STRIDE * LEAST_CELLS, how="pad")
+    sides = Sides(STRIDE, least=LEAST_SIDE, how="pad")
 
     def refine(first: Tensor, second: Tensor) -> Tensor:
         flow: Tensor = network(first, second, config.iterations)

@@ -1,22 +1,25 @@
-"""RAFT-small: a flow that is corrected again and again by what it finds where it points."""
+"""RAFT-small: a flow that is corrected again and again from correlations around its end points."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stillroom.stages.models.flow.raft_small.encoder import SmallEncoder
-from stillroom.stages.models.flow.raft_small.lookup import LEVELS, RADIUS, all_pairs, look_up
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-STRIDE = 8
-HIDDEN, CONTEXT = 96, 64  # channels of the state, and of what it is told at every step
+STRIDE = 8  # of the grid that features, correlations and the flow within are on
+LEVELS = 4  # scales of the correlations
+RADIUS = 3  # of the window of correlations, in grid positions
+LEAST_SIDE = STRIDE * 2 ** (LEVELS - 1)  # pixels; below, the coarsest correlations would be empty
 CORRELATIONS = LEVELS * (2 * RADIUS + 1) ** 2
+HIDDEN, CONTEXT = 96, 64  # channels of the state, and of what goes with it into every update
 MOTION = 82  # channels: 80 of correlations and flow together, and the flow itself
 
 
@@ -44,7 +47,8 @@ class RaftSmall(nn.Module):
         pyramid = all_pairs(*features.chunk(2))
         state, context = self.cnet(first).split([HIDDEN, CONTEXT], dim=1)
         state, context = torch.tanh(state), F.relu(context)
-        start = _cells(first.shape[0], first.shape[2] // STRIDE, first.shape[3] // STRIDE, first)
+        height, width = (side // STRIDE for side in first.shape[2:])
+        start = _positions(len(first), height, width, first)
         points = start
         for _ in range(iterations):
             found = look_up(pyramid, points)
@@ -68,14 +72,14 @@ class Update(nn.Module):
     def forward(
         self, state: Tensor, context: Tensor, found: Tensor, flow: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The new state, and the change of the flow, (B, 2, h, w) in cells."""
+        """Return the new state, and the change of the flow, (B, 2, h, w) in grid positions."""
         motion = self.encoder(found, flow)
         state = self.gru(state, torch.cat([context, motion], dim=1))
         return state, self.flow_head(state)
 
 
 class MotionEncoder(nn.Module):
-    """Correlations and flow to features of motion."""
+    """Turn correlations and flow into features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ class MotionEncoder(nn.Module):
 
 
 class ConvGRU(nn.Module):
-    """A gated recurrent unit at every cell, with 3x3 convolutions for its matrices."""
+    """A gated recurrent unit at every position, with 3x3 convolutions for its matrices."""
 
     def __init__(self, hidden: int, inputs: int) -> None:
         super().__init__()
@@ -111,7 +115,7 @@ class ConvGRU(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """A state to the change of the flow."""
+    """Turn a state into the change of the flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,8 +128,121 @@ class FlowHead(nn.Module):
         return change
 
 
-def _cells(batch: int, height: int, width: int, like: Tensor) -> Tensor:
-    """Each cell's own x and y: (B, 2, height, width) float32."""
+class SmallEncoder(nn.Module):
+    """Frames to features at stride 8, with the names of the original checkpoint.
+
+    outputs: channels of the features
+    instance_norm: after every convolution but the last; it has no parameters of its own
+    """
+
+    def __init__(self, outputs: int, *, instance_norm: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 7, stride=2, padding=3)
+        self.norm1 = norm(32, instance_norm)
+        self.layer1 = _layer(32, 32, 1, instance_norm)
+        self.layer2 = _layer(32, 64, 2, instance_norm)
+        self.layer3 = _layer(64, 96, 2, instance_norm)
+        self.conv2 = nn.Conv2d(96, outputs, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W) in -1..1; returns (B, outputs, H / 8, W / 8)."""
+        x = F.relu(self.norm1(self.conv1(images)))
+        features: Tensor = self.conv2(self.layer3(self.layer2(self.layer1(x))))
+        return features
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions through a quarter of the channels, and the input added."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, instance_norm: bool) -> None:
+        super().__init__()
+        inner = outputs // 4
+        self.conv1 = nn.Conv2d(inputs, inner, 1)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1)
+        self.conv3 = nn.Conv2d(inner, outputs, 1)
+        self.norm1 = norm(inner, instance_norm)
+        self.norm2 = norm(inner, instance_norm)
+        self.norm3 = norm(outputs, instance_norm)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride), norm(outputs, instance_norm)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, inputs, h, w); returns (B, outputs, h / stride, w / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        y = F.relu(self.norm3(self.conv3(y)))
+        return F.relu(self.downsample(x) + y)
+
+
+def norm(channels: int, instance_norm: bool) -> nn.Module:
+    """Instance normalisation without parameters, or nothing."""
+    return nn.InstanceNorm2d(channels) if instance_norm else nn.Identity()
+
+
+def _layer(inputs: int, outputs: int, stride: int, instance_norm: bool) -> nn.Sequential:
+    return nn.Sequential(
+        Bottleneck(inputs, outputs, stride, instance_norm),
+        Bottleneck(outputs, outputs, 1, instance_norm),
+    )
+
+
+def all_pairs(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Correlate all positions of one map with all of another, on four scales of the latter.
+
+    corr[b, i, j] = <first_i, second_j> / sqrt(C); the scales are means over 2x2 of the one before
+
+    first, second: (B, C, h, w)
+    returns: level l as (B * h * w, 1, h / 2^l, w / 2^l) float32: 4/3 * B * (h * w)^2 numbers
+    """
+    batch, channels, height, width = first.shape
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = first.float().flatten(2), second.float().flatten(2)
+        products = first.transpose(1, 2) @ second / math.sqrt(channels)  # (B, hw, hw)
+    pyramid = [products.reshape(batch * height * width, 1, height, width)]
+    for _ in range(LEVELS - 1):
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    return pyramid
+
+
+def look_up(pyramid: Sequence[Tensor], points: Tensor, radius: int = RADIUS) -> Tensor:
+    """Sample the correlations of each position with those around its estimated end point.
+
+    Sampled bilinearly on every scale, with zeros outside. The window's **first** axis runs along x:
+    the original code adds its row offsets to x and its column offsets to y, and weights trained
+    with it want the channels in that order.
+
+    points: (B, 2, h, w), x and y in grid positions of the second map
+    returns: (B, levels * (2 * radius + 1)^2, h, w) float32
+    """
+    batch, _, height, width = points.shape
+    side = 2 * radius + 1
+    offsets = torch.arange(-radius, radius + 1, device=points.device, dtype=points.dtype)
+    centres = points.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)  # (B * h * w, 1, 1, 2)
+    window = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), dim=-1)
+    found = []
+    for level, correlations in enumerate(pyramid):
+        sampled = _sample(correlations, centres / 2**level + window)  # (B * h * w, side, side)
+        found.append(sampled.reshape(batch, height, width, side * side))
+    return torch.cat(found, dim=-1).permute(0, 3, 1, 2).contiguous()
+
+
+def _sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Sample maps (N, 1, h, w) at points (N, a, b, 2), x and y in grid positions: (N, a, b).
+
+    Unaligned corners give the same as aligned ones here, without a division by (side - 1), which is
+    0 for the coarsest level of a small frame.
+    """
+    height, width = maps.shape[-2:]
+    sides = points.new_tensor([width, height])
+    grid = (2 * points + 1) / sides - 1
+    return F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)[:, 0]
+
+
+def _positions(batch: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Return each position's own x and y: (B, 2, height, width) float32."""
     x = torch.arange(width, device=like.device, dtype=torch.float32).expand(height, width)
     y = torch.arange(height, device=like.device, dtype=torch.float32)[:, None].expand_as(x)
     return torch.stack([x, y]).expand(batch, -1, -1, -1)
