@@ -267,7 +267,11 @@ def draw(
     )
     for name in ("clip.mp4", "clip.gif"):
         comparison_film(
-            out / name, pair, len(steps), CLASSES, frames_per_second=7.5, title="CamVid val"
+            out / name,
+            lambda: map(pair, range(len(steps))),
+            CLASSES,
+            frames_per_second=7.5,
+            title="CamVid val",
         )
 
 

@@ -9,7 +9,7 @@ from stillroom.pipeline.run_file.sections import EXACT
 from stillroom.stages.evaluate.clip_dataset import ClipDataset, clips_of
 from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
 from stillroom.stages.evaluate.clip_scores import measure_clips
-from stillroom.stages.pictures.clip_pictures import ClipPictures
+from stillroom.stages.pictures.clip_pictures import CHANGES, CURVES, FILM, FLOW, draw_clip
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.errors import ConfigError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
     OnFrames = Callable[[str, int, int], None]  # stage, frames done, frames in all
-
-CURVES, CHANGES, FLOW, FILM = "consistency.png", "changes.png", "flow.png", "film.mp4"
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,7 @@ class VideoClips:
         """Draw the first clip that was measured: curves, what changes, the flow, and a film."""
         scores = {name: one.scores for name, one in models.items()}
         title = f"{self.settings.source}, flow {self.settings.flow}"
-        pictures = ClipPictures(self.dataset, scores, title)
-        curves, changes, flow, film = picture_paths(folder)
-        pictures.curves(curves)
-        pictures.changes(changes, classes)
-        pictures.flow(flow)
-        pictures.film(film, classes)
+        draw_clip(folder, self.dataset, scores, classes, title)
 
 
 def picture_paths(folder: Path | None) -> tuple[Path, ...]:

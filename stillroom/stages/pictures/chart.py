@@ -18,17 +18,16 @@ from stillroom.stages.pictures.page import (
     FAINT,
     INK,
     LINE,
-    LONGEST_SIDE,
     MARGIN,
     SMALL,
     TEXT,
     TITLE,
+    demand_drawable,
     fitted,
     text_width,
     write_png,
 )
 from stillroom.stages.pictures.palette import palette
-from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -90,11 +89,7 @@ def chart(path: Path, width: int, height: int, title: str) -> Iterator[Figure]:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     height += MARGIN + TITLE
-    if max(width, height) > LONGEST_SIDE:
-        raise ConfigError(
-            f"a picture of {height}x{width} pixels is too large to draw "
-            f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
-        )
+    demand_drawable(width, height)
     words, left = fitted(title, width - 2 * MARGIN, TITLE, bold=True), MARGIN / 2 / width
     layout = ConstrainedLayoutEngine(
         w_pad=MARGIN / 2 / DPI, h_pad=MARGIN / 2 / DPI, rect=(left, 0, 1 - 2 * left, 1)

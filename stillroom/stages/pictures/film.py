@@ -33,8 +33,7 @@ RUNNING = (0, 0x72, 0xB2)
 
 def comparison_film(
     path: Path,
-    pair_at: Callable[[int], FramePair],
-    count: int,
+    pairs: Callable[[], Iterable[FramePair]],
     classes: Sequence[str],
     *,
     frames_per_second: float = 10.0,
@@ -47,27 +46,29 @@ def comparison_film(
 
     Args:
         path: ending in .mp4 or .gif; its folder is made.
-        pair_at: a frame of the clip and the next one, by number; asked for each twice.
-        count: how many pairs there are.
+        pairs: gives each frame of the clip with the next one, all of one size; called twice.
         classes: names of the classes 0..C-1.
-        frames_per_second: above 0.
+        frames_per_second: above 0; a GIF shows at most 50.
         title: the first line.
 
     Raises:
         ConfigError: no pairs or models, or the file cannot be written.
         ArtifactError: arrays that do not fit together.
     """
-    longest, counts = 0.0, np.zeros(256, np.int64)
-    for pair in map(pair_at, range(count)):
-        longest = max(longest, longest_of(pair.flow))
+    longest, count, counts = 0.0, 0, np.zeros(256, np.int64)
+    for pair in pairs():
+        longest, count = max(longest, longest_of(pair.flow)), count + 1
         for now, _ in pair.predictions.values():
             counts += np.bincount(now.ravel(), minlength=256)
     if not counts.any():
         raise ConfigError("a film needs at least one frame, and one model's predictions")
 
     def pages() -> Iterator[Picture]:
-        for number, pair in enumerate(map(pair_at, range(count)), 1):
-            rows = _rows(pair, longest)
+        for number, pair in enumerate(pairs(), 1):
+            flow = flow_picture(pair.flow, longest)
+            predictions = [Cell("classes", now, "") for now, _ in pair.predictions.values()]
+            changes = [pair.changes(name) for name in pair.predictions]
+            rows = FrameRow("", pair.image, predictions), FrameRow("", flow, changes)
             page = Sheet(
                 title, ("frame", *pair.predictions), rows, classes, CHANGES, counts=counts,
                 subtitle=counted([rows[0]] * (count + 1)),
@@ -78,27 +79,15 @@ def comparison_film(
     return write_film(path, pages(), frames_per_second=frames_per_second)
 
 
-def _rows(pair: FramePair, longest: float) -> tuple[FrameRow, FrameRow]:
-    predictions = [Cell("classes", now, "") for now, _ in pair.predictions.values()]
-    changes = [pair.changes(name) for name in pair.predictions]
-    flow = flow_picture(pair.flow, longest)
-    return FrameRow("", pair.image, predictions), FrameRow("", flow, changes)
-
-
 def write_film(path: Path, pictures: Iterable[Picture], *, frames_per_second: float = 10.0) -> Path:
-    """Write pictures as a film: an MP4 (MPEG-4 part 2, `mp4v`) or a GIF that runs for ever.
+    """Write pictures of one size as a film, whole or not at all; they are taken one at a time.
 
-    The pictures are taken one at a time, and the film is there whole or not at all. An MP4 has
-    even sides: an odd one gets a row or column of white.
-
-    Args:
-        path: ending in .mp4 or .gif; its folder is made.
-        pictures: (H, W, 3) uint8 RGB, all of one size.
-        frames_per_second: above 0; a GIF counts in hundredths of a second, and shows at most 50.
+    An MP4 (MPEG-4 part 2, `mp4v`) has even sides: an odd one gets a row or column of white. A GIF
+    counts in hundredths of a second, and runs for ever.
 
     Raises:
         ConfigError: another ending, no pictures, or a file that cannot be written.
-        ArtifactError: a picture of another shape or dtype.
+        ArtifactError: pictures of several sizes.
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
@@ -168,10 +157,8 @@ def _of_one_size(pictures: Iterable[Picture]) -> Iterator[Picture]:
     shape = None
     for picture in pictures:
         shape = shape or picture.shape
-        if picture.shape != shape or picture.ndim != 3 or picture.shape[2] != 3:
+        if picture.shape != shape:
             raise ArtifactError(
                 f"a film's pictures are (H, W, 3) of one size, got {picture.shape} after {shape}"
             )
-        if picture.dtype != np.uint8 or not picture.size:
-            raise ArtifactError(f"a picture is uint8, not empty; got {shape} {picture.dtype}")
-        yield np.ascontiguousarray(picture)
+        yield picture

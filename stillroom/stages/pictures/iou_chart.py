@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stillroom.stages.pictures.chart import (
     POINT,
@@ -36,7 +36,6 @@ def iou_chart(
     runs: Mapping[str, Scores],
     *,
     title: str = "IoU by class",
-    order: Literal["given", "best"] = "given",
     colours: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw the IoU of each class as bars, one a run, below the mIoU, as a PNG.
@@ -45,13 +44,12 @@ def iou_chart(
         path: of the PNG; its folder is made.
         runs: scores by the name of the run; all of the same classes.
         title: the first line.
-        order: "given": as the classes are numbered; "best": by the IoU of the last run.
         colours: of each run, where another chart shows it too; chosen here if left out.
 
     Raises:
         ConfigError: no runs, or their classes differ.
     """
-    lines = _lines(runs, order)
+    lines = _lines(runs)
     count = -(-len(lines) // PANEL_LINES)
     each = -(-len(lines) // count)
     step = len(runs) * BAR + BETWEEN
@@ -70,10 +68,8 @@ def iou_chart(
     return path
 
 
-def _lines(runs: Mapping[str, Scores], order: str) -> list[Line]:
+def _lines(runs: Mapping[str, Scores]) -> list[Line]:
     """A name and the values of all runs for each line of the chart, the mean first."""
-    if order not in ("given", "best"):
-        raise ConfigError(f'order: expected "given" or "best", got {order!r}')
     if not runs:
         raise ConfigError("a chart needs at least one run to show")
     scores = list(runs.values())
@@ -81,11 +77,7 @@ def _lines(runs: Mapping[str, Scores], order: str) -> list[Line]:
     for name, one in runs.items():
         if one.classes != classes:
             raise ConfigError(f"{name} was scored on other classes than {list(runs)[-1]}")
-    lines: list[Line] = [
-        (name, [one.iou[index] for one in scores]) for index, name in enumerate(classes)
-    ]
-    if order == "best":
-        lines.sort(key=lambda line: -1.0 if line[1][-1] is None else line[1][-1], reverse=True)
+    lines = [(name, [one.iou[index] for one in scores]) for index, name in enumerate(classes)]
     return [(MEAN, [one.miou for one in scores]), *lines]
 
 

@@ -35,7 +35,7 @@ def class_entries(
     counts: NDArray[np.int64],
     iou: Mapping[str, Sequence[float | None]],
 ) -> tuple[str, list[Entry]]:
-    """Title and entries of the classes; with more than 60 of the most frequent ones.
+    """Title and entries of the classes; of more than 60, those that can be seen.
 
     Args:
         classes: their names.
@@ -44,12 +44,8 @@ def class_entries(
     """
     title, named = "Classes", list(range(len(classes)))
     if len(classes) > MOST_CLASSES:
-        counts = counts[: len(classes)]
-        frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
-        named = sorted(index for index in frequent if counts[index])
-        hidden = np.count_nonzero(counts) > len(named)
-        which = "the most frequent" if hidden else "those on this sheet"
-        title += f" ({len(named)} of {len(classes)}, {which})"
+        named = [index for index in named if counts[index]]
+        title += f" ({len(named)} of {len(classes)}, those on this sheet)"
     if iou:
         title += f" with the IoU of {' / '.join(iou)}"
 

@@ -27,11 +27,7 @@ class Page:
     """A white page of width x height pixels; positions count from the top left."""
 
     def __init__(self, width: int, height: int) -> None:
-        if max(width, height) > LONGEST_SIDE:
-            raise ConfigError(
-                f"a picture of {height}x{width} pixels is too large to draw "
-                f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
-            )
+        demand_drawable(width, height)
         self.width, self.height = width, height
         self.image = Image.new("RGB", (width, height), "white")
         self._draw = ImageDraw.Draw(self.image)
@@ -58,6 +54,15 @@ class Page:
         """Write one line; `anchor`, as Pillow names it, is the point of the text that is placed."""
         place, words = (round(left), round(top)), words.replace("\n", " ")
         self._draw.text(place, words, colour, font(size, bold=bold), anchor=anchor)
+
+
+def demand_drawable(width: int, height: int) -> None:
+    """Raise ConfigError for a picture that matplotlib, or a viewer, could not take."""
+    if max(width, height) > LONGEST_SIDE:
+        raise ConfigError(
+            f"a picture of {height}x{width} pixels is too large to draw "
+            f"(at most {LONGEST_SIDE} a side); ask for fewer frames"
+        )
 
 
 def write_png(path: Path, image: Image.Image) -> Path:

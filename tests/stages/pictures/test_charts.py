@@ -55,14 +55,6 @@ def test_a_run_can_be_given_the_colour_that_it_has_elsewhere(tmp_path: Path) -> 
     )
 
 
-def test_classes_can_be_sorted_by_the_last_run_with_absent_ones_last(
-    tmp_path: Path, words: list[str]
-) -> None:
-    runs = {"a": scores(0.9, 0.8, 0.7), "b": scores(None, 0.1, 0.3)}
-    iou_chart(tmp_path / "iou.png", runs, order="best")
-    assert [name for name in words if name.startswith("class")] == ["class 2", "class 1", "class 0"]
-
-
 @pytest.mark.parametrize(
     ("classes", "runs"), [(1, 1), (11, 4), (40, 2), (150, 3), (255, 1), (3, 12)]
 )
@@ -82,8 +74,6 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
         iou_chart(path, {})
     with pytest.raises(ConfigError, match="a was scored on other classes than b"):
         iou_chart(path, {"a": scores(0.5), "b": scores(0.5, 0.5)})
-    with pytest.raises(ConfigError, match='"given" or "best"'):
-        iou_chart(path, {"a": scores(0.5)}, order="worst")  # type: ignore[arg-type]
 
 
 def test_curves_of_any_kind_stay_readable(tmp_path: Path, words: list[str]) -> None:

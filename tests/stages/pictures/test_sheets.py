@@ -140,7 +140,9 @@ def test_with_150_classes_the_legend_names_those_that_can_be_seen(
     ]
     words.clear()
     predicted(tmp_path / "many.png", frame(label=label), classes=names)
-    assert "Classes (60 of 150, the most frequent)" in words
+    seen = len(np.unique(np.append(label, PREDICTION)))
+    assert f"Classes ({seen} of 150, those on this sheet)" in words
+    assert len([name for name in words if name.startswith("class number")]) == seen
 
 
 def test_long_names_are_shortened_and_signs_are_not_read_as_formulas(
