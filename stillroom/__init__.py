@@ -1,3 +1,3 @@
-"""stillroom: run the teachers once, keep what they say, train students from the cache."""
+"""stillroom: run teachers once, cache their outputs, train students from the cache."""
 
 __version__ = "0.1.0"

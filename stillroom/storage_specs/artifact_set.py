@@ -1,4 +1,4 @@
-"""The frames of one source, or what one teacher says of them: committed shards and new ones."""
+"""The frames of one source, or one teacher's outputs for them: committed and new shards."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ArtifactSet:
         self.arrays: dict[str, ArraySpec] = {spec.artifact: spec for spec in definition.arrays}
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
-        self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as seen
+        self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as read
         self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for local copies alone
         self._copies = LocalCopies.from_environment() if store.remote else None
         self._catalogue = Catalogue(definition, store, self._parts)
@@ -85,14 +85,13 @@ class ArtifactSet:
         return ArrayReader(objects, self.shard_frames)
 
     def _entry(self, shard: int, path: str) -> ObjectEntry | None:
-        """What the manifest part says of an array's object."""
         if shard not in self._objects:
             self.part(shard)
         return self._objects[shard].get(path)
 
     @property
     def place(self) -> str:
-        """Where its cache is, as a person would write it."""
+        """The cache's path or URL, for messages."""
         return self.store.where("")
 
     def __reduce__(self) -> tuple[type[ArtifactSet], tuple[ObjectStore, Definition]]:
@@ -221,12 +220,12 @@ class ArtifactSet:
         return self._reader(artifact).window(*self._place(index), rows, columns)
 
     def read_frame(self, index: int, artifacts: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Several decoded arrays of one frame, looked up once; raises what `read` does."""
+        """Return several decoded arrays of one frame; raise what `read` raises."""
         place = self._place(index)
         return {artifact: self._reader(artifact).read(*place) for artifact in artifacts}
 
     def encoded(self, artifact: str, index: int) -> Encoded:
-        """One frame's array as it is stored, not decoded; raises what `read` does."""
+        """Return one frame's array as it is stored, not decoded; raise what `read` raises."""
         return self._reader(artifact).encoded(*self._place(index))
 
     def _reader(self, artifact: str) -> ArtifactReader:
@@ -285,7 +284,7 @@ class ArtifactSet:
 
 
 def mismatch(place: str, on_disk: Definition, found: list[Difference]) -> CacheMismatch:
-    """The error of a run that asks for another identity than the cache has."""
+    """Return the error for a run with another identity than the cache has."""
     width = max(len(difference.field) for difference in found)
     lines = (
         f"  {difference.field:<{width}}{str(difference)[len(difference.field) :]}"
@@ -301,7 +300,7 @@ def mismatch(place: str, on_disk: Definition, found: list[Difference]) -> CacheM
 
 
 def _only_frames_changed(found: list[Difference]) -> bool:
-    """Whether only the source differs, and not in its classes: teachers may answer for those."""
+    """Return whether only the source differs, other than in classes, which teachers may give."""
     fields = [difference.field for difference in found]
     return all(
         field.startswith("source.") and not field.startswith("source.classes") for field in fields

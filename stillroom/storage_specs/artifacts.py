@@ -1,6 +1,6 @@
-"""What a cache may hold for one frame, a row an artifact: all that code asks about one stands here.
+"""The table of artifacts: a row each, with every property that other code reads.
 
-How an artifact is made from a teacher's output is `stages.cache.makers`, by the same names.
+`stages.cache.makers` makes the artifacts of the same names from a teacher's output.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Artifact:
 
     @property
     def has_stride(self) -> bool:
-        """Whether a view moves it by its stride; else each value is one pixel of the canvas."""
+        """True where a view moves it by its stride; else each value is one pixel of the canvas."""
         return self.geometry in ("field", "masked_field")
 
 

@@ -57,7 +57,7 @@ def _block(size: int) -> NDArray[np.uint8]:
 
 
 class _Loan:
-    """What a lent array and all its views hang on, NumPy's and torch's alike."""
+    """The owner of a lent array's memory, which all its NumPy and torch views keep alive."""
 
     __slots__ = ("__array_interface__", "_memory")
 

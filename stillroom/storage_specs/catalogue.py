@@ -1,9 +1,9 @@
-"""What is committed of a set, without opening every part of its manifest each time.
+"""The committed rows of a set, without opening every part of its manifest each time.
 
 A million frames are fifteen thousand parts. The catalogue is one file that holds the rows of many
-parts, each with the signature that its file had in the listing; parts whose signature is another,
-and parts that it does not know, are read themselves. It is derived: deleting it costs time only,
-and whatever is wrong with it counts as not having it.
+parts, each with the signature that its file had in the listing. Parts with another signature, and
+parts that are not in it, are read themselves. It is derived: deleting it costs time only, and a
+damaged catalogue is ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PART_NAME = re.compile(r"(\d{5,})\.parquet")
 WORTH_SAVING = 128
 """Parts that were read one by one before a catalogue is written: below that it saves nothing."""
 READ_TOGETHER = 64
-"""Parts whose rows are Python objects at a time."""
+"""Parts that are held as Python objects at a time."""
 MANY_CHUNKS = 1024
 """Pieces of a table that are put together: tables that grow by a shard at a time become slow."""
 
@@ -65,11 +65,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Known:
-    """What was found by the last look.
+    """The result of the last listing.
 
     entries: by shard
     rows: of these shards, by index
-    unsaved: those of them that the catalogue's file does not know
+    unsaved: those of them that are not in the catalogue's file
     """
 
     entries: dict[int, Entry]
@@ -78,9 +78,9 @@ class _Known:
 
 
 class Catalogue:
-    """The committed shards of a set and their rows, looked up anew with each call.
+    """The committed shards of a set and their rows, listed anew with each call.
 
-    Threads may share it: what two of them find out at once, the later one keeps.
+    Threads may share it: of two results found at once, the later one is kept.
 
     read_parts: the parts of some shards, checked against the set; None for one that is not sound
     """
@@ -142,7 +142,7 @@ class Catalogue:
         return True
 
     def _looked_up(self) -> _Known:
-        """What is committed by now: only parts that are new or written again are read."""
+        """Return what is committed by now; read only parts that are new or written again."""
         listed, before, entries = self._compared()
         found: dict[int, Entry] = {}
         kept = self._rows_of(entries.keys(), before.rows)
@@ -179,7 +179,6 @@ class Catalogue:
             yield table_of(row for part in parts for row in part.rows)
 
     def _rows_of(self, shards: Collection[int], rows: pa.Table) -> pa.Table:
-        """Those of the rows that are of these shards."""
         if sum(map(self._frames_of, shards)) == rows.num_rows:
             return rows  # as most often; a filter would copy it
         shard_of = pc.divide(rows["index"], self._definition.shard_frames)
@@ -200,7 +199,7 @@ class Catalogue:
         return listed
 
     def _loaded(self) -> _Known | None:
-        """What the catalogue on disk says, if it is whole and of this set."""
+        """Read the catalogue on disk; None if it is damaged or of another set."""
         with suppress(CacheError, OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             content = self._objects.read(self._path)
             check_seal(content, self._path)

@@ -1,4 +1,4 @@
-"""What a codec and a compressor would make of one frame's array; nothing is written."""
+"""Size and error of one frame's array with a codec and a compressor; nothing is written."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def decompress(compressor: Mapping[str, Any], chunk: NDArray[np.uint8], out: NDA
 
 
 def _claimed_bytes(name: str, chunk: NDArray[np.uint8]) -> int | None:
-    """Bytes that a chunk says it unpacks to; None where it does not say.
+    """Return the unpacked size that a chunk states; None where it states none.
 
     Neither library minds one that fills only the beginning of what it is given.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong, grouped by what the reader of the message does next.
+"""The errors, grouped by the user's next action.
 
     StillroomError
     ├── ConfigError        change the run file or the command line
@@ -14,7 +14,7 @@
         ├── CacheUnwritable  disk full, no permission: free it and run the same command again
         └── TooManyBadFrames  see why, then build into another folder or raise the limit
 
-Every message says what, what was expected, what was found, and the next command.
+Every message names the object, the expected and the found value, and the next command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StillroomError(Exception):
 
 
 class ConfigError(StillroomError, ValueError):
-    """The run file or the command line asks for something that does not exist or fit."""
+    """The run file or the command line names something that does not exist or fit."""
 
 
 class FrameError(StillroomError):
@@ -53,7 +53,7 @@ class CacheError(StillroomError):
 
 
 class CacheMismatch(CacheError):
-    """The cache was built from something else than the run asks for."""
+    """The cache was built from something else than the run defines."""
 
 
 class CacheIncomplete(CacheError):

@@ -1,6 +1,6 @@
-"""How far what is stored is from what the teacher said, as losses see it.
+"""Errors of stored artifacts against the teacher's outputs, in measures that losses depend on.
 
-Of logits that is two KL divergences; a shard's manifest keeps them and the largest error, as
+For logits these are two KL divergences; a shard's manifest keeps them and the largest error,
 measured on a few of its frames when they were written.
 """
 
@@ -21,7 +21,7 @@ Fidelity = dict[str, dict[str, float]]
 """By artifact and by "largest_error" and its like, as `measured` has them."""
 
 SPATIAL_TEMPERATURE = 4.0
-"""That of channel-wise distillation (Shu et al., ICCV 2021, sec. 4.1)."""
+"""The temperature of channel-wise distillation (Shu et al., ICCV 2021, sec. 4.1)."""
 
 
 def pixel_kl(true: NDArray[Any], kept: NDArray[Any]) -> float:
@@ -46,11 +46,11 @@ def spatial_kl(
 
 
 def measured(codec: Codec, true: NDArray[Any], encoded: Encoded, fidelity: str) -> dict[str, float]:
-    """Largest error of one frame's array, and what its artifact's row asks for besides.
+    """Return the largest error of one frame's array, and the measures of its artifact's row.
 
     true: (C, h, w), or whatever the artifact has
     fidelity: the row's
-    returns: "largest_error" unless the codec keeps something else than the values; as the row says,
+    returns: "largest_error" unless the codec keeps something else than the values; by the row,
         "largest_relative_error", of the values that are not 0; "pixel_kl" and "spatial_kl", in nats
     raises: ArtifactError where the codec breaks its own bound
     """

@@ -26,7 +26,7 @@ class _Any(str):
 
 
 ANY = _Any("auto")
-"""On the run's side, a value that agrees with whatever the cache says."""
+"""On the run's side, a value that agrees with any value of the cache."""
 
 
 @dataclass(frozen=True)

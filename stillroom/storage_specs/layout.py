@@ -1,4 +1,4 @@
-"""Where things lie in a cache and what a set is made of: names, paths, definitions.
+"""Names and paths in a cache, and definitions of sets.
 
 Pure functions of their arguments: nothing here reads or writes. docs/storage_format.md,
 sections 2 and 3, is the same in prose.
@@ -36,7 +36,7 @@ RESERVED = (FRAMES, LABELS, "manifest")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 EXTENSION = re.compile(r"\.[0-9a-f]{8}")
-"""What follows a teacher's name in that of a set which holds more of its artifacts."""
+"""The suffix of an extension set, after its teacher's name."""
 
 # A reader believes no more than this of a cache that somebody else may have written.
 MAX_SHARDS = 1_000_000
@@ -132,7 +132,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a set is: the same definition always makes the same bytes.
+    """The definition of a set: the same definition always makes the same bytes.
 
     identity: everything outside the cache that the bytes depend on, as JSON
     count: frames of the source; shard k holds frames k*shard_frames and following
@@ -229,7 +229,7 @@ class Definition:
         return [set_folder(self.source, self.name), part_folder(self.source, self.name), *arrays]
 
     def layout(self) -> dict[str, Any]:
-        """What the cache itself adds to the identity."""
+        """The cache's own part of the identity."""
         return {
             "format_version": FORMAT_VERSION,
             "count": self.count,
@@ -296,7 +296,7 @@ def check_names(source: str, name: str) -> None:
 
 
 def teacher_of(set_name: str) -> str:
-    """The teacher whose set this is: its own, or an extension `<teacher>.<8 hex digits>`."""
+    """Return the teacher of a set: of its own, or of an extension `<teacher>.<8 hex digits>`."""
     return set_name.partition(".")[0]
 
 
@@ -326,7 +326,7 @@ def catalogue_path(source: str, name: str) -> str:
 
 
 def group_json(attributes: Mapping[str, Any]) -> bytes:
-    """The zarr.json of a group whose attributes under "stillroom" are these; none: a bare group."""
+    """Return the zarr.json of a group with these attributes under "stillroom"; none: bare."""
     own = {KEY: dict(attributes)} if attributes else {}
     document = {"zarr_format": 3, "node_type": "group", "attributes": own}
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

@@ -46,7 +46,7 @@ PAIR_COLUMNS = [
     pa.field("partner_crc32c", pa.uint32()),
     pa.field("clipped", pa.int32(), nullable=False),
 ]
-"""What the rows of a set of pairs, such as one of optical flow, have as well."""
+"""The further columns of a set of pairs, such as one of optical flow."""
 PAIR_SCHEMA = pa.schema([*SCHEMA, *PAIR_COLUMNS])
 
 # The seal is eight hexadecimal digits at a place that is found without parsing Parquet: crc32c of
@@ -59,7 +59,7 @@ GROUP_ROWS = 65536
 
 @dataclass(frozen=True)
 class FrameRow:
-    """What the manifest says of one frame.
+    """The manifest's row of one frame.
 
     status: "ok", or "bad" with its reason: then the arrays hold only fill values
     valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
@@ -83,7 +83,7 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class PairRow(FrameRow):
-    """What the manifest says of one pair of frames; `frame_id` is the first of them.
+    """The manifest's row of one pair of frames; `frame_id` is the first of them.
 
     partner: id of the second frame
     offset: steps of time from the first to the second, below 0 where the second is earlier
@@ -240,7 +240,6 @@ def _typed(value: Any, kind: type[Kind]) -> Kind:
 
 
 def _fidelity(found: Any) -> Fidelity:
-    """What a part says was measured; TypeError where that is something else."""
     return {
         artifact: {key: float(_typed(number, float)) for key, number in _typed(each, dict).items()}
         for artifact, each in _typed(found, dict).items()

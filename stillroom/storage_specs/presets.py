@@ -1,4 +1,4 @@
-"""How each artifact is stored: three packaged choices, and a run file's changes to them."""
+"""Presets: three packaged choices of codecs, and a run file's changes to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_SHARD_FRAMES = 4096
 
 @dataclass(frozen=True)
 class Storage:
-    """How one artifact is stored: quantised by `codec`, then compressed without loss."""
+    """The storage of one artifact: quantised by `codec`, then compressed without loss."""
 
     codec: Codec
     compressor: dict[str, Any]
@@ -38,7 +38,7 @@ class Storage:
 class Preset:
     """A preset with a run's changes applied.
 
-    storages: by artifact, or by artifact and layer ("features/penultimate") where a run says so
+    storages: by artifact, or by artifact and layer ("features/penultimate") where a run sets it
     """
 
     name: str
@@ -46,7 +46,7 @@ class Preset:
     storages: dict[str, Storage]
 
     def storage(self, artifact: str) -> Storage:
-        """How this artifact is stored; a layer's own entry goes before that of all layers.
+        """Return the storage of this artifact; a layer's own entry precedes that of all layers.
 
         Raises:
             ConfigError: no such artifact.

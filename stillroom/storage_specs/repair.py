@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def damaged_cache(path: Path | str) -> Cache | None:
-    """A cache whose own zarr.json says nothing, told by a set in it that is whole; else None."""
+    """Open a cache with a damaged root zarr.json, recognised by a whole set in it; else None."""
     cache = Cache(path)
     for pair in cache.sets():
         try:
@@ -33,13 +33,13 @@ def damaged_cache(path: Path | str) -> Cache | None:
 
 
 def repair_root(cache: Cache) -> list[str]:
-    """Write the cache's own zarr.json again; lines that say so."""
+    """Write the cache's own zarr.json again; return a line for each change."""
     cache.store.write_whole("zarr.json", root_json())
     return ["rewrote zarr.json"]
 
 
 def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
-    """Withdraw every shard that a fault names, rewrite metadata; a line for each."""
+    """Withdraw every shard that a fault names, rewrite metadata; return a line for each."""
     done = []
     for folder in dict.fromkeys(fault.array for fault in faults if fault.shard is None):
         _rewrite_metadata(target, folder)
@@ -51,7 +51,7 @@ def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
 
 
 def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
-    """Forget a set whose own group is damaged: its parts, its arrays' metadata, then its group.
+    """Remove a set with a damaged group: its parts, its arrays' metadata, then its group.
 
     Its objects stay until the next build, which puts the same or others in their place.
     """
@@ -62,7 +62,7 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
     names = sorted(file.name for file in cache.store.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]
-    # The arrays' may be damaged too, and without the group nobody can say what they should be.
+    # The arrays' may be damaged too, and without the group their right content is unknown.
     places += [place for name in inner for place in _metadata_in(cache.store, f"{above}/{name}")]
     done = [f"withdrew {place}" for place in places if cache.store.remove(place)]
     group = f"{set_folder(source, set_name)}/zarr.json"

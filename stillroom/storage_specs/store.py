@@ -1,6 +1,6 @@
-"""The one door to a cache on disk: create it, define sets in it, open them.
+"""Open or create a cache on disk, and define and open the sets in it.
 
-The contract is docs/storage_format.md. Nothing outside this room knows about files.
+The contract is docs/storage_format.md. No other package reads or writes a cache's files.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Cache:
         return ArtifactSet(self.store, found)
 
     def teacher_sets(self, source: str, teacher: str) -> list[ArtifactSet]:
-        """The sets of what a teacher says of a source: its own first, then its extensions.
+        """Return a teacher's sets on a source: its own first, then its extensions.
 
         Each artifact is in one of them; none of them where nothing is cached.
         """
@@ -174,7 +174,7 @@ class Cache:
         return sorted(named, key=lambda each: (each[0], each[1] != FRAMES, each[1]))
 
     def _holds_frames(self, source: str) -> bool:
-        """Whether a source's group is more than a bare one; a damaged one counts as more."""
+        """Return whether a source's group is more than a bare one; a damaged one counts as more."""
         try:
             return bool(_own_attributes(self, source))
         except CacheError:
@@ -260,7 +260,7 @@ def _has_place(source: str, name: str) -> bool:
 
 
 def _between(found: Definition, wanted: Definition) -> list[Any]:
-    """What differs: the identity, or what the layout adds where the identity agrees."""
+    """Compare the identities, and where they agree, the layouts."""
     return differences(found.identity, wanted.identity) or differences(
         {"layout": found.layout()}, {"layout": wanted.layout()}
     )
@@ -290,9 +290,9 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
-    """CacheMismatch where a folder holds other things.
+    """Raise CacheMismatch where a folder holds other files.
 
-    unless_made: another builder may have made it a cache while we looked
+    unless_made: accept that another builder has made it a cache in the meantime
     """
     entries = cache.store.entries()
     strangers = sorted(name for name in entries or () if name != "manifest")

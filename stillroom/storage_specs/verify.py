@@ -113,14 +113,14 @@ def verify_definition(of: ArtifactSet) -> list[Fault]:
 
 
 def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
-    """Shards whose frames other sets of the same source made from other pixels.
+    """Find shards with frames that other sets of the same source made from other pixels.
 
-    The rows' crc32c tell that they differ, not which is right: every set that has such a frame is
+    The rows' crc32c show that they differ, not which is right: every set that has such a frame is
     named, and all of them are made again.
 
     sets: the artifact sets of one source
     """
-    seen: dict[str, set[int]] = defaultdict(set)
+    checksums: dict[str, set[int]] = defaultdict(set)
     frames: list[tuple[ArtifactSet, int, str]] = []
     for of in sets:
         rows = of.rows()
@@ -129,11 +129,11 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
                 columns = rows.select(["index", checksum, name]).to_pydict().values()
                 for index, crc32c, frame_id in zip(*columns, strict=True):
                     if crc32c is not None:
-                        seen[frame_id].add(crc32c)
+                        checksums[frame_id].add(crc32c)
                         frames.append((of, index, frame_id))
     found: dict[tuple[ArtifactSet, int], dict[str, None]] = defaultdict(dict)
     for of, index, frame_id in frames:
-        if len(seen[frame_id]) > 1:
+        if len(checksums[frame_id]) > 1:
             found[of, index // of.shard_frames][frame_id] = None
     names = ", ".join(sorted({of.name for of, _ in found}))
     return [
@@ -152,7 +152,7 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
 
 
 def _wrong_group(objects: ObjectStore, folder: str, *, inner: bool) -> str | None:
-    """Why a group that only holds others is none, or None.
+    """Return the fault of a group that only holds others, or None.
 
     inner: False for a source's, which may be the set "frames" and is then checked as that
     """
@@ -208,7 +208,7 @@ class _ShardCheck:
             yield self._fault(stored, "checksum", f"{path} is not what was committed")
 
     def rows(self) -> Iterator[Fault]:
-        """Rows whose byte counts are not those of the objects."""
+        """Find rows with byte counts that differ from the objects'."""
         for row, size in zip(self.part.rows, self.sizes, strict=True):
             if row.bytes != size:
                 yield Fault(
@@ -254,7 +254,7 @@ class _ShardCheck:
 
 
 def _wrong_values(spec: ArraySpec, stored: StoredArray, values: NDArray[Any]) -> str | None:
-    """Why the stored values of a usable frame cannot be what an encoder made, or None."""
+    """Return why no encoder can have made the stored values of a usable frame, or None."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "holds values that are not finite"
     if stored.attributes["role"] == "scale" and (values < 0).any():

@@ -28,7 +28,7 @@ _EXPONENT, _MANTISSA = _CODES >> 3, _CODES & 7
 MAGNITUDES = np.where(
     _EXPONENT == 0, _MANTISSA * SMALLEST, (8 + _MANTISSA) * 2.0 ** (_EXPONENT - 10.0)
 ).astype(np.float32)
-"""Of codes 0 to 126, ascending; 127 is E4M3's NaN and never stored."""
+"""The values of codes 0 to 126, ascending; 127 is E4M3's NaN and never stored."""
 
 
 @dataclass(frozen=True)

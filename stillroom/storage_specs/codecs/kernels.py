@@ -1,7 +1,7 @@
 """Steps into values, prediction undone on the way, in one compiled pass over memory.
 
 Imported only when a frame is decoded: numba takes half a second to import. Compiled code is kept
-beside this file, or else where NUMBA_CACHE_DIR says or in the user's cache folder. It runs without
+beside this file, or else in NUMBA_CACHE_DIR or in the user's cache folder. It runs without
 the interpreter's lock, so that threads decode side by side.
 """
 

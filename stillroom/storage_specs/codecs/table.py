@@ -50,6 +50,6 @@ def codec_from_dict(document: Mapping[str, Any] | str) -> Codec:
     known = [field.name for field in fields(CODECS[name])]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        says = f"known: {', '.join(known)}" if known else "it has no options"
-        raise ConfigError(f"codec {name!r}: unknown option {unknown[0]!r}; {says}")
+        options_known = f"known: {', '.join(known)}" if known else "it has no options"
+        raise ConfigError(f"codec {name!r}: unknown option {unknown[0]!r}; {options_known}")
     return CODECS[name](**options)

@@ -54,7 +54,7 @@ def check_size(size: int, limit: int | None, where: str) -> None:
 
 
 def json_of(content: bytes) -> Any:
-    """The document; ValueError where it is none, or nested too deep to be read."""
+    """Return the document; ValueError where it is none, or nested too deep to be read."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -62,13 +62,13 @@ def json_of(content: bytes) -> Any:
 
 
 def first_link(root: Path, places: Iterable[str]) -> str | None:
-    """The first of these paths under `root`, or of the folders above them, that is a link."""
-    seen = set()
+    """Return the first link among these paths under `root` and the folders above them."""
+    visited = set()
     for place in places:
         words = place.split("/")
         for depth in range(1, len(words) + 1):
             above = "/".join(words[:depth])
-            if above not in seen and os.path.islink(root / above):
+            if above not in visited and os.path.islink(root / above):
                 return above
-            seen.add(above)
+            visited.add(above)
     return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STAGING = "manifest/.staging"
-"""Where files are written before they are put in place."""
+"""The folder of files that are not yet put in place."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 ABANDONED_AFTER_SECONDS = 3600
@@ -71,8 +71,7 @@ def make_folder(folder: Path) -> None:
 def sweep(root: Path) -> int:
     """Remove the temporary files of writers that have ended; return their number.
 
-    What is not named like one is left alone. A writer whose file is swept all the same notices,
-    and writes it again.
+    Files with other names stay. A writer that loses a file to this notices, and writes it again.
     """
     swept = 0
     if first_link(root, [STAGING]) is not None:
@@ -87,7 +86,7 @@ def sweep(root: Path) -> int:
 
 
 def unwritable(error: OSError, path: Path | str, wanted: int) -> CacheUnwritable:
-    """What a failed write means to the user, and what to do."""
+    """Explain a failed write to the user, with the next action."""
     if error.errno in NO_SPACE:
         what = f"no space left (or a quota or size limit reached) for {wanted:,} bytes"
         todo = "free some space"
@@ -152,7 +151,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _abandoned(temporary: Path) -> bool:
-    """Whether no writer holds its lock; on a disk without locks, whether it is an hour old."""
+    """Return whether no writer locks it; on a disk without locks, whether it is an hour old."""
     descriptor = open_regular(temporary)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

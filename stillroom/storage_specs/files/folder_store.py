@@ -1,4 +1,4 @@
-# ruff: noqa: D102  (what each operation does is said once, in object_store.py)
+# ruff: noqa: D102  (object_store.py documents the operations)
 """A cache in a folder: the durable files behind the same few operations as an object store."""
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.files.open_files import OpenFile
 
-# A folder that is not there, or that may not be looked into, lists as an empty one.
+# A folder that is not there, or that may not be read, lists as an empty one.
 UNLISTED = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Files under a folder; `ObjectStore` says what each operation does."""
+    """Files under a folder; `ObjectStore` documents the operations."""
 
     root: Path
 

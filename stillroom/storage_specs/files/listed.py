@@ -1,4 +1,4 @@
-"""What a listing tells of a file."""
+"""One file of a listing."""
 
 from __future__ import annotations
 

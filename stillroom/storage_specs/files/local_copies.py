@@ -47,7 +47,7 @@ class LocalCopies:
 
     @classmethod
     def from_environment(cls) -> LocalCopies | None:
-        """As STILLROOM_SHARD_CACHE and STILLROOM_SHARD_CACHE_GB say; None where they do not.
+        """Read STILLROOM_SHARD_CACHE and STILLROOM_SHARD_CACHE_GB; None where they are not set.
 
         Raises:
             ConfigError: the number of gigabytes is none.
@@ -63,7 +63,7 @@ class LocalCopies:
         return cls(Path(folder).expanduser(), limit)
 
     def path(self, entry: ObjectEntry) -> Path:
-        """Where the copy of an object is, if there is one."""
+        """Return the path of an object's copy, if there is one."""
         return self.folder / entry.sha256
 
     def hold(self, entry: ObjectEntry, load: Callable[[], bytes]) -> bool:
@@ -118,7 +118,7 @@ class LocalCopies:
         return True
 
     def _has_room(self, wanted: int) -> bool:
-        """Whether a copy of so many bytes fits without evicting one that is in use."""
+        """Return whether a copy of so many bytes fits without evicting one that is in use."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             files = self._files()

@@ -1,4 +1,4 @@
-"""Where a cache's bytes are: the few operations that the contract asks of a disk or a store.
+"""The few operations on files that a cache needs from a disk or an object store.
 
 Paths are those of docs/storage_format.md, section 2, from the cache's root, with "/" between.
 """
@@ -25,8 +25,8 @@ REMOTE = re.compile(r"(?:s3|gs|memory)://[^/?#\s]+(?:/[^?#\s]*)?")
 class ObjectStore(Protocol):
     """Files by their path. Threads may share it; a pickled copy connects anew.
 
-    A read of what is not there raises FileNotFoundError; a disk's other faults come as OSError,
-    a store's as StoreUnavailable. What is being written is seen whole or not at all.
+    A read of a missing file raises FileNotFoundError; a disk's other faults come as OSError,
+    a store's as StoreUnavailable. Readers get a written file whole or not at all.
     """
 
     @property
@@ -34,7 +34,7 @@ class ObjectStore(Protocol):
         """Whether every operation is a request over a network."""
 
     def where(self, path: str) -> str:
-        """The path as a person would look for it."""
+        """Return the full path or URL, for messages."""
 
     def make(self) -> None:
         """Make the root, if it has to be made (CacheUnwritable where it cannot)."""
@@ -102,13 +102,13 @@ def place_of(place: str | Path) -> Path | str:
 
 
 def absolute(place: Path | str) -> Path | str:
-    """The place as seen from any working folder, symbolic links resolved."""
+    """Return the path independent of the working folder, symbolic links resolved."""
     found = place_of(place)
     return found.resolve() if isinstance(found, Path) else found
 
 
 def store_at(place: str | Path) -> ObjectStore:
-    """What is at a place, a folder or a URL; nothing is opened or connected to yet.
+    """Return the store of a folder or a URL; nothing is opened or connected to yet.
 
     Raises:
         ConfigError: a URL of another kind.

@@ -1,4 +1,4 @@
-# ruff: noqa: D102  (what each operation does is said once, in ranged_file.py)
+# ruff: noqa: D102  (ranged_file.py documents the operations)
 """Files kept open for reading, a bounded number of them."""
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class OpenFiles:
         """
         file = self._kept.pop(path, None)
         try:
-            # Another file may be at this path by now: repaired, built again, or seen from another
+            # Another file may be at this path by now: repaired, built again, or relative to another
             # working folder.
             if file is None or file.place != _place(os.stat(path)):
                 file = OpenFile(path)
@@ -97,4 +97,4 @@ def _place(status: os.stat_result) -> tuple[int, int]:
 
 
 OPEN_FILES = OpenFiles(MAX_OPEN)
-"""Of all readers of this process together."""
+"""The limit for all readers of this process together."""

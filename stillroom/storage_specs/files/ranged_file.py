@@ -19,7 +19,7 @@ class RangedFile:
 
     @property
     def size(self) -> int | None:
-        """Its bytes; None where only a request would tell."""
+        """The size in bytes; None where it would take a request."""
         return None
 
     def read(self, start: int, length: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-# ruff: noqa: D102  (what each operation does is said once, in object_store.py)
+# ruff: noqa: D102  (object_store.py documents the operations)
 """A cache in an object store, through obstore: each request bounded in time.
 
 There a PUT is whole or not there: no temporary name, no rename.
@@ -43,7 +43,7 @@ PART_BYTES = 8 * 1024 * 1024
 PAST_THE_END = re.compile(r"\b416\b|InvalidRange|Invalid range")
 
 _memory: dict[str, Any] = {}  # by URL: what memory:// holds lives as long as the process
-_used_in: int | None = None  # the process whose threads obstore has
+_used_in: int | None = None  # the process that obstore's threads belong to
 
 
 class RemoteFile(RangedFile):
@@ -58,7 +58,7 @@ class RemoteFile(RangedFile):
 
 
 class RemoteStore:
-    """Objects below a URL; `ObjectStore` says what each operation does.
+    """Objects below a URL; `ObjectStore` documents the operations.
 
     Pickled and compared by its URL; connects when it is first asked. Threads may share it, forks
     of a process that used it may not. All operations raise StoreUnavailable, and CacheUnwritable
@@ -185,7 +185,7 @@ class RemoteStore:
         return 0  # there is no staging: what was not put whole was never there
 
     def _list(self, folder: str) -> tuple[list[Listed], list[str]]:
-        """What lies directly in a folder: its objects, and the names of its folders."""
+        """List a folder's objects, and the names of its folders."""
         import obstore
 
         with self._asking(folder) as store:
@@ -245,7 +245,7 @@ def _connected(url: str) -> Any:
     if scheme == "memory":
         return _memory.setdefault(url, MemoryStore())
     bucket, _, prefix = rest.partition("/")
-    # Told to obstore in so many words: with options of a client it no longer looks for this one.
+    # Passed on explicitly: given client options, obstore does not read this variable itself.
     http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
     options: Any = {
         "prefix": prefix or None,

@@ -1,4 +1,4 @@
-"""What a store's failures mean to the user, and what to do."""
+"""Errors of an object store, explained to the user with the next action."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ AGAIN = "then run the same command again: what is committed is kept"
 
 
 def is_of_bucket(text: str) -> bool:
-    """Whether a "not found" is about the bucket, not about an object in it."""
+    """Return whether a "not found" is about the bucket, not about an object in it."""
     return NO_BUCKET.search(text) is not None
 
 
 def explained(url: str, path: str, text: str, *, writing: bool) -> StillroomError:
-    """The error to raise for what obstore said.
+    """Return the error to raise for a message of obstore.
 
     url: of the cache
-    text: obstore's message, whose first line is for people
+    text: obstore's message; its first line is kept
     """
     scheme, _, rest = url.partition("://")
     bucket = rest.partition("/")[0]
     where = f"{url}/{path}" if path else url
     variables = ENVIRONMENT.get(scheme, "")
-    said = text.partition("\n")[0].strip()
+    message = text.partition("\n")[0].strip()
     if is_of_bucket(text):
         return StoreUnavailable(
             f"{url}: there is no bucket {bucket!r} at {endpoint(scheme)}; create it, or mend "
@@ -54,7 +54,7 @@ def explained(url: str, path: str, text: str, *, writing: bool) -> StillroomErro
     if FORBIDDEN.search(text):
         kind = CacheUnwritable if writing else StoreUnavailable
         return kind(
-            f"{where}: no permission to {'write' if writing else 'read'} ({said}); allow these "
+            f"{where}: no permission to {'write' if writing else 'read'} ({message}); allow these "
             f"credentials {RIGHTS.get(scheme, 'access')} on the bucket, or set others in the "
             f"environment ({variables}), {AGAIN}"
         )
@@ -65,18 +65,18 @@ def explained(url: str, path: str, text: str, *, writing: bool) -> StillroomErro
         )
     if NO_CREDENTIALS.search(text):
         return StoreUnavailable(
-            f"{where}: no credentials ({said}); set {variables} in the environment, {AGAIN}"
+            f"{where}: no credentials ({message}); set {variables} in the environment, {AGAIN}"
         )
     if SILENT.search(text):
         return StoreUnavailable(
-            f"{where}: {endpoint(scheme)} does not answer ({said}); look at the network and at the "
-            f"environment ({variables}), {AGAIN}"
+            f"{where}: {endpoint(scheme)} does not answer ({message}); look at the network and "
+            f"at the environment ({variables}), {AGAIN}"
         )
-    return StoreUnavailable(f"{where}: the store failed: {said}; look at it, {AGAIN}")
+    return StoreUnavailable(f"{where}: the store failed: {message}; look at it, {AGAIN}")
 
 
 def endpoint(scheme: str) -> str:
-    """Where requests go, as far as the environment says."""
+    """Return the address of requests, as far as the environment sets it."""
     if scheme != "s3":
         return {"gs": "Google Cloud Storage"}.get(scheme, "this process")
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):

@@ -1,4 +1,4 @@
-"""Where the shard objects of an array are read: in its store, or from copies on this machine."""
+"""Read the shard objects of an array from its store, or from copies on this machine."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class ShardWriter:
                 f"shard {self.shard} of {self._name}: {len(missing)} frames were neither put nor "
                 f"called bad, first {missing[0]}"
             )
-        # Two attempts at a shard whose teacher is not deterministic must not mix their objects.
+        # Two attempts with a teacher that is not deterministic must not mix their objects.
         group = set_folder(self.definition.source, self.definition.name)
         with self.objects.locked(f"{group}/zarr.json", self.shard):
             return self._commit_alone()
@@ -231,7 +231,7 @@ class ShardWriter:
 
 
 def _measured(spec: ArraySpec, given: NDArray[Any] | Encoded, encoded: Encoded) -> Fidelity:
-    """What is lost of an array; nothing is known of one that came encoded, or is not lossy."""
+    """Measure the errors of an array; empty for one that came encoded, or is not lossy."""
     if isinstance(given, Encoded) or spec.codec.name == "raw":
         return {}
     return {spec.artifact: measured(spec.codec, given, encoded, spec.kind.fidelity)}
@@ -258,7 +258,7 @@ def check_values(spec: ArraySpec, array: NDArray[Any]) -> None:
 
 
 def object_is_whole(objects: ObjectStore, stored: StoredArray, part: ShardPart) -> bool:
-    """Whether a part's object of an array has the size and sha256 that the part recorded."""
+    """Return whether an array's object has the size and sha256 that its part recorded."""
     entry = part.objects.get(stored.path)
     if entry is None:
         return False

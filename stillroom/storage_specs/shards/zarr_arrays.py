@@ -46,9 +46,9 @@ def shard_object(
 def metadata_differences(
     found: bytes, stored: StoredArray, count: int, shard_frames: int
 ) -> list[str]:
-    """Names of the fields of an array's zarr.json that no longer say what they should.
+    """Return the names of the fields of an array's zarr.json that differ from its definition.
 
-    Only fields that change what is read: a later zarr may word the rest otherwise.
+    Only fields that change the values read: a later zarr may write the rest otherwise.
     """
     expected = json.loads(array_json(stored, count, shard_frames))
     try:
@@ -64,7 +64,7 @@ def metadata_differences(
     return [
         *(name for name in decisive if actual.get(name) != expected[name]),
         *(["attributes"] if actual.get("attributes") != expected["attributes"] else []),
-        # A reader of Zarr has to refuse a field that it does not know.
+        # A reader of Zarr has to refuse an unknown field.
         *sorted(actual.keys() - expected.keys()),
     ]
 
@@ -90,7 +90,7 @@ def _in_memory(
         # All shards of an array in one folder: no four folders to create and sync for each.
         chunk_key_encoding={"name": "default", "separator": "."},
         zarr_format=3,
-        # A chunk of zeros that is not written could not be told from one that was lost.
+        # A chunk of zeros that is not written could not be distinguished from a lost one.
         config={"write_empty_chunks": True},
     )
     return kept, array
