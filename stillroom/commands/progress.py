@@ -45,7 +45,8 @@ class Bars:
     So no empty bar stands above an error that comes before the work begins. Where stderr is no
     terminal, a line a bar is logged every half minute.
 
-    unit: of what is counted, for the rate
+    Args:
+        unit: of what is counted, for the rate
     """
 
     def __init__(self, unit: str = "") -> None:
@@ -81,7 +82,8 @@ class Bars:
     ) -> None:  # fmt: skip
         """Add a bar, which is shown once any bar changes.
 
-        has_rate: False for what is not counted in `unit`
+        Args:
+            has_rate: False for what is not counted in `unit`
         """
         self._tasks[name] = self._display.add_task(
             name, total=total, completed=done, note=note, has_rate=has_rate
@@ -138,7 +140,8 @@ class _Rate(ProgressColumn):
 def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
     """Build a cache and show a bar a set: frames/s, time to go, bytes and bad frames.
 
-    options: as for `build`
+    Args:
+        options: as for `build`
     """
     from stillroom.pipeline.build.run import build
 
@@ -206,7 +209,8 @@ def flow_with_bars(run: RunConfig) -> None:
 def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
     """Run a sweep and show a bar for all of it, and one for every student that is being trained.
 
-    options: as for `run_sweep`
+    Args:
+        options: as for `run_sweep`
     """
     from stillroom.pipeline.sweep.run import Hooks, run_sweep
 

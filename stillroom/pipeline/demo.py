@@ -33,7 +33,8 @@ RUN_FILES = ("teacher.toml", "student.toml")
 class DemoResult:
     """The scores of the demo, and the files that it wrote.
 
-    evaluations: of "teacher", "baseline" and "distilled"
+    Attributes:
+        evaluations: of "teacher", "baseline" and "distilled"
     """
 
     evaluations: dict[str, Evaluation]
@@ -74,7 +75,8 @@ class Steps:
 def run_demo(out: Path, overrides: Sequence[str], steps: Steps) -> DemoResult:
     """Do everything, or what is still to do of it, in the folder `out`.
 
-    overrides: as --set, for every run of the demo
+    Args:
+        overrides: as --set, for every run of the demo
 
     Raises:
         CacheUnwritable: the folder cannot be written.

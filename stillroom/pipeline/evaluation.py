@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class EvaluationOptions:
     """What to do beside scoring models.
 
-    own_upsampling: of teachers: let their networks upsample their logits, as their authors will
-    limit: only the first frames, if not all
-    sheet: where to draw predictions, if anywhere
-    video: how steady they are along the clips of [evaluate].video
-    pictures: folder for pictures of the first clip, if any
+    Attributes:
+        own_upsampling: of teachers: let their networks upsample their logits, as their authors will
+        limit: only the first frames, if not all
+        sheet: where to draw predictions, if anywhere
+        video: how steady they are along the clips of [evaluate].video
+        pictures: folder for pictures of the first clip, if any
     """
 
     own_upsampling: bool = False
@@ -53,8 +54,9 @@ class EvaluationOptions:
 class Evaluation:
     """The scores of a model on a source, and what it costs.
 
-    video: how steady it is, where that was asked for
-    pictures: of the clips, with all models
+    Attributes:
+        video: how steady it is, where that was asked for
+        pictures: of the clips, with all models
     """
 
     model: str
@@ -86,7 +88,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Score one model; see `evaluate_models`.
 
-    on_frames: called with (frames done, frames in all), of one stage after the other
+    Args:
+        on_frames: called with (frames done, frames in all), of one stage after the other
     """
     return evaluate_models(run, [model], options, lambda _, done, total: on_frames(done, total))[0]
 
@@ -99,8 +102,9 @@ def evaluate_models(
 ) -> list[Evaluation]:
     """Score run folders, checkpoints and teachers on the run's [evaluate] source, and draw them.
 
-    names: of models, for `open_model`; all are measured along one flow
-    on_frames: called with (stage, frames done, frames in all)
+    Args:
+        names: of models, for `open_model`; all are measured along one flow
+        on_frames: called with (stage, frames done, frames in all)
 
     Raises:
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
@@ -193,7 +197,8 @@ def draw_predictions(
 ) -> None:
     """Draw a sheet with a column for every model, of labelled frames spread evenly.
 
-    models, results: by the name that the picture shows
+    Args:
+        models, results: by the name that the picture shows
     """
     settings = _settings(run)
     source = open_source(run.sources[settings.source])

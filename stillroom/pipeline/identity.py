@@ -31,9 +31,10 @@ def set_identity(
 ) -> dict[str, Any]:
     """Return the identity that a builder demands of a set.
 
-    artifacts: those of the set
-    model: where the teacher, or flow model, has been built, its own account of the device is
-        taken; else the run file's, and "auto" there agrees with any device of the cache
+    Args:
+        artifacts: those of the set
+        model: where the teacher, or flow model, has been built, its own account of the device is
+            taken; else the run file's, and "auto" there agrees with any device of the cache
     """
     run, preset = opened.run, opened.preset
     height, width = run.cache.canvas

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class Model:
     """Something that can be scored.
 
-    module: the torch module with its parameters; None for a bare callable
-    classes: names, or None where the model does not know them
-    idle: how many of its parameters its output does not depend on
+    Attributes:
+        module: the torch module with its parameters; None for a bare callable
+        classes: names, or None where the model does not know them
+        idle: how many of its parameters its output does not depend on
     """
 
     name: str

@@ -160,7 +160,8 @@ def _fingerprints(
 ) -> dict[str, str]:
     """Return the fingerprints of what a run depends on beside its config: fixed when it resumes.
 
-    scored: the validation source, which decides what best.pt is
+    Args:
+        scored: the validation source, which decides what best.pt is
     """
     found = {k: v for dataset in streams.values() for k, v in dataset.fingerprints.items()}
     if scored is not None and settings.validation is not None:

@@ -85,7 +85,8 @@ def _check_names(run: RunConfig, name: str, stream: StreamConfig) -> None:
 def _check_source(opened: OpenedRun, cache: Cache, source: str, names: list[str]) -> None:
     """Compare a source's sets with the run, and with one another where the run cannot know.
 
-    names: of the frames, teachers and flow models
+    Args:
+        names: of the frames, teachers and flow models
     """
     sets = [one for name in names for one in _sets_of(opened, cache, source, name)]
     for one in sets:

@@ -59,7 +59,8 @@ class VideoClips:
     def measure(self, model: Model, on_frames: OnFrames, *, keep: bool) -> VideoEvaluation:
         """Measure how steady a model is.
 
-        keep: its predictions, for pictures
+        Args:
+            keep: its predictions, for pictures
         """
         stage, total = f"video {model.name}", len(self.dataset)
         scores = measure_clips(

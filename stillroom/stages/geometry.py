@@ -43,8 +43,9 @@ _SNAP = 1e-9  # positions; a strided position is a quotient and may miss its int
 class Part:
     """Where an array that is a window of a larger grid lies in it: positions.
 
-    height, width: of the whole grid
-    rows, columns: that the array holds
+    Attributes:
+        height, width: of the whole grid
+        rows, columns: that the array holds
     """
 
     height: int
@@ -56,8 +57,9 @@ class Part:
 def part_needed(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
     """Find the positions of a grid that a view needs: given these, `apply_*` need no others.
 
-    size: (height, width) of the grid in positions
-    stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
+    Args:
+        size: (height, width) of the grid in positions
+        stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
     """
     spans = []
     for points, length in (
@@ -78,10 +80,13 @@ def apply_artifact(
 ) -> Tensor:
     """Bring an artifact's array, as it is decoded, to a view, by its row's geometry.
 
-    strides: canvas pixels a position of the array, output pixels a position of the result; of an
-        artifact that has a stride
-    part: where it lies, if it is only what `part_needed` asks for
-    returns: (C, h, w) float32, or (h, w) int64 of labels
+    Args:
+        strides: canvas pixels a position of the array, output pixels a position of the result; of
+            an artifact that has a stride
+        part: where it lies, if it is only what `part_needed` asks for
+
+    Returns:
+        (C, h, w) float32, or (h, w) int64 of labels
     """
     match artifact.geometry:
         case "label":
@@ -98,8 +103,11 @@ def apply_artifact(
 def apply_image(view: View, image: Tensor, part: Part | None = None) -> Tensor:
     """Bring an image to a view: bilinear, zeros outside the canvas.
 
-    image: (C, H, W) uint8 or floating
-    returns: (C, out_height, out_width) float32, never sharing memory with `image`
+    Args:
+        image: (C, H, W) uint8 or floating
+
+    Returns:
+        (C, out_height, out_width) float32, never sharing memory with `image`
     """
     _demand(image.ndim == 3, "an image is (C, H, W)", image)
     rows, columns = _rows(view, 1), _columns(view, 1)
@@ -111,8 +119,11 @@ def apply_image(view: View, image: Tensor, part: Part | None = None) -> Tensor:
 def apply_label(view: View, label: Tensor, part: Part | None = None) -> Tensor:
     """Bring a label map to a view: the pixel under the sampled point, 255 outside.
 
-    label: (H, W) uint8
-    returns: (out_height, out_width) uint8, never sharing memory with `label`
+    Args:
+        label: (H, W) uint8
+
+    Returns:
+        (out_height, out_width) uint8, never sharing memory with `label`
     """
     _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
     part = part or _all_of(label)
@@ -131,9 +142,12 @@ def apply_field(
 ) -> Tensor:
     """Bring a field (logits, features, confidence) to a view: bilinear, edges repeated.
 
-    field: (C, h, w), position i over canvas pixels [i * stride, (i + 1) * stride)
-    stride, out_stride: canvas pixels a position of the field, output pixels one of the result
-    returns: (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
+    Args:
+        field: (C, h, w), position i over canvas pixels [i * stride, (i + 1) * stride)
+        stride, out_stride: canvas pixels a position of the field, output pixels one of the result
+
+    Returns:
+        (C, ceil(out_height / out_stride), ceil(out_width / out_stride)) float32, never
         sharing memory with `field`; points outside the canvas repeat its edge: see `view_mask`
     """
     _demand(field.ndim == 3 and field.is_floating_point(), "a field is (C, h, w), floating", field)
@@ -155,7 +169,8 @@ def apply_masked_field(
     0, no value, where those positions have less than half of the weight, and outside the grid. What
     the field measures does not depend on the view: metres stay metres, however much it enlarges.
 
-    field: (C, h, w); the rest as for `apply_field`
+    Args:
+        field: (C, h, w); the rest as for `apply_field`
     """
     part = part or _all_of(field)
     there = (field != 0).to(field.dtype)
@@ -170,8 +185,11 @@ def apply_vector(view: View, flow: Tensor, part: Part | None = None) -> Tensor:
 
     u is multiplied by out_width / width and negated on a flip, v by out_height / height.
 
-    flow: (2, H, W) floating, u (to the right) and v (down) in canvas pixels
-    returns: (2, out_height, out_width) float32, u and v in output pixels; edges repeated outside
+    Args:
+        flow: (2, H, W) floating, u (to the right) and v (down) in canvas pixels
+
+    Returns:
+        (2, out_height, out_width) float32, u and v in output pixels; edges repeated outside
     """
     _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
     made = apply_field(view, flow, 1, 1, part)
@@ -187,8 +205,11 @@ def view_mask(
 
     A position counts where its centre lies on the output and its point lies in the valid area.
 
-    canvas, valid: as for `sample_view`
-    returns: (1, ceil(out_height / out_stride), ceil(out_width / out_stride)) bool
+    Args:
+        canvas, valid: as for `sample_view`
+
+    Returns:
+        (1, ceil(out_height / out_stride), ceil(out_width / out_stride)) bool
     """
     height, width = canvas if valid is None else valid
     rows = _inside(_rows(view, out_stride), min(height, canvas[0]))
@@ -203,9 +224,12 @@ def upsample_logits(logits: Tensor, stride: int, size: tuple[int, int]) -> Tenso
 
     Resizing to `size` instead would move every position where `size` is no multiple of the stride.
 
-    logits: (B, C, ceil(H / stride), ceil(W / stride))
-    size: (H, W)
-    returns: (B, C, H, W), float32 (float64 stays)
+    Args:
+        logits: (B, C, ceil(H / stride), ceil(W / stride))
+        size: (H, W)
+
+    Returns:
+        (B, C, H, W), float32 (float64 stays)
     """
     height, width = size
     expected = (math.ceil(height / stride), math.ceil(width / stride))

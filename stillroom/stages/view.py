@@ -21,9 +21,11 @@ Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ViewConfig(Settings):
     """Which views training samples.
 
-    crop: (height, width) of the output in pixels; None takes the canvas' own size
-    scale: (lowest, highest) enlargement, drawn uniformly; 0.5 shows twice the crop, half as large
-    flip: mirror left to right with probability 1/2
+    Attributes:
+        crop: (height, width) of the output in pixels; None takes the canvas' own size
+        scale: (lowest, highest) enlargement, drawn uniformly; 0.5 shows twice the crop, half as
+            large
+        flip: mirror left to right with probability 1/2
     """
 
     crop: tuple[Pixels, Pixels] | None = None
@@ -41,9 +43,10 @@ class ViewConfig(Settings):
 class View:
     """A window on the canvas, and the size that it is brought to.
 
-    top, left, height, width: canvas pixels, fractions allowed; may reach outside the canvas
-    out_height, out_width: pixels of the output
-    flip: the output is the window's mirror image, left to right
+    Attributes:
+        top, left, height, width: canvas pixels, fractions allowed; may reach outside the canvas
+        out_height, out_width: pixels of the output
+        flip: the output is the window's mirror image, left to right
     """
 
     top: float
@@ -78,8 +81,10 @@ def sample_view(
     than the valid area lies inside it; one larger than it contains it, anywhere. At scale 1 the
     corner is a whole pixel, and nothing is interpolated.
 
-    canvas: (height, width) of the canvas
-    valid: (height, width) of the part that holds the frame, from the top left; None for all of it
+    Args:
+        canvas: (height, width) of the canvas
+        valid: (height, width) of the part that holds the frame, from the top left; None for all of
+            it
     """
     valid = canvas if valid is None else valid
     if not (0 < valid[0] <= canvas[0] and 0 < valid[1] <= canvas[1]):

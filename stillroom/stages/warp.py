@@ -25,9 +25,12 @@ ABSOLUTE = 0.5  # squared pixels
 def warp(image: Tensor, flow: Tensor) -> Tensor:
     """Sample an image where the flow points: bilinear, edges repeated outside.
 
-    image: (B, C, H, W) floating: a frame b, or anything on its grid
-    flow: (B, 2, H, W) pixels, a -> b
-    returns: (B, C, H, W) on a's grid, float32 (float64 stays)
+    Args:
+        image: (B, C, H, W) floating: a frame b, or anything on its grid
+        flow: (B, 2, H, W) pixels, a -> b
+
+    Returns:
+        (B, C, H, W) on a's grid, float32 (float64 stays)
     """
     _demand_flow(flow)
     _demand_on_grid(image, flow, 4, "an image to warp is (B, C, H, W), floating")
@@ -46,10 +49,13 @@ def warp_labels(
 ) -> Tensor:
     """Look up a label map where the flow points: the nearest pixel, so that no class is invented.
 
-    labels: (B, H, W) uint8 or a wider integer, on frame b's grid
-    flow: (B, 2, H, W) pixels, a -> b
-    outside: what points outside frame b get: 255, or the label of the nearest edge
-    returns: (B, H, W) on a's grid, of the labels' type; a flow that is not finite points outside
+    Args:
+        labels: (B, H, W) uint8 or a wider integer, on frame b's grid
+        flow: (B, 2, H, W) pixels, a -> b
+        outside: what points outside frame b get: 255, or the label of the nearest edge
+
+    Returns:
+        (B, H, W) on a's grid, of the labels' type; a flow that is not finite points outside
     """
     _demand_flow(flow)
     _demand_on_grid(
@@ -69,8 +75,11 @@ def warp_labels(
 def inside_frame(flow: Tensor) -> Tensor:
     """Mark the pixels whose target lies on the other frame.
 
-    flow: (B, 2, H, W) pixels
-    returns: (B, 1, H, W) bool; False where the flow is not finite
+    Args:
+        flow: (B, 2, H, W) pixels
+
+    Returns:
+        (B, 1, H, W) bool; False where the flow is not finite
     """
     _demand_flow(flow)
     height, width = flow.shape[-2:]
@@ -85,14 +94,17 @@ def visible(
 
     |w + w'|^2 < relative * (|w|^2 + |w'|^2) + absolute,  w = flow(x), w' = flow_back(x + w)
 
-    flow: (B, 2, H, W) pixels, a -> b
-    flow_back: (B, 2, H, W) pixels, b -> a, on b's grid
-    relative, absolute: thresholds, without unit and in squared pixels
-    returns: (B, 1, H, W) bool on a's grid; False also where the target lies outside frame b
-
     Sundaram, Brox and Keutzer, "Dense point trajectories by GPU-accelerated large displacement
     optical flow", ECCV 2010, whose thresholds are the defaults. They end tracks at the boundaries
     of motion as well, since drift adds up along them; a pair of frames has no track to lose.
+
+    Args:
+        flow: (B, 2, H, W) pixels, a -> b
+        flow_back: (B, 2, H, W) pixels, b -> a, on b's grid
+        relative, absolute: thresholds, without unit and in squared pixels
+
+    Returns:
+        (B, 1, H, W) bool on a's grid; False also where the target lies outside frame b
     """
     back = warp(flow_back, flow)
     flow = flow.to(back.dtype)
@@ -108,16 +120,19 @@ def photometric_weight(
 
     V = exp(-|I_a - warp(I_b)|),  |.| = the sum over channels of magnitudes
 
-    image, other: (B, C, H, W) floating, frames a and b; their unit decides how strict V is, and the
-        paper's is RGB with ImageNet's mean taken off and divided by its standard deviation
-    flow: (B, 2, H, W) pixels, a -> b
-    channels: "summed" adds the channels' differences up before taking the magnitude, as the
-        authors' code does (model/flow_model.py of irfanICMLL/ETC): differences of opposite sign
-        then cancel, and a red car over green grass may weigh 1
-    returns: (B, 1, H, W) in 0..1, float32 (float64 stays)
-
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, below
     eq. 1. arXiv:2002.11433
+
+    Args:
+        image, other: (B, C, H, W) floating, frames a and b; their unit decides how strict V is, and
+            the paper's is RGB with ImageNet's mean taken off and divided by its standard deviation
+        flow: (B, 2, H, W) pixels, a -> b
+        channels: "summed" adds the channels' differences up before taking the magnitude, as the
+            authors' code does (model/flow_model.py of irfanICMLL/ETC): differences of opposite sign
+            then cancel, and a red car over green grass may weigh 1
+
+    Returns:
+        (B, 1, H, W) in 0..1, float32 (float64 stays)
     """
     _demand_on_grid(image, flow, 4, "a frame is (B, C, H, W), floating")
     warped = warp(other, flow)

@@ -47,11 +47,12 @@ REQUESTS = 8  # to an object store at a time
 class ArtifactSet:
     """One set of a cache. Threads may share it; a pickled copy opens its files anew.
 
-    identity: everything outside the cache that its bytes depend on
-    count: frames of the source, bad ones included
-    shards: number of shards of `shard_frames` frames, the last perhaps of fewer
-    arrays: how each artifact is stored
-    fingerprint, fingerprints: sha256 of all this, and of each artifact alone
+    Attributes:
+        identity: everything outside the cache that its bytes depend on
+        count: frames of the source, bad ones included
+        shards: number of shards of `shard_frames` frames, the last perhaps of fewer
+        arrays: how each artifact is stored
+        fingerprint, fingerprints: sha256 of all this, and of each artifact alone
     """
 
     def __init__(self, store: ObjectStore, definition: Definition) -> None:
@@ -198,7 +199,9 @@ class ArtifactSet:
     def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """One frame's decoded array: uint8 for frames and labels, float32 for the rest.
 
-        out: C-contiguous, of that shape and dtype: filled and returned; undefined after an error
+        Args:
+            out: C-contiguous, of that shape and dtype: filled and returned; undefined after an
+                error
 
         Raises:
             ConfigError: the set has no such artifact, or the source no such frame.

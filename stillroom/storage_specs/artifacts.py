@@ -34,23 +34,24 @@ DEPTH = "depth"
 class Artifact:
     """One kind of array that a frame may have.
 
-    made_by: what it comes from: the source itself, a teacher, the auto-encoder of a teacher's
-        features, a flow model
-    output: of a teacher: the grid of its output that the artifact is made from
-    axes: of one frame's array; the cache puts the axis "frame" before them
-    dtype: of the decoded array
-    geometry: how a view moves it: "image" and "field" bilinear, "masked_field" bilinear over the
-        values that are not 0, "label" nearest, "vector" bilinear with its vectors rescaled and u
-        negated on a flip
-    codecs: names of the codecs that may store it, the usual one first
-    picture: how it is drawn, a key of `stages.pictures.picture_kinds`
-    statistics: what `cache stats` counts of it
-    fidelity: how a stored array is compared with what the teacher gives: by error alone, or by its
-        share of the value, or by the divergences of class distributions too
-    fill_value: what the stored array holds where a frame is bad
-    layered: named "<name>/<layer>"
-    has_classes: its values, or its channels, are classes, whose names are kept with it
-    settings: keys of the run file's [cache] that decide its values
+    Attributes:
+        made_by: what it comes from: the source itself, a teacher, the auto-encoder of a teacher's
+            features, a flow model
+        output: of a teacher: the grid of its output that the artifact is made from
+        axes: of one frame's array; the cache puts the axis "frame" before them
+        dtype: of the decoded array
+        geometry: how a view moves it: "image" and "field" bilinear, "masked_field" bilinear over
+            the values that are not 0, "label" nearest, "vector" bilinear with its vectors rescaled
+            and u negated on a flip
+        codecs: names of the codecs that may store it, the usual one first
+        picture: how it is drawn, a key of `stages.pictures.picture_kinds`
+        statistics: what `cache stats` counts of it
+        fidelity: how a stored array is compared with what the teacher gives: by error alone, or by
+            its share of the value, or by the divergences of class distributions too
+        fill_value: what the stored array holds where a frame is bad
+        layered: named "<name>/<layer>"
+        has_classes: its values, or its channels, are classes, whose names are kept with it
+        settings: keys of the run file's [cache] that decide its values
     """
 
     name: str

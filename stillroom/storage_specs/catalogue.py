@@ -53,9 +53,10 @@ MANY_CHUNKS = 1024
 class Entry:
     """One committed shard.
 
-    signature: of its part's file, as text
-    bytes: of its objects, by artifact
-    fidelity: as its part has it
+    Attributes:
+        signature: of its part's file, as text
+        bytes: of its objects, by artifact
+        fidelity: as its part has it
     """
 
     signature: str
@@ -67,9 +68,10 @@ class Entry:
 class _Known:
     """The result of the last listing.
 
-    entries: by shard
-    rows: of these shards, by index
-    unsaved: those of them that are not in the catalogue's file
+    Attributes:
+        entries: by shard
+        rows: of these shards, by index
+        unsaved: those of them that are not in the catalogue's file
     """
 
     entries: dict[int, Entry]
@@ -82,7 +84,9 @@ class Catalogue:
 
     Threads may share it: of two results found at once, the later one is kept.
 
-    read_parts: the parts of some shards, checked against the set; None for one that is not sound
+    Args:
+        read_parts: the parts of some shards, checked against the set; None for one that is not
+            sound
     """
 
     def __init__(
@@ -167,7 +171,8 @@ class Catalogue:
     ) -> Iterator[pa.Table]:
         """The rows of the parts that have no entry, by index, some at a time.
 
-        found: their entries are put here
+        Args:
+            found: their entries are put here
         """
         unknown = sorted(listed.keys() - entries.keys())
         for start in range(0, len(unknown), READ_TOGETHER):

@@ -27,7 +27,8 @@ SPATIAL_TEMPERATURE = 4.0
 def pixel_kl(true: NDArray[Any], kept: NDArray[Any]) -> float:
     """Mean over pixels of KL(softmax over channels of true || of kept), in nats: pixel-wise terms.
 
-    true, kept: (C, h, w) logits
+    Args:
+        true, kept: (C, h, w) logits
     """
     return _mean_kl(log_softmax(_wide(true), axis=0), log_softmax(_wide(kept), axis=0), axis=0)
 
@@ -39,7 +40,8 @@ def spatial_kl(
 
     What channel-wise terms see, without their factor of temperature^2.
 
-    true, kept: (C, h, w) logits
+    Args:
+        true, kept: (C, h, w) logits
     """
     flat = [_wide(x).reshape(len(x), -1) / temperature for x in (true, kept)]
     return _mean_kl(log_softmax(flat[0], axis=1), log_softmax(flat[1], axis=1), axis=1)
@@ -48,11 +50,16 @@ def spatial_kl(
 def measured(codec: Codec, true: NDArray[Any], encoded: Encoded, fidelity: str) -> dict[str, float]:
     """Return the largest error of one frame's array, and the measures of its artifact's row.
 
-    true: (C, h, w), or whatever the artifact has
-    fidelity: the row's
-    returns: "largest_error" unless the codec keeps something else than the values; by the row,
+    Args:
+        true: (C, h, w), or whatever the artifact has
+        fidelity: the row's
+
+    Returns:
+        "largest_error" unless the codec keeps something else than the values; by the row,
         "largest_relative_error", of the values that are not 0; "pixel_kl" and "spatial_kl", in nats
-    raises: ArtifactError where the codec breaks its own bound
+
+    Raises:
+        ArtifactError: where the codec breaks its own bound
     """
     kept = codec.decode(encoded.values, encoded.side)
     found = {}

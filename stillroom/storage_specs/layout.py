@@ -49,9 +49,10 @@ MAX_SHARD_BYTES = 2**36
 class ArraySpec:
     """One artifact of a set: its shape for one frame and how it is stored.
 
-    artifact: "logits", "features/penultimate", ...
-    attributes: JSON kept with the array, such as {"stride": 4, "classes": [...]}
-    tile: rows and columns of the tiles that a frame is cut into; None: it is one chunk
+    Attributes:
+        artifact: "logits", "features/penultimate", ...
+        attributes: JSON kept with the array, such as {"stride": 4, "classes": [...]}
+        tile: rows and columns of the tiles that a frame is cut into; None: it is one chunk
     """
 
     artifact: str
@@ -134,8 +135,9 @@ class ArraySpec:
 class Definition:
     """The definition of a set: the same definition always makes the same bytes.
 
-    identity: everything outside the cache that the bytes depend on, as JSON
-    count: frames of the source; shard k holds frames k*shard_frames and following
+    Attributes:
+        identity: everything outside the cache that the bytes depend on, as JSON
+        count: frames of the source; shard k holds frames k*shard_frames and following
     """
 
     source: str

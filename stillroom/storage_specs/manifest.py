@@ -61,12 +61,13 @@ GROUP_ROWS = 65536
 class FrameRow:
     """The manifest's row of one frame.
 
-    status: "ok", or "bad" with its reason: then the arrays hold only fill values
-    valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
-    bytes: encoded bytes of the frame over all arrays of the set; filled in by the commit
-    crc32c: of the canvas frame's pixels, to notice that a source file has changed
-    seconds: the producer's time for this frame; the one column that two builds may differ in
-    confidence: mean over the valid area, where the set holds confidences
+    Attributes:
+        status: "ok", or "bad" with its reason: then the arrays hold only fill values
+        valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
+        bytes: encoded bytes of the frame over all arrays of the set; filled in by the commit
+        crc32c: of the canvas frame's pixels, to notice that a source file has changed
+        seconds: the producer's time for this frame; the one column that two builds may differ in
+        confidence: mean over the valid area, where the set holds confidences
     """
 
     index: int
@@ -85,12 +86,13 @@ class FrameRow:
 class PairRow(FrameRow):
     """The manifest's row of one pair of frames; `frame_id` is the first of them.
 
-    partner: id of the second frame
-    offset: steps of time from the first to the second, below 0 where the second is earlier
-    draw: which of the first frame's neighbours on that side the second is, from 0; None where the
-        pair is there as another's way back alone
-    partner_crc32c: of the second frame's pixels, as `crc32c` is of the first's
-    clipped: pixels whose displacement was beyond what the codec holds, and was cut to it
+    Attributes:
+        partner: id of the second frame
+        offset: steps of time from the first to the second, below 0 where the second is earlier
+        draw: which of the first frame's neighbours on that side the second is, from 0; None where
+            the pair is there as another's way back alone
+        partner_crc32c: of the second frame's pixels, as `crc32c` is of the first's
+        clipped: pixels whose displacement was beyond what the codec holds, and was cut to it
     """
 
     partner: str = ""
@@ -116,10 +118,11 @@ class ObjectEntry:
 class ShardPart:
     """One committed shard.
 
-    fingerprint: of the set's definition
-    objects: by the path of their array
-    rows: one a frame, in order of index, `start` to `stop` - 1
-    fidelity: the worst of what was measured on a few frames, by artifact
+    Attributes:
+        fingerprint: of the set's definition
+        objects: by the path of their array
+        rows: one a frame, in order of index, `start` to `stop` - 1
+        fidelity: the worst of what was measured on a few frames, by artifact
     """
 
     source: str
@@ -167,9 +170,10 @@ def sealed(
 ) -> bytes:
     """A Parquet file of these rows, the document in its metadata, the seal filled in.
 
-    about: the document, asked for after the last table; ends with "part_crc32c": OPEN_SEAL
-    tables: those with rows all of `SCHEMA` or all of `PAIR_SCHEMA`
-    many: for the rows of many parts: encoded some at a time, so that it takes little memory
+    Args:
+        about: the document, asked for after the last table; ends with "part_crc32c": OPEN_SEAL
+        tables: those with rows all of `SCHEMA` or all of `PAIR_SCHEMA`
+        many: for the rows of many parts: encoded some at a time, so that it takes little memory
     """
     pool = pa.system_memory_pool()  # Arrow's own would keep more than it was asked for
     sink = pa.BufferOutputStream(pool)
@@ -191,8 +195,9 @@ def sealed(
 def decode_part(content: bytes, path: str, frames: int | None = None) -> ShardPart:
     """The part in a file's bytes.
 
-    path: named in errors
-    frames: how many rows it has to have, if that is known
+    Args:
+        path: named in errors
+        frames: how many rows it has to have, if that is known
 
     Raises:
         CacheCorrupt: a byte differs from what was committed, or this is no manifest part.
@@ -279,7 +284,8 @@ def _rows(table: pa.Table) -> Iterator[FrameRow]:
 def check_seal(content: bytes, path: str) -> None:
     """Refuse a file of which a byte differs from what was written (CacheCorrupt).
 
-    path: named in errors
+    Args:
+        path: named in errors
     """
     place = content.rfind(SEAL)
     if place < 0:

@@ -38,7 +38,8 @@ class Storage:
 class Preset:
     """A preset with a run's changes applied.
 
-    storages: by artifact, or by artifact and layer ("features/penultimate") where a run sets it
+    Attributes:
+        storages: by artifact, or by artifact and layer ("features/penultimate") where a run sets it
     """
 
     name: str
@@ -59,9 +60,10 @@ def load_preset(
 ) -> Preset:
     """Read a packaged preset and apply a run's changes.
 
-    overrides: artifact -> {"codec": ..., "compressor": ...}, either may be left out and either
-        may be a bare name
-    shard_frames: in place of the preset's
+    Args:
+        overrides: artifact -> {"codec": ..., "compressor": ...}, either may be left out and either
+            may be a bare name
+        shard_frames: in place of the preset's
 
     Raises:
         ConfigError: an unknown preset, artifact, key, codec or compressor.

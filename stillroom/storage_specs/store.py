@@ -51,8 +51,9 @@ DEFINING = 2**62
 class Cache:
     """A cache. `create` and `open` check it; the plain constructor does not.
 
-    path: its folder, or the URL of its place in an object store
-    store: the files there
+    Attributes:
+        path: its folder, or the URL of its place in an object store
+        store: the files there
     """
 
     path: Path | str
@@ -292,7 +293,8 @@ def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:
 def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
     """Raise CacheMismatch where a folder holds other files.
 
-    unless_made: accept that another builder has made it a cache in the meantime
+    Args:
+        unless_made: accept that another builder has made it a cache in the meantime
     """
     entries = cache.store.entries()
     strangers = sorted(name for name in entries or () if name != "manifest")

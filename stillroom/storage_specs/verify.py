@@ -42,9 +42,10 @@ Kind = Literal[
 class Fault:
     """One thing that is not as it was committed.
 
-    shard: None for a fault of the set's metadata
-    array: path of the array, of the group, or of the manifest part
-    index: of the frame, where the fault can be laid to one
+    Attributes:
+        shard: None for a fault of the set's metadata
+        array: path of the array, of the group, or of the manifest part
+        index: of the frame, where the fault can be laid to one
     """
 
     source: str
@@ -118,7 +119,8 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
     The rows' crc32c show that they differ, not which is right: every set that has such a frame is
     named, and all of them are made again.
 
-    sets: the artifact sets of one source
+    Args:
+        sets: the artifact sets of one source
     """
     checksums: dict[str, set[int]] = defaultdict(set)
     frames: list[tuple[ArtifactSet, int, str]] = []
@@ -154,7 +156,8 @@ def verify_pixels(sets: Sequence[ArtifactSet]) -> list[Fault]:
 def _wrong_group(objects: ObjectStore, folder: str, *, inner: bool) -> str | None:
     """Return the fault of a group that only holds others, or None.
 
-    inner: False for a source's, which may be the set "frames" and is then checked as that
+    Args:
+        inner: False for a source's, which may be the set "frames" and is then checked as that
     """
     try:
         document = json_of(objects.read(f"{folder}/zarr.json", METADATA_BYTES))

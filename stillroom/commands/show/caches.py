@@ -85,7 +85,8 @@ def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
 def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:
     """Lay out what a cache holds.
 
-    bad: list the bad frames, too
+    Args:
+        bad: list the bad frames, too
     """
     rows = (
         (

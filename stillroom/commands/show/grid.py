@@ -17,7 +17,8 @@ def grid(
 ) -> Table:
     """Return a table without lines: words at the left, numbers at the right.
 
-    left: positions of the columns of words
+    Args:
+        left: positions of the columns of words
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):

@@ -52,7 +52,8 @@ def plan(found: SweepPlan) -> list[RenderableType]:
 def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
     """Lay out the table, and name the files.
 
-    per_class: with the table of IoU by class
+    Args:
+        per_class: with the table of IoU by class
     """
     tables = [summary(found.sweep, found.rows), *([by_class(found.rows)] if per_class else [])]
     parts: list[RenderableType] = [part for table in tables for part in (grid(*table), "")]

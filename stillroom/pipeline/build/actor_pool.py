@@ -65,10 +65,11 @@ class RayWorker:
 class Actor:
     """An actor as the driver sees it.
 
-    running: by Ray reference, the shards that it has been given
-    counted: frames already reported, by shard
-    heartbeat: the Ray reference that was asked for, and when; None while none is
-    fed: when it was last given a shard
+    Attributes:
+        running: by Ray reference, the shards that it has been given
+        counted: frames already reported, by shard
+        heartbeat: the Ray reference that was asked for, and when; None while none is
+        fed: when it was last given a shard
     """
 
     handle: Any
@@ -81,8 +82,9 @@ class Actor:
 class ActorPool:
     """Starts actors, and puts others in the place of those that are lost.
 
-    starting: by the Ray reference to their `ready`, actors that may not be given work yet
-    actors: those that may
+    Attributes:
+        starting: by the Ray reference to their `ready`, actors that may not be given work yet
+        actors: those that may
     """
 
     def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork]) -> None:

@@ -36,8 +36,9 @@ SAMPLE_FRAMES = 4
 class SetEstimate:
     """What is left to do for one artifact set, projected from a sample.
 
-    bytes: encoded bytes by artifact
-    seconds: of one worker, decoding and teacher together
+    Attributes:
+        bytes: encoded bytes by artifact
+        seconds: of one worker, decoding and teacher together
     """
 
     plan: SetPlan
@@ -49,8 +50,9 @@ class SetEstimate:
 class BuildEstimate:
     """The whole plan; sizes are those of what is missing, not of what is there already.
 
-    free_bytes: where the cache is to be; None for an object store, which does not say
-    lonely: by source of clips, how many frames are left out of the pairs, and how many are not
+    Attributes:
+        free_bytes: where the cache is to be; None for an object store, which does not say
+        lonely: by source of clips, how many frames are left out of the pairs, and how many are not
     """
 
     sets: tuple[SetEstimate, ...]
@@ -91,7 +93,8 @@ class BuildEstimate:
 def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.
 
-    extend: as for `plan_build`
+    Args:
+        extend: as for `plan_build`
 
     Raises:
         CacheMismatch: the cache on disk was built from something else.
@@ -134,7 +137,8 @@ def cache_sample(
 ) -> tuple[ArtifactSet, list[ShardReport]]:
     """Cache a few rows of a set, spread evenly over it.
 
-    model: that makes the set; None for the frames themselves
+    Args:
+        model: that makes the set; None for the frames themselves
     """
     inputs = sample_of(opened.inputs(one.source, one.name))
     sample = define_set(opened, cache, one, model, len(inputs))

@@ -30,7 +30,8 @@ def run_inline(
 
     The first failure ends the build: here a traceback serves better than a retry.
 
-    models: as for `ShardWorker`
+    Args:
+        models: as for `ShardWorker`
     """
     stop = threading.Event()
 

@@ -56,7 +56,8 @@ class ModelLoader:
 def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Producer:
     """Return what makes the arrays of a set.
 
-    model: that the set is made by; None for the frames themselves
+    Args:
+        model: that the set is made by; None for the frames themselves
     """
     if model is None:
         return frames_and_labels
@@ -68,9 +69,12 @@ def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Produce
 def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: bool) -> ModelLoader:
     """Build every model that has work to do, once, and check what it is asked for.
 
-    here: this process computes the shards. Else workers do, whose devices it may lack: models are
-        then built on the CPU, and a user's own function for a GPU is left to the workers
-    returns: the models; the one whose turn comes first is still in memory
+    Args:
+        here: this process computes the shards. Else workers do, whose devices it may lack: models
+            are then built on the CPU, and a user's own function for a GPU is left to the workers
+
+    Returns:
+        the models; the one whose turn comes first is still in memory
 
     Raises:
         ConfigError: no such network, device or layer, or cache.reuse is no cache.

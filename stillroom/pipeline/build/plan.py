@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class SetPlan:
     """One artifact set: how much of it there is to be, and which shards are missing.
 
-    frames: its rows: of a flow set they are pairs of frames
-    artifacts: that it holds or is to hold
+    Attributes:
+        frames: its rows: of a flow set they are pairs of frames
+        artifacts: that it holds or is to hold
     """
 
     source: str
@@ -63,7 +64,8 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
     What every set is made from is settled first: a file that is missing is found before anything
     is cached.
 
-    extend: put artifacts that a teacher's set lacks into an extension set beside it
+    Args:
+        extend: put artifacts that a teacher's set lacks into an extension set beside it
 
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of

@@ -41,8 +41,9 @@ class BuildEvent:
 class BuildReport:
     """What a build did.
 
-    bad: unusable rows by (source, set), those of earlier builds of the same cache included
-    bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
+    Attributes:
+        bad: unusable rows by (source, set), those of earlier builds of the same cache included
+        bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
     """
 
     plans: list[SetPlan]

@@ -40,8 +40,10 @@ def build(
 ) -> BuildReport:
     """Compute and commit every shard that is missing; running it again resumes.
 
-    runner: "inline" here, or "ray", locally or on the cluster at `address`; the bytes are the same
-    extend: as for `plan_build`
+    Args:
+        runner: "inline" here, or "ray", locally or on the cluster at `address`; the bytes are the
+            same
+        extend: as for `plan_build`
 
     Raises:
         ConfigError, WeightsError: as `check_before_build`; nothing was cached.

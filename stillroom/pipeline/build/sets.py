@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class RunSet:
     """An artifact set of a run.
 
-    artifacts: the run's that it holds or is to hold
-    stored: the set in the cache; None where there is none yet
+    Attributes:
+        artifacts: the run's that it holds or is to hold
+        stored: the set in the cache; None where there is none yet
     """
 
     source: str
@@ -47,7 +48,8 @@ def sets_of_run(
     Of a teacher first its own set, then its extension sets that are there, then, for artifacts
     that none of these has, the extension set to be.
 
-    names: of `OpenedRun.names`; the frames and flow models have one set each
+    Args:
+        names: of `OpenedRun.names`; the frames and flow models have one set each
     """
     known = () if cache is None else cache.sets()
     found: list[RunSet] = []
@@ -95,8 +97,9 @@ def define_set(
 ) -> ArtifactSet:
     """Return the set on disk, made if it is not there yet.
 
-    model: that makes it; None for the frames themselves
-    count: of its rows; as many as there are if left out
+    Args:
+        model: that makes it; None for the frames themselves
+        count: of its rows; as many as there are if left out
 
     Raises:
         CacheMismatch: it is there, and was built from something else.

@@ -35,7 +35,8 @@ class ShardWorker:
     Two threads may call `work` at once: a turn then keeps the teacher to one shard at a time, while
     the other shard is decoded, encoded or written.
 
-    models: of the same run, where one may have been built already
+    Args:
+        models: of the same run, where one may have been built already
     """
 
     def __init__(self, opened: OpenedRun, models: ModelLoader | None = None) -> None:
@@ -58,7 +59,8 @@ class ShardWorker:
     ) -> ShardReport:
         """Compute and commit one shard.
 
-        before_batch: called before each batch is computed; gives the shard up by raising
+        Args:
+            before_batch: called before each batch is computed; gives the shard up by raising
 
         Raises:
             CacheMismatch: the set on disk was built from something else (another device, say).

@@ -61,9 +61,10 @@ class SourceCodes:
 class CodeReport:
     """The code of one teacher.
 
-    set_name: of the extension sets that hold it
-    weights: sha256 of the auto-encoder's; trained: whether it was trained now
-    measures: None where its file is not in the cache
+    Attributes:
+        set_name: of the extension sets that hold it
+        weights: sha256 of the auto-encoder's; trained: whether it was trained now
+        measures: None where its file is not in the cache
     """
 
     teacher: str
@@ -84,7 +85,8 @@ def adapt_cache(
     Running it again does what is missing: a trained auto-encoder is kept in the cache, and shards
     that are committed are left alone.
 
-    on_progress: called with (stage, steps done, steps in all)
+    Args:
+        on_progress: called with (stage, steps done, steps in all)
 
     Raises:
         ConfigError: the run has no such section, or an auto-encoder diverged.

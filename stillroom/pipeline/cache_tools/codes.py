@@ -45,8 +45,9 @@ def readable_code(opened: OpenedRun, teacher: str, found: ArtifactSet) -> dict[s
 class CodePlan:
     """The code of one teacher.
 
-    set_name: of its extension sets, one a source
-    features, codes: by source, the set that is read, and the set of codes where there is one
+    Attributes:
+        set_name: of its extension sets, one a source
+        features, codes: by source, the set that is read, and the set of codes where there is one
     """
 
     teacher: str

@@ -41,7 +41,8 @@ def copy_cache(
 ) -> list[SetCopied]:
     """Copy every committed shard that is not in `out`; running it again goes on.
 
-    source, set_name: only these; all of them if left out
+    Args:
+        source, set_name: only these; all of them if left out
 
     Raises:
         CacheIncomplete: there is no cache, or no such set.

@@ -55,10 +55,11 @@ SHEET_ROWS = 6
 class FidelityRequest:
     """What to compare.
 
-    frames: of each source, spread evenly over those that are usable
-    source: only this one; all of them if left out
-    codecs: try every other codec on the same live outputs too
-    plot: PNG of mirrored frames; with several sets their names are added
+    Attributes:
+        frames: of each source, spread evenly over those that are usable
+        source: only this one; all of them if left out
+        codecs: try every other codec on the same live outputs too
+        plot: PNG of mirrored frames; with several sets their names are added
     """
 
     frames: int = 16
@@ -71,10 +72,11 @@ class FidelityRequest:
 class SetFidelity:
     """One set of a teacher on one source.
 
-    artifacts: as they are cached
-    others: by artifact, the same values in every other codec that could store them
-    refused: by artifact and codec, why it could not
-    device: that the cache was built on, and the one of this machine
+    Attributes:
+        artifacts: as they are cached
+        others: by artifact, the same values in every other codec that could store them
+        refused: by artifact and codec, why it could not
+        device: that the cache was built on, and the one of this machine
     """
 
     source: str
@@ -111,7 +113,8 @@ def measure_fidelity(
 ) -> list[SetFidelity]:
     """Compare every cached teacher of a run, or those of one source, with the teacher live.
 
-    on_frame: called with (frames done, frames in all)
+    Args:
+        on_frame: called with (frames done, frames in all)
 
     Raises:
         CacheMismatch: the cache was built from something else, such as another teacher.

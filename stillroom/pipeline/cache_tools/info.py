@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 class SetInfo:
     """One artifact set in numbers.
 
-    arrays: name -> (shape, codec)
-    bytes: encoded bytes by array
-    bad: reason by frame_id
-    fidelity: worst error and divergences by array, as measured on a few frames of every shard
+    Attributes:
+        arrays: name -> (shape, codec)
+        bytes: encoded bytes by array
+        bad: reason by frame_id
+        fidelity: worst error and divergences by array, as measured on a few frames of every shard
     """
 
     source: str

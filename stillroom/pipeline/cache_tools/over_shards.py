@@ -27,8 +27,9 @@ def over_shards(
 
     Threads suffice: checksums, decompression and NumPy let go of the interpreter's lock.
 
-    on_shard: called with (shards done, shards in all), from several threads
-    ray_address: of a cluster whose machines all see the cache under the same path, or "local"
+    Args:
+        on_shard: called with (shards done, shards in all), from several threads
+        ray_address: of a cluster whose machines all see the cache under the same path, or "local"
 
     Raises:
         ConfigError: nothing answers at that address.

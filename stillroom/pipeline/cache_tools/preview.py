@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
     """Draw a sheet for every (source, teacher or flow model) of a cache; return their paths.
 
-    out: of one sheet; the names of several are added to it
+    Args:
+        out: of one sheet; the names of several are added to it
 
     Raises:
         CacheIncomplete: nothing is committed that could be drawn.

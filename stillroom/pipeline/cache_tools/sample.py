@@ -36,8 +36,9 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
 class CacheSample:
     """Some frames of a cached set.
 
-    kept: the set of the frames themselves, where the cache has it
-    rows: of the manifest of `cached`, by index
+    Attributes:
+        kept: the set of the frames themselves, where the cache has it
+        rows: of the manifest of `cached`, by index
     """
 
     opened: OpenedRun

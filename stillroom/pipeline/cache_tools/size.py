@@ -45,8 +45,9 @@ class SetSize:
 class SizePlan:
     """All sets in all tiers.
 
-    frames: of all sources together
-    overridden: artifacts whose storage the run file sets, in every tier
+    Attributes:
+        frames: of all sources together
+        overridden: artifacts whose storage the run file sets, in every tier
     """
 
     tiers: tuple[str, ...]

@@ -50,10 +50,11 @@ class StatsReport:
 class StatsRequest:
     """What to count.
 
-    source: only this one; all of them if left out
-    features: "features/<layer>" or "<layer>": its moments by class go into `out`, .npz or
-        .safetensors
-    plot: PNG of charts
+    Attributes:
+        source: only this one; all of them if left out
+        features: "features/<layer>" or "<layer>": its moments by class go into `out`, .npz or
+            .safetensors
+        plot: PNG of charts
     """
 
     source: str | None = None
@@ -78,7 +79,8 @@ def measure_stats(
 ) -> StatsReport:
     """Count what every teacher's set of a cache holds, over the committed and usable frames.
 
-    ray_address: work on a Ray cluster whose machines see `folder`
+    Args:
+        ray_address: work on a Ray cluster whose machines see `folder`
 
     Raises:
         CacheIncomplete: there is no teacher's set, or nothing of it is committed.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class SetStats:
     """One teacher on one source.
 
-    feature_classes: where the classes of the features come from: "labels", "pseudo_label", ""
+    Attributes:
+        feature_classes: where the classes of the features come from: "labels", "pseudo_label", ""
     """
 
     source: str
@@ -55,8 +56,9 @@ def labels_of(cache: Cache, target: ArtifactSet) -> ArtifactSet | None:
 class StatsCounter:
     """Counts shards; a task of Ray gets it by pickle.
 
-    features: the array whose moments are taken
-    labels: by source and set, the set with the labels of its frames
+    Attributes:
+        features: the array whose moments are taken
+        labels: by source and set, the set with the labels of its frames
     """
 
     features: str | None

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 class SetTranscoded:
     """One set: shards that were made now, were there before, and wait for the source's shards.
 
-    codecs: by artifact, the codec before and after, where they differ
-    notes: on their errors
+    Attributes:
+        codecs: by artifact, the codec before and after, where they differ
+        notes: on their errors
     """
 
     source: str
@@ -57,9 +58,10 @@ class SetTranscoded:
 class Change:
     """What is to change.
 
-    preset: "fast", "compact" or "exact"; left out, everything keeps the storage that it has
-    codecs: changes by artifact, as cache.codecs in a run file
-    shard_frames: of every set; left out, the preset's, or as it is
+    Attributes:
+        preset: "fast", "compact" or "exact"; left out, everything keeps the storage that it has
+        codecs: changes by artifact, as cache.codecs in a run file
+        shard_frames: of every set; left out, the preset's, or as it is
     """
 
     preset: str | None = None
@@ -104,7 +106,8 @@ def transcode_cache(
 ) -> list[SetTranscoded]:
     """Write the frames of a cache into another one; running it again does what is missing.
 
-    ray_address: of a cluster whose machines see both caches
+    Args:
+        ray_address: of a cluster whose machines see both caches
 
     Raises:
         CacheIncomplete: there is no cache at `folder`.

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class SetVerdict:
     """What was found in one artifact set.
 
-    source, set_name: both empty for the cache's own zarr.json
-    shards: 0 where the set's own group is damaged, so that it is unknown
-    missing: shards that have not been committed; an unfinished build, no fault
-    repaired: what a repair withdrew or rewrote, a line each
+    Attributes:
+        source, set_name: both empty for the cache's own zarr.json
+        shards: 0 where the set's own group is damaged, so that it is unknown
+        missing: shards that have not been committed; an unfinished build, no fault
+        repaired: what a repair withdrew or rewrote, a line each
     """
 
     source: str
@@ -93,10 +94,11 @@ def verify_cache(
 ) -> VerifyReport:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
-    on_shard: called with (shards done, shards in all), from several threads
-    repair: withdraw every damaged shard and set, so that the next build makes them again, and write
-        again what follows from a definition; nothing else is touched
-    ray_address: check the shards as tasks of a Ray cluster, whose machines must see `path`
+    Args:
+        on_shard: called with (shards done, shards in all), from several threads
+        repair: withdraw every damaged shard and set, so that the next build makes them again, and
+            write again what follows from a definition; nothing else is touched
+        ray_address: check the shards as tasks of a Ray cluster, whose machines must see `path`
 
     Raises:
         CacheIncomplete: there is no cache at `path`.

@@ -23,8 +23,9 @@ HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port
 def connected(workers: int, address: str | None) -> Iterator[Any]:
     """Connect to Ray and give its module; what was opened here is closed again.
 
-    workers: a Ray of our own has CPUs for as many actors, whatever the machine has
-    address: of an existing cluster; if None, the environment's RAY_ADDRESS, or a Ray of our own
+    Args:
+        workers: a Ray of our own has CPUs for as many actors, whatever the machine has
+        address: of an existing cluster; if None, the environment's RAY_ADDRESS, or a Ray of our own
 
     Raises:
         ConfigError: nothing answers at that address, or Ray does not start.

@@ -111,7 +111,8 @@ def _describe_tag(schema: Any, fault: dict[str, Any]) -> str:
 def _locate(root: Any, loc: Sequence[int | str]) -> tuple[str, Any]:
     """Follow a fault's place through the schema of the run file.
 
-    returns: its dotted name, without the tags by which pydantic tells the kinds of a section
+    Returns:
+        its dotted name, without the tags by which pydantic tells the kinds of a section
         apart, and what is allowed there, {} where nothing is; of a value that may be of several
         types, each of which reports its own fault, the name of that value
     """

@@ -35,7 +35,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """Read a TOML document; a byte order mark at its start, as some editors write, is no fault.
 
-    what: the name of such a file in errors
+    Args:
+        what: the name of such a file in errors
 
     Raises:
         ConfigError: the file is missing or not TOML.
@@ -126,7 +127,8 @@ def override(document: dict[str, Any], overrides: Sequence[str]) -> None:
 def set_key(document: dict[str, Any], key: str, value: Any, origin: str) -> None:
     """Set one dotted key.
 
-    origin: named in errors
+    Args:
+        origin: named in errors
 
     Raises:
         ConfigError: there is no such place: what the key lies in is a value, not a section.

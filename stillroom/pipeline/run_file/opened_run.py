@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 class OpenedRun:
     """A run, and what the sets of its cache are made from.
 
-    teachers: by name, each with its classes
-    pairs: by source, the pairs of its frames whose flow the run caches
-    absent: by name, the sources whose files are not here, with what is known of their identity
+    Attributes:
+        teachers: by name, each with its classes
+        pairs: by source, the pairs of its frames whose flow the run caches
+        absent: by name, the sources whose files are not here, with what is known of their identity
     """
 
     run: RunConfig
@@ -68,8 +69,9 @@ class OpenedRun:
 def open_run(run: RunConfig, *, must_exist: bool = True) -> OpenedRun:
     """Open the sources that the run caches and settle what their sets are made from.
 
-    must_exist: False lets sources be absent: those none of whose folders exist here. Nothing can
-        then be cached of them, but their sets in a cache can be read
+    Args:
+        must_exist: False lets sources be absent: those none of whose folders exist here. Nothing
+            can then be cached of them, but their sets in a cache can be read
 
     Raises:
         ConfigError: a source cannot be opened, or a teacher's classes cannot be known.

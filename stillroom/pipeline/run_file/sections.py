@@ -110,25 +110,27 @@ def _place(value: object) -> Path | str:
 class CacheConfig(Settings):
     """What stage one writes, and where.
 
-    path: folder of the cache, or s3://bucket/prefix, gs://bucket/prefix, memory://name
-    reuse: another cache of the same teachers: frames that are there are taken from it
-    canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep artifact
-        grids whole
-    sources: names of the sources to cache; all of them if left out
-    artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
-        "confidence", "depth"
-    pairs: of which frames of clips the optical flow is cached; of none if left out
-    flows: names of the flow models to cache; all of them if left out
-    frames: keep frames and labels too, so that training needs nothing but the cache
-    preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
-    tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or "auto":
-        tiles where a frame's artifact is larger than 4 MiB, so that a crop reads a part of it
-    threshold: pseudo-labels below this class probability become 255
-    batch: frames a teacher sees at once
-    threads: torch threads of a worker on a CPU
-    workers: teachers side by side (runner "ray"); one a GPU if left out, or one
-    max_bad_fraction: share of unusable frames of a source above which the build stops
-    shard_timeout: seconds without a finished batch after which a worker is replaced
+    Attributes:
+        path: folder of the cache, or s3://bucket/prefix, gs://bucket/prefix, memory://name
+        reuse: another cache of the same teachers: frames that are there are taken from it
+        canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep
+            artifact grids whole
+        sources: names of the sources to cache; all of them if left out
+        artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
+            "confidence", "depth"
+        pairs: of which frames of clips the optical flow is cached; of none if left out
+        flows: names of the flow models to cache; all of them if left out
+        frames: keep frames and labels too, so that training needs nothing but the cache
+        preset: "fast", "compact" or "exact"; `codecs` overrides it artifact by artifact
+        tile: rows and columns of the tiles that a frame's artifacts are cut into, "none", or
+            "auto": tiles where a frame's artifact is larger than 4 MiB, so that a crop reads a part
+            of it
+        threshold: pseudo-labels below this class probability become 255
+        batch: frames a teacher sees at once
+        threads: torch threads of a worker on a CPU
+        workers: teachers side by side (runner "ray"); one a GPU if left out, or one
+        max_bad_fraction: share of unusable frames of a source above which the build stops
+        shard_timeout: seconds without a finished batch after which a worker is replaced
     """
 
     path: Annotated[Path | str, PlainValidator(_place)]

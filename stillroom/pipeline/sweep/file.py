@@ -29,14 +29,15 @@ RECORD = "sweep.json"
 class SweepConfig(Settings):
     """A whole sweep file.
 
-    run: the run file that variants change
-    path: folder of the students' run folders, and of the table
-    seeds: each variant is trained with each of them
-    parallel: students trained at a time, each in a process of its own
-    threads: torch threads of each
-    baseline: the variant that others are compared with; the first one if left out
-    set: keys of the run file, changed for all variants
-    variants: by name, the keys of the run file that they change, dotted as in --set
+    Attributes:
+        run: the run file that variants change
+        path: folder of the students' run folders, and of the table
+        seeds: each variant is trained with each of them
+        parallel: students trained at a time, each in a process of its own
+        threads: torch threads of each
+        baseline: the variant that others are compared with; the first one if left out
+        set: keys of the run file, changed for all variants
+        variants: by name, the keys of the run file that they change, dotted as in --set
     """
 
     run: Path
@@ -83,12 +84,13 @@ class SweepConfig(Settings):
 class Trial:
     """One student to be trained and scored, or one teacher to be scored.
 
-    row: the variant, or "teacher:NAME"
-    seed: None for a teacher
-    overrides: the variant's
-    document: the run file with everything that is changed in it
-    run: the same, checked
-    record: the file that its result is kept in
+    Attributes:
+        row: the variant, or "teacher:NAME"
+        seed: None for a teacher
+        overrides: the variant's
+        document: the run file with everything that is changed in it
+        run: the same, checked
+        record: the file that its result is kept in
     """
 
     row: str
@@ -118,12 +120,13 @@ class Trial:
 class Sweep:
     """A sweep file, read and found sound.
 
-    file: where it was read from
-    overrides: what the command line sets for all variants, as KEY=VALUE
-    run: the run file with what is set for all variants: the cache that all of them read
-    run_text: the run file as it was written
-    teachers, students: the trials, in this order; students seed by seed
-    unscored: teachers of other classes than the labels that students are scored on
+    Attributes:
+        file: where it was read from
+        overrides: what the command line sets for all variants, as KEY=VALUE
+        run: the run file with what is set for all variants: the cache that all of them read
+        run_text: the run file as it was written
+        teachers, students: the trials, in this order; students seed by seed
+        unscored: teachers of other classes than the labels that students are scored on
     """
 
     file: Path
@@ -149,8 +152,9 @@ class Sweep:
 def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Sweep:
     """Read a sweep file and its run file, and check every variant.
 
-    overrides: of the run file, for all variants, as --set
-    seeds: beside the file's
+    Args:
+        overrides: of the run file, for all variants, as --set
+        seeds: beside the file's
 
     Raises:
         ConfigError: a file is missing or not TOML, or any number of faults, all of them listed.

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Spread:
     """A number over the seeds of a variant.
 
-    std: of a sample (n - 1), None of a single one
-    n: how many there are
+    Attributes:
+        std: of a sample (n - 1), None of a single one
+        n: how many there are
     """
 
     mean: float
@@ -32,15 +33,16 @@ class Spread:
 class Outcome:
     """The scores and costs of one student, or of a teacher.
 
-    seed: None of a teacher
-    waiting: share of the training time that was spent waiting for data
-    seconds_per_step, waiting: None of a teacher
-    tc, tc_visible, stability: along clips, None where these were not scored
-    stay: share of the visible pixels that keep their class; of all, where visibility is unknown
-    tc_by_class: tc class by class, None where one is not predicted at all
-    tc_shared: its mean over the classes that every student of the sweep predicts along the clips:
-        in tc a class that is predicted on a few pixels counts as much as any
-    iou: by class, None where the test frames have no pixel of it
+    Attributes:
+        seed: None of a teacher
+        waiting: share of the training time that was spent waiting for data
+        seconds_per_step, waiting: None of a teacher
+        tc, tc_visible, stability: along clips, None where these were not scored
+        stay: share of the visible pixels that keep their class; of all, where visibility is unknown
+        tc_by_class: tc class by class, None where one is not predicted at all
+        tc_shared: its mean over the classes that every student of the sweep predicts along the
+            clips: in tc a class that is predicted on a few pixels counts as much as any
+        iou: by class, None where the test frames have no pixel of it
     """
 
     seed: int | None
@@ -63,7 +65,8 @@ class Outcome:
 class Row:
     """A variant with the students that are done, or a teacher.
 
-    gain: mean mIoU less that of the baseline; None where one of them is not there
+    Attributes:
+        gain: mean mIoU less that of the baseline; None where one of them is not there
     """
 
     name: str
@@ -100,9 +103,10 @@ class Row:
 class SweepResult:
     """The results of a sweep.
 
-    rows: of the table, with what was done before
-    failed: by trial, its error message
-    files: the table, the results, the charts
+    Attributes:
+        rows: of the table, with what was done before
+        failed: by trial, its error message
+        files: the table, the results, the charts
     """
 
     sweep: Sweep
@@ -159,7 +163,8 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Row]:
     """Return a row a teacher, then a row a variant, with the trials that are done.
 
-    records: of these, by trial
+    Args:
+        records: of these, by trial
     """
 
     def outcomes(trials: Sequence[Trial]) -> tuple[Outcome, ...]:

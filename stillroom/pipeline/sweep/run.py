@@ -34,9 +34,10 @@ LOGS = "logs"
 class SweepPlan:
     """What there is to do.
 
-    states: of every trial of the sweep
-    chosen: those to be run now, where they are not done
-    missing_shards: of the cache; None where it cannot be known, since a source's files are away
+    Attributes:
+        states: of every trial of the sweep
+        chosen: those to be run now, where they are not done
+        missing_shards: of the cache; None where it cannot be known, since a source's files are away
     """
 
     sweep: Sweep
@@ -69,9 +70,10 @@ class SweepPlan:
 class Hooks:
     """How a sweep does what other commands do as well, and what it reports to.
 
-    build_cache: called with the run where shards are missing
-    compute_flow: called with the run to compute the flow of its clips, once for all trials
-    on_event: called with what happens to each trial
+    Attributes:
+        build_cache: called with the run where shards are missing
+        compute_flow: called with the run to compute the flow of its clips, once for all trials
+        on_event: called with what happens to each trial
     """
 
     build_cache: Callable[[RunConfig], object] = build
@@ -82,7 +84,8 @@ class Hooks:
 def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepPlan:
     """Read what is done, and change nothing.
 
-    only, seeds: these variants and seeds are chosen; all of them if left out
+    Args:
+        only, seeds: these variants and seeds are chosen; all of them if left out
 
     Raises:
         ConfigError: there is no such variant; a source or a record cannot be read.
@@ -113,8 +116,9 @@ def run_sweep(
 ) -> SweepResult:
     """Build what is missing of the cache, do what is not done, and write table and charts.
 
-    retrain: where folders hold students of another config, put them aside and train anew
-    per_class: also draw the IoU of every class
+    Args:
+        retrain: where folders hold students of another config, put them aside and train anew
+        per_class: also draw the IoU of every class
 
     Raises:
         ConfigError: a folder holds another student, and is not to be put aside.

@@ -32,11 +32,12 @@ MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
 class State:
     """How far a trial has come.
 
-    kind: "done": its result can be read; "trained": it is to be scored; "begun": its training goes
-        on; "new": nothing is there; "changed": its folder holds something else
-    scored: what its score is to depend on, beside the student
-    differences: of "changed": a line each
-    result: of "done"
+    Attributes:
+        kind: "done": its result can be read; "trained": it is to be scored; "begun": its training
+            goes on; "new": nothing is there; "changed": its folder holds something else
+        scored: what its score is to depend on, beside the student
+        differences: of "changed": a line each
+        result: of "done"
     """
 
     kind: Kind

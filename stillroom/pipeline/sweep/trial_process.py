@@ -86,8 +86,9 @@ def _fail(events: EventWriter, message: str, code: int) -> None:
 def run_trial(task: dict[str, Any], events: EventWriter) -> None:
     """Train a student and score it, or score a teacher, and write the record.
 
-    task: document: of the run file; origin: of it; teacher: its name, None for a student; threads;
-        record: where the result goes; keep: what else is to be written there
+    Args:
+        task: document: of the run file; origin: of it; teacher: its name, None for a student;
+            threads; record: where the result goes; keep: what else is to be written there
     """
     from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
     from stillroom.pipeline.run_file.loading import parse_run

@@ -30,8 +30,9 @@ LOG_TAIL = 2000  # characters of a log that are read for its last line
 class TrialJob:
     """A trial to be run.
 
-    task: what `trial_process` reads from stdin
-    log: the file that all it prints is added to
+    Attributes:
+        task: what `trial_process` reads from stdin
+        log: the file that all it prints is added to
     """
 
     trial: Trial
@@ -43,8 +44,9 @@ class TrialJob:
 class TrialEvent:
     """Something happened to a trial.
 
-    kind: "begun", "step", "scored", "done" or "failed"
-    values: what its process wrote about it
+    Attributes:
+        kind: "begun", "step", "scored", "done" or "failed"
+        values: what its process wrote about it
     """
 
     trial: Trial

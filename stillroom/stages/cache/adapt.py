@@ -34,14 +34,15 @@ Positive = Field(gt=0, allow_inf_nan=False)
 class AdaptConfig(Settings):
     """How the code of a teacher's layer is made: the auto-encoder, and its training.
 
-    layer: of the teacher; "features/<layer>" must be cached
-    name: what follows "code/" in the artifact's name; the layer's if left out. Codes of several
-        names may stand side by side
-    channels: of the code
-    strides: of the three convolutions, each 1 or 2
-    epochs, batch, lr, momentum, weight_decay: of SGD; lr falls to 0 as (1 - t)^0.9
-    sparsity: weight of the L1 norm of a frame's code
-    seed: origin of the weights and of the order of the frames
+    Attributes:
+        layer: of the teacher; "features/<layer>" must be cached
+        name: what follows "code/" in the artifact's name; the layer's if left out. Codes of several
+            names may stand side by side
+        channels: of the code
+        strides: of the three convolutions, each 1 or 2
+        epochs, batch, lr, momentum, weight_decay: of SGD; lr falls to 0 as (1 - t)^0.9
+        sparsity: weight of the L1 norm of a frame's code
+        seed: origin of the weights and of the order of the frames
     """
 
     layer: str = "penultimate"
@@ -82,10 +83,11 @@ class AdaptConfig(Settings):
 class Measures:
     """What the code keeps of the features, on `frames` of them.
 
-    relative_mse: sum of squared errors of the reconstruction / of the distances from the mean
-    pca_relative_mse: the same of a PCA of each position's channels, with `pca_components` of
-        them: as many as bring `pca_numbers` closest to `code_numbers`, at least 1
-    code_numbers, pca_numbers: that each of them stores a frame
+    Attributes:
+        relative_mse: sum of squared errors of the reconstruction / of the distances from the mean
+        pca_relative_mse: the same of a PCA of each position's channels, with `pca_components` of
+            them: as many as bring `pca_numbers` closest to `code_numbers`, at least 1
+        code_numbers, pca_numbers: that each of them stores a frame
     """
 
     frames: int

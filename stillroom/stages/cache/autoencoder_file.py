@@ -30,7 +30,8 @@ def from_bytes(
 ) -> tuple[AutoEncoder, dict[str, Any]]:
     """Load the auto-encoder of such a file, ready to encode, and its `about`.
 
-    where: the file, for messages
+    Args:
+        where: the file, for messages
 
     Raises:
         WeightsError: truncated, no safetensors file, or of another design.

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 class ShardWork:
     """One shard of one artifact set of one source: the unit of work, of commit and of retry.
 
-    artifacts: of the set, all of which the shard is to hold
+    Attributes:
+        artifacts: of the set, all of which the shard is to hold
     """
 
     source: str
@@ -60,12 +61,13 @@ class ShardReport:
 class ShardJob:
     """Everything one shard needs.
 
-    inputs: what the set's rows are made from
-    batch: inputs that a model gets at once; batches are cut inside the shard, so that the same
-        shard is the same bytes whoever computes it
-    turn: held while the teacher runs; two shards in two threads then overlap decoding, encoding
-        and writing of one with the teacher's work on the other
-    on_frames: called with the number of frames done, as they are done
+    Attributes:
+        inputs: what the set's rows are made from
+        batch: inputs that a model gets at once; batches are cut inside the shard, so that the same
+            shard is the same bytes whoever computes it
+        turn: held while the teacher runs; two shards in two threads then overlap decoding, encoding
+            and writing of one with the teacher's work on the other
+        on_frames: called with the number of frames done, as they are done
     """
 
     work: ShardWork

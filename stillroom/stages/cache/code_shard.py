@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class CodeJob:
     """What turns one source's features into codes.
 
-    features, layer: the set and the array that are read; target, code: those that are written,
-        shard by shard of the same frames
-    batch: frames at once; cut inside the shard, so that a shard is the same bytes every time
+    Attributes:
+        features, layer: the set and the array that are read; target, code: those that are written,
+            shard by shard of the same frames
+        batch: frames at once; cut inside the shard, so that a shard is the same bytes every time
     """
 
     features: ArtifactSet

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class FeatureFrames:
     """Frames by their number: those of the first source, then of the second, bad ones left out.
 
-    sets: that hold the layer, one a source, all on one grid
-    artifact: "features/<layer>"
+    Args:
+        sets: that hold the layer, one a source, all on one grid
+        artifact: "features/<layer>"
     """
 
     def __init__(self, sets: Sequence[ArtifactSet], artifact: str) -> None:

@@ -89,7 +89,8 @@ class CanvasPair:
 class PairInputs:
     """A row a pair of a source's frames.
 
-    limit: pixels; a displacement that long was cut to what its codec holds
+    Attributes:
+        limit: pixels; a displacement that long was cut to what its codec holds
     """
 
     source: Source

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 class Output:
     """What a teacher gives for one frame, in the grid that an artifact is made from.
 
-    grid: (C, h, w) or (h, w) float32, on the teacher's device
-    stride: canvas pixels to one position of it
-    threshold: pixels whose highest class probability is below it get no pseudo label (Xie et al.,
-        "Improving Fast Segmentation With Teacher-student Learning", 2018, sec. 4.1: 0.7)
+    Attributes:
+        grid: (C, h, w) or (h, w) float32, on the teacher's device
+        stride: canvas pixels to one position of it
+        threshold: pixels whose highest class probability is below it get no pseudo label (Xie et
+            al., "Improving Fast Segmentation With Teacher-student Learning", 2018, sec. 4.1: 0.7)
     """
 
     grid: Tensor

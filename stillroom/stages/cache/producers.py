@@ -56,7 +56,8 @@ def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[Arrays]:
 class FlowOfPairs:
     """Runs a flow model on pairs of canvas frames.
 
-    limit: pixels; longer displacements are cut to it
+    Attributes:
+        limit: pixels; longer displacements are cut to it
     """
 
     model: FlowModel
@@ -74,8 +75,10 @@ class FlowOfPairs:
 class TeacherArtifacts:
     """Runs a teacher on canvas frames and makes the artifacts that were asked for.
 
-    artifacts: names as in the run file: "logits", "features/<layer>", "pseudo_label", "confidence"
-    threshold: of pseudo labels, see `makers.Output`
+    Attributes:
+        artifacts: names as in the run file: "logits", "features/<layer>", "pseudo_label",
+            "confidence"
+        threshold: of pseudo labels, see `makers.Output`
     """
 
     teacher: Teacher

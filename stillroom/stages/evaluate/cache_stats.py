@@ -56,13 +56,14 @@ class StatsFrame:
 class CacheStats:
     """Counts over frames; two of them merge into those of both.
 
-    features: by class of the pixel under each position's centre
-    labels, pseudo_labels, best: pixels by class, (256,), 255 = none
-    confidence: pixels by confidence in 20 equal bins of 0..1
-    pixels: with a confidence; kept: those at or above each of `THRESHOLDS`
-    labelled, labelled_kept, right: the same among pixels with a label, and how many of the kept
-        ones carry the label's class
-    ranges: by artifact
+    Attributes:
+        features: by class of the pixel under each position's centre
+        labels, pseudo_labels, best: pixels by class, (256,), 255 = none
+        confidence: pixels by confidence in 20 equal bins of 0..1
+        pixels: with a confidence; kept: those at or above each of `THRESHOLDS`
+        labelled, labelled_kept, right: the same among pixels with a label, and how many of the kept
+            ones carry the label's class
+        ranges: by artifact
     """
 
     features: Moments

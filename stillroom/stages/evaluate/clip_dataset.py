@@ -86,7 +86,8 @@ class ClipDataset:
     def compute_flow(self, on_frames: Callable[[int], None] = lambda _: None) -> None:
         """Have the flow of all clips computed, where it is not kept yet.
 
-        on_frames: called with the number of frames that are done
+        Args:
+            on_frames: called with the number of frames that are done
         """
         done = 0
         for clip in self.clips:

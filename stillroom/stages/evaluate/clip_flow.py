@@ -38,8 +38,9 @@ LARGEST = 2**30  # bytes of a flow: a file that unpacks to more is none of ours
 class FrameFlow:
     """The flow from one frame of a clip to the next, in pixels of the frames.
 
-    flow: (1, 2, H, W), t -> t+1
-    visible: (1, 1, H, W) bool, True where t+1 shows the pixel too; None where it is not known
+    Attributes:
+        flow: (1, 2, H, W), t -> t+1
+        visible: (1, 1, H, W) bool, True where t+1 shows the pixel too; None where it is not known
     """
 
     flow: Tensor
@@ -50,8 +51,10 @@ class FrameFlow:
 class ClipFrame:
     """A frame of a clip on its canvas.
 
-    index: in its source
-    flow: from the frame before; None at the beginning, and where that is missing or of another size
+    Attributes:
+        index: in its source
+        flow: from the frame before; None at the beginning, and where that is missing or of another
+            size
     """
 
     index: int

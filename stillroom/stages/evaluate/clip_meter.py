@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class ClipMeter:
     """Compares what a model predicts from frame to frame; two frames' probabilities are held.
 
-    frames, pairs: predicted and compared so far
-    consistency: TC and its curve
-    stability: Tsb, the mean flow warping error of the class probabilities; less is steadier
-    frame_error: the same of the frames in 0..1, the flow's own fault; alike for all models
+    Attributes:
+        frames, pairs: predicted and compared so far
+        consistency: TC and its curve
+        stability: Tsb, the mean flow warping error of the class probabilities; less is steadier
+        frame_error: the same of the frames in 0..1, the flow's own fault; alike for all models
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -42,11 +43,14 @@ class ClipMeter:
     ) -> Tensor:
         """Predict a frame, and compare with the one before it.
 
-        frame: (H, W, 3) uint8 RGB
-        flow: from the frame before to this one; None begins anew
-        valid: height and width of the part that is no padding, at the top left: what is measured,
-            and what the flow is of
-        returns: (1, h, w) uint8, the class of every pixel of that part
+        Args:
+            frame: (H, W, 3) uint8 RGB
+            flow: from the frame before to this one; None begins anew
+            valid: height and width of the part that is no padding, at the top left: what is
+                measured, and what the flow is of
+
+        Returns:
+            (1, h, w) uint8, the class of every pixel of that part
 
         Raises:
             ConfigError: flow leads to the first frame.

@@ -46,10 +46,11 @@ DIFFERENT = 0.05  # of the positions: what a view may change where no label says
 class CachedFrame:
     """A frame and what the cache holds of it.
 
-    image: (H, W, 3) uint8, RGB
-    label: (H, W) uint8, 255 = ignore; None where there is none, or it has other classes
-    logits: (C, h, w) float32, decoded, of `stride` pixels a position
-    valid: (height, width) of the part that is no padding
+    Attributes:
+        image: (H, W, 3) uint8, RGB
+        label: (H, W) uint8, 255 = ignore; None where there is none, or it has other classes
+        logits: (C, h, w) float32, decoded, of `stride` pixels a position
+        valid: (height, width) of the part that is no padding
     """
 
     frame_id: str
@@ -64,10 +65,11 @@ class CachedFrame:
 class ViewReading:
     """One frame through one view: the teacher live on it, and its cached output, warped.
 
-    image: (H, W, 3) uint8; label: (H, W) uint8 or None
-    live, cached: logits (C, h, w)
-    mask: (h, w), positions that show the frame
-    kl: (h, w), nats
+    Attributes:
+        image: (H, W, 3) uint8; label: (H, W) uint8 or None
+        live, cached: logits (C, h, w)
+        mask: (h, w), positions that show the frame
+        kl: (h, w), nats
     """
 
     frame_id: str
@@ -115,7 +117,8 @@ def views_of(canvas: tuple[int, int]) -> dict[str, View]:
 def read_view(view: View, frame: CachedFrame, live: Live) -> ViewReading:
     """Read both sides of one view of one frame.
 
-    live: the teacher: an image (H, W, 3) uint8 to logits (C, h, w) at the frame's stride
+    Args:
+        live: the teacher: an image (H, W, 3) uint8 to logits (C, h, w) at the frame's stride
     """
     canvas = (frame.image.shape[0], frame.image.shape[1])
     warped = apply_image(view, torch.from_numpy(frame.image.copy()).permute(2, 0, 1))

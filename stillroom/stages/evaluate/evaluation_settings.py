@@ -15,12 +15,13 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 class VideoConfig(Settings):
     """The clips along which `stillroom eval --video` measures how steady a model is.
 
-    source: a source whose frames belong to clips; it needs no labels
-    flow: a section of [flows], or "exact": the flow that the source itself knows (kind "demo")
-    clips: the first so many at most, these by their names, or "all"
-    frames: the first so many of a clip at most, or "all"
-    occlusion: also measure what both frames show; the flow is then followed there and back
-    path: folder in which flow is kept, for all models and all runs
+    Attributes:
+        source: a source whose frames belong to clips; it needs no labels
+        flow: a section of [flows], or "exact": the flow that the source itself knows (kind "demo")
+        clips: the first so many at most, these by their names, or "all"
+        frames: the first so many of a clip at most, or "all"
+        occlusion: also measure what both frames show; the flow is then followed there and back
+        path: folder in which flow is kept, for all models and all runs
     """
 
     source: str
@@ -34,10 +35,11 @@ class VideoConfig(Settings):
 class EvaluateConfig(Settings):
     """What `stillroom eval` scores on.
 
-    source: a labelled source of the run file; it need not be cached
-    batch: frames predicted at once
-    sheet_frames: rows of the picture of predictions
-    video: clips, for `--video`
+    Attributes:
+        source: a labelled source of the run file; it need not be cached
+        batch: frames predicted at once
+        sheet_frames: rows of the picture of predictions
+        video: clips, for `--video`
     """
 
     source: str

@@ -39,8 +39,9 @@ class Moments:
     def of(cls, vectors: NDArray[np.floating], group: NDArray[np.integer], groups: int) -> Moments:
         """Of one piece.
 
-        vectors: (N, A)
-        group: (N,), 0..groups-1; any other number is left out
+        Args:
+            vectors: (N, A)
+            group: (N,), 0..groups-1; any other number is left out
         """
         if len(vectors) != len(group):
             raise ArtifactError(f"{len(vectors)} vectors in {len(group)} places")

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 def pixel_kl(live: NDArray[Any], cached: NDArray[Any]) -> Floats:
     """Return KL(live || cached) in nats between the class distributions of each position.
 
-    live, cached: logits (C, h, w)
-    returns: (h, w), float64
+    Args:
+        live, cached: logits (C, h, w)
+
+    Returns:
+        (h, w), float64
     """
     return _kl(live, cached, axis=0)
 
@@ -34,9 +37,12 @@ def spatial_kl(
 
     That is what channel-wise terms see: softmax over all positions of logits / temperature.
 
-    live, cached: (C, h, w)
-    mask: (h, w), the positions that count
-    returns: (C,), float64; zeros where no position counts
+    Args:
+        live, cached: (C, h, w)
+        mask: (h, w), the positions that count
+
+    Returns:
+        (C,), float64; zeros where no position counts
     """
     if not mask.any():
         return np.zeros(len(live))
@@ -111,10 +117,11 @@ class FidelityTally:
     ) -> None:
         """Add one frame.
 
-        live, cached: the teacher's output, and what is stored of it, decoded
-        bound: the codec's, for `live`
-        mask: (h, w), positions of logits that count
-        size: encoded bytes of the frame
+        Args:
+            live, cached: the teacher's output, and what is stored of it, decoded
+            bound: the codec's, for `live`
+            mask: (h, w), positions of logits that count
+            size: encoded bytes of the frame
 
         Raises:
             ArtifactError: the shapes differ.

@@ -60,10 +60,14 @@ def warping_error(
 ) -> Tensor:
     """Mean squared difference between a signal and the next one, warped to it.
 
-    now, later: (B, C, H, W) at t and t+1: class probabilities, or frames in 0..1
-    flow: (B, 2, H, W) pixels, t -> t+1
-    visible: (B, 1, H, W) bool, True where t+1 shows the pixel too; None: where it is in the frame
-    returns: (B,) float64; NaN where no pixel counts
+    Args:
+        now, later: (B, C, H, W) at t and t+1: class probabilities, or frames in 0..1
+        flow: (B, 2, H, W) pixels, t -> t+1
+        visible: (B, 1, H, W) bool, True where t+1 shows the pixel too; None: where it is in the
+            frame
+
+    Returns:
+        (B,) float64; NaN where no pixel counts
     """
     if now.ndim != 4 or now.shape != later.shape:
         raise ArtifactError(

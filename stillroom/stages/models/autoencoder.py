@@ -21,11 +21,6 @@ class AutoEncoder(nn.Module):
     code = [convolution, batch normalisation, ReLU] x 3 of (features - mean) / scale
     back = mean + scale * [transposed convolution, batch normalisation, ReLU; the last bare] x 3
 
-    features: channels A of the features
-    channels: K of the code, and of the layers between
-    strides: of the three convolutions, each 1 or 2; their product is how much coarser the code's
-        grid is
-
     He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, section 3.1:
     "three strided convolution layers and symmetrical deconvolution layers"; arXiv:1903.04688. The
     paper says no more of it, and no code of its authors is known. Our choices:
@@ -38,6 +33,12 @@ class AutoEncoder(nn.Module):
     - A ReLU ends the code: the student's adapter ends in one, and could not reach below 0.
     - Features are centred by channel and divided by one number for all, so that one learning rate
       serves every teacher and channels keep their relative weight.
+
+    Args:
+        features: channels A of the features
+        channels: K of the code, and of the layers between
+        strides: of the three convolutions, each 1 or 2; their product is how much coarser the
+            code's grid is
     """
 
     mean: Tensor

@@ -25,10 +25,6 @@ class Critic(nn.Module):
     normalise -> [conv 4x4, stride 2, activation] x 3 -> attention -> the same once more
         -> attention -> conv 3x3 to one channel -> mean over positions
 
-    design: "paper": logits and RGB image, ReLU; "released": the authors' code, logits only,
-        LeakyReLU(0.1), every convolution but the attention's spectrally normalised
-    width: channels of the first convolution; the next three have 2, 4 and 8 times as many
-
     Maps of any size fit: after the normalisation they are filled up with zeros to multiples of 16,
     so that every convolution halves them exactly. Masked positions are 0 there as well.
 
@@ -41,6 +37,11 @@ class Critic(nn.Module):
     section 4; arXiv:1704.00028). For the same reason the convolutions have none, where the thesis
     has one after each. The kernel sizes are the released code's; its last convolution has no room
     in a small map, ours has a padding of 1.
+
+    Args:
+        design: "paper": logits and RGB image, ReLU; "released": the authors' code, logits only,
+            LeakyReLU(0.1), every convolution but the attention's spectrally normalised
+        width: channels of the first convolution; the next three have 2, 4 and 8 times as many
     """
 
     def __init__(self, classes: int, *, design: Design = "paper", width: int = 64) -> None:
@@ -66,11 +67,16 @@ class Critic(nn.Module):
     def forward(self, logits: Tensor, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score each map.
 
-        logits: (B, classes, h, w)
-        images: (B, 3, h, w) on the same grid
-        mask: (B, 1, h, w) bool, True where a position counts; the others are 0
-        returns: (B,)
-        raises: ArtifactError where a shape is another
+        Args:
+            logits: (B, classes, h, w)
+            images: (B, 3, h, w) on the same grid
+            mask: (B, 1, h, w) bool, True where a position counts; the others are 0
+
+        Returns:
+            (B,)
+
+        Raises:
+            ArtifactError: where a shape is another
         """
         normalised = self.normalise(self._input(logits, images, mask))
         if mask is not None:
@@ -157,8 +163,9 @@ class RunningNorm(nn.Module):
     def observe(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take a batch into the statistics, by a tenth; the first ones by more.
 
-        x: (B, C, h, w)
-        mask: (B, 1, h, w) bool, True where a position counts; where none does nothing changes
+        Args:
+            x: (B, C, h, w)
+            mask: (B, 1, h, w) bool, True where a position counts; where none does nothing changes
         """
         kept = x.transpose(0, 1).flatten(1)  # (C, B h w)
         if mask is not None:

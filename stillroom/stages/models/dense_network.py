@@ -33,12 +33,13 @@ OUTPUTS = tuple(dict.fromkeys(row.output for row in ARTIFACTS.values() if row.ou
 class TeacherNetwork:
     """A teacher's network as its loader returns it.
 
-    module: what is moved to a device and set to eval; None for a bare callable
-    forward: normalised images to named grids, through `module`
-    multiple: pixels that both sides of the input must be multiples of
-    channels_last: whether it takes its input in that order, see `Normalise`
-    own_logits: normalised images to logits at their size, upsampled as the network itself does it;
-        None where it does not
+    Attributes:
+        module: what is moved to a device and set to eval; None for a bare callable
+        forward: normalised images to named grids, through `module`
+        multiple: pixels that both sides of the input must be multiples of
+        channels_last: whether it takes its input in that order, see `Normalise`
+        own_logits: normalised images to logits at their size, upsampled as the network itself does
+            it; None where it does not
     """
 
     module: nn.Module | None
@@ -79,8 +80,9 @@ def as_model_output(output: Any) -> ModelOutput:
 class Normalise(nn.Module):
     """(x - mean) / std per channel, then zeros below and to the right up to a multiple of `pad`.
 
-    channels_last: order of the result in memory; convolutions on a CPU are a third faster with it,
-        but a network that calls `view` on its input wants the usual order
+    Args:
+        channels_last: order of the result in memory; convolutions on a CPU are a third faster with
+            it, but a network that calls `view` on its input wants the usual order
     """
 
     mean: Tensor
@@ -110,8 +112,9 @@ def crop(
 ) -> ModelOutput:
     """Cut padding off the grids: (ceil(height / stride), ceil(width / stride)) is left.
 
-    images: what the network was given, padded
-    height, width: without the padding
+    Args:
+        images: what the network was given, padded
+        height, width: without the padding
 
     Raises:
         ConfigError: a grid does not follow the size of the input, as that of a network whose
@@ -146,7 +149,8 @@ def measure_grids(
 
     The network must be in eval mode; nothing about it changes.
 
-    classes: that its logits must have; None where that is not known
+    Args:
+        classes: that its logits must have; None where that is not known
 
     Raises:
         ConfigError: the network fails on sides that are multiples of `pad`, its number of classes

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def inference(device: str, precision: str) -> Iterator[None]:
     """Compute without gradients, in a precision.
 
-    precision: "float32", or "float16" or "bfloat16" by autocast
+    Args:
+        precision: "float32", or "float16" or "bfloat16" by autocast
     """
     import torch
 
@@ -36,7 +37,8 @@ def inference(device: str, precision: str) -> Iterator[None]:
 def device_of(stated: str, model: str) -> str:
     """Return the device for the `device` of a section: "auto" is the GPU where there is one.
 
-    model: what the message calls the model
+    Args:
+        model: what the message calls the model
 
     Raises:
         ConfigError: there is no such device.
@@ -53,7 +55,8 @@ def device_of(stated: str, model: str) -> str:
 def as_frames(frames: NDArray[np.uint8] | Tensor, name: str = "frames") -> Tensor:
     """Check a batch of frames, and return it as a tensor, without copying where that is possible.
 
-    returns: (B, H, W, 3) uint8, where it was
+    Returns:
+        (B, H, W, 3) uint8, where it was
 
     Raises:
         ArtifactError: another shape or dtype.

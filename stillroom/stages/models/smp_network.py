@@ -92,7 +92,8 @@ def build_smp(design: SmpDesign) -> nn.Module:
 def forward_smp(network: Any, images: Tensor) -> ModelOutput:
     """Compute logits before upsampling, the classifier's input, and the encoder's stages.
 
-    images: (B, 3, H, W) normalised; sides are multiples of `pad_multiple(network)`
+    Args:
+        images: (B, 3, H, W) normalised; sides are multiples of `pad_multiple(network)`
     """
     from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 

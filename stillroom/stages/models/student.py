@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class StudentOutput:
     """The output of a student for a batch.
 
-    logits: (B, C, h, w), h = ceil(H / stride)
-    features: by layer, (B, A, h', w')
+    Attributes:
+        logits: (B, C, h, w), h = ceil(H / stride)
+        features: by layer, (B, A, h', w')
     """
 
     logits: Tensor
@@ -33,15 +34,16 @@ class StudentOutput:
 class Student(nn.Module):
     """A network with the preparation of its input.
 
-    network: the bare network; its state_dict is what is exported, and what a teacher of the same
-        architecture loads
-    num_classes: C
-    strides, channels: pixels of an image to one grid position, and channels, for "logits" and each
-        "features/<layer>"
-    stride: of the logits
-    encoder_fit: how the pretrained encoder weights fitted, if there were any
-    idle_parameters: how many no output depends on; they are frozen, and not counted as the
-        student's
+    Attributes:
+        network: the bare network; its state_dict is what is exported, and what a teacher of the
+            same architecture loads
+        num_classes: C
+        strides, channels: pixels of an image to one grid position, and channels, for "logits" and
+            each "features/<layer>"
+        stride: of the logits
+        encoder_fit: how the pretrained encoder weights fitted, if there were any
+        idle_parameters: how many no output depends on; they are frozen, and not counted as the
+            student's
     """
 
     def __init__(
@@ -87,7 +89,8 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> StudentOutput:
         """Compute logits and features of a batch.
 
-        images: (B, 3, H, W) RGB, 0..255
+        Args:
+            images: (B, 3, H, W) RGB, 0..255
 
         Raises:
             ArtifactError: images of another shape.

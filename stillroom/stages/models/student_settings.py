@@ -14,9 +14,10 @@ from stillroom.stages.settings import KindSettings
 class StudentSettings(KindSettings):
     """How images are brought to a student, and what it starts from.
 
-    weights: state_dict of the whole network to start from, as `stillroom train` exports it
-    mean, std: of RGB in 0..255; the network gets (x - mean) / std
-    options: further arguments of what builds the network
+    Attributes:
+        weights: state_dict of the whole network to start from, as `stillroom train` exports it
+        mean, std: of RGB in 0..255; the network gets (x - mean) / std
+        options: further arguments of what builds the network
     """
 
     weights: Path | None = None

@@ -27,10 +27,11 @@ SEED = 0  # of teachers without weights: the same network in every worker
 class Teacher:
     """A network with the preparation of its input; call it on frames.
 
-    classes: names; None where only their number is known, or there are none
-    strides: pixels of a frame to one position, for each grid of its output: "logits", which a
-        teacher of something else than classes lacks, each "features/<layer>", "depth"
-    device: where it runs
+    Attributes:
+        classes: names; None where only their number is known, or there are none
+        strides: pixels of a frame to one position, for each grid of its output: "logits", which a
+            teacher of something else than classes lacks, each "features/<layer>", "depth"
+        device: where it runs
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Teacher:
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> ModelOutput:
         """Return the grids of a batch by name: (B, ..., h, w) float32, h = ceil(H / stride).
 
-        frames: (B, H, W, 3) uint8 RGB
+        Args:
+            frames: (B, H, W, 3) uint8 RGB
 
         Raises:
             ArtifactError: frames of another shape or dtype.
@@ -108,8 +110,11 @@ class Teacher:
         SMP's heads upsample with aligned corners, up to half a position from where the
         cached ones lie.
 
-        frames: (B, H, W, 3) uint8 RGB
-        returns: (B, C, H, W) float32
+        Args:
+            frames: (B, H, W, 3) uint8 RGB
+
+        Returns:
+            (B, C, H, W) float32
 
         Raises:
             ArtifactError: frames of another shape or dtype.

@@ -35,11 +35,12 @@ Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
 class TeacherSettings(ModelSettings):
     """How frames are brought to a teacher, and where it runs.
 
-    classes: names or number of its classes; left out, those of the run's first labelled source
-    mean, std: of RGB in 0..255; the network gets (x - mean) / std
-    pad: both sides are filled up with zeros (after normalising) to a multiple of it
-    device: "auto" takes the first CUDA device, or the CPU
-    precision: of the arithmetic, by autocast; artifacts are float32 before they are encoded
+    Attributes:
+        classes: names or number of its classes; left out, those of the run's first labelled source
+        mean, std: of RGB in 0..255; the network gets (x - mean) / std
+        pad: both sides are filled up with zeros (after normalising) to a multiple of it
+        device: "auto" takes the first CUDA device, or the CPU
+        precision: of the arithmetic, by autocast; artifacts are float32 before they are encoded
     """
 
     classes: Classes | None = None

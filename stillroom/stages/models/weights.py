@@ -79,8 +79,9 @@ def load_weights(
 ) -> None:
     """Load a file into a module by name, nothing missing and nothing left over.
 
-    classifier: the tensor whose rows are the classes, and how many classes there must be
-    skip: beginnings of the names of tensors that are passed over
+    Args:
+        classifier: the tensor whose rows are the classes, and how many classes there must be
+        skip: beginnings of the names of tensors that are passed over
 
     Raises:
         WeightsError: the weights are unreadable, not finite, or belong to another network.

@@ -101,7 +101,8 @@ def _refuse_single_frames(config: CityscapesSequenceConfig, folder: Path) -> Non
 def _snippets(ids: Any, labelled: Any) -> tuple[Any, NDArray[np.int64]]:
     """Return clip (LargeStringArray) and time (int64) of each frame.
 
-    ids, labelled: LargeStringArray, the frames and the labels
+    Args:
+        ids, labelled: LargeStringArray, the frames and the labels
     """
     sequence, number = _parts(ids)
     label_sequence, label_number = _parts(labelled)
@@ -123,7 +124,8 @@ def _snippets(ids: Any, labelled: Any) -> tuple[Any, NDArray[np.int64]]:
 def _run_starts(key: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return, for every frame in no window, the frame that its clip begins with; else anything.
 
-    key: int64 (N,), consecutive for consecutive frames of a sequence
+    Args:
+        key: int64 (N,), consecutive for consecutive frames of a sequence
     """
     outside = np.flatnonzero(~inside)
     outside = outside[np.argsort(key[outside])]

@@ -63,8 +63,9 @@ class ClipTimes:
 def order_by_clip(clips: Any, times: NDArray[np.int64]) -> tuple[NDArray[np.int64], ClipTimes]:
     """Return the indices that put frames in order of clip and time, and the frames so ordered.
 
-    clips: LargeStringArray, the clip of each frame
-    times: int64 (N,), of each frame
+    Args:
+        clips: LargeStringArray, the clip of each frame
+        times: int64 (N,), of each frame
     """
     known = clips.dictionary_encode()
     order = np.asarray(natural_order(Names(known.dictionary))).astype(np.int64)
@@ -100,7 +101,8 @@ def times_of_clips(source: Source) -> dict[str, dict[int, int]]:
 def usual_step(times: Iterable[int]) -> int:
     """Return the most frequent difference between successive times, the least of several.
 
-    times: ascending, none twice; 1 for fewer than two
+    Args:
+        times: ascending, none twice; 1 for fewer than two
     """
     steps = Counter(later - earlier for earlier, later in pairwise(times))
     most = max(steps.values(), default=0)

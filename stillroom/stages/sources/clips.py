@@ -108,8 +108,9 @@ def _labels(config: ClipsConfig, frames: NamedFiles) -> Files:
 def _times(ids: Any, clips: Any) -> NDArray[np.int64]:
     """Read the times of frames from their names, or count them.
 
-    ids: LargeStringArray in natural order
-    clips: LargeStringArray, the clip of each
+    Args:
+        ids: LargeStringArray in natural order
+        clips: LargeStringArray, the clip of each
     """
     numbers = pc.struct_field(pc.extract_regex(ids, _NUMBER), "number")
     digits = pc.replace_substring_regex(numbers, r"^0+([0-9])", r"\1")

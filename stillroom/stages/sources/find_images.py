@@ -42,7 +42,8 @@ class NamedFiles:
     def labels_from(self, labels: NamedFiles, frame: str = "frame", label: str = "label") -> Files:
         """Return the label files of these frames, none for frames without one.
 
-        frame, label: what the message calls them
+        Args:
+            frame, label: what the message calls them
 
         Raises:
             ConfigError: no frame has a label.

@@ -138,8 +138,9 @@ class Listing:
     def by_clip_and_time(self, clips: Any, times: NDArray[np.int64]) -> Listing:
         """Return the frames in natural order of their clips, by time within each.
 
-        clips: LargeStringArray, the clip of each frame
-        times: int64 (N,), of each frame
+        Args:
+            clips: LargeStringArray, the clip of each frame
+            times: int64 (N,), of each frame
 
         Raises:
             ConfigError: two frames of a clip have the same time.

@@ -28,10 +28,12 @@ class PairsConfig(Settings):
     the random sampling of Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
     PhD thesis, Adelaide 2021, section 5.3.4. Draws follow from the frame's name alone.
 
-    of: "labelled" chooses the frames with a label, or all frames of a source without labels; "all"
-    offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
-    draws: different neighbours of a frame on either side, as far as there are so many
-    back: cache the flow from neighbours to their frame too, from which hidden pixels follow
+    Attributes:
+        of: "labelled" chooses the frames with a label, or all frames of a source without labels;
+            "all"
+        offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
+        draws: different neighbours of a frame on either side, as far as there are so many
+        back: cache the flow from neighbours to their frame too, from which hidden pixels follow
     """
 
     of: Literal["labelled", "all"] = "labelled"
@@ -51,11 +53,12 @@ class PairsConfig(Settings):
 class PairPlan:
     """Pairs of a source's frames, in order of frame and partner; each is there once.
 
-    frame, partner: their indices: (P,) int64
-    offset: steps of time from the frame to its partner: (P,) int32
-    draw: which of the frame's neighbours on that side the partner is: (P,) int32, or BACKWARD
-    chosen: how many frames have neighbours on both sides, which is what their draws are for
-    lonely: how many would be chosen, and lack a neighbour at any of the offsets on one side
+    Attributes:
+        frame, partner: their indices: (P,) int64
+        offset: steps of time from the frame to its partner: (P,) int32
+        draw: which of the frame's neighbours on that side the partner is: (P,) int32, or BACKWARD
+        chosen: how many frames have neighbours on both sides, which is what their draws are for
+        lonely: how many would be chosen, and lack a neighbour at any of the offsets on one side
     """
 
     frame: NDArray[np.int64]

@@ -160,7 +160,8 @@ class VideoReader:
     def read(self, key: int, file: VideoFile, number: int) -> NDArray[np.uint8]:
         """Read frame `number` of a file, RGB uint8 (H, W, 3).
 
-        key: of the file, the same every time
+        Args:
+            key: of the file, the same every time
 
         Raises:
             FrameError: the file has no such frame any more, or has changed.

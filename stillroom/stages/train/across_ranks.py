@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def summed(values: Tensor) -> Tensor:
     """Add up the tensors of all ranks; every rank must call, with the same shape.
 
-    returns: the same on every rank, without gradient
+    Returns:
+        the same on every rank, without gradient
     """
     values = values.detach()
     if _alone():
@@ -27,8 +28,11 @@ def summed(values: Tensor) -> Tensor:
 def gathered(rows: Tensor) -> Tensor:
     """Put the rows of all ranks below each other, in the order of ranks; every rank must call.
 
-    rows: (n, ...), n may be another number on each rank
-    returns: (sum of n, ...), the same on every rank, without gradient
+    Args:
+        rows: (n, ...), n may be another number on each rank
+
+    Returns:
+        (sum of n, ...), the same on every rank, without gradient
     """
     rows = rows.detach()
     if _alone():

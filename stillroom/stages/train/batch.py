@@ -24,11 +24,13 @@ class Triplets:
     Such a batch holds T triplets, 3 T frames, each triplet on one view: T frames of the stream
     itself first, then the T before them, then the T after.
 
-    frames: (T, 3) int64, places in the batch: before, itself, after
-    pairs: (P, 2) int64, places in the batch: a frame and its partner
-    flow: (P, 2, H, W) float32, frame -> partner, in pixels of the images
-    visible: (P, 1, H, W) bool, True where the partner is known to show the frame's pixel too: its
-        target lies on the partner's view, and the flow back, if that is cached, ends where it began
+    Attributes:
+        frames: (T, 3) int64, places in the batch: before, itself, after
+        pairs: (P, 2) int64, places in the batch: a frame and its partner
+        flow: (P, 2, H, W) float32, frame -> partner, in pixels of the images
+        visible: (P, 1, H, W) bool, True where the partner is known to show the frame's pixel too:
+            its target lies on the partner's view, and the flow back, if that is cached, ends where
+            it began
     """
 
     frames: Tensor
@@ -61,20 +63,19 @@ class Batch:
 
     B frames of H x W pixels; (h, w) = (ceil(H / stride), ceil(W / stride)) at the student's stride.
 
-    stream: name of the stream in the run file
-    labelled: whether the stream's own labels are used; False: only teachers' outputs are
-    images: (B, 3, H, W) float32, RGB 0..255
-    labels: (B, H, W) int64, 255 where there is none; None on an unlabelled stream
-    mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
-    artifacts: by key "<teacher>/<artifact>":
-        "fpn/logits" (B, C, h, w), "fpn/features/<layer>" (B, A, h, w),
-        "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres, 0: no value, all
-        floating;
-        "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was not confident;
-        "fpn/features/<layer>@16" and its like on a grid of stride 16
-    masks: as `mask`, for other grids that artifacts are on, by stride
-    frame_ids: B names, for messages
-    triplets: of a stream of clips, how its frames lie in one another; None of single frames
+    Attributes:
+        stream: name of the stream in the run file
+        labelled: whether the stream's own labels are used; False: only teachers' outputs are
+        images: (B, 3, H, W) float32, RGB 0..255
+        labels: (B, H, W) int64, 255 where there is none; None on an unlabelled stream
+        mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
+        artifacts: by key "<teacher>/<artifact>": "fpn/logits" (B, C, h, w), "fpn/features/<layer>"
+            (B, A, h, w), "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres,
+            0: no value, all floating; "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was
+            not confident; "fpn/features/<layer>@16" and its like on a grid of stride 16
+        masks: as `mask`, for other grids that artifacts are on, by stride
+        frame_ids: B names, for messages
+        triplets: of a stream of clips, how its frames lie in one another; None of single frames
     """
 
     stream: str
@@ -115,7 +116,8 @@ class Batch:
     def mask_at(self, stride: int, usual: int) -> Tensor:
         """Return the mask (B, 1, h, w) of a grid; `usual` is the stride of `mask` itself.
 
-        raises: ArtifactError where no artifact is on such a grid
+        Raises:
+            ArtifactError: where no artifact is on such a grid
         """
         if stride == usual:
             return self.mask

@@ -50,7 +50,8 @@ def read_view(
 ) -> Tensor:
     """Read a row's array through a view; of one that is cut into tiles only what the view needs.
 
-    out_stride: of the grid that an artifact with a stride is brought to
+    Args:
+        out_stride: of the grid that an artifact with a stride is brought to
     """
     spec = artifact_set.arrays[artifact]
     row = spec.kind

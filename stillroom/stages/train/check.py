@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 class TermCheck:
     """One term on one stream, over the steps of a check.
 
-    values: unweighted, one a step
-    gradients: 2-norm of the weighted term's gradient by the student's parameters, one a step
-    seconds: of the term alone, forward and back to the student's output; the least of the steps
-    peak_bytes: of the tensors that this makes, at one time; the most of the steps
+    Attributes:
+        values: unweighted, one a step
+        gradients: 2-norm of the weighted term's gradient by the student's parameters, one a step
+        seconds: of the term alone, forward and back to the student's output; the least of the steps
+        peak_bytes: of the tensors that this makes, at one time; the most of the steps
     """
 
     stream: str
@@ -55,8 +56,9 @@ class TermCheck:
 class Check:
     """Measurements of the first steps of a run.
 
-    step_seconds: of a whole step of training, without reading; the least of the steps
-    terms: each on each stream that feeds it
+    Attributes:
+        step_seconds: of a whole step of training, without reading; the least of the steps
+        terms: each on each stream that feeds it
     """
 
     step_seconds: float

@@ -33,11 +33,12 @@ FORMAT = 2  # 2: with the states of terms
 class Learner:
     """All that changes from step to step.
 
-    terms: what the objective's terms train or remember
-    step: steps done
-    window: sums since the last line of metrics; last: the means of that line
-    best_score, best_step: of the best validation so far
-    seconds, wait_seconds: of training, validation left out, and waiting for data in it
+    Attributes:
+        terms: what the objective's terms train or remember
+        step: steps done
+        window: sums since the last line of metrics; last: the means of that line
+        best_score, best_step: of the best validation so far
+        seconds, wait_seconds: of training, validation left out, and waiting for data in it
     """
 
     student: Student
@@ -114,7 +115,8 @@ def uses_amp(settings: TrainConfig, device: torch.device) -> bool:
 def save_last(path: Path, learner: Learner, about: Mapping[str, Any]) -> None:
     """Write what a resumed run continues from.
 
-    about: plain types to keep beside it: config, fingerprints
+    Args:
+        about: plain types to keep beside it: config, fingerprints
     """
     _save(path, {"format": FORMAT, **plain(dict(about)), **learner.state()})
 
@@ -160,7 +162,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 def export(path: Path, student: Student, metadata: Mapping[str, Any]) -> None:
     """Write the student's network as safetensors; a teacher of kind "smp" loads it.
 
-    metadata: each value is kept as JSON text, beside the version of stillroom
+    Args:
+        metadata: each value is kept as JSON text, beside the version of stillroom
     """
     from safetensors.torch import save
 

@@ -29,8 +29,9 @@ _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
 class Neighbour:
     """A frame that another one of its clip is compared with.
 
-    index: in the source
-    flow_to, flow_back: rows of the flow to it and, if that is cached, back
+    Attributes:
+        index: in the source
+        flow_to, flow_back: rows of the flow to it and, if that is cached, back
     """
 
     index: int
@@ -44,8 +45,9 @@ Sides = tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]  # before and after,
 class CachedFlow:
     """A set of pairs of frames with the flow between them.
 
-    draws: how many of a frame's cached neighbours on a side to choose among; all if left out
-    skipped: reason of every pair that is bad, by both names
+    Attributes:
+        draws: how many of a frame's cached neighbours on a side to choose among; all if left out
+        skipped: reason of every pair that is bad, by both names
 
     Raises:
         CacheIncomplete: the set has uncommitted shards.
@@ -79,8 +81,9 @@ class CachedFlow:
     def neighbours(self, frame_ids: Sequence[str], bad: Container[int]) -> dict[int, Sides]:
         """Return the usable neighbours of each frame that has some on both sides, by its index.
 
-        frame_ids: of all frames of the source
-        bad: indices of those that cannot be used
+        Args:
+            frame_ids: of all frames of the source
+            bad: indices of those that cannot be used
         """
         place = {frame_id: index for index, frame_id in enumerate(frame_ids)}
         row_of = {
@@ -106,8 +109,11 @@ class CachedFlow:
     ) -> tuple[Tensor, Tensor]:
         """Read the flow to some neighbours of a frame through a view.
 
-        shown: for each, (1, H, W) bool: the view's pixels that show the neighbour
-        returns: flow (P, 2, H, W) in pixels of the view, and (P, 1, H, W) bool: where it can be
+        Args:
+            shown: for each, (1, H, W) bool: the view's pixels that show the neighbour
+
+        Returns:
+            flow (P, 2, H, W) in pixels of the view, and (P, 1, H, W) bool: where it can be
             trusted
         """
         found = [self._read(*each, view) for each in zip(neighbours, shown, strict=True)]
@@ -127,7 +133,8 @@ class CachedFlow:
 def draw_neighbours(sides: Sides, *origin: int | str) -> tuple[Neighbour, Neighbour]:
     """Choose one neighbour before a frame and one after it.
 
-    origin: of the choice: seed, stream, epoch and frame id
+    Args:
+        origin: of the choice: seed, stream, epoch and frame id
     """
     rng = generator(*origin, "neighbours")
     before, after = (side[int(rng.integers(len(side)))] for side in sides)

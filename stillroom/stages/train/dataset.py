@@ -33,13 +33,15 @@ class CacheDataset:
 
     Frames that are bad in any of the sets are left out; `skipped` has them, with the reason.
 
-    name: the stream's
-    teachers: artifact sets, by their names, of each teacher that `needs` names
-    needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own
-    indices: frames of the source to choose from; all of them if left out
-    out_stride: the student's stride, which fields and the mask are brought to
-    seed: with the stream's name, the epoch and the frame id, the origin of a sample's randomness
-    flow: makes a sample a triplet; frames without neighbours are left out
+    Args:
+        name: the stream's
+        teachers: artifact sets, by their names, of each teacher that `needs` names
+        needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own
+        indices: frames of the source to choose from; all of them if left out
+        out_stride: the student's stride, which fields and the mask are brought to
+        seed: with the stream's name, the epoch and the frame id, the origin of a sample's
+            randomness
+        flow: makes a sample a triplet; frames without neighbours are left out
 
     Raises:
         CacheIncomplete: a set has uncommitted shards.
@@ -128,8 +130,9 @@ class CacheDataset:
     def sample(self, epoch: int, place: int) -> Sample | Triplet:
         """Read a view of one frame; a pure function of the arguments and the settings.
 
-        epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
-        place: 0 <= place < len(self)
+        Args:
+            epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
+            place: 0 <= place < len(self)
         """
         index = int(self.indices[place])
         like = self.frame_ids[index]
@@ -147,7 +150,8 @@ class CacheDataset:
     def read_frame(self, index: int, view: View, epoch: int, like: str) -> Sample:
         """Read a frame of the source through a view.
 
-        like: the frame whose jitter it gets: those of a triplet must look alike
+        Args:
+            like: the frame whose jitter it gets: those of a triplet must look alike
         """
         valid = self._valid[index]
         image = read_view(self.frames, FRAMES, index, view)
@@ -198,7 +202,8 @@ def open_dataset(
 ) -> CacheDataset:
     """Open what stream `name` of a run reads, from a cache.
 
-    needs: the objective's, for such a stream
+    Args:
+        needs: the objective's, for such a stream
     """
     stream = settings.streams[name]
     source = stream.source or name

@@ -17,7 +17,8 @@ class Ema:
     The ramp lets the average forget its random start. Statistics of batch normalisation are
     averaged like weights; counters are copied.
 
-    student: the average, a student of its own, in evaluation mode
+    Args:
+        student: the average, a student of its own, in evaluation mode
     """
 
     def __init__(self, student: Student, decay: float) -> None:

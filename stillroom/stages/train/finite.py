@@ -27,7 +27,8 @@ def demand_finite(
 ) -> None:
     """Stop at a loss or a gradient's norm that is not finite (ConfigError), naming the terms.
 
-    step: the one that is being taken, counted from 1
+    Args:
+        step: the one that is being taken, counted from 1
     """
     if math.isfinite(value):
         return
@@ -43,7 +44,8 @@ def demand_finite(
 def demand_finite_weights(parameters: Iterable[Tensor], step: int) -> None:
     """Stop at weights that an update made infinite while its gradient was not (ConfigError).
 
-    step: the last one taken, counted from 1
+    Args:
+        step: the last one taken, counted from 1
     """
     norm = torch.nn.utils.get_total_norm([p.detach() for p in parameters])
     if not math.isfinite(norm.item()):

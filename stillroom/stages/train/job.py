@@ -27,15 +27,17 @@ UNCHANGING = ("train.path", "train.threads", "train.checkpoint_every", "train.gr
 class TrainJob:
     """Everything one run needs.
 
-    student: changed in place; on return it has the weights of the last step
-    streams: the datasets, by the names and in the order of `settings.streams`
-    config: the resolved run file as plain JSON types: kept in the run folder and in checkpoints,
-        and what the folder is compared with when it is used again
-    fingerprints: of the artifact sets read, by "<source>/<set>"; of the streams if left out
-    validate: scores of a student in evaluation mode, by name; called as `settings.validation` says
-    score: the name among them that decides which checkpoint is the best; higher is better
-    on_step: called after every step
-    may_differ: dotted fields of `config`, or sections, that a resumed run may have changed
+    Attributes:
+        student: changed in place; on return it has the weights of the last step
+        streams: the datasets, by the names and in the order of `settings.streams`
+        config: the resolved run file as plain JSON types: kept in the run folder and in
+            checkpoints, and what the folder is compared with when it is used again
+        fingerprints: of the artifact sets read, by "<source>/<set>"; of the streams if left out
+        validate: scores of a student in evaluation mode, by name; called as `settings.validation`
+            says
+        score: the name among them that decides which checkpoint is the best; higher is better
+        on_step: called after every step
+        may_differ: dotted fields of `config`, or sections, that a resumed run may have changed
     """
 
     student: Student
@@ -93,12 +95,13 @@ class TrainJob:
 class Progress:
     """One finished step.
 
-    step: steps done so far, of `steps`
-    loss, terms: of this step; terms by "<stream>/<term>", unweighted
-    lr: the learning rate this step used
-    seconds, wait_seconds: of training since the run began, resumptions included and validation
-        left out; spent waiting for data
-    scores: what validation found, where it took place after this step
+    Attributes:
+        step: steps done so far, of `steps`
+        loss, terms: of this step; terms by "<stream>/<term>", unweighted
+        lr: the learning rate this step used
+        seconds, wait_seconds: of training since the run began, resumptions included and validation
+            left out; spent waiting for data
+        scores: what validation found, where it took place after this step
     """
 
     step: int
@@ -116,13 +119,14 @@ class Progress:
 class TrainResult:
     """The result of a run.
 
-    best_score, best_step: of best.pt; None where nothing was validated
-    losses: "loss" and every term, mean over the last line of metrics
-    seconds, wait_seconds: of training in all sessions of the run, without validation; spent
-        waiting for data
-    skipped: bad rows left out, by stream
-    paths: "model", "last", "best" (where validated), "metrics", "config", "fingerprints"
-    already_finished: the run folder held a finished run, and nothing was trained
+    Attributes:
+        best_score, best_step: of best.pt; None where nothing was validated
+        losses: "loss" and every term, mean over the last line of metrics
+        seconds, wait_seconds: of training in all sessions of the run, without validation; spent
+            waiting for data
+        skipped: bad rows left out, by stream
+        paths: "model", "last", "best" (where validated), "metrics", "config", "fingerprints"
+        already_finished: the run folder held a finished run, and nothing was trained
     """
 
     steps: int

@@ -19,7 +19,8 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Exact and the same on every device, unlike what an allocator or the operating system tells; it
     does not see what an operator needs inside of itself. Use it as a context; slow.
 
-    peak: most bytes at one time
+    Attributes:
+        peak: most bytes at one time
     """
 
     def __init__(self) -> None:

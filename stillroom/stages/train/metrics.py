@@ -43,7 +43,8 @@ class Window:
 class Metrics:
     """Writes the lines; use it as a context.
 
-    step: the checkpoint's; what the folder holds of later steps is dropped, for they come again
+    Args:
+        step: the checkpoint's; what the folder holds of later steps is dropped, for they come again
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -68,8 +69,9 @@ class Metrics:
     def values(self, kind: str, step: int, epoch: float, values: Mapping[str, Any]) -> None:
         """Write one line of values at a step.
 
-        kind: "gradients", 2-norms of the terms' own gradients, weighted as in the loss; "watched",
-            of the terms' states; or "scores", of a validation
+        Args:
+            kind: "gradients", 2-norms of the terms' own gradients, weighted as in the loss;
+                "watched", of the terms' states; or "scores", of a validation
         """
         self._write({"step": step, "epoch": epoch, kind: _finite(dict(values))})
         prefix = "validate" if kind == "scores" else kind

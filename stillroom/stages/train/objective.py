@@ -40,10 +40,11 @@ class Objective:
     `check` finds at start-up every term that would have nothing to read, and `prepare` makes what
     terms train or remember: call both before training.
 
-    states: what `prepare` made, by the terms' places; in checkpoints, never in what is exported
-
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, eq. 1 to 3
     (lambda 0.1 to 1 made no difference above 0.1 mIoU there). arXiv:1810.08476
+
+    Attributes:
+        states: what `prepare` made, by the terms' places; in checkpoints, never in what is exported
     """
 
     def __init__(self, terms: Sequence[Term], unlabelled_weight: float = 1.0) -> None:
@@ -64,7 +65,8 @@ class Objective:
     def artifacts(self, labelled: bool, *, clips: bool = False) -> frozenset[str]:
         """Return the artifact keys, as "fpn/logits", that the terms read on such a stream.
 
-        clips: whether the stream's frames are triplets, which some terms do not go without
+        Args:
+            clips: whether the stream's frames are triplets, which some terms do not go without
         """
         reads = reads_on(self._by_label(), labelled, clips)
         return frozenset[str]().union(*reads.values()) - BESIDE
@@ -79,8 +81,11 @@ class Objective:
     ) -> frozenset[str]:
         """Return the same with the grids they are read on: "fpn/features/stage4@16".
 
-        strides: of the student's grids; cached: of what is cached, by "fpn/logits"
-        raises: ConfigError where a term compares on a layer that the student does not have
+        Args:
+            strides: of the student's grids; cached: of what is cached, by "fpn/logits"
+
+        Raises:
+            ConfigError: where a term compares on a layer that the student does not have
         """
         found: set[str] = set()
         terms = self._by_label()
@@ -102,7 +107,8 @@ class Objective:
     def prepare(self, sizes: Sizes) -> None:
         """Make what the terms train or remember, from torch's generator, in the terms' order.
 
-        raises: ConfigError where a term and the networks do not go together
+        Raises:
+            ConfigError: where a term and the networks do not go together
         """
         self._cached = dict(sizes.cached)
         made = {str(place): term.state(sizes) for place, term in enumerate(self.terms)}
@@ -130,10 +136,13 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Return the value of each term that reads the batch, by label: () float32, unweighted.
 
-        output: the student's, for `batch.images`; `logits` (B, C, h, w)
-        progress: share of the training that is done, 0 to 1
-        raises: ArtifactError where the batch lacks an artifact, or has it in another shape;
-            ConfigError where no term reads it
+        Args:
+            output: the student's, for `batch.images`; `logits` (B, C, h, w)
+            progress: share of the training that is done, 0 to 1
+
+        Raises:
+            ArtifactError: where the batch lacks an artifact, or has it in another shape
+            ConfigError: where no term reads it
         """
         active = self.active(batch.labelled, clips=batch.clips)
         if not active:
@@ -173,15 +182,19 @@ class Objective:
     ) -> None:
         """Refuse, before the first step, an objective that the run cannot feed.
 
-        available: for each stream the artifact keys that its cache holds, as "fpn/logits", and
-            LABELS where the stream is labelled, TRIPLETS where its frames are triplets
-        teacher_classes: class count of every teacher of the run
-        student_classes: class count of the student
-        teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255 already
-        softmax_only: teachers whose cached logits stand for their softmax alone (codec "topk")
-        raises: ConfigError with every fault found: a term without a teacher or with an unknown
-            one, other classes than the student's, an artifact that is not cached, a term that no
-            stream feeds, a stream that feeds no term
+        Args:
+            available: for each stream the artifact keys that its cache holds, as "fpn/logits", and
+                LABELS where the stream is labelled, TRIPLETS where its frames are triplets
+            teacher_classes: class count of every teacher of the run
+            student_classes: class count of the student
+            teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255
+                already
+            softmax_only: teachers whose cached logits stand for their softmax alone (codec "topk")
+
+        Raises:
+            ConfigError: with every fault found: a term without a teacher or with an unknown one,
+                other classes than the student's, an artifact that is not cached, a term that no
+                stream feeds, a stream that feeds no term
         """
         terms = self._by_label()
         kinds = {LABELS in held for held in available.values()}

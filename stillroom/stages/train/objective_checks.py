@@ -35,8 +35,9 @@ def teacher_faults(
 ) -> list[str]:
     """Find terms without a teacher, with an unknown one, or one of other classes.
 
-    classes: of every teacher of the run
-    kinds: of the streams there are: labelled or not
+    Args:
+        classes: of every teacher of the run
+        kinds: of the streams there are: labelled or not
     """
     known = ", ".join(sorted(classes)) or "none"
     faults = []
@@ -66,7 +67,8 @@ def reading_faults(
 ) -> list[str]:
     """Find artifacts that are not cached, streams that no term reads, and terms that read nothing.
 
-    available: as of `Objective.check`
+    Args:
+        available: as of `Objective.check`
     """
     faults = []
     active: set[str] = set()
@@ -114,7 +116,8 @@ def softmax_faults(terms: Mapping[str, Term], softmax_only: Collection[str]) -> 
 def unused_stream(stream: str, terms: Mapping[str, Term], clips: bool) -> str:
     """Explain why no term reads a stream, and what to do.
 
-    terms: all of the run; clips: whether the stream's frames are triplets
+    Args:
+        terms: all of the run; clips: whether the stream's frames are triplets
     """
     why = (
         "it is unlabelled, and none of them names a teacher; add a term with a teacher, or leave "

@@ -24,8 +24,11 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """Build SGD (momentum, no Nesterov) or AdamW over the student's trainable parameters.
 
-    beside: parameters of terms, which train with the same settings as the student's head
-    raises: ConfigError where encoder_lr_factor is set and the student has no encoder
+    Args:
+        beside: parameters of terms, which train with the same settings as the student's head
+
+    Raises:
+        ConfigError: where encoder_lr_factor is set and the student has no encoder
     """
     groups = _groups(student, config)
     groups += [{"params": list(beside), FACTOR: 1.0}] if beside else []
@@ -41,7 +44,8 @@ def learning_rate(
 ) -> float:
     """Return base * (1 - step / steps) ** power, times (step + 1) / warmup_steps while warming up.
 
-    step: steps done before this one, 0 <= step < steps
+    Args:
+        step: steps done before this one, 0 <= step < steps
     """
     warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     return float(base * warmth * (1 - step / steps) ** power)

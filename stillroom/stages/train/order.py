@@ -41,8 +41,11 @@ def epoch_order(
     Ranks share no frame within a pass and get equally many, `count // world_size`; the few left
     over are others in every pass.
 
-    returns: read-only permutation of range(count) where world_size is 1, else a part of one
-    raises: ConfigError where there are fewer frames than ranks, or no such rank
+    Returns:
+        read-only permutation of range(count) where world_size is 1, else a part of one
+
+    Raises:
+        ConfigError: where there are fewer frames than ranks, or no such rank
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank {rank} is not in 0..{world_size - 1}")

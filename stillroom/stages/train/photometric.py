@@ -40,10 +40,13 @@ def jitter(
 
     Always takes three numbers from `rng`, so that switching one factor off moves no other.
 
-    image: (3, H, W) float32 RGB, 0..255
-    mask: (1, H, W) bool, True where the image shows the frame; elsewhere it is left alone, and
-        does not count in the mean
-    returns: (3, H, W) float32
+    Args:
+        image: (3, H, W) float32 RGB, 0..255
+        mask: (1, H, W) bool, True where the image shows the frame; elsewhere it is left alone, and
+            does not count in the mean
+
+    Returns:
+        (3, H, W) float32
     """
     draws = rng.uniform(-1.0, 1.0, 3).tolist()
     if config.is_off() or not bool(mask.any()):

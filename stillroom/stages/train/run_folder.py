@@ -81,7 +81,8 @@ def claim(
 
     A run that failed before its first checkpoint has no claim: what made it fail is to be mended.
 
-    may_differ: dotted fields or sections of the config that may have changed since
+    Args:
+        may_differ: dotted fields or sections of the config that may have changed since
 
     Raises:
         ConfigError: the folder holds a run of another config.

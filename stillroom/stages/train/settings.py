@@ -15,16 +15,18 @@ from stillroom.stages.view import ViewConfig
 class StreamConfig(Settings):
     """Frames that each step takes a batch of.
 
-    source: a cached source; the stream's own name if left out
-    batch: frames a step
-    labelled: whether terms may read the labels; left out, if the source has any; False hides them
-    every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
-    complement: take the frames that `every` leaves out instead; with `labelled = false` the two
-        streams are a semi-supervised split of one source
-    triplets: the name of a cached model of motion: every frame comes with a neighbour before it and
-        one after it, and `batch` counts triplets
-    draws: how many of the cached neighbours of a frame on either side to choose among; all if left
-        out
+    Attributes:
+        source: a cached source; the stream's own name if left out
+        batch: frames a step
+        labelled: whether terms may read the labels; left out, if the source has any; False hides
+            them
+        every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
+        complement: take the frames that `every` leaves out instead; with `labelled = false` the two
+            streams are a semi-supervised split of one source
+        triplets: the name of a cached model of motion: every frame comes with a neighbour before it
+            and one after it, and `batch` counts triplets
+        draws: how many of the cached neighbours of a frame on either side to choose among; all if
+            left out
     """
 
     source: str | None = None
@@ -47,10 +49,11 @@ class StreamConfig(Settings):
 class OptimiserConfig(Settings):
     """How the weights move.
 
-    lr: learning rate of the first step after warm-up
-    momentum: of SGD (without Nesterov); AdamW does not read it
-    encoder_lr_factor: multiplies the learning rate of the student's encoder
-    clip: largest 2-norm of the whole gradient; None clips nothing
+    Attributes:
+        lr: learning rate of the first step after warm-up
+        momentum: of SGD (without Nesterov); AdamW does not read it
+        encoder_lr_factor: multiplies the learning rate of the student's encoder
+        clip: largest 2-norm of the whole gradient; None clips nothing
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -64,8 +67,9 @@ class OptimiserConfig(Settings):
 class ValidationConfig(Settings):
     """Scores while training, for best.pt; the last step is always validated.
 
-    source: a labelled source of the run file
-    every: steps between two validations
+    Attributes:
+        source: a labelled source of the run file
+        every: steps between two validations
     """
 
     source: str
@@ -75,21 +79,22 @@ class ValidationConfig(Settings):
 class TrainConfig(Settings):
     """One student's training.
 
-    path: the run folder
-    streams: by name; the first one defines the epoch, the others cycle
-    steps, epochs: exactly one of them; an epoch is one pass of the first stream
-    unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
-    view, jitter: what the student sees of a frame
-    poly_power: lr * (1 - step / steps) ** poly_power
-    warmup_steps: the learning rate rises linearly over so many steps
-    ema: decay of an exponential moving average of the weights, validated and exported instead
-    amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
-    seed: with the frame and the epoch, the origin of every random number
-    threads: threads that read and decode ahead
-    validation: when to score the student, and on what
-    checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
-    gradients_every: steps between two measurements of each term's own gradient, which cost a
-        backward pass a term; 0 measures none
+    Attributes:
+        path: the run folder
+        streams: by name; the first one defines the epoch, the others cycle
+        steps, epochs: exactly one of them; an epoch is one pass of the first stream
+        unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
+        view, jitter: what the student sees of a frame
+        poly_power: lr * (1 - step / steps) ** poly_power
+        warmup_steps: the learning rate rises linearly over so many steps
+        ema: decay of an exponential moving average of the weights, validated and exported instead
+        amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
+        seed: with the frame and the epoch, the origin of every random number
+        threads: threads that read and decode ahead
+        validation: when to score the student, and on what
+        checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
+        gradients_every: steps between two measurements of each term's own gradient, which cost a
+            backward pass a term; 0 measures none
     """
 
     path: Path

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 class Step:
     """The values of one step.
 
-    loss: the weighted sum
-    terms: each term's value, unweighted, by "<stream>/<term>"
-    gradients: 2-norm of each weighted term's own gradient, by the same names, where it was asked
-    watched: numbers of the terms' states, by "<term>/<name>", before the update
+    Attributes:
+        loss: the weighted sum
+        terms: each term's value, unweighted, by "<stream>/<term>"
+        gradients: 2-norm of each weighted term's own gradient, by the same names, where it was
+            asked
+        watched: numbers of the terms' states, by "<term>/<name>", before the update
     """
 
     loss: float
@@ -51,8 +53,11 @@ def take_step(
 ) -> Step:
     """Update the weights once.
 
-    gradients: measure those of each term by itself as well, by a backward pass a term
-    raises: ConfigError where the loss or its gradient is not finite
+    Args:
+        gradients: measure those of each term by itself as well, by a backward pass a term
+
+    Raises:
+        ConfigError: where the loss or its gradient is not finite
     """
     seed_step(job, learner)
     weighted, values = _terms(job, learner, batches)
@@ -85,7 +90,8 @@ def seed_step(job: TrainJob, learner: Learner) -> None:
 def lr_at(job: TrainJob, step: int) -> float:
     """Return the learning rate of a step: warm-up, then poly.
 
-    step: steps done before it
+    Args:
+        step: steps done before it
     """
     settings = job.settings
     return learning_rate(

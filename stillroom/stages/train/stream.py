@@ -34,9 +34,10 @@ class Loader:
     what was. A fault in a thread is raised where its batch would have been, naming stream and
     frame.
 
-    datasets, batches: by stream, in one order; frames of a stream a step, or triplets
-    start_step, steps: yields steps start_step .. steps - 1
-    ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
+    Args:
+        datasets, batches: by stream, in one order; frames of a stream a step, or triplets
+        start_step, steps: yields steps start_step .. steps - 1
+        ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
     """
 
     def __init__(

@@ -21,8 +21,9 @@ Side = Mapping[str, NDArray[np.float32]]
 class Encoded:
     """What is stored of one frame's array.
 
-    values: in the codec's `stored` dtype and the shape of `stored_shape`
-    side: what the codec needs besides
+    Attributes:
+        values: in the codec's `stored` dtype and the shape of `stored_shape`
+        side: what the codec needs besides
     """
 
     values: Array
@@ -33,9 +34,10 @@ class Encoded:
 class Example:
     """Options of a codec and arrays (channel, row, column) that it takes; tests try any of them.
 
-    low, high: least and greatest value
-    zero: whether it takes 0 besides
-    channels: the fewest
+    Attributes:
+        low, high: least and greatest value
+        zero: whether it takes 0 besides
+        channels: the fewest
     """
 
     low: float
@@ -50,8 +52,9 @@ class Example:
 class Codec(ABC):
     """How one frame's array is stored: by default one number an element, and no side arrays.
 
-    whole_logits: what is decoded of logits are those logits, up to the bound; if False only their
-        softmax is kept, and losses that look at the logits themselves cannot use them
+    Attributes:
+        whole_logits: what is decoded of logits are those logits, up to the bound; if False only
+            their softmax is kept, and losses that look at the logits themselves cannot use them
     """
 
     name: ClassVar[str]
@@ -85,8 +88,9 @@ class Codec(ABC):
     def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """Undo `encode`, up to `bound`.
 
-        out: C-contiguous, of the decoded shape and dtype: filled and returned; without it the
-            result is a new array, or `values` itself where nothing is to be undone
+        Args:
+            out: C-contiguous, of the decoded shape and dtype: filled and returned; without it the
+                result is a new array, or `values` itself where nothing is to be undone
         """
 
     @abstractmethod

@@ -38,8 +38,9 @@ def affine(
 
     Not fused into one rounding: every reader of the format finds the same bits.
 
-    steps, out: (C, n)
-    scale, offset: (C,)
+    Args:
+        steps, out: (C, n)
+        scale, offset: (C,)
     """
     for channel in range(steps.shape[0]):
         step, least = scale[channel], offset[channel]
@@ -61,10 +62,11 @@ def undo_median(
 ) -> None:
     """Values of "median" predicted steps.
 
-    stored: (C, h, w) uint8 or uint16
-    table: (C, k), the value of each step of each channel; a step beyond it reads the last
-    mask: 2^8 - 1 or 2^16 - 1
-    out: (C, h, w)
+    Args:
+        stored: (C, h, w) uint8 or uint16
+        table: (C, k), the value of each step of each channel; a step beyond it reads the last
+        mask: 2^8 - 1 or 2^16 - 1
+        out: (C, h, w)
     """
     channels, height, width = stored.shape
     last = table.shape[1] - 1
@@ -103,8 +105,9 @@ def undo_above(
 
     A row waits for nothing within itself, so that this runs in vector instructions.
 
-    stored, out: (C, h, w)
-    top, step: (C,)
+    Args:
+        stored, out: (C, h, w)
+        top, step: (C,)
     """
     channels, height, width = stored.shape
     steps = np.empty(width, np.uint16)
@@ -123,9 +126,10 @@ def undo_above(
 def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
     """Values of "plane" predicted int16 steps.
 
-    stored: (C, h, w) uint16
-    scale: value of one step
-    out: (C, h, w)
+    Args:
+        stored: (C, h, w) uint16
+        scale: value of one step
+        out: (C, h, w)
     """
     channels, height, width = stored.shape
     above = np.empty(width, np.int32)

@@ -45,9 +45,10 @@ ATTEMPTS = 6
 class KL(Codec):
     """Predicted uint16 steps whose mean pixel and spatial KL stay within `budget`.
 
-    budget: nats, for each of `fidelity.pixel_kl` and `fidelity.spatial_kl` of every frame
-    predict: "median", with steps that grow, is a tenth smaller; "above", with equal steps, decodes
-        four times as fast
+    Attributes:
+        budget: nats, for each of `fidelity.pixel_kl` and `fidelity.spatial_kl` of every frame
+        predict: "median", with steps that grow, is a tenth smaller; "above", with equal steps,
+            decodes four times as fast
     """
 
     budget: float = 5e-5
@@ -146,11 +147,12 @@ def _planned(
 ) -> NDArray[np.float64]:
     """The step of each channel that costs the fewest bits within both budgets: (C,).
 
-    widening: squared, by how much a step at each value is wider than at the channel's greatest
-
     Bits fall with sum(log step); each budget is linear in step^2. At the optimum step^2 is
     1 / (a * pixel weight + b * spatial weight) for some a, b > 0: their ratio is searched, their
     size follows from the budget that is reached first.
+
+    Args:
+        widening: squared, by how much a step at each value is wider than at the channel's greatest
     """
     channels = len(floats)
     over_classes = _softmax(floats, axis=0)

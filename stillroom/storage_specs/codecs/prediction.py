@@ -27,8 +27,11 @@ Predictor = Literal["above", "median", "plane"]
 def differences_of(steps: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
     """The stored form of a map's steps.
 
-    steps: (C, h, w) uint8 or uint16
-    returns: the same shape and dtype
+    Args:
+        steps: (C, h, w) uint8 or uint16
+
+    Returns:
+        the same shape and dtype
     """
     wide = steps.astype(np.int32)
     north = np.zeros_like(wide)

@@ -35,7 +35,8 @@ class Byte(Codec):
 
     value = scale[channel] * step + offset[channel], in float32
 
-    predict: "median" stores differences from the neighbours: smaller, slower to read
+    Attributes:
+        predict: "median" stores differences from the neighbours: smaller, slower to read
     """
 
     predict: Literal["median"] | None = None
@@ -126,7 +127,8 @@ class Unit(Codec):
 class Flow(Codec):
     """Displacements in int16 steps of 1/64 pixel, up to 511.98 pixels.
 
-    predict: "plane" stores differences from the neighbours, as uint16: half the size
+    Attributes:
+        predict: "plane" stores differences from the neighbours, as uint16: half the size
     """
 
     predict: Literal["plane"] | None = None

@@ -36,7 +36,8 @@ class TopK(Codec):
     of all classes; those of the tail share its mass evenly. Losses that look at logits themselves,
     at other temperatures than 1 or at whole channels, cannot use them.
 
-    k: classes kept
+    Attributes:
+        k: classes kept
     """
 
     k: int = 8

@@ -29,7 +29,8 @@ TEMPORARY = re.compile(r"[0-9a-f]{12}\.\d+(-\d*)?\..+")  # random, process; once
 def write_whole(root: Path, path: str, content: bytes, *, keep: bool = False) -> bool:
     """Put `content` at `path` under `root` in one step that survives a crash.
 
-    keep: leave a file that is already there, and return False
+    Args:
+        keep: leave a file that is already there, and return False
 
     Raises:
         CacheUnwritable: no space, no permission, or another fault of the disk; nothing is left.

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Listed:
     """A file directly in a folder.
 
-    bytes: its size
-    signature: compares equal as long as nobody has written the file again
+    Attributes:
+        bytes: its size
+        signature: compares equal as long as nobody has written the file again
     """
 
     name: str

@@ -35,8 +35,9 @@ ABANDONED_SECONDS = 3600.0
 class LocalCopies:
     """The folder. Threads and processes may share it.
 
-    limit: bytes of all copies together
-    in_use_seconds: how long after its last use a copy is safe from being evicted
+    Args:
+        limit: bytes of all copies together
+        in_use_seconds: how long after its last use a copy is safe from being evicted
     """
 
     def __init__(self, folder: Path, limit: int, in_use_seconds: float = IN_USE_SECONDS) -> None:
@@ -69,7 +70,8 @@ class LocalCopies:
     def hold(self, entry: ObjectEntry, load: Callable[[], bytes]) -> bool:
         """Have a copy of an object and mark it as used; whether there is one now.
 
-        load: fetches the object; what it raises comes through
+        Args:
+            load: fetches the object; what it raises comes through
         """
         if self._is_there(entry):
             return True

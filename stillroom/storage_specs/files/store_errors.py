@@ -38,8 +38,9 @@ def is_of_bucket(text: str) -> bool:
 def explained(url: str, path: str, text: str, *, writing: bool) -> StillroomError:
     """Return the error to raise for a message of obstore.
 
-    url: of the cache
-    text: obstore's message; its first line is kept
+    Args:
+        url: of the cache
+        text: obstore's message; its first line is kept
     """
     scheme, _, rest = url.partition("://")
     bucket = rest.partition("/")[0]

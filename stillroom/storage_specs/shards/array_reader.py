@@ -39,7 +39,8 @@ class ArrayReader:
     Its cache is a plain dict that two threads may fill twice with the same thing: a lock would be
     a fork's deadlock.
 
-    objects: the array's shard objects, wherever they are
+    Args:
+        objects: the array's shard objects, wherever they are
     """
 
     def __init__(self, objects: ShardObjects, shard_frames: int) -> None:
@@ -59,9 +60,10 @@ class ArrayReader:
     ) -> NDArray[Any]:
         """Return the stored values of the shard's frame at `position`.
 
-        out: C-contiguous, of the stored shape and dtype: filled and returned; undefined after an
-            error. Without it the result is a new array
-        window: rows and columns to read instead of all; only chunks that it touches are read
+        Args:
+            out: C-contiguous, of the stored shape and dtype: filled and returned; undefined after
+                an error. Without it the result is a new array
+            window: rows and columns to read instead of all; only chunks that it touches are read
 
         Raises:
             CacheCorrupt: the object is missing, cut short, or fails a checksum.
@@ -148,8 +150,9 @@ def read_frame(
 ) -> None:
     """Fill `out` with the stored values of a frame, or of a window of it.
 
-    file: the shard's object
-    index: offset and length of each chunk of the shard, one behind the other
+    Args:
+        file: the shard's object
+        index: offset and length of each chunk of the shard, one behind the other
 
     Raises:
         ValueError: a chunk is missing, cut short, or fails its checksum.

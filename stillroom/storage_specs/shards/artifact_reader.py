@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class ArtifactReader:
     """Frames of one artifact, as they are stored and decoded; any number of threads may share it.
 
-    reader_of: makes the reader of a stored array
+    Args:
+        reader_of: makes the reader of a stored array
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class ArtifactReader:
     ) -> NDArray[Any]:
         """The decoded array of a shard's frame.
 
-        frames: number of frames of this shard
-        out: C-contiguous, of the decoded shape and dtype: filled and returned
+        Args:
+            frames: number of frames of this shard
+            out: C-contiguous, of the decoded shape and dtype: filled and returned
 
         Raises:
             ArtifactError: `out` is of another shape, dtype or order.

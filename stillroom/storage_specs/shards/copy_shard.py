@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def copy_shard(source: ArtifactSet, target: ArtifactSet, shard: int) -> int:
     """Copy the bytes of one shard, each object checked against its sha256; their number.
 
-    source, target: sets of one definition
+    Args:
+        source, target: sets of one definition
 
     Raises:
         CacheCorrupt: an object or the part is not as it was committed; nothing is recorded then.

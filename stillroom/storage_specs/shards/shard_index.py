@@ -23,7 +23,9 @@ def index_bytes(chunks: int) -> int:
 def parse_index(tail: bytes | NDArray[np.uint8], chunks: int, size: int | None) -> NDArray[Any]:
     """Return offset and length of each chunk, (chunks, 2) uint64; ValueError if it is damaged.
 
-    size: of the whole object, to refuse an index that points beyond it; None where it is unknown
+    Args:
+        size: of the whole object, to refuse an index that points beyond it; None where it is
+            unknown
     """
     if len(tail) != index_bytes(chunks):
         raise ValueError(f"cut short: the index takes {index_bytes(chunks)} bytes")

@@ -51,7 +51,9 @@ class ShardObjects:
 class CopiedObjects(ShardObjects):
     """Objects of a remote store that are fetched whole, once, and read on this machine.
 
-    entry: size and sha256 of the object of a shard and an array's path, as the manifest has them
+    Args:
+        entry: size and sha256 of the object of a shard and an array's path, as the manifest has
+            them
     """
 
     def __init__(

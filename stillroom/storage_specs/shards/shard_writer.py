@@ -45,7 +45,8 @@ class ShardWriter:
 
     It holds quantised values only. Not for more than one thread at a time.
 
-    still_defined: whether the set on disk is still the one this shard is made for
+    Args:
+        still_defined: whether the set on disk is still the one this shard is made for
     """
 
     def __init__(

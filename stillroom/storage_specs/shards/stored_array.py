@@ -12,10 +12,11 @@ import numpy as np
 class StoredArray:
     """One Zarr array of a set: an artifact's values, or a side array of its codec.
 
-    path: from the cache's root, such as "camvid/fpn/logits_scale"
-    shape: of one frame; the array's first axis is the frame's index
-    dtype: as NumPy writes it, little-endian
-    tile: rows and columns of a tile, where a frame is more than one chunk
+    Attributes:
+        path: from the cache's root, such as "camvid/fpn/logits_scale"
+        shape: of one frame; the array's first axis is the frame's index
+        dtype: as NumPy writes it, little-endian
+        tile: rows and columns of a tile, where a frame is more than one chunk
     """
 
     path: str

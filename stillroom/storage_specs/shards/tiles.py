@@ -67,9 +67,11 @@ def fill(
 ) -> None:
     """Put a frame, or a window of it, together from its chunks.
 
-    window: None for the whole frame
-    out: of the window's shape, filled
-    fill_chunk: fills an array of `stored.chunk_shape` from the chunk of that number of the frame
+    Args:
+        window: None for the whole frame
+        out: of the window's shape, filled
+        fill_chunk: fills an array of `stored.chunk_shape` from the chunk of that number of the
+            frame
     """
     if window is None and stored.tile is None:
         fill_chunk(0, out)

@@ -34,7 +34,8 @@ def shard_object(
 ) -> bytes:
     """The bytes of one shard's object.
 
-    values: (frames of this shard, *stored.shape) in the stored dtype
+    Args:
+        values: (frames of this shard, *stored.shape) in the stored dtype
     """
     kept, array = _in_memory(stored, count, shard_frames)
     start = shard * shard_frames

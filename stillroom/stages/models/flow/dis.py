@@ -18,9 +18,10 @@ GREY = (0.299, 0.587, 0.114)  # of RGB
 class DisConfig(FlowSettings):
     """Dense inverse search on grey frames.
 
-    preset: from fast and coarse to slow and fine; OpenCV's names
-
     Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016. arXiv:1603.03590
+
+    Attributes:
+        preset: from fast and coarse to slow and fine; OpenCV's names
     """
 
     kind: Literal["dis"] = "dis"

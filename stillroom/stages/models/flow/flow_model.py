@@ -47,7 +47,8 @@ else:
 class FlowModel:
     """An optical flow model with the preparation of its input.
 
-    device: where it runs
+    Args:
+        device: where it runs
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class FlowModel:
     ) -> Tensor:
         """Compute the flow from each frame of a batch to its partner.
 
-        frames_a, frames_b: (B, H, W, 3) uint8 RGB, of one size
-        returns: (B, 2, H, W) float32 on the model's device, a -> b, in pixels of the frames
+        Args:
+            frames_a, frames_b: (B, H, W, 3) uint8 RGB, of one size
+
+        Returns:
+            (B, 2, H, W) float32 on the model's device, a -> b, in pixels of the frames
 
         Raises:
             ArtifactError: frames of another shape or dtype, or two batches that differ in shape.

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class FlowNetwork:
     """A flow model as its loader returns it.
 
-    module: what is moved to a device and set to eval; None where nothing is learnt
-    estimate: frames a and b, (B, H, W, 3) uint8 on the device, to the flow a -> b, (B, 2, H, W)
+    Attributes:
+        module: what is moved to a device and set to eval; None where nothing is learnt
+        estimate: frames a and b, (B, H, W, 3) uint8 on the device, to the flow a -> b, (B, 2, H, W)
     """
 
     module: nn.Module | None
@@ -33,11 +34,12 @@ class FlowNetwork:
 class Sides:
     """The sides that a network takes, and how frames of others are brought to them.
 
-    multiple: both sides are whole multiples of it
-    least: neither side is shorter
-    how: "resize" enlarges bilinearly, to the next multiple; the flow is brought back to the frame's
-        size, u and v by the ratio of the widths and of the heights. "pad" repeats the last row and
-        column; the flow is cut.
+    Attributes:
+        multiple: both sides are whole multiples of it
+        least: neither side is shorter
+        how: "resize" enlarges bilinearly, to the next multiple; the flow is brought back to the
+            frame's size, u and v by the ratio of the widths and of the heights. "pad" repeats the
+            last row and column; the flow is cut.
     """
 
     multiple: int
@@ -51,8 +53,11 @@ class Sides:
     def around(self, estimate: Estimate, first: Tensor, second: Tensor) -> Tensor:
         """Estimate the flow between images of any size.
 
-        first, second: (B, C, H, W) floating
-        returns: (B, 2, H, W) in pixels of H by W
+        Args:
+            first, second: (B, C, H, W) floating
+
+        Returns:
+            (B, 2, H, W) in pixels of H by W
         """
         height, width = first.shape[-2:]
         size = self.of(height, width)
@@ -75,9 +80,12 @@ class Sides:
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring a flow to another size: sampled bilinearly, and its vectors in the new pixels.
 
-    flow: (B, 2, h, w)
-    size: (H, W)
-    returns: (B, 2, H, W), u times W / w and v times H / h
+    Args:
+        flow: (B, 2, h, w)
+        size: (H, W)
+
+    Returns:
+        (B, 2, H, W), u times W / w and v times H / h
     """
     height, width = flow.shape[-2:]
     scale = flow.new_tensor([size[1] / width, size[0] / height]).view(1, 2, 1, 1)

@@ -11,8 +11,10 @@ from stillroom.stages.models.model_settings import ModelSettings
 class FlowSettings(ModelSettings):
     """Where a flow model runs, and how precisely.
 
-    device: "auto" takes the first CUDA device, or the CPU
-    precision: of the arithmetic, by autocast; coordinates, correlations and the flow stay float32
+    Attributes:
+        device: "auto" takes the first CUDA device, or the CPU
+        precision: of the arithmetic, by autocast; coordinates, correlations and the flow stay
+            float32
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -22,7 +24,8 @@ class FlowSettings(ModelSettings):
 class LearntFlowSettings(FlowSettings):
     """A network, which needs its weights: nothing is downloaded, nothing is random.
 
-    weights: a local file, .safetensors or .pth
+    Attributes:
+        weights: a local file, .safetensors or .pth
     """
 
     weights: Path

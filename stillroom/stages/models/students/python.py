@@ -25,8 +25,9 @@ class PythonStudentConfig(StudentSettings):
     It gives logits (B, C, h, w), or a dict of "logits" and "features" (a dict of (B, A, h', w') by
     layer). Terms that read the classifier need an attribute `classifier_weight` (C, A).
 
-    target: "module:function", called with num_classes and `options`
-    pad: both sides are filled up with zeros (after normalising) to a multiple of it
+    Attributes:
+        target: "module:function", called with num_classes and `options`
+        pad: both sides are filled up with zeros (after normalising) to a multiple of it
     """
 
     kind: Literal["python"]

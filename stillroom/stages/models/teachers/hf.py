@@ -33,8 +33,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 class HfTeacherConfig(TeacherSettings):
     """A model that AutoModelForSemanticSegmentation can load. Layers: "penultimate" where found.
 
-    path: folder that `save_pretrained` wrote, or the id of a model on the hub
-    revision: the commit on the hub, in full: a branch moves, and a cache must know its maker
+    Attributes:
+        path: folder that `save_pretrained` wrote, or the id of a model on the hub
+        revision: the commit on the hub, in full: a branch moves, and a cache must know its maker
     """
 
     kind: Literal["hf"]

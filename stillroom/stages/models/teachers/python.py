@@ -22,10 +22,11 @@ class PythonTeacherConfig(TeacherSettings):
     It gets (B, 3, H, W) float32 and gives logits (B, C, h, w), or a dict of some of "logits",
     "features" (a dict of (B, A, h', w') by layer) and "depth" (B, h, w), in metres, 0: no value.
 
-    target: "module:function", called with `options`
-    weights: loaded strictly into the module that it returns, if given
-    version: part of the identity; change it when the function changes, so that no cache of the old
-        one is taken for the new one's
+    Attributes:
+        target: "module:function", called with `options`
+        weights: loaded strictly into the module that it returns, if given
+        version: part of the identity; change it when the function changes, so that no cache of the
+            old one is taken for the new one's
     """
 
     kind: Literal["python"]

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class SmpTeacherConfig(TeacherSettings):
     """An SMP network. Layers: "penultimate", and "stage1" to "stage5" of its encoder.
 
-    weights: state_dict of the whole network, .safetensors or .pth; without it the network keeps the
-        random weights of a fixed seed: of use in tests only
-    options: further arguments of the architecture, such as encoder_depth or decoder_channels
+    Attributes:
+        weights: state_dict of the whole network, .safetensors or .pth; without it the network keeps
+            the random weights of a fixed seed: of use in tests only
+        options: further arguments of the architecture, such as encoder_depth or decoder_channels
     """
 
     kind: Literal["smp"]

@@ -25,8 +25,10 @@ CLASSIFIERS = {  # architecture family -> the weight whose rows are the classes
 class TorchvisionTeacherConfig(TeacherSettings):
     """A torchvision segmentation model. Layers: "penultimate".
 
-    weights: state_dict of the network, .safetensors or .pth, with or without the auxiliary head;
-        without it the network keeps the random weights of a fixed seed: of use in tests only
+    Attributes:
+        weights: state_dict of the network, .safetensors or .pth, with or without the auxiliary
+            head; without it the network keeps the random weights of a fixed seed: of use in tests
+            only
     """
 
     kind: Literal["torchvision"]

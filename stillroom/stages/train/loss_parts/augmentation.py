@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class Augmentation:
     """How a student's features are augmented: x -> N(x, strength * covariance of its class).
 
-    weight: (C, A) the student's classifier; it gets a gradient
-    variance: (C, A) diagonal covariance of the classifier's input, by class
-    labels: (B, H, W) integer, the class of each pixel, 255 = none: its features stay as they are
-    strength: lambda, 0 or more
+    Attributes:
+        weight: (C, A) the student's classifier; it gets a gradient
+        variance: (C, A) diagonal covariance of the classifier's input, by class
+        labels: (B, H, W) integer, the class of each pixel, 255 = none: its features stay as they
+            are
+        strength: lambda, 0 or more
     """
 
     weight: Tensor

@@ -55,7 +55,8 @@ class ConvLstm(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Embed a sequence.
 
-        raises: ArtifactError where there is no map, or one has another shape
+        Raises:
+            ArtifactError: where there is no map, or one has another shape
         """
         if not maps:
             raise ArtifactError("a ConvLSTM embeds a sequence of at least 1 map, got none")

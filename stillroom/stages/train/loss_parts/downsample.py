@@ -24,8 +24,11 @@ def downsample_at_centres(field: Tensor, stride: int) -> Tensor:
     The mean over the pixels would be the same wherever the field is linear. Where it jumps, as flow
     does at the edge of what moves, the mean is a value that none of the pixels has.
 
-    field: (B, C, H, W) floating, on pixels
-    returns: (B, C, ceil(H / stride), ceil(W / stride)), in the field's own unit
+    Args:
+        field: (B, C, H, W) floating, on pixels
+
+    Returns:
+        (B, C, ceil(H / stride), ceil(W / stride)), in the field's own unit
     """
     height, width = field.shape[2:]
     field = F.pad(field, (0, -width % stride, 0, -height % stride), mode="replicate")
@@ -37,8 +40,11 @@ def downsample_at_centres(field: Tensor, stride: int) -> Tensor:
 def downsample_by_means(values: Tensor, factor: int) -> Tensor:
     """Average over `factor` x `factor` values, fewer of them at the right and the bottom.
 
-    values: (B, C, H, W) floating
-    returns: (B, C, ceil(H / factor), ceil(W / factor)), float32 (float64 stays)
+    Args:
+        values: (B, C, H, W) floating
+
+    Returns:
+        (B, C, ceil(H / factor), ceil(W / factor)), float32 (float64 stays)
     """
     if factor < 1:
         raise ArtifactError(f"a grid is made coarser by a whole factor of at least 1, got {factor}")

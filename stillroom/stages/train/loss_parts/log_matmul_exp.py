@@ -19,14 +19,17 @@ def log_matmul_exp(left: Tensor, right: Tensor) -> Tensor:
 
     out_ic = log sum_k exp(left_ik + right_ck)
 
-    left: (N, K), finite
-    right: (C, K), finite
-    returns: (N, C)
-
     One product of two matrices, N K C multiplications, in memory N K + C K + N C. Where the two
     sides pull so far apart that the product loses the sum (where every k is 65 nats and more below
     the largest left plus the largest right), that row is computed term by term instead, column
     after column, with nothing kept for the gradient but left and right.
+
+    Args:
+        left: (N, K), finite
+        right: (C, K), finite
+
+    Returns:
+        (N, C)
     """
     left_top = left.detach().amax(dim=1, keepdim=True)  # (N, 1)
     right_top = right.detach().amax(dim=1, keepdim=True)  # (C, 1)

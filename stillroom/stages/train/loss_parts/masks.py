@@ -18,9 +18,12 @@ def matched(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tens
     Masked pixels are overwritten before any arithmetic, since a NaN there would survive being
     multiplied by 0 on the way back. No gradient reaches the teacher.
 
-    student, teacher: (B, C, H, W), any floating dtype; float64 stays float64
-    mask: (B, 1, H, W) bool or None
-    raises: ArtifactError where the shapes differ, naming both
+    Args:
+        student, teacher: (B, C, H, W), any floating dtype; float64 stays float64
+        mask: (B, 1, H, W) bool or None
+
+    Raises:
+        ArtifactError: where the shapes differ, naming both
     """
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ArtifactError(
@@ -33,10 +36,13 @@ def matched(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tens
 def matched_grids(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Do as `matched` for a loss that compares relations: channels may differ in number.
 
-    student: (B, C, H, W), any floating dtype; float64 stays float64
-    teacher: (B, C', H, W), likewise
-    mask: (B, 1, H, W) bool or None
-    raises: ArtifactError where the grids differ, naming both shapes
+    Args:
+        student: (B, C, H, W), any floating dtype; float64 stays float64
+        teacher: (B, C', H, W), likewise
+        mask: (B, 1, H, W) bool or None
+
+    Raises:
+        ArtifactError: where the grids differ, naming both shapes
     """
     grids = [(part.shape[0], *part.shape[2:]) for part in (student, teacher)]
     if student.ndim != 4 or teacher.ndim != 4 or grids[0] != grids[1]:
@@ -69,9 +75,12 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     So each counted pixel weighs the same, whichever frame it is in, and nothing counted gives 0
     that can still be differentiated.
 
-    values: (B, H, W)
-    mask: (B, H, W) or (B, 1, H, W) bool, True where a pixel counts; None counts all
-    returns: ()
+    Args:
+        values: (B, H, W)
+        mask: (B, H, W) or (B, 1, H, W) bool, True where a pixel counts; None counts all
+
+    Returns:
+        ()
     """
     if mask is None:
         return values.mean()

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 def shifts(reach: int) -> list[tuple[int, int]]:
     """Return (rows down, columns right) from a position to half of its neighbours.
 
-    reach: the largest Chebyshev distance, at least 1; 1 means the 8 around
-    returns: ((2 reach + 1)^2 - 1) / 2 shifts: the other half are their opposites, so that each pair
+    Args:
+        reach: the largest Chebyshev distance, at least 1; 1 means the 8 around
+
+    Returns:
+        ((2 reach + 1)^2 - 1) / 2 shifts: the other half are their opposites, so that each pair
         is met once
     """
     return [
@@ -28,9 +31,12 @@ def shifts(reach: int) -> list[tuple[int, int]]:
 def pairs(maps: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
     """Return the two views of a map that pair each position with the one a shift away.
 
-    maps: (..., H, W)
-    down: rows, 0 or more; right: columns, of either sign
-    returns: twice (..., H - down, W - |right|), empty where the map is not larger than the shift
+    Args:
+        maps: (..., H, W)
+        down: rows, 0 or more; right: columns, of either sign
+
+    Returns:
+        twice (..., H - down, W - |right|), empty where the map is not larger than the shift
     """
     height, width = maps.shape[-2:]
     rows, columns = max(0, height - down), max(0, width - abs(right))
@@ -45,10 +51,13 @@ def near_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Sum the squared differences of the similarities of all positions within reach of each other.
 
-    student, teacher: (B, C, H, W), (B, C', H, W); similarities are dot products along channels
-    counted: (B, 1, H, W) bool or None; positions that do not count must be 0 in both
-    reach: Chebyshev distance; none is compared with itself
-    returns: () sum over ordered pairs, () int64 number of those that count
+    Args:
+        student, teacher: (B, C, H, W), (B, C', H, W); similarities are dot products along channels
+        counted: (B, 1, H, W) bool or None; positions that do not count must be 0 in both
+        reach: Chebyshev distance; none is compared with itself
+
+    Returns:
+        () sum over ordered pairs, () int64 number of those that count
     """
     if counted is None:
         counted = torch.ones_like(student[:, :1], dtype=torch.bool)

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 def patch_sums(maps: Tensor, patch: int) -> Tensor:
     """Add up each patch; those at the right and the bottom are cut off with the map.
 
-    maps: (B, C, H, W) floating, 0 where a position does not count
-    patch: positions a side, 1 or more
-    returns: (B, C, ceil(H / patch), ceil(W / patch)). The sum stands for the mean of the counted
+    Args:
+        maps: (B, C, H, W) floating, 0 where a position does not count
+        patch: positions a side, 1 or more
+
+    Returns:
+        (B, C, ceil(H / patch), ceil(W / patch)). The sum stands for the mean of the counted
         positions wherever directions alone matter, as for cosines
     """
     if patch == 1:

@@ -37,10 +37,13 @@ class Projector(nn.Module):
     ) -> None:
         """Draw the weights.
 
-        only_where_needed: no convolution where the channel counts agree: the map goes through
-            untouched, and there is nothing to train
-        bias: whether there is b; a loss that a constant per channel does not change wants none
-        raises: ConfigError where a channel count is below 1
+        Args:
+            only_where_needed: no convolution where the channel counts agree: the map goes through
+                untouched, and there is nothing to train
+            bias: whether there is b; a loss that a constant per channel does not change wants none
+
+        Raises:
+            ConfigError: where a channel count is below 1
         """
         super().__init__()
         if min(student_channels, teacher_channels) < 1:
@@ -59,7 +62,8 @@ class Projector(nn.Module):
     def forward(self, student: Tensor) -> Tensor:
         """Bring a map to the teacher's channels.
 
-        raises: ArtifactError where the map has other channels than were announced
+        Raises:
+            ArtifactError: where the map has other channels than were announced
         """
         if student.ndim != 4 or student.shape[1] != self.student_channels:
             raise ArtifactError(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Others:
     """What pixels are compared with: n vectors of length 1 in each of D frames, or a memory.
 
-    student: (D, n, A); teacher: (D, n, A'); counted: (D, n) bool
+    Attributes:
+        student: (D, n, A); teacher: (D, n, A'); counted: (D, n) bool
     """
 
     student: Tensor
@@ -35,7 +36,8 @@ class Others:
     def kl(self, student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
         """Sum KL(p || q) over the counted pixels of one frame and the frames here.
 
-        student: (m, A); teacher: (m, A'); counted: (m,) bool
+        Args:
+            student: (m, A); teacher: (m, A'); counted: (m,) bool
         """
         log_q = self._log_softmax(student, self.student)  # (m, D, n)
         log_p = self._log_softmax(teacher, self.teacher)
@@ -87,9 +89,12 @@ def unit_pixels(
 def draw_pixels(mask: Tensor, number: int) -> Tensor:
     """Draw pixels without replacement, from torch's global generator.
 
-    mask: (B, 1, H, W) bool, True where a pixel may be drawn
-    number: of pixels a frame, above 0
-    returns: (B, n) int64 positions in H W, n = min(number, H W); -1 where a frame has no more
+    Args:
+        mask: (B, 1, H, W) bool, True where a pixel may be drawn
+        number: of pixels a frame, above 0
+
+    Returns:
+        (B, n) int64 positions in H W, n = min(number, H W); -1 where a frame has no more
     """
     flat = mask.flatten(1)  # (B, HW)
     draws = torch.rand(flat.shape, device=flat.device).masked_fill(~flat, -1)

@@ -18,10 +18,13 @@ def unit_vectors(vectors: Tensor, dim: int = 1, *, norm: float = 2.0) -> Tensor:
     A vector of zeros, as a ReLU leaves them behind, has no direction: it stays 0 and gets no
     gradient, where dividing by a small number instead would give it a huge one.
 
-    vectors: floating, of any shape
-    dim: along which a vector lies
-    norm: q of the q-norm that is its length, at least 1
-    returns: as vectors
+    Args:
+        vectors: floating, of any shape
+        dim: along which a vector lies
+        norm: q of the q-norm that is its length, at least 1
+
+    Returns:
+        as vectors
     """
     length: Tensor = torch.linalg.vector_norm(vectors, norm, dim=dim, keepdim=True)
     directed = length > _SHORTEST

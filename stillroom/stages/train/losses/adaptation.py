@@ -32,15 +32,18 @@ def adaptation(
 
     loss = mean_i | s_i / |s_i|_q - t_i / |t_i|_q |_p
 
-    student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
-    p, q: norms along the channels, at least 1
-    mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the counted positions of the batch; with p = 1 and q = 2 between 0 and 2
-        sqrt(C), and at most sqrt(2 C) where both are at least 0. A vector of zeros, as a ReLU
-        leaves them behind, stays 0 and gets no gradient
-
     He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, eq. 2, there
     with weight 50; arXiv:1903.04688. What differs: docs/losses/adaptation.md.
+
+    Args:
+        student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
+        p, q: norms along the channels, at least 1
+        mask: (B, 1, H, W) bool, True where a position counts
+
+    Returns:
+        () mean over the counted positions of the batch; with p = 1 and q = 2 between 0 and 2
+        sqrt(C), and at most sqrt(2 C) where both are at least 0. A vector of zeros, as a ReLU
+        leaves them behind, stays 0 and gets no gradient
     """
     for name, norm in (("p", p), ("q", q)):
         if not 1 <= norm < math.inf:

@@ -22,17 +22,21 @@ def affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) ->
     loss = mean over frames of sum_i |A_s(i, .) - A_t(i, .)|_2,
     A(i, j) = cos(x_i, x_j) / m,  m: counted positions of the frame,  i, j among them
 
-    student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
-    mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the frames in which a position counts; between 0 and 2 sqrt(m): it grows
-        with the square root of m. A vector of zeros has cosine 0 with all
-    memory: where C < N, the positions of a map, C x C matrices: with d = s - t and u = s + t of
-        unit vectors, the difference of two cosines is (d_i u_j + u_i d_j) / 2, and a row's squared
-        sum needs no more than sum_j u u^T, u d^T, d d^T. That is exactly 0 for equal maps. Else
-        N x N matrices
+    Memory: where C < N, the positions of a map, C x C matrices: with d = s - t and u = s + t of
+    unit vectors, the difference of two cosines is (d_i u_j + u_i d_j) / 2, and a row's squared
+    sum needs no more than sum_j u u^T, u d^T, d d^T. That is exactly 0 for equal maps. Else
+    N x N matrices
 
     He et al., "Knowledge Adaptation for Efficient Semantic Segmentation", CVPR 2019, eq. 3 and 4,
     there with weight 1; arXiv:1903.04688. What differs: docs/losses/adaptation.md.
+
+    Args:
+        student, teacher: (B, C, H, W): the adapter's output, and the code of the teacher's features
+        mask: (B, 1, H, W) bool, True where a position counts
+
+    Returns:
+        () mean over the frames in which a position counts; between 0 and 2 sqrt(m): it grows
+        with the square root of m. A vector of zeros has cosine 0 with all
     """
     student, teacher = matched(student, teacher, mask)
     with torch.autocast(student.device.type, enabled=False):

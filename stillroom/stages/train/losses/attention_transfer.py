@@ -25,16 +25,20 @@ def attention_transfer(
     loss = mean_b sum_i (Q_s,i / |Q_s| - Q_t,i / |Q_t|)^2
     Q_i = sum_c |z_ic|^power;  |Q|: the root of the sum of Q_i^2 over the counted positions i of b
 
-    student: (B, C, H, W) features
-    teacher: (B, C', H, W) features; C' may be another number: channels are summed away
-    power: 1 or more; a larger one weighs the largest activations more
-    mask: (B, 1, H, W) bool, True where a position counts; others are in no sum
-    returns: () mean over the frames that have a counted position, between 0 and 2
-    memory: O(B (C + C') H W), the features themselves
+    Memory: O(B (C + C') H W), the features themselves
 
     Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2; arXiv:1612.03928.
     The square is the released code's, whose weight 1000 is 1000 / (H W) here; what else differs:
     docs/losses/features.md.
+
+    Args:
+        student: (B, C, H, W) features
+        teacher: (B, C', H, W) features; C' may be another number: channels are summed away
+        power: 1 or more; a larger one weighs the largest activations more
+        mask: (B, 1, H, W) bool, True where a position counts; others are in no sum
+
+    Returns:
+        () mean over the frames that have a counted position, between 0 and 2
     """
     if not 1 <= power < float("inf"):
         raise ConfigError(f"power must be a number of 1 or more, got {power}")

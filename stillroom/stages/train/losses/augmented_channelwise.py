@@ -37,18 +37,22 @@ def augmented_channelwise(
     v_ci = strength / (2 T) * sum_a w_ca^2 * variance_ya
     p = softmax over positions of teacher/T,  z = student,  y = label of position i
 
-    student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
-    augmentation: the classifier w, the variances, the labels and the strength lambda
-    temperature: T above 0
-    variance_over: "temperature": v over 2 T, as printed. "temperature_squared": over 2 T^2, which
-        is what follows for a Gaussian
-    mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the frames of which something counts, in nats; `channelwise_kl` at
-        strength 0
-    memory: a few times B C H W; v depends on the position's class alone: a table of C x C looked up
+    Memory: a few times B C H W; v depends on the position's class alone: a table of C x C looked up
 
     Yuan et al., "FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation", 2022,
     eq. 7; arXiv:2208.14143. What differs: docs/losses/augmented.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
+        augmentation: the classifier w, the variances, the labels and the strength lambda
+        temperature: T above 0
+        variance_over: "temperature": v over 2 T, as printed. "temperature_squared": over 2 T^2,
+            which is what follows for a Gaussian
+        mask: (B, 1, H, W) bool, True where a position counts
+
+    Returns:
+        () mean over the frames of which something counts, in nats; `channelwise_kl` at
+        strength 0
     """
     student, teacher, labels = matched_with_labels(
         student, teacher, augmentation, temperature, mask

@@ -40,20 +40,24 @@ def augmented_pixelwise(
     h_ick = strength / (2 T^2) * sum_a (w_ka - w_ca)^2 * variance_ya
     p = softmax over classes of teacher/T,  z = student,  y = label of pixel i
 
-    student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
-    augmentation: the classifier w, the variances, the labels and the strength lambda
-    temperature: T above 0
-    covariance_of: "label": of the pixel's own class y, what the paper's theorem assumes. "target":
-        of c, as its eq. 8 is printed; labels are then not read
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the counted pixels of the batch, in nats; `pixelwise_kl` at strength 0
-    memory: a few times B H W C. "label" sorts the pixels by class and makes one (C, C) matrix h a
-        class that is there, B H W C^2 and C^2 A multiplications a class. "target" needs one such
-        matrix
+    Memory: a few times B H W C. "label" sorts the pixels by class and makes one (C, C) matrix h a
+    class that is there, B H W C^2 and C^2 A multiplications a class. "target" needs one such
+    matrix
 
     Yuan et al., "FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation", 2022,
     eq. 8; arXiv:2208.14143. After Wang et al., "Implicit Semantic Data Augmentation for Deep
     Networks", NeurIPS 2019. What differs: docs/losses/augmented.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits; the student's are its classifier's, at plain features
+        augmentation: the classifier w, the variances, the labels and the strength lambda
+        temperature: T above 0
+        covariance_of: "label": of the pixel's own class y, what the paper's theorem assumes.
+            "target": of c, as its eq. 8 is printed; labels are then not read
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the counted pixels of the batch, in nats; `pixelwise_kl` at strength 0
     """
     student, teacher, labels = matched_with_labels(
         student, teacher, augmentation, temperature, mask

@@ -23,7 +23,8 @@ class AuxiliaryCrossEntropyTerm(LabelTerm):
     auxiliary head is: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3, there
     with weight 0.4. arXiv:1612.01105
 
-    layer: a feature layer of the student, as "stage4"
+    Attributes:
+        layer: a feature layer of the student, as "stage4"
     """
 
     name: Literal["auxiliary_cross_entropy"]

@@ -40,17 +40,21 @@ def channelwise_kl(
     pixel_kl:        `pixelwise_kl` at T: distributions over channels, not over the frame
     p, q = softmax over the counted pixels i of t/T, s/T;  t, s: channel c of frame b
 
-    student, teacher: (B, C, H, W) logits or features, and no log-probabilities: a constant added to
-        a pixel changes the first three
-    temperature: T above 0; a larger one spreads each channel over more of the frame
-    mask: (B, 1, H, W) bool, True where a pixel counts; others are in no distribution
-    returns: () mean over the channels of all frames that have a counted pixel, in nats for `kl`
-    memory: O(B C H W): two or three maps are kept for the way back, and nothing larger is made
+    Memory: O(B C H W): two or three maps are kept for the way back, and nothing larger is made
 
     Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 4;
     arXiv:2011.13256; there T = 4 with weight 3 on logits, 50 on features. The variants: Y. Liu,
     "Efficient Fully Convolutional Networks for Dense Prediction Tasks", thesis, Adelaide 2021,
     table 4.4. What differs: docs/losses/channelwise.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits or features, and no log-probabilities: a constant
+            added to a pixel changes the first three
+        temperature: T above 0; a larger one spreads each channel over more of the frame
+        mask: (B, 1, H, W) bool, True where a pixel counts; others are in no distribution
+
+    Returns:
+        () mean over the channels of all frames that have a counted pixel, in nats for `kl`
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")

@@ -22,16 +22,19 @@ def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
 
     loss = mean_i (c_s(i) - c_t(i))^2,  c(i) = sum over the neighbours j of i of |z_j - z_i|^2
 
-    student, teacher: (B, C, H, W) logits z
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the counted pixels of the batch, in the fourth power of a logit
-
     The neighbours are the up to 8 pixels around i that lie in the map and count in the mask: a
     neighbour outside adds nothing, so c is smaller along borders, equally for both.
 
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_c of
     eq. 2, there with weight beta = 0.4; arXiv:1810.08476. That weight does not carry over, and what
     else differs: docs/losses/pixels.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits z
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the counted pixels of the batch, in the fourth power of a logit
     """
     student, teacher = matched(student, teacher, mask)
     difference = consistency_map(student, mask) - consistency_map(teacher, mask)
@@ -41,9 +44,12 @@ def consistency_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
 def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sum the squared distances from each pixel's logits to those of its neighbours.
 
-    logits: (B, C, H, W)
-    mask: (B, 1, H, W) bool; pairs of which one is masked out add nothing
-    returns: (B, H, W)
+    Args:
+        logits: (B, C, H, W)
+        mask: (B, 1, H, W) bool; pairs of which one is masked out add nothing
+
+    Returns:
+        (B, H, W)
     """
     height, width = logits.shape[2:]
     total = logits.new_zeros(logits.shape[0], height, width)
@@ -64,8 +70,9 @@ def consistency_map(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 class ConsistencyL2Term(LogitsTerm):
     """`consistency_l2`.
 
-    weight: to be given, since no default fits: the loss is in the fourth power of a logit. About
-        0.4 / (8 C)^2 for C classes puts it beside the other terms; see docs/losses.md
+    Attributes:
+        weight: to be given, since no default fits: the loss is in the fourth power of a logit.
+            About 0.4 / (8 C)^2 for C classes puts it beside the other terms; see docs/losses.md
     """
 
     name: Literal["consistency_l2"]

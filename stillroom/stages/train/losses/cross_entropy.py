@@ -25,15 +25,20 @@ def cross_entropy(student: Tensor, labels: Tensor, *, mask: Tensor | None = None
 
     loss = mean_i -log q_i,y(i),  q = softmax over classes of student,  i: pixels with a label
 
-    student: (B, C, H, W) logits at the label map's size
-    labels: (B, H, W) integer, 255 where a pixel has no label
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the labelled, counted pixels of the batch; 0 where there are none
-    raises: ArtifactError where sizes differ, or a label is neither a class nor 255 (the range is
-        checked on the CPU only: on a CUDA device the kernel's own assertion stops the run)
-
     L_S of Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018,
     eq. 1; arXiv:1810.08476.
+
+    Args:
+        student: (B, C, H, W) logits at the label map's size
+        labels: (B, H, W) integer, 255 where a pixel has no label
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the labelled, counted pixels of the batch; 0 where there are none
+
+    Raises:
+        ArtifactError: where sizes differ, or a label is neither a class nor 255 (the range is
+            checked on the CPU only: on a CUDA device the kernel's own assertion stops the run)
     """
     if student.ndim != 4 or labels.shape != (student.shape[0], *student.shape[2:]):
         raise ArtifactError(
@@ -62,8 +67,9 @@ def _demand_classes(labels: Tensor, classes: int) -> None:
 class LabelTerm(Term):
     """Labels on labelled streams; on unlabelled ones the pseudo labels of the teacher, if named.
 
-    threshold: least confidence of a pseudo label, for raising the one of the cache without a new
-        build; reads the teacher's confidence. None keeps the cache's own
+    Attributes:
+        threshold: least confidence of a pseudo label, for raising the one of the cache without a
+            new build; reads the teacher's confidence. None keeps the cache's own
     """
 
     threshold: float | None = Field(default=None, gt=0, lt=1)

@@ -75,11 +75,12 @@ class CrossImageMemoryTerm(FeatureTerm):
     Reads labels, or the teacher's pseudo labels, to know what it remembers. A frame's pixels are
     remembered after its step, so that none is compared with itself.
 
-    region_weight: of the part with regions
-    pixels: drawn of each frame at every step, to be compared with the memory
-    pixel_contrast, region_contrast: vectors drawn from the memory at every step, of all classes
-    pixel_memory, region_memory: vectors of each class that are kept
-    remembered: pixels of each class and frame that are put into the memory
+    Attributes:
+        region_weight: of the part with regions
+        pixels: drawn of each frame at every step, to be compared with the memory
+        pixel_contrast, region_contrast: vectors drawn from the memory at every step, of all classes
+        pixel_memory, region_memory: vectors of each class that are kept
+        remembered: pixels of each class and frame that are put into the memory
     """
 
     name: Literal["cross_image_memory"]
@@ -166,7 +167,8 @@ class RelationMemory(TermState):
     def note(self, teacher: Tensor, labels: Tensor) -> None:
         """Draw what is to be remembered of a batch; `after_step` puts it into the queues.
 
-        teacher: (B, A, h, w); labels: (B, h, w), 255 where there is none or it is masked
+        Args:
+            teacher: (B, A, h, w); labels: (B, h, w), 255 where there is none or it is masked
         """
         classes = len(self.pixels.filled)
         drawn = some_of_each_class(teacher, labels, classes, self._remembered)

@@ -35,19 +35,23 @@ def cross_image_pixel(
     q_bdi = softmax over j of s_bi . s_dj / T,  p_bdi likewise of t;  |s_bi| = |t_bi| = 1
     b, d: frames of the batch, d = b among them;  i: pixels of b;  j: pixels of d
 
-    student: (B, A, H, W) features
-    teacher: (B, A', H, W) features; A' may be another number, only similarities are compared
-    temperature: T above 0
-    chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none, as `draw_pixels`
-        makes them; None: all of them
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the counted rows (b, i, d), in nats
-    memory: a few times B n^2 floats (n = H W without `chosen`), beside B n A: frame by frame, with
-        the intermediate results of one computed again for its gradient. The work is B^2 n^2 A
+    Memory: a few times B n^2 floats (n = H W without `chosen`), beside B n A: frame by frame, with
+    the intermediate results of one computed again for its gradient. The work is B^2 n^2 A
 
     Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR
     2022, the mini-batch pixel-to-pixel loss; arXiv:2204.06986. What differs:
     docs/losses/cross_image.md.
+
+    Args:
+        student: (B, A, H, W) features
+        teacher: (B, A', H, W) features; A' may be another number, only similarities are compared
+        temperature: T above 0
+        chosen: (B, n) int64 positions in H W that stand for the frame, -1 = none, as `draw_pixels`
+            makes them; None: all of them
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the counted rows (b, i, d), in nats
     """
     student, teacher, counted = unit_pixels(student, teacher, chosen, mask)
     others = Others(student, teacher, counted, temperature)
@@ -58,8 +62,9 @@ def cross_image_pixel(
 class CrossImagePixelTerm(FeatureTerm):
     """`cross_image_pixel`: pixels of the batch's frames with each other.
 
-    pixels: drawn of each frame at every step. Memory is a few times B pixels^2 floats, the work
-        (B pixels)^2 A: the default is for CPUs, a GPU takes 1,024 and more
+    Attributes:
+        pixels: drawn of each frame at every step. Memory is a few times B pixels^2 floats, the work
+            (B pixels)^2 A: the default is for CPUs, a GPU takes 1,024 and more
     """
 
     name: Literal["cross_image_pixel"]

@@ -35,20 +35,24 @@ def dist(
     q, p = softmax over classes of student/T, teacher/T
     r(a, b) = a' . b' / (|a'| |b'| + epsilon),  a' = a - mean(a): Pearson's correlation
 
-    student, teacher: (B, C, H, W) logits
-    temperature: T above 0
-    beta, gamma: weights of the two parts, inter-class (over the C classes of a pixel) and
-        intra-class (over all counted pixels of the batch, of one class), 0 or more
-    epsilon: 0: the correlation itself. Above: classes and pixels whose probabilities hardly vary
-        drop out, at a constant 1 each
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () between 0 and 2 (beta + gamma). A pixel, or a class, whose probabilities are all the
-        same to the teacher does not count; one that is so to the student alone counts with r = 0,
-        and has no gradient
-    memory: a few times B C H W
+    Memory: a few times B C H W
 
     Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, section 3, with
     pixels as samples; arXiv:2205.10536. What differs: docs/losses/correlation.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits
+        temperature: T above 0
+        beta, gamma: weights of the two parts, inter-class (over the C classes of a pixel) and
+            intra-class (over all counted pixels of the batch, of one class), 0 or more
+        epsilon: 0: the correlation itself. Above: classes and pixels whose probabilities hardly
+            vary drop out, at a constant 1 each
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () between 0 and 2 (beta + gamma). A pixel, or a class, whose probabilities are all the
+        same to the teacher does not count; one that is so to the student alone counts with r = 0,
+        and has no gradient
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")

@@ -18,14 +18,18 @@ def fitnet(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
 
     loss = mean_i 1/C * sum_c (s_ic - t_ic)^2
 
-    student: (B, C, H, W) features, through a `Projector` where it has other channels than C
-    teacher: (B, C, H, W) features
-    mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the channels of the batch's counted positions, in squared feature units
-    memory: O(B C H W)
+    Memory: O(B C H W)
 
     Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3; arXiv:1412.6550. What
     differs: docs/losses/features.md.
+
+    Args:
+        student: (B, C, H, W) features, through a `Projector` where it has other channels than C
+        teacher: (B, C, H, W) features
+        mask: (B, 1, H, W) bool, True where a position counts
+
+    Returns:
+        () mean over the channels of the batch's counted positions, in squared feature units
     """
     student, teacher = matched(student, teacher, mask)
     return masked_mean((student - teacher).square().mean(dim=1), mask)

@@ -37,9 +37,10 @@ PENALTY = 10.0
 class Maps:
     """Two logit maps of the same frames, and the frames on their grid; nothing where masked.
 
-    student, teacher: (B, C, h, w) logits
-    images: (B, 3, h, w) RGB, 0..255
-    mask: (B, 1, h, w) bool, True where a position shows the frame
+    Attributes:
+        student, teacher: (B, C, h, w) logits
+        images: (B, 3, h, w) RGB, 0..255
+        mask: (B, 1, h, w) bool, True where a position shows the frame
     """
 
     student: Tensor
@@ -62,11 +63,14 @@ def maps_of(
 ) -> Maps:
     """Make the critic's input: in float32, on the logits' grid, 0 at masked positions.
 
-    student, teacher: (B, C, h, w) logits
-    images: (B, 3, H, W) RGB, averaged to the grid
-    stride: of the logits, in pixels
-    mask: (B, 1, h, w) bool
-    raises: ArtifactError where the shapes of student and teacher differ
+    Args:
+        student, teacher: (B, C, h, w) logits
+        images: (B, 3, H, W) RGB, averaged to the grid
+        stride: of the logits, in pixels
+        mask: (B, 1, h, w) bool
+
+    Raises:
+        ArtifactError: where the shapes of student and teacher differ
     """
     student, teacher = matched(student, teacher, mask)
     if mask is None:
@@ -79,14 +83,17 @@ def holistic(score: Score, maps: Maps) -> Tensor:
 
     loss = - mean_b D(student_b | image_b)
 
-    score: D, from logits, images and mask to (B,)
-    returns: () mean over the frames in which a position counts; of any sign: its slope is what
-        matters
-
     Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks", PhD thesis,
     Adelaide 2021, the student's part of eq. 3.3 and 3.4, there with weight 0.1; Liu et al.,
     "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, arXiv:1903.04197. What
     differs: docs/losses/holistic.md.
+
+    Args:
+        score: D, from logits, images and mask to (B,)
+
+    Returns:
+        () mean over the frames in which a position counts; of any sign: its slope is what
+        matters
     """
     return -masked_mean(score(maps.student, maps.images, maps.mask), maps.shown)
 
@@ -96,11 +103,14 @@ def critic_loss(score: Score, maps: Maps, alpha: Tensor, *, penalty: float = PEN
 
     loss = mean_b [ D(student_b | image_b) - D(teacher_b | image_b) + penalty * GP_b ]
 
-    score: D, from logits, images and mask to (B,)
-    alpha: (B,) uniform in 0..1, for `gradient_penalty`
-    returns: () mean over the frames in which a position counts
-
     The thesis as in `holistic`, eq. 3.3.
+
+    Args:
+        score: D, from logits, images and mask to (B,)
+        alpha: (B,) uniform in 0..1, for `gradient_penalty`
+
+    Returns:
+        () mean over the frames in which a position counts
     """
     maps = maps.detached()
 
@@ -119,13 +129,16 @@ def gradient_penalty(
 
     GP_b = (|grad_x D(x_b)|_2 - 1)^2  at  x_b = alpha_b * real_b + (1 - alpha_b) * fake_b
 
-    score: D, from maps to (B,); each score must depend on its own map alone
-    real, fake: (B, C, h, w) without gradient; alpha: (B,), one number a map
-    returns: (B,), differentiable in the critic's weights; the norm is over the whole map of logits:
-        the image is the condition, the same on both sides, and D need not be flat in it
-
     Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, eq. 3, with weight 10;
     arXiv:1704.00028.
+
+    Args:
+        score: D, from maps to (B,); each score must depend on its own map alone
+        real, fake: (B, C, h, w) without gradient; alpha: (B,), one number a map
+
+    Returns:
+        (B,), differentiable in the critic's weights; the norm is over the whole map of logits:
+        the image is the condition, the same on both sides, and D need not be flat in it
     """
     share = alpha.to(real.dtype)[:, None, None, None]
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
@@ -140,13 +153,15 @@ BETAS = (0.9, 0.99)
 class HolisticTerm(LogitsTerm):
     """`holistic`: a critic scores whole maps, and the student learns to please it.
 
-    weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on maps
-        of many positions; begin with 0.001, and see docs/losses/holistic.md
-    design: of the critic: "paper" sees logits and image, "released" is the authors' code: logits
-        alone, spectrally normalised
-    width: channels of the critic's first convolution
-    critic_lr: learning rate of the critic's own Adam (betas 0.9 and 0.99), the same at every step
-    penalty: weight of the gradient penalty in the critic's loss
+    Attributes:
+        weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on
+            maps of many positions; begin with 0.001, and see docs/losses/holistic.md
+        design: of the critic: "paper" sees logits and image, "released" is the authors' code:
+            logits alone, spectrally normalised
+        width: channels of the critic's first convolution
+        critic_lr: learning rate of the critic's own Adam (betas 0.9 and 0.99), the same at every
+            step
+        penalty: weight of the gradient penalty in the critic's loss
     """
 
     name: Literal["holistic"]

@@ -31,18 +31,24 @@ def ifvd(
 
     loss = mean_i (m_s,i - m_t,i)^2,  m_i = cos(z_i, mean of z_j over the positions j of i's class)
 
-    student: (B, C, H, W) features or logits
-    teacher: (B, C', H, W), likewise; C' may be another number
-    labels: (B, H, W) integer below `classes`, 255 where there is none
-    classes: how many there are
-    mask: (B, 1, H, W) bool, True where a position counts
-    returns: () mean over the labelled, counted positions of the batch, between 0 and 4; a centre is
-        that of one frame
-    raises: ArtifactError where sizes differ, or (checked on the CPU only) a label is no class
-    memory: O(B H W (C + C' + classes)); the centres are one product with the one-hot labels
+    Memory: O(B H W (C + C' + classes)); the centres are one product with the one-hot labels
 
     Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020,
     the IFV loss. What differs: docs/losses/features.md.
+
+    Args:
+        student: (B, C, H, W) features or logits
+        teacher: (B, C', H, W), likewise; C' may be another number
+        labels: (B, H, W) integer below `classes`, 255 where there is none
+        classes: how many there are
+        mask: (B, 1, H, W) bool, True where a position counts
+
+    Returns:
+        () mean over the labelled, counted positions of the batch, between 0 and 4; a centre is
+        that of one frame
+
+    Raises:
+        ArtifactError: where sizes differ, or (checked on the CPU only) a label is no class
     """
     student, teacher = matched_grids(student, teacher, mask)
     counted = _counted(labels, (student.shape[0], *student.shape[2:]), classes)
@@ -78,7 +84,8 @@ def _to_centre(features: Tensor, members: Tensor) -> Tensor:
 
     A centre is as good as the sum, of which it is a share: a cosine does not depend on the length.
 
-    features: (B, C, H, W); members: (B, HW, K) one-hot
+    Args:
+        features: (B, C, H, W); members: (B, HW, K) one-hot
     """
     vectors = features.flatten(2).transpose(1, 2)  # (B, HW, C)
     with torch.autocast(vectors.device.type, enabled=False):
@@ -90,7 +97,8 @@ def _to_centre(features: Tensor, members: Tensor) -> Tensor:
 class IfvdTerm(MapTerm):
     """`ifvd`, by labels; on unlabelled streams by the teacher's pseudo labels.
 
-    pseudo_labels: false leaves unlabelled streams out, and reads no pseudo labels
+    Attributes:
+        pseudo_labels: false leaves unlabelled streams out, and reads no pseudo labels
     """
 
     name: Literal["ifvd"]

@@ -20,15 +20,19 @@ def local_affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
 
     loss = mean_ij (a_s,ij - a_t,ij)^2,  a_ij = z_i . z_j / (|z_i| |z_j|),  j: neighbours of i
 
-    student: (B, C, H, W) features or logits
-    teacher: (B, C', H, W), likewise; C' may be another number
-    mask: (B, 1, H, W) bool, True where a position counts; a pair counts where both do
-    returns: () mean over the counted pairs of neighbours of the batch, between 0 and 4
-    memory: O(B (C + C' + 8) H W)
+    Memory: O(B (C + C' + 8) H W)
 
     The LOCAL of Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
     thesis, Adelaide 2021, tables 3.7 and 4.2, after Xie et al., BMVC 2018, whose own form is
     `consistency_l2`. What differs: docs/losses/features.md.
+
+    Args:
+        student: (B, C, H, W) features or logits
+        teacher: (B, C', H, W), likewise; C' may be another number
+        mask: (B, 1, H, W) bool, True where a position counts; a pair counts where both do
+
+    Returns:
+        () mean over the counted pairs of neighbours of the batch, between 0 and 4
     """
     student, teacher = matched_grids(student, teacher, mask)
     total, count = near_pairs(unit_vectors(student, 1), unit_vectors(teacher, 1), mask, reach=1)

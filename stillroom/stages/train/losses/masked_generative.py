@@ -34,17 +34,20 @@ def masked_generative(
 
     loss = mean_i mean_a (g_a(k * s)_i - t_ai)^2
 
-    student: (B, A, H, W) features s, brought to the teacher's channels
-    teacher: (B, A, H, W) features t
-    generate: g, from (B, A, H, W) to the same
-    keep: (B, 1, H, W) bool k, True where the student's features reach g; `draw_keep` makes one
-    mask: (B, 1, H, W) bool, True where a position counts; one that does not is 0 to g, as a
-        position that was not kept
-    returns: () mean over the counted positions and the channels, kept or not; in squared feature
-        units
-
     Yang et al., "Masked Generative Distillation", ECCV 2022, section 3; arXiv:2205.01529. Their
     weight w (2e-5 for segmentation), of a sum, is w A H W here.
+
+    Args:
+        student: (B, A, H, W) features s, brought to the teacher's channels
+        teacher: (B, A, H, W) features t
+        generate: g, from (B, A, H, W) to the same
+        keep: (B, 1, H, W) bool k, True where the student's features reach g; `draw_keep` makes one
+        mask: (B, 1, H, W) bool, True where a position counts; one that does not is 0 to g, as a
+            position that was not kept
+
+    Returns:
+        () mean over the counted positions and the channels, kept or not; in squared feature
+        units
     """
     student, teacher = matched(student, teacher, mask)
     demand_mask(keep, student, "keep")
@@ -61,8 +64,11 @@ def masked_generative(
 def draw_keep(like: Tensor, ratio: float) -> Tensor:
     """Keep each position with probability 1 - ratio, by torch's global generator.
 
-    like: (B, A, H, W) features
-    returns: (B, 1, H, W) bool
+    Args:
+        like: (B, A, H, W) features
+
+    Returns:
+        (B, 1, H, W) bool
     """
     batch, _, height, width = like.shape
     return torch.rand(batch, 1, height, width, device=like.device) >= ratio
@@ -71,9 +77,11 @@ def draw_keep(like: Tensor, ratio: float) -> Tensor:
 class MaskedGenerativeTerm(FeatureTerm):
     """`masked_generative`.
 
-    weight: to be given, since no default fits: the loss is in the unit of the teacher's features,
-        squared. The paper's 2e-5 is 2e-5 A h w here; see docs/losses/masked_generative.md
-    ratio: share of positions that are hidden, drawn anew at every step
+    Attributes:
+        weight: to be given, since no default fits: the loss is in the unit of the teacher's
+            features, squared. The paper's 2e-5 is 2e-5 A h w here; see
+            docs/losses/masked_generative.md
+        ratio: share of positions that are hidden, drawn anew at every step
     """
 
     name: Literal["masked_generative"]

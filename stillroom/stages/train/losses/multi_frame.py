@@ -34,8 +34,9 @@ ENLARGE = 0.1
 class Embeddings:
     """What both networks' frames come to, as `embedded` makes it.
 
-    student, teacher: (B, D, N, N) for N places
-    counted: (B, N, N) bool, True where both places count in every frame; None counts all
+    Attributes:
+        student, teacher: (B, D, N, N) for N places
+        counted: (B, N, N) bool, True where both places count in every frame; None counts all
     """
 
     student: Tensor
@@ -83,23 +84,28 @@ def multi_frame(
     loss = mean (E_s - E_t)^2 + enlarge * mean (1 - E_t)
     E = embed(A_1, ..., A_T),  A_ij = f_i . f_j / (|f_i| |f_j|),  f_i: features summed over place i
 
-    student: T maps (B, C, H, W) of features, in the order of time
-    teacher: T maps (B, C', H, W), likewise; C' may be another number
-    embed: from T maps (B, 1, N, N) to E (B, D, N, N), the same function for both networks: a
-        `ConvLstm`, whose parameters are trained with the student
-    patch: positions a side of a place, 1 or more; N = ceil(H / patch) ceil(W / patch), 2 or more
-    enlarge: weight of the second part, which holds the embedding away from its collapse to 0, where
-        the first part would be satisfied with nothing; 0 leaves it out
-    mask: T masks (B, 1, H, W) bool, True where a position counts; a place counts where one of its
-        positions does, and a pair of places where both do in every frame
-    returns: () mean over counted pairs and channels of E; the first part between 0 and 4, 0 where
-        the self-similarities agree
-    memory: about 18 T B D N^2 numbers with a `ConvLstm`, beside the maps
+    Memory: about 18 T B D N^2 numbers with a `ConvLstm`, beside the maps
 
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, section
     3.2; arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
     Tasks", PhD thesis, Adelaide 2021, section 5.3.2, there with weight 0.1. What differs:
     docs/losses/temporal.md.
+
+    Args:
+        student: T maps (B, C, H, W) of features, in the order of time
+        teacher: T maps (B, C', H, W), likewise; C' may be another number
+        embed: from T maps (B, 1, N, N) to E (B, D, N, N), the same function for both networks: a
+            `ConvLstm`, whose parameters are trained with the student
+        patch: positions a side of a place, 1 or more; N = ceil(H / patch) ceil(W / patch), 2 or
+            more
+        enlarge: weight of the second part, which holds the embedding away from its collapse to 0,
+            where the first part would be satisfied with nothing; 0 leaves it out
+        mask: T masks (B, 1, H, W) bool, True where a position counts; a place counts where one of
+            its positions does, and a pair of places where both do in every frame
+
+    Returns:
+        () mean over counted pairs and channels of E; the first part between 0 and 4, 0 where
+        the self-similarities agree
     """
     if not enlarge >= 0:
         raise ConfigError(f"enlarge must be a weight of 0 or more, got {enlarge}")
@@ -117,8 +123,9 @@ def embedded(
 ) -> Embeddings:
     """Embed both networks' frames; arguments as `multi_frame`.
 
-    raises: ArtifactError where there are not as many maps of each, shapes differ, or there are
-        fewer than 2 frames or places
+    Raises:
+        ArtifactError: where there are not as many maps of each, shapes differ, or there are fewer
+            than 2 frames or places
     """
     masks: Sequence[Tensor | None] = [None] * len(student) if mask is None else mask
     if not len(student) == len(teacher) == len(masks) or len(student) < 2:
@@ -141,8 +148,11 @@ def embedded(
 def self_similarity(features: Tensor, patch: int) -> Tensor:
     """Cosines between all places of a frame.
 
-    features: (B, C, H, W), 0 where a position does not count
-    returns: (B, 1, N, N); 0 in the rows and columns of a place that is 0 throughout
+    Args:
+        features: (B, C, H, W), 0 where a position does not count
+
+    Returns:
+        (B, 1, N, N); 0 in the rows and columns of a place that is 0 throughout
     """
     places = unit_vectors(patch_sums(features, patch)).flatten(2)  # (B, C, N)
     if places.shape[2] < 2:
@@ -170,10 +180,11 @@ PATIENCE = 50  # steps
 class MultiFrameTerm(FeatureTerm):
     """`multi_frame` over the triplets of the batch, in the order of time.
 
-    patch: positions a side of a place; memory grows with the square of the number of places
-    enlarge: weight of what holds the teacher's embedding away from 0
-    hidden, kernel, clip: of the `ConvLstm`: channels of its embedding, side of its convolution, and
-        the range that its weights are kept in
+    Attributes:
+        patch: positions a side of a place; memory grows with the square of the number of places
+        enlarge: weight of what holds the teacher's embedding away from 0
+        hidden, kernel, clip: of the `ConvLstm`: channels of its embedding, side of its convolution,
+            and the range that its weights are kept in
     """
 
     name: Literal["multi_frame"]
@@ -219,8 +230,9 @@ class MultiFrameTerm(FeatureTerm):
 class EmbeddingState(TermState):
     """A ConvLSTM that trains beside the student, kept within its clip, and watched for collapse.
 
-    term: its label, for the warning
-    narrow: () int64: steps in a row, up to now, with a spread below `LEAST_SPREAD`
+    Attributes:
+        term: its label, for the warning
+        narrow: () int64: steps in a row, up to now, with a spread below `LEAST_SPREAD`
     """
 
     narrow: Tensor

@@ -32,11 +32,13 @@ _AT_ONCE = 2**23  # similarities of one network held at a time: 32 MB of float32
 class AffinityGraph:
     """The nodes that a frame is made of, and which of them are compared.
 
-    patch: positions a side of a node, 1 or more; beta = patch^2. At the right and the bottom nodes
-        are cut off with the map
-    reach: Chebyshev distance in nodes of the furthest node that one is compared with, 1 or more;
-        alpha = (2 reach + 1)^2, itself included. None compares all with all
-    pool: how a patch becomes one node: the mean of its counted positions, or their largest values
+    Attributes:
+        patch: positions a side of a node, 1 or more; beta = patch^2. At the right and the bottom
+            nodes are cut off with the map
+        reach: Chebyshev distance in nodes of the furthest node that one is compared with, 1 or
+            more; alpha = (2 reach + 1)^2, itself included. None compares all with all
+        pool: how a patch becomes one node: the mean of its counted positions, or their largest
+            values
     """
 
     patch: int = 2
@@ -66,19 +68,23 @@ def pairwise_affinity(
     loss = mean over graphs of mean_ij (a_s,ij - a_t,ij)^2,  a_ij = f_i . f_j / (|f_i| |f_j|)
     f_i: pooled features of node i;  j: nodes within reach of i, i among them
 
-    student: (B, C, H, W) features or logits
-    teacher: (B, C', H, W), likewise; C' may be another number
-    graphs: nodes and reach; more than one are compared one by one and weigh the same
-    mask: (B, 1, H, W) bool, True where a position counts; a node counts where one of its positions
-        does
-    returns: () mean over the counted ordered pairs of the batch, between 0 and 4
-    memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
-        shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 32 MB;
-        where there are several, they are computed again on the way back, and N^2 is never held
+    Memory: features of N = H W / patch^2 nodes, O(B N (C + C')). With a reach, O(B N alpha) more: a
+    shift of the map at a time. Without one, B rows N similarities, by blocks of rows of 32 MB;
+    where there are several, they are computed again on the way back, and N^2 is never held
 
     Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the pair-wise
     term; arXiv:1903.04197. Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction
     Tasks", thesis, Adelaide 2021, eq. 3.2, weight 10. What differs: docs/losses/features.md.
+
+    Args:
+        student: (B, C, H, W) features or logits
+        teacher: (B, C', H, W), likewise; C' may be another number
+        graphs: nodes and reach; more than one are compared one by one and weigh the same
+        mask: (B, 1, H, W) bool, True where a position counts; a node counts where one of its
+            positions does
+
+    Returns:
+        () mean over the counted ordered pairs of the batch, between 0 and 4
     """
     if not graphs:
         raise ConfigError("pairwise_affinity needs at least one graph, got none")
@@ -163,9 +169,11 @@ def _rows_against_all(student: Tensor, teacher: Tensor, start: int, stop: int) -
 class PairwiseAffinityTerm(MapTerm):
     """`pairwise_affinity`.
 
-    patch: positions a side of a node; several make several graphs, whose mean is taken
-    reach: of how many nodes around each is compared with; left out: with all; several as of patch
-    pool: "average" or "max" of a patch
+    Attributes:
+        patch: positions a side of a node; several make several graphs, whose mean is taken
+        reach: of how many nodes around each is compared with; left out: with all; several as of
+            patch
+        pool: "average" or "max" of a patch
     """
 
     name: Literal["pairwise_affinity"]

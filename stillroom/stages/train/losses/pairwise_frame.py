@@ -37,23 +37,27 @@ def pairwise_frame(
     loss = 1/N^2 sum_i sum_j (a_s,ij - a_t,ij)^2,  a_ij = q_t,i . q_t+k,j / (|q_t,i| |q_t+k,j|)
     q: class probabilities, or logits, summed over the counted positions of place i
 
-    student, teacher: two maps each, t and t+k, (B, C, H, W) logits, all of one shape
-    of: "probabilities" is the paper's; "logits" is what the authors' code compares
-    patch: positions a side of a place, 1 or more
-    mask: two, (B, 1, H, W) bool, True where a position counts; a place counts where one of its
-        positions does
-    returns: () mean over the counted pairs (i, j) of the batch; between 0 and 1 with probabilities,
-        whose cosines are none below 0, and 0 and 4 with logits. A vector of zeros has cosine 0 with
-        all
-    memory: where C < N, as with classes: about three times the four maps and B C^2, never N^2. The
-        difference of two cosines is (d_i u'_j + u_i d'_j) / 2 with d = s - t and u = s + t of unit
-        vectors, so that the sum of its squares needs C x C matrices alone. It is exactly 0 for
-        equal maps. Otherwise B N^2.
+    Memory: where C < N, as with classes: about three times the four maps and B C^2, never N^2. The
+    difference of two cosines is (d_i u'_j + u_i d'_j) / 2 with d = s - t and u = s + t of unit
+    vectors, so that the sum of its squares needs C x C matrices alone. It is exactly 0 for
+    equal maps. Otherwise B N^2.
 
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, eq. 2;
     arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
     PhD thesis, Adelaide 2021, eq. 5.2, there with weight 0.1. What differs:
     docs/losses/temporal.md.
+
+    Args:
+        student, teacher: two maps each, t and t+k, (B, C, H, W) logits, all of one shape
+        of: "probabilities" is the paper's; "logits" is what the authors' code compares
+        patch: positions a side of a place, 1 or more
+        mask: two, (B, 1, H, W) bool, True where a position counts; a place counts where one of its
+            positions does
+
+    Returns:
+        () mean over the counted pairs (i, j) of the batch; between 0 and 1 with probabilities,
+        whose cosines are none below 0, and 0 and 4 with logits. A vector of zeros has cosine 0 with
+        all
     """
     if of not in ("probabilities", "logits"):
         raise ConfigError(f"of must be 'probabilities' or 'logits', got {of!r}")
@@ -131,9 +135,10 @@ def _demand_pairs(
 class PairwiseFrameTerm(LogitsTerm):
     """`pairwise_frame` over all pairs of the batch; it needs triplets, and no flow.
 
-    of: "probabilities", the paper's, or "logits"
-    patch: positions a side of a place; memory does not grow with the pairs of places, so that 1 is
-        bounded as well
+    Attributes:
+        of: "probabilities", the paper's, or "logits"
+        patch: positions a side of a place; memory does not grow with the pairs of places, so that 1
+            is bounded as well
     """
 
     name: Literal["pairwise_frame"]

@@ -35,17 +35,20 @@ def pixelwise_kl(
     student_teacher: loss = T^2 * mean_i sum_c q_ic * log(q_ic / p_ic)
     p, q = softmax over classes of teacher/T, student/T
 
-    student, teacher: (B, C, H, W) logits
-    temperature: T above 0; T^2 keeps the size of the gradient as T grows
-    standardise: both logits of each pixel first become (z - mean) / deviation over its classes: the
-        loss is then 0 for all a z + b with a > 0 at each pixel
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the counted pixels of the batch, in nats
-
     Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020, the
     pixel-wise term; arXiv:1903.04197. T^2: Hinton et al., 2015, section 2; arXiv:1503.02531.
     `standardise`: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024,
     algorithm 1; arXiv:2403.01427. What differs: docs/losses/pixels.md.
+
+    Args:
+        student, teacher: (B, C, H, W) logits
+        temperature: T above 0; T^2 keeps the size of the gradient as T grows
+        standardise: both logits of each pixel first become (z - mean) / deviation over its classes:
+            the loss is then 0 for all a z + b with a > 0 at each pixel
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the counted pixels of the batch, in nats
     """
     if temperature <= 0:
         raise ConfigError(f"temperature must be above 0, got {temperature}")

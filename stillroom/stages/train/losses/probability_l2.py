@@ -20,12 +20,15 @@ def probability_l2(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
 
     loss = mean_i sum_c (q_ic - p_ic)^2,  p, q = softmax over classes of teacher, student
 
-    student, teacher: (B, C, H, W) logits
-    mask: (B, 1, H, W) bool, True where a pixel counts
-    returns: () mean over the counted pixels of the batch, between 0 and 2
-
     Xie et al., "Improving Fast Segmentation With Teacher-student Learning", BMVC 2018, L_p of
     eq. 2, there with weight alpha = 4 and summed over pixels; arXiv:1810.08476.
+
+    Args:
+        student, teacher: (B, C, H, W) logits
+        mask: (B, 1, H, W) bool, True where a pixel counts
+
+    Returns:
+        () mean over the counted pixels of the batch, between 0 and 2
     """
     student, teacher = matched(student, teacher, mask)
     distance = (F.softmax(student, dim=1) - F.softmax(teacher, dim=1)).square().sum(dim=1)

@@ -30,11 +30,12 @@ _ROUNDING = 1e-3  # share of a bilinear sample at hidden positions; less is roun
 class Correspondence:
     """How frame t lies in frame t+k, on the grid of the maps that are compared.
 
-    flow: (B, 2, H, W), t -> t+k, in positions of that grid
-    weight: (B, 1, H, W), V: how far t+k counts at each position of t, bool or 0..1, as
-        `warp.visible` and `warp.photometric_weight` make it; None is 1 everywhere
-    shown: (B, 1, H, W) bool on t+k's grid, True where a position shows the frame; None is
-        everywhere
+    Attributes:
+        flow: (B, 2, H, W), t -> t+k, in positions of that grid
+        weight: (B, 1, H, W), V: how far t+k counts at each position of t, bool or 0..1, as
+            `warp.visible` and `warp.photometric_weight` make it; None is 1 everywhere
+        shown: (B, 1, H, W) bool on t+k's grid, True where a position shows the frame; None is
+            everywhere
     """
 
     flow: Tensor
@@ -56,22 +57,26 @@ def temporal(
     released:  loss = 1/N sum_i V_i^2 1/C sum_c (z_t,ic - warp(z_t+k)_ic)^2,  z: the logits
     warp: bilinear, t+k sampled where the flow points
 
-    student, later: (B, C, H, W) logits of the student at t and at t+k; both get the gradient, and
-        `later.detach()` makes t+k a target
-    match: the flow and V
-    variant: "released" counts what leaves the frame too, at the value of the edge; to it belongs
-        `photometric_weight(..., channels="summed")`
-    mask: (B, 1, H, W) bool on t's grid, True where a position counts
-    returns: () mean over the N counted positions of the batch, between 0 and 2 in the paper's
-        variant; V is a factor, so that N has positions with V = 0 too: and them into the mask to
-        divide by the visible ones alone. A position does not count where its flow is not finite,
-        needs a position of t+k that is not shown, or leaves the frame
-    memory: about three times the two maps
+    Memory: about three times the two maps
 
     Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, eq. 1;
     arXiv:2002.11433; Y. Liu, "Efficient Fully Convolutional Networks for Dense Prediction Tasks",
     PhD thesis, Adelaide 2021, eq. 5.1, there with weight 0.1. What differs:
     docs/losses/temporal.md.
+
+    Args:
+        student, later: (B, C, H, W) logits of the student at t and at t+k; both get the gradient,
+            and `later.detach()` makes t+k a target
+        match: the flow and V
+        variant: "released" counts what leaves the frame too, at the value of the edge; to it
+            belongs `photometric_weight(..., channels="summed")`
+        mask: (B, 1, H, W) bool on t's grid, True where a position counts
+
+    Returns:
+        () mean over the N counted positions of the batch, between 0 and 2 in the paper's
+        variant; V is a factor, so that N has positions with V = 0 too: and them into the mask to
+        divide by the visible ones alone. A position does not count where its flow is not finite,
+        needs a position of t+k that is not shown, or leaves the frame
     """
     if variant not in ("paper", "released"):
         raise ConfigError(f"variant must be 'paper' or 'released', got {variant!r}")
@@ -135,11 +140,12 @@ def _demand_maps(
 class TemporalTerm(Term):
     """`temporal` over all pairs of the batch: it needs clips, and no teacher.
 
-    variant: "paper", of probabilities; "released", the authors' code, of logits
-    occlusion: V: "photometric", the paper's, of the two frames; "visible", where following the flow
-        back ends where it began; "both", the product; "none"
-    at: "cells", on the logits' own grid; "pixels", the logits upsampled, as the authors do: finer,
-        and many times as expensive
+    Attributes:
+        variant: "paper", of probabilities; "released", the authors' code, of logits
+        occlusion: V: "photometric", the paper's, of the two frames; "visible", where following the
+            flow back ends where it began; "both", the product; "none"
+        at: "cells", on the logits' own grid; "pixels", the logits upsampled, as the authors do:
+            finer, and many times as expensive
     """
 
     name: Literal["temporal"]

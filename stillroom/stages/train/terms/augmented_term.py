@@ -29,13 +29,14 @@ class AugmentedTerm(LogitsTerm):
     Reads the teacher's logits, and labels or the teacher's pseudo labels: for the class of each
     position, whose features enter the statistics of that class before the loss is computed.
 
-    strength: lambda at the end of its ramp
-    ramp: how it comes there from 0 over the training: as (1 - cos(pi x)) / 2 of what is done, the
-        paper's; linear, as in ISDA; "constant": it is there at once
-    start: moments by class to begin with, as `stillroom cache stats --features LAYER --out FILE`
-        writes them; they count as the positions they were taken from, a pass over the cache. Only
-        for students with as many channels before the classifier as that layer has
-    start_set: "<source>/<teacher>" in that file, where it holds several
+    Attributes:
+        strength: lambda at the end of its ramp
+        ramp: how it comes there from 0 over the training: as (1 - cos(pi x)) / 2 of what is done,
+            the paper's; linear, as in ISDA; "constant": it is there at once
+        start: moments by class to begin with, as `stillroom cache stats --features LAYER --out
+            FILE` writes them; they count as the positions they were taken from, a pass over the
+            cache. Only for students with as many channels before the classifier as that layer has
+        start_set: "<source>/<teacher>" in that file, where it holds several
     """
 
     strength: Positive = 1.0

@@ -26,14 +26,15 @@ class ClassCovariance(TermState):
     variance <- (1 - w) variance + w variance_b + w (1 - w) (mean - mean_b)^2
     mean <- (1 - w) mean + w mean_b,  N <- N + n
 
-    count: (C,) float64 positions; mean, variance: (C, A) float64; all in checkpoints
-
     With torch.distributed the batch is that of all ranks: each ends with what one process would
     have that sees everything, and every rank must call `update` equally often.
 
     Wang et al., "Implicit Semantic Data Augmentation for Deep Networks", NeurIPS 2019, the online
     estimation of covariances; arXiv:1909.12220. They write full matrices; C of A x A do not fit
     where A is in the hundreds, and a bound by diagonal ones is what is used in practice.
+
+    Attributes:
+        count: (C,) float64 positions; mean, variance: (C, A) float64; all in checkpoints
     """
 
     count: Tensor
@@ -43,7 +44,8 @@ class ClassCovariance(TermState):
     def __init__(self, classes: int, channels: int, start: ClassMoments | None = None) -> None:
         """Begin with nothing, or with moments from a file.
 
-        raises: ConfigError where these are of other classes or channels
+        Raises:
+            ConfigError: where these are of other classes or channels
         """
         super().__init__()
         if start is not None and start.mean.shape != (classes, channels):
@@ -65,10 +67,13 @@ class ClassCovariance(TermState):
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Take in a batch.
 
-        features: (B, A, h, w)
-        labels: (B, h, w) int64, 0..C-1; any other number (255: none, or masked) is left out,
-            whatever the features are there
-        raises: ArtifactError where the features are not on the labels' grid
+        Args:
+            features: (B, A, h, w)
+            labels: (B, h, w) int64, 0..C-1; any other number (255: none, or masked) is left out,
+                whatever the features are there
+
+        Raises:
+            ArtifactError: where the features are not on the labels' grid
         """
         if labels.shape != (len(features), *features.shape[2:]):
             raise ArtifactError(

@@ -33,10 +33,12 @@ class ClassMoments:
 def read_class_moments(path: Path, wanted: str | None = None) -> ClassMoments:
     """Read one set of a file.
 
-    path: .npz or .safetensors
-    wanted: the set, as "<source>/<teacher>"; needed where the file holds several
-    raises: ConfigError where the file cannot be read, or does not hold that set, naming those it
-        does
+    Args:
+        path: .npz or .safetensors
+        wanted: the set, as "<source>/<teacher>"; needed where the file holds several
+
+    Raises:
+        ConfigError: where the file cannot be read, or does not hold that set, naming those it does
     """
     arrays = _arrays(path)
     ending = f"/{PARTS[1]}"

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class ClassQueue(nn.Module):
     """Up to `size` vectors of each class, in a ring.
 
-    vectors: (C, size, A) float32; filled: (C,) how many there are; place: (C,) where the next
-        goes; all in checkpoints
+    Attributes:
+        vectors: (C, size, A) float32; filled: (C,) how many there are; place: (C,) where the next
+            goes; all in checkpoints
     """
 
     vectors: Tensor
@@ -36,8 +37,9 @@ class ClassQueue(nn.Module):
     def put(self, vectors: Tensor, of: Tensor) -> None:
         """Add vectors; of more than fit of a class, the last ones stay.
 
-        vectors: (M, A)
-        of: (M,) int64, their classes
+        Args:
+            vectors: (M, A)
+            of: (M,) int64, their classes
         """
         classes, size = self.vectors.shape[:2]
         order = of.argsort(stable=True)
@@ -53,8 +55,11 @@ class ClassQueue(nn.Module):
     def drawn(self, number: int) -> Tensor:
         """Draw vectors of all classes, equally many of each where there are enough.
 
-        number: in all, about: ceil(number / C) a class
-        returns: (K, A), K = 0 while nothing has been put in; by torch's generator
+        Args:
+            number: in all, about: ceil(number / C) a class
+
+        Returns:
+            (K, A), K = 0 while nothing has been put in; by torch's generator
         """
         classes, size = self.vectors.shape[:2]
         there = torch.arange(size, device=self.filled.device) < self.filled[:, None]  # (C, size)
@@ -71,10 +76,13 @@ def some_of_each_class(
 ) -> tuple[Tensor, Tensor]:
     """Draw positions of each class that a frame shows, by torch's generator.
 
-    features: (B, A, h, w)
-    labels: (B, h, w) int64, 0..classes-1; any other number is left out
-    most: positions of a class and frame
-    returns: (M, A) vectors of length 1, float32, and (M,) their classes
+    Args:
+        features: (B, A, h, w)
+        labels: (B, h, w) int64, 0..classes-1; any other number is left out
+        most: positions of a class and frame
+
+    Returns:
+        (M, A) vectors of length 1, float32, and (M,) their classes
     """
     of = labels.flatten(1)  # (B, hw)
     of = of.masked_fill((of < 0) | (of >= classes), classes)
@@ -94,9 +102,12 @@ def some_of_each_class(
 def regions(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Average the positions of each class that a frame shows, and bring the means to length 1.
 
-    features: (B, A, h, w), each vector brought to length 1 before it counts
-    labels: (B, h, w) int64, 0..classes-1; any other number is left out
-    returns: (M, A) vectors of length 1, float32, and (M,) their classes
+    Args:
+        features: (B, A, h, w), each vector brought to length 1 before it counts
+        labels: (B, h, w) int64, 0..classes-1; any other number is left out
+
+    Returns:
+        (M, A) vectors of length 1, float32, and (M,) their classes
     """
     vectors, found = [], []
     for total, there in _class_sums(features, labels, classes):

@@ -86,11 +86,16 @@ class CodeAdapter(TermState):
     def forward(self, student: Tensor, mask: Tensor | None = None) -> Tensor:
         """Adapt a map; what is masked out counts as 0, as do the positions around the map.
 
-        student: (B, student_channels, H, W)
-        mask: (B, 1, H, W) bool, True where a position counts
-        returns: (B, code_channels, H, W), float32 (float64 stays)
-        raises: ArtifactError where the map has other channels than were announced, or is a single
-            position, whose batch has no variance
+        Args:
+            student: (B, student_channels, H, W)
+            mask: (B, 1, H, W) bool, True where a position counts
+
+        Returns:
+            (B, code_channels, H, W), float32 (float64 stays)
+
+        Raises:
+            ArtifactError: where the map has other channels than were announced, or is a single
+                position, whose batch has no variance
         """
         if student.ndim != 4 or student.shape[1] != self.student_channels:
             raise ArtifactError(

@@ -20,8 +20,9 @@ class FeatureTerm(Term):
     The view brings the teacher's features to that grid (bilinear between centres), so no loss
     resizes anything.
 
-    layer: the student's; "penultimate", or "stage1" to "stage5" of an SMP encoder
-    teacher_layer: the teacher's, as it is named in cache.artifacts after "features/"
+    Attributes:
+        layer: the student's; "penultimate", or "stage1" to "stage5" of an SMP encoder
+        teacher_layer: the teacher's, as it is named in cache.artifacts after "features/"
     """
 
     layer: str = "penultimate"
@@ -47,7 +48,8 @@ class FeatureTerm(Term):
 class MapTerm(FeatureTerm):
     """A loss between two maps.
 
-    on: "features" compares a layer of each; "logits" the logits, and then no layer is named
+    Attributes:
+        on: "features" compares a layer of each; "logits" the logits, and then no layer is named
     """
 
     on: Literal["features", "logits"] = "features"
@@ -77,7 +79,8 @@ class MapTerm(FeatureTerm):
 class ProjectedTerm(MapTerm):
     """A loss between maps of as many channels, to which a `Projector` brings the student's.
 
-    always_project: a projector even where the channel counts agree, as FitNets has it
+    Attributes:
+        always_project: a projector even where the channel counts agree, as FitNets has it
     """
 
     always_project: bool = False

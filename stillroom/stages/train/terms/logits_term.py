@@ -35,8 +35,9 @@ class LogitsTerm(Term):
 class EnsembleTerm(LogitsTerm):
     """A loss on the softmax of the logits, which may be that of several teachers together.
 
-    mean_of: in place of `teacher`: weights by teacher; learns from the weighted mean of their
-        probabilities. For a weight a teacher, and losses that add up, use a term for each
+    Attributes:
+        mean_of: in place of `teacher`: weights by teacher; learns from the weighted mean of their
+            probabilities. For a weight a teacher, and losses that add up, use a term for each
     """
 
     mean_of: dict[str, PositiveFloat] | None = Field(default=None, min_length=2)
@@ -68,14 +69,17 @@ def mean_of_teachers(logits: Sequence[Tensor], weights: Sequence[float]) -> Tens
 
     z_c = log sum_k w_k softmax(z_k)_c,  weights w scaled to sum to 1
 
-    logits: one (B, C, h, w) a teacher, all of one shape
-    weights: one a teacher, above 0
-    returns: (B, C, h, w) log-probabilities, float32 (float64 stays). Their softmax is the mean at
-        temperature 1; a loss with temperature T softens the mean, and does not average what is
-        softened
-
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2: the arithmetic
     mean of an ensemble's distributions. arXiv:1503.02531
+
+    Args:
+        logits: one (B, C, h, w) a teacher, all of one shape
+        weights: one a teacher, above 0
+
+    Returns:
+        (B, C, h, w) log-probabilities, float32 (float64 stays). Their softmax is the mean at
+        temperature 1; a loss with temperature T softens the mean, and does not average what is
+        softened
     """
     if len({tuple(one.shape) for one in logits}) != 1 or len(logits) != len(weights):
         shapes = ", ".join(str(tuple(one.shape)) for one in logits)

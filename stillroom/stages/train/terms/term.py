@@ -52,11 +52,12 @@ S = TypeVar("S", bound=TermState)
 class Sizes:
     """Channels and strides of a run's networks, for terms whose parameters depend on them.
 
-    classes: C of the student
-    student: channels of its "logits" and of each "features/<layer>"
-    strides: pixels of an image to one position of these
-    teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
-    cached: pixels of the canvas to one position of what is cached, by the same names
+    Attributes:
+        classes: C of the student
+        student: channels of its "logits" and of each "features/<layer>"
+        strides: pixels of an image to one position of these
+        teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
+        cached: pixels of the canvas to one position of what is cached, by the same names
     """
 
     classes: int
@@ -68,7 +69,8 @@ class Sizes:
     def channels(self, term: Term, name: str) -> int:
         """Return the channels of one of the student's grids.
 
-        raises: ConfigError where it has no such layer, naming those it has
+        Raises:
+            ConfigError: where it has no such layer, naming those it has
         """
         _demand_grid(term, name, self.student)
         return self.student[name]
@@ -76,7 +78,8 @@ class Sizes:
     def teacher_channels(self, term: Term, artifact: str) -> int:
         """Return the channels of what the term's teacher has in the cache.
 
-        raises: ConfigError where it is not there, with the command that adds it
+        Raises:
+            ConfigError: where it is not there, with the command that adds it
         """
         key = term.key(artifact)
         if key not in self.teachers:
@@ -92,11 +95,12 @@ class Sizes:
 class TermInput:
     """What one term is computed from: a batch, and what the student makes of it.
 
-    output: the student's, for the batch
-    student: the network itself, for its strides and its classifier's weights
-    state: what the term's `state` returned
-    progress: share of the training that is done, 0 to 1
-    cached: strides of what is cached, as in `Sizes`
+    Attributes:
+        output: the student's, for the batch
+        student: the network itself, for its strides and its classifier's weights
+        state: what the term's `state` returned
+        progress: share of the training that is done, 0 to 1
+        cached: strides of what is cached, as in `Sizes`
     """
 
     term: Term
@@ -149,7 +153,8 @@ class TermInput:
     def triplets(self) -> Triplets:
         """How the batch's frames lie in one another.
 
-        raises: ArtifactError where they are single frames
+        Raises:
+            ArtifactError: where they are single frames
         """
         if self.batch.triplets is None:
             raise ArtifactError(
@@ -167,7 +172,8 @@ class TermInput:
     def artifact(self, artifact: str, teacher: str | None = None) -> Tensor:
         """Return an artifact of the term's teacher, on the term's grid.
 
-        raises: ArtifactError where the batch does not have it
+        Raises:
+            ArtifactError: where the batch does not have it
         """
         key = self.term.key(artifact, teacher)
         read = on_grid(key, self.stride, self.student.strides[LOGITS])
@@ -201,8 +207,9 @@ class TermInput:
 class Term(Settings):
     """What all terms have: a name among LOSSES, a weight and perhaps a teacher.
 
-    weight: factor in the objective, above 0; a term that is not wanted is left out
-    teacher: name of a teacher of the run
+    Attributes:
+        weight: factor in the objective, above 0; a term that is not wanted is left out
+        teacher: name of a teacher of the run
     """
 
     name: str
@@ -227,14 +234,16 @@ class Term(Settings):
     def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
         """Return the pixels to one position of the grid that it compares on: the student's own.
 
-        strides: of the student's grids; cached: of what its teachers have in the cache
+        Args:
+            strides: of the student's grids; cached: of what its teachers have in the cache
         """
         return strides[self.grid]
 
     def key(self, artifact: str, teacher: str | None = None) -> str:
         """Name an artifact of the term's teacher, as in "fpn/logits".
 
-        teacher: which, of several
+        Args:
+            teacher: which, of several
         """
         teacher = teacher or self.teacher
         if teacher is None:
@@ -263,7 +272,8 @@ class Term(Settings):
 
         Parameters are drawn from torch's generator, which follows the run's seed.
 
-        raises: ConfigError where the networks do not go with the term
+        Raises:
+            ConfigError: where the networks do not go with the term
         """
         return None
 

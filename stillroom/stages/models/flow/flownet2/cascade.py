@@ -44,8 +44,11 @@ class FlowNet2(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Estimate the flow first -> second.
 
-        first, second: (B, 3, H, W) floating, RGB 0..255; sides are multiples of 64
-        returns: (B, 2, H, W) float32, pixels, u to the right and v down
+        Args:
+            first, second: (B, 3, H, W) floating, RGB 0..255; sides are multiples of 64
+
+        Returns:
+            (B, 2, H, W) float32, pixels, u to the right and v down
         """
         first, second = centred(first, second)
         both = torch.cat([first, second], dim=1)  # (B, 6, H, W)

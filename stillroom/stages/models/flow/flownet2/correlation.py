@@ -27,9 +27,12 @@ def correlation(first: Tensor, second: Tensor, reach: int = REACH, step: int = S
     at once: one displaced row's products, B * H * W * (W + 2 * reach) / step numbers, beside the
     result.
 
-    first, second: (B, C, H, W)
-    reach, step: in grid positions; reach is a whole number of steps
-    returns: (B, n * n, H, W) float32 (float64 stays), whatever autocast says: sums over 256
+    Args:
+        first, second: (B, C, H, W)
+        reach, step: in grid positions; reach is a whole number of steps
+
+    Returns:
+        (B, n * n, H, W) float32 (float64 stays), whatever autocast says: sums over 256
         channels overflow float16
     """
     kept = torch.promote_types(first.dtype, torch.float32)

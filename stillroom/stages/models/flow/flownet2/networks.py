@@ -30,10 +30,11 @@ SLOPE = 0.1  # of the leaky ReLU
 class Level(NamedTuple):
     """One step of a refinement, in channels.
 
-    number: its stride is 2 ** number
-    below: that the deconvolution reads
-    up: that it gives
-    joined: the encoder's, the deconvolution's, and the flow's two
+    Attributes:
+        number: its stride is 2 ** number
+        below: that the deconvolution reads
+        up: that it gives
+        joined: the encoder's, the deconvolution's, and the flow's two
     """
 
     number: int
@@ -54,8 +55,9 @@ TO_FULL = (Level(1, 128, 32, 162), Level(0, 162, 16, 82))
 class Refinement(nn.Module):
     """From the deepest features to a flow on the finest level.
 
-    smooth: predict from a further convolution of the joined features, not from them directly
-    flow_bias: whether the deconvolutions of the flow have one
+    Args:
+        smooth: predict from a further convolution of the joined features, not from them directly
+        flow_bias: whether the deconvolutions of the flow have one
     """
 
     def __init__(self, levels: Sequence[Level], *, smooth: bool, flow_bias: bool) -> None:

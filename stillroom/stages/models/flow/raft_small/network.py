@@ -39,9 +39,12 @@ class RaftSmall(nn.Module):
     def forward(self, first: Tensor, second: Tensor, iterations: int) -> Tensor:
         """Estimate the flow first -> second.
 
-        first, second: (B, 3, H, W) in -1..1; sides are multiples of 8, and 64 or more
-        iterations: of the update; the weights were trained with 12
-        returns: (B, 2, H, W) float32, pixels, u to the right and v down
+        Args:
+            first, second: (B, 3, H, W) in -1..1; sides are multiples of 8, and 64 or more
+            iterations: of the update; the weights were trained with 12
+
+        Returns:
+            (B, 2, H, W) float32, pixels, u to the right and v down
         """
         features = self.fnet(torch.cat([first, second]))
         pyramid = all_pairs(*features.chunk(2))
@@ -131,8 +134,9 @@ class FlowHead(nn.Module):
 class SmallEncoder(nn.Module):
     """Frames to features at stride 8, with the names of the original checkpoint.
 
-    outputs: channels of the features
-    instance_norm: after every convolution but the last; it has no parameters of its own
+    Args:
+        outputs: channels of the features
+        instance_norm: after every convolution but the last; it has no parameters of its own
     """
 
     def __init__(self, outputs: int, *, instance_norm: bool) -> None:
@@ -194,8 +198,11 @@ def all_pairs(first: Tensor, second: Tensor) -> list[Tensor]:
 
     corr[b, i, j] = <first_i, second_j> / sqrt(C); the scales are means over 2x2 of the one before
 
-    first, second: (B, C, h, w)
-    returns: level l as (B * h * w, 1, h / 2^l, w / 2^l) float32: 4/3 * B * (h * w)^2 numbers
+    Args:
+        first, second: (B, C, h, w)
+
+    Returns:
+        level l as (B * h * w, 1, h / 2^l, w / 2^l) float32: 4/3 * B * (h * w)^2 numbers
     """
     batch, channels, height, width = first.shape
     with torch.autocast(first.device.type, enabled=False):
@@ -214,8 +221,11 @@ def look_up(pyramid: Sequence[Tensor], points: Tensor, radius: int = RADIUS) -> 
     the original code adds its row offsets to x and its column offsets to y, and weights trained
     with it want the channels in that order.
 
-    points: (B, 2, h, w), x and y in grid positions of the second map
-    returns: (B, levels * (2 * radius + 1)^2, h, w) float32
+    Args:
+        points: (B, 2, h, w), x and y in grid positions of the second map
+
+    Returns:
+        (B, levels * (2 * radius + 1)^2, h, w) float32
     """
     batch, _, height, width = points.shape
     side = 2 * radius + 1
