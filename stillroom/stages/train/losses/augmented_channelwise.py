@@ -88,9 +88,6 @@ class AugmentedChannelwiseTerm(AugmentedTerm):
     temperature: Positive = 4.0
     variance_over: VarianceOver = "temperature"
 
-    def whole_logits(self) -> bool:
-        return True  # a softmax over positions sees what one over classes does not
-
     def value(self, given: TermInput) -> Tensor:
         return augmented_channelwise(
             given.features,

@@ -78,8 +78,5 @@ class ConsistencyL2Term(LogitsTerm):
     name: Literal["consistency_l2"]
     weight: Positive
 
-    def whole_logits(self) -> bool:
-        return True
-
     def value(self, given: TermInput) -> Tensor:
         return consistency_l2(given.features, self.target(given), mask=given.mask)

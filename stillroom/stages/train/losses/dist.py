@@ -121,9 +121,6 @@ class DistTerm(EnsembleTerm):
             raise ValueError("one of beta and gamma must be above 0")
         return self
 
-    def whole_logits(self) -> bool:
-        return True  # a class that is unlikely everywhere counts as much as any
-
     def value(self, given: TermInput) -> Tensor:
         return dist(
             given.features,

@@ -40,5 +40,8 @@ class ProbabilityL2Term(EnsembleTerm):
 
     name: Literal["probability_l2"]
 
+    def whole_logits(self) -> bool:
+        return False
+
     def value(self, given: TermInput) -> Tensor:
         return probability_l2(given.features, self.target(given), mask=given.mask)

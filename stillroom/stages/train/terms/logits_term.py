@@ -31,6 +31,9 @@ class LogitsTerm(Term):
         """Return the logits to learn from, (B, C, h, w)."""
         return given.artifact(LOGITS)
 
+    def whole_logits(self) -> bool:
+        return True  # a loss that reads no more than their softmax states so
+
 
 class EnsembleTerm(LogitsTerm):
     """A loss on the softmax of the logits, which may be that of several teachers together.

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from stillroom.stages.train.losses.dist import dist
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.table import TermConfig
+from stillroom.stages.train.terms.logits_term import EnsembleTerm, LogitsTerm
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
 
@@ -37,6 +38,11 @@ def test_dist_may_learn_from_the_mean_of_teachers(make_input):
     section = {"name": "dist", "mean_of": {"fpn": 1.0, "psp": 2.0}}
     given = make_input(TERMS.validate_python([section])[0])
     assert given.term.value(given) > 0
+
+
+def test_a_new_term_between_logits_needs_them_whole_until_it_states_otherwise():
+    for kind in (LogitsTerm, EnsembleTerm):
+        assert kind(name="new", teacher="fpn").whole_logits()
 
 
 def test_scale_free_losses_need_the_tail_of_the_classes():
