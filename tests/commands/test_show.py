@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from stillroom.commands.quantities import gflops, parameters
 from stillroom.commands.show.caches import build_report, estimate
+from stillroom.commands.show.grid import grid
 from stillroom.commands.show.students import term_checks
 from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
 from stillroom.pipeline.build.plan import SetPlan
@@ -43,6 +46,18 @@ def test_a_file_that_is_bad_in_every_set_is_one_frame() -> None:
     report = replace(report, bad=Counter({("street", "dis"): 1}), bad_frames=0)
     said = str(build_report(Path("a.cache"), report)[-1])
     assert said.endswith("; 1 bad row: stillroom cache info a.cache --bad")
+
+
+def test_in_a_narrow_terminal_headings_wrap_and_nothing_is_cut() -> None:
+    table = grid(("class", "pixel accuracy", "waiting"), [("pedestrian", 0.1154, "1%")])
+    console = Console(width=10, file=io.StringIO())
+    console.print(table, soft_wrap=True)
+    assert console.file.getvalue().split("\n") == [  # type: ignore[attr-defined]
+        "               pixel         ",
+        "class       accuracy  waiting",
+        "pedestrian    0.1154       1%",
+        "",
+    ]
 
 
 def test_a_set_that_is_built_is_done_in_a_plan() -> None:

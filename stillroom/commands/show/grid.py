@@ -17,14 +17,23 @@ def grid(
 ) -> Table:
     """Return a table without lines: words at the left, numbers at the right.
 
+    Where it is wider than the terminal, headings wrap; nothing is ever cut.
+
     Args:
         left: positions of the columns of words
     """
+    cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position in left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(str, row))
+        values = [row[position] for row in cells if position < len(row)]
+        table.add_column(
+            column,
+            justify="left" if position in left else "right",
+            vertical="bottom",
+            min_width=max(map(len, [*column.split(), *values]), default=0),
+        )
+    for row in cells:
+        table.add_row(*row)
     return table
 
 
