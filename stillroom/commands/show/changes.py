@@ -65,9 +65,9 @@ def _code(one: CodeReport) -> list[RenderableType]:
         measures = one.measures
         parts.append(
             f"loses {measures.relative_mse:.2%} of the features' variance in "
-            f"{measures.code_numbers:,} numbers a frame; a PCA of each cell's channels "
+            f"{measures.code_numbers:,} numbers a frame; a PCA of each position's channels "
             f"{measures.pca_relative_mse:.2%} in {measures.pca_numbers:,} "
-            f"({measures.pca_components} a cell); on {measures.frames} frames"
+            f"({measures.pca_components} a position); on {measures.frames} frames"
         )
         if measures.relative_mse > measures.pca_relative_mse:
             parts.append(

@@ -56,7 +56,7 @@ def _fidelity_of_set(one: SetFidelity) -> list[RenderableType]:
     ]
     if divergences:
         logits = grid(("logits", "KL", "spatial KL", "same class"), divergences)
-        parts += ["", "nats a cell, nats a channel (T = 4), share of the cells", logits]
+        parts += ["", "nats a position, nats a channel (T = 4), share of the positions", logits]
     if one.views:
         columns = "view", "KL", "same class", "mIoU live", "cached", "accuracy live", "cached"
         views = grid(columns, map(_view, one.views))

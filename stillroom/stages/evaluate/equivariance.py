@@ -252,7 +252,7 @@ def recommend(found: Sequence[ViewFidelity]) -> list[str]:
 def _on_flips(one: ViewFidelity) -> str:
     differs = (
         "flip: on mirrored frames the teacher differs from its mirrored output in "
-        f"{one.differing:.1%} of the cells"
+        f"{one.differing:.1%} of the positions"
     )
     todo = "set train.view.flip = false, or cache a mirrored copy of the source as a source"
     if one.live is None or one.cached is None or one.cost is None:
@@ -273,7 +273,7 @@ def _on_flips(one: ViewFidelity) -> str:
 def _on_scales(scales: dict[float, ViewFidelity]) -> str:
     if all(one.cost is None for one in scales.values()):
         bad = [scale for scale, one in scales.items() if one.differing > DIFFERENT]
-        what = f"differs from its live output in more than {DIFFERENT:.0%} of the cells"
+        what = f"differs from its live output in more than {DIFFERENT:.0%} of the positions"
     else:
         bad = [scale for scale, one in scales.items() if (one.cost or 0) > COSTLY and one.decided]
         what = f"is more than {100 * COSTLY:.0f} point of mIoU below its live output"

@@ -153,8 +153,8 @@ def test_running_it_again_does_nothing_and_says_so(
     assert "trained before" in again.stdout
     assert artifact_bytes(STREET) == before
     share = (
-        r"loses \d+\.\d\d% of the features' variance in 96 numbers a frame; a PCA of each cell's "
-        r"channels \d+\.\d\d% in 96 \(1 a cell\); on 16 frames"
+        r"loses \d+\.\d\d% of the features' variance in 96 numbers a frame; a PCA of "
+        r"each position's channels \d+\.\d\d% in 96 \(1 a position\); on 16 frames"
     )
     assert re.search(share, first.stdout)
     assert re.search(share, again.stdout)
