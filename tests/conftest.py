@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("short", max_examples=25, deadline=None)
-settings.register_profile("long", max_examples=300, deadline=None)
+settings.register_profile("long", max_examples=100, deadline=None)
 settings.load_profile("short")  # --hypothesis-profile says otherwise: `make soak`
 
 REPOSITORY = Path(__file__).resolve().parent.parent
