@@ -6,7 +6,8 @@
 `../made` is from make.py beside this file. In copies of it the code of this checkout (or of --code)
 is asked what the other was asked, is given every command again and must change no file, goes on
 where builds and trainings were interrupted, and makes everything afresh. Prints a line a check and
-where it differs, and exits with 1 if one does. Not compared: time, memory, paths, `created_by`.
+where it differs, and exits with 1 if one does. Not compared: time, memory, paths, `created_by`,
+advice in prose.
 About a quarter of an hour on two cores.
 """
 
@@ -21,14 +22,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from make import COMMANDS, INTERRUPTED, Interrupted, Stillroom, contents, digest
+from make import COMMANDS, INTERRUPTED, Interrupted, Stillroom, contents, digest, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
 def asked(stillroom: Stillroom, question: str, answer: Any) -> tuple[Any, Any]:
-    return answer, stillroom.ask(question)
+    return steady(answer), steady(stillroom.ask(question))
 
 
 def again(stillroom: Stillroom, command: str) -> tuple[Any, Any]:

@@ -99,10 +99,10 @@ cache fidelity video.toml --frames 2
 eval runs/camvid_all_terms teacher:fpn camvid_all_terms.toml
 eval runs/video teacher:heavy video.toml --video
 """.strip().splitlines()
-VARYING = {  # keys of documents that the clock or the machine decides
+VARYING = {  # keys of documents that the clock or the machine decides, and advice in prose
     "cost", "created_by", "frames_per_second", "latency", "path", "paths", "peak_memory_mb",
-    "produce_seconds", "seconds", "seconds_per_step", "speed", "wait_seconds", "waiting",
-    "wall_seconds",
+    "produce_seconds", "recommendation", "seconds", "seconds_per_step", "speed", "wait_seconds",
+    "waiting", "wall_seconds",
 }  # fmt: skip
 
 
@@ -142,8 +142,8 @@ class Stillroom:
         return printed
 
     def ask(self, question: str) -> Any:
-        """Return a command's JSON without what varies."""
-        return steady(json.loads(self.run(f"{question} --json")))
+        """Return a command's JSON."""
+        return json.loads(self.run(f"{question} --json"))
 
     def interrupt(self, one: Interrupted) -> None:
         """Start a command and stop it on the way."""
@@ -158,7 +158,7 @@ class Stillroom:
 
 
 def steady(document: Any) -> Any:
-    """Leave out of a document what differs from run to run."""
+    """Return a document without what may differ."""
     if isinstance(document, dict):
         return {key: steady(each) for key, each in document.items() if key not in VARYING}
     return [steady(each) for each in document] if isinstance(document, list) else document
