@@ -234,7 +234,7 @@ def test_batch_normalisation_ends_with_statistics_of_the_final_weights(make_fram
     maps = []
     for place in range(16):
         given = model.standardised(torch.from_numpy(frames.read(place))[None])
-        maps.append(model.encoder[0](model._filled(given)))
+        maps.append(model.encoder[0](model._padded(given)))
     maps = torch.cat(maps)
     norm = model.encoder[1]
     torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
