@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
+from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def test_what_a_student_exports_is_what_a_teacher_loads(tmp_path: Path) -> None:
 
 def encoder_file(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """A classifier's file with timm's own names, as pretrained weights are published."""
+    import_torchvision()
     import timm
 
     torch.manual_seed(7)
