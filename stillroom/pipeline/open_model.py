@@ -51,7 +51,7 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
         if name not in run.teachers:
             known = ", ".join(run.teachers) or "none"
             raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
-        teacher = build_teacher(run.teacher(name))
+        teacher = build_teacher(run.teacher(name), run.cache.canvas)
         return Model(
             model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
         )

@@ -49,7 +49,7 @@ class ModelLoader:
 
     def _build(self, name: str) -> Model:
         if name in self._opened.teachers:
-            return build_teacher(self._opened.teachers[name])
+            return build_teacher(self._opened.teachers[name], self._opened.run.cache.canvas)
         return build_flow_model(self._opened.run.flows[name])
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from stillroom.storage_specs.artifacts import ARTIFACTS, FEATURES, LOGITS, artifact_of
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import ConfigError, StillroomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +143,11 @@ class Grid(NamedTuple):
 
 
 def measure_grids(
-    network: DenseNetwork, pad: int, classes: int | None, device: str = "cpu"
+    network: DenseNetwork,
+    pad: int,
+    classes: int | None,
+    device: str = "cpu",
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Grid]:
     """Measure each grid of a network's output, by a dry forward.
 
@@ -151,21 +155,27 @@ def measure_grids(
 
     Args:
         classes: that its logits must have; None where that is not known
+        size: (height, width) that it will be called on, before padding; None tries one that any
+            network should take
 
     Raises:
         ConfigError: the network fails on sides that are multiples of `pad`, its number of classes
             is another, or a grid does not divide the input exactly.
     """
-    height = pad * -(-128 // pad)  # decoders that pool the deepest grid need some of it
-    width = height + pad
+    least = pad * -(-128 // pad)  # decoders that pool the deepest grid need some of it
+    height, width = size or (least, least + pad)
+    height, width = pad * -(-height // pad), pad * -(-width // pad)
     try:
         with torch.no_grad():
             output = network(torch.zeros(1, 3, height, width, device=device))
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except StillroomError:
+        raise
+    except Exception as error:  # of a foreign network: asserts, shapes, its own checks
+        filled = "" if size is None else f" ({size[0]}x{size[1]}, filled up)"
         raise ConfigError(
-            f"the network fails on an input of {height}x{width}, multiples of pad={pad}: {error}"
+            f"the network fails on an input of {height}x{width}, multiples of pad={pad}{filled}: "
+            f"{type(error).__name__}: {error}\n  a network that was made for one size takes a "
+            "teacher's `size = [H, W]`, or a canvas of that size and a `pad` that divides it"
         ) from error
     logits = output.get(LOGITS)
     if logits is not None and (logits.ndim != 4 or logits.shape[1] != (classes or logits.shape[1])):

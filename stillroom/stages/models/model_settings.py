@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from stillroom.stages.models.weights import weights_sha256
 from stillroom.stages.settings import KindSettings
@@ -10,6 +10,9 @@ from stillroom.stages.settings import KindSettings
 
 class ModelSettings(KindSettings):
     """A model that comes from files: a cache knows it by their hashes, not by their paths."""
+
+    added: ClassVar[tuple[str, ...]] = ()
+    """Keys that are younger than some caches: only what is not their default is in the identity."""
 
     def content(self) -> dict[str, Any]:
         """Return hashes of the model's files, in place of their paths: here of `weights`, if any.
@@ -29,5 +32,7 @@ class ModelSettings(KindSettings):
         Raises:
             WeightsError: a file that must be hashed is not there.
         """
-        stated = self.model_dump(mode="json", exclude={"weights", "path"})
+        fields = type(self).model_fields
+        silent = {key for key in self.added if getattr(self, key) == fields[key].default}
+        stated = self.model_dump(mode="json", exclude={"weights", "path", *silent})
         return {**stated, **self.content()}

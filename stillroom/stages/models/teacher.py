@@ -40,26 +40,33 @@ class Teacher:
         network: TeacherNetwork,
         device: str,
         description: dict[str, Any],
+        canvas: tuple[int, int] | None = None,
     ) -> None:
         from stillroom.stages.models.dense_network import Normalise, measure_grids
+        from stillroom.stages.models.resized_input import stride_on_canvas
 
         self._config = config
         self._description = description
         self._network = network
         self.device = device
-        if config.pad % network.multiple:
-            raise ConfigError(
-                f"teacher: pad={config.pad}, but this network needs sides that are multiples of "
-                f"{network.multiple}"
-            )
-        self._normalise = Normalise(
-            config.mean, config.std, config.pad, channels_last=network.channels_last
-        ).to(device)
+        self._canvas = canvas or config.size
+        _demand_multiple(config, network.multiple)
+        mean, std = config.colours()
+        self._normalise = Normalise(mean, std, config.pad, channels_last=network.channels_last).to(
+            device
+        )
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
         stated = None if config.classes is None else config.num_classes()
-        self._grids = measure_grids(network.forward, config.pad, stated, device)
+        self._grids = measure_grids(
+            network.forward, config.pad, stated, device, config.size or canvas
+        )
         self.strides = {name: grid.stride for name, grid in self._grids.items()}
+        if config.size is not None and self._canvas is not None:
+            self.strides = {
+                name: stride_on_canvas(stride, config.size, self._canvas)
+                for name, stride in self.strides.items()
+            }
         self.classes = config.class_names() if LOGITS in self._grids else None
 
     @property
@@ -93,7 +100,8 @@ class Teacher:
 
         Raises:
             ArtifactError: frames of another shape or dtype.
-            ConfigError: what the network gives does not follow the number or size of the frames.
+            ConfigError: what the network gives does not follow the number or size of the frames,
+                or it resizes them and they are not of its canvas.
         """
         from stillroom.stages.models.dense_network import crop
 
@@ -101,7 +109,9 @@ class Teacher:
             images = self._images(frames)
             output = self._network.forward(images)
             _demand_batch(output, len(images))
-            output = crop(output, self.strides, images, *frames.shape[1:3])
+            strides = {name: self._grids[name].stride for name in output}
+            output = crop(output, strides, images, *(self._config.size or frames.shape[1:3]))
+        output = self._on_canvas(output)  # in full precision
         return {name: grid.float().contiguous() for name, grid in output.items()}
 
     def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
@@ -124,13 +134,53 @@ class Teacher:
             raise ConfigError("teacher: this network does not upsample its logits by itself")
         with inference(self.device, self._config.precision):
             logits = self._network.own_logits(self._images(frames))
-        return logits[..., : frames.shape[1], : frames.shape[2]].float()
+        if self._config.size is None:
+            return logits[..., : frames.shape[1], : frames.shape[2]].float()
+        from torch.nn.functional import interpolate
+
+        size = frames.shape[1], frames.shape[2]
+        return interpolate(logits.float(), size, mode="bilinear", antialias=True)
 
     def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Normalise and pad: (B, 3, H', W')."""
-        batch = as_frames(frames)
-        images: Tensor = self._normalise(batch.to(self.device).permute(0, 3, 1, 2))
+        """Resize, normalise and pad: (B, 3, H', W'), channels in the network's order."""
+        batch = as_frames(frames).to(self.device).permute(0, 3, 1, 2)
+        if self._config.channels == "bgr":
+            batch = batch.flip(1)
+        if self._config.size is not None:
+            from stillroom.stages.models.resized_input import resize_frames
+
+            if tuple(batch.shape[-2:]) != self._canvas:
+                raise ConfigError(
+                    f"teacher: it was built for a canvas of {self._canvas}, which its `size` is "
+                    f"resized from, and got frames of {tuple(batch.shape[-2:])}; build it for them"
+                )
+            batch = resize_frames(batch, self._config.size)
+        images: Tensor = self._normalise(batch)
         return images
+
+    def _on_canvas(self, output: ModelOutput) -> ModelOutput:
+        """Bring the grids of resized frames to the canvas."""
+        from stillroom.stages.models.resized_input import grid_on_canvas
+
+        size, canvas = self._config.size, self._canvas
+        if size is None or canvas is None:
+            return output
+        return {
+            name: grid_on_canvas(
+                name, grid, (self._grids[name].stride, self.strides[name]), (size, canvas)
+            )
+            for name, grid in output.items()
+        }
+
+
+def _demand_multiple(config: TeacherConfig, multiple: int) -> None:
+    key, sides = ("pad", (config.pad,)) if config.size is None else ("size", config.size)
+    if any(side % multiple for side in sides):
+        stated = config.pad if config.size is None else list(config.size)
+        raise ConfigError(
+            f"teacher: {key}={stated}, but this network needs sides that are multiples of "
+            f"{multiple}"
+        )
 
 
 def _demand_batch(output: ModelOutput, frames: int) -> None:
@@ -143,8 +193,12 @@ def _demand_batch(output: ModelOutput, frames: int) -> None:
             )
 
 
-def build_teacher(config: TeacherConfig) -> Teacher:
+def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) -> Teacher:
     """Build a teacher, load its weights, and move it to its device.
+
+    Args:
+        canvas: (height, width) of the frames that it will get, on which it is tried; left out, it
+            is tried on a small input, and one with a `size` takes frames of that size
 
     Raises:
         ConfigError: there is no such network, or its classes are not known.
@@ -159,4 +213,4 @@ def build_teacher(config: TeacherConfig) -> Teacher:
         network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    return Teacher(config, network, device_of(config.device, "teacher"), described)
+    return Teacher(config, network, device_of(config.device, "teacher"), described, canvas)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
 
 from stillroom.stages.models.model_settings import ModelSettings
 from stillroom.storage_specs.errors import ConfigError
@@ -18,7 +25,7 @@ Three = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 def _of_pixels(std: Three, info: ValidationInfo) -> Three:
     """Refuse values of libraries whose pixels are 0..1: nothing would fail, only be wrong."""
     mean = info.data.get("mean")  # is not there where it has a fault of its own
-    if mean is not None and max(std) < 1 and max(mean) <= 1:
+    if info.data.get("scale", 1) == 1 and mean is not None and max(std) < 1 and max(mean) <= 1:
         raise ConfigError(
             f"mean {list(mean)} and std {list(std)} look like those of pixels in 0..1; they are of "
             "pixels in 0..255: multiply both by 255"
@@ -35,20 +42,78 @@ Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
 class TeacherSettings(ModelSettings):
     """How frames are brought to a teacher, and where it runs.
 
+    A network gets (x * scale - mean) / std of RGB pixels x in 0..255, its channels in the order of
+    `channels`.
+
     Attributes:
         classes: names or number of its classes; left out, those of the run's first labelled source
-        mean, std: of RGB in 0..255; the network gets (x - mean) / std
-        pad: both sides are filled up with zeros (after normalising) to a multiple of it
+        channels: their order in the network's input; `mean` and `std` are of R, G, B all the same
+        scale: factor on the pixels; `mean` and `std` are then those of scaled pixels
+        normalize: False: the network gets x * scale
+        mean, std: of R, G and B; in 0..255, unless there is a `scale`
+        size: (height, width) that the canvas frame is resized to, bilinear, smoothed where it
+            shrinks; None shows the canvas as it is
+        pad: both sides are filled up with zeros (after normalising) to a multiple of it; 1 where
+            there is a `size`
         device: "auto" takes the first CUDA device, or the CPU
         precision: of the arithmetic, by autocast; artifacts are float32 before they are encoded
     """
 
     classes: Classes | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
+    normalize: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: Std = IMAGENET_STD
+    size: tuple[PositiveInt, PositiveInt] | None = None
     pad: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    added: ClassVar[tuple[str, ...]] = ("channels", "scale", "normalize", "size")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_size_is_not_padded(cls, section: Any) -> Any:
+        if isinstance(section, dict) and section.get("size") is not None and "pad" not in section:
+            return {**section, "pad": 1}
+        return section
+
+    @model_validator(mode="after")
+    def _input_is_of_one_mind(self) -> Self:
+        if self.size is not None and any(side % self.pad for side in self.size):
+            raise ConfigError(
+                f"size {list(self.size)} is what the network gets, and pad = {self.pad} does not "
+                "divide it; leave `pad` out, or give a size that it divides"
+            )
+        stated = self.model_fields_set & {"mean", "std"}
+        if not self.normalize and stated:
+            raise ConfigError(
+                f"normalize = false: {' and '.join(sorted(stated))} would do nothing; leave out"
+            )
+        if not self.normalize and "scale" not in self.model_fields_set:
+            raise ConfigError(
+                "normalize = false: give the `scale` of the pixels, 1 for a network that takes "
+                f"0..255, {1 / 255} (1 / 255) for 0..1"
+            )
+        if self.normalize and self.scale != 1 and len(stated) < 2:
+            raise ConfigError(
+                f"scale = {self.scale}: mean and std are then of scaled pixels; give both (those "
+                "of a processor's file as they stand there), or normalize = false"
+            )
+        if self.channels == "bgr" and _is_reversed(self.mean, self.scale):
+            raise ConfigError(
+                f"mean {list(self.mean)} looks like one of B, G, R; mean and std are of R, G, B, "
+                'also with channels = "bgr": turn both round'
+            )
+        return self
+
+    def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation of pixels 0..255 that the input is made with, in its order."""
+        mean = [each / self.scale for each in self.mean] if self.normalize else [0.0] * 3
+        std = [(each if self.normalize else 1.0) / self.scale for each in self.std]
+        step = -1 if self.channels == "bgr" else 1
+        return tuple(mean[::step]), tuple(std[::step])
 
     may_lack_classes: ClassVar[bool] = False
     """Whether a network of this kind may give other outputs than class logits."""
@@ -66,3 +131,9 @@ class TeacherSettings(ModelSettings):
         if self.classes is None:
             raise ConfigError("teacher: `classes` is not given; state their names, or their number")
         return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+
+def _is_reversed(mean: tuple[float, float, float], scale: float) -> bool:
+    """Whether a mean is ImageNet's from B to R, as networks for BGR are published with."""
+    pixels = [each / scale for each in mean]
+    return all(abs(a - b) <= 1 for a, b in zip(pixels, IMAGENET_MEAN[::-1], strict=True))

@@ -466,10 +466,10 @@ def test_one_teacher_leaves_before_the_next_is_built(
     built: list[weakref.ref[Teacher]] = []
     alive: list[int] = []
 
-    def counting(config: TeacherConfig) -> Teacher:
+    def counting(config: TeacherConfig, canvas: tuple[int, int]) -> Teacher:
         gc.collect()
         alive.append(sum(reference() is not None for reference in built))
-        teacher = build_teacher(config)
+        teacher = build_teacher(config, canvas)
         built.append(weakref.ref(teacher))
         return teacher
 
@@ -489,9 +489,9 @@ def test_a_build_that_has_nothing_to_do_builds_no_model(
 ) -> None:
     built: list[TeacherConfig] = []
 
-    def counting(config: TeacherConfig) -> Teacher:
+    def counting(config: TeacherConfig, canvas: tuple[int, int]) -> Teacher:
         built.append(config)
-        return build_teacher(config)
+        return build_teacher(config, canvas)
 
     monkeypatch.setattr("stillroom.pipeline.build.model_loader.build_teacher", counting)
     build(load_run(run_file))

@@ -1,0 +1,88 @@
+"""docs/teachers.md: each of its sections builds a cache, with files made as it says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from stillroom.cli import main
+from stillroom.pipeline.run_file.loading import load_run
+from stillroom.storage_specs.store import Cache
+
+TEXT = (Path(__file__).resolve().parent.parent / "docs" / "teachers.md").read_text()
+RUN, *_ = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+NETWORKS, *_ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+HEADED = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+SECTIONS = {
+    heading: re.findall(r"```toml\n(.*?)```", body, re.DOTALL)
+    for heading, body in HEADED.findall(TEXT)
+}
+TEACHER = re.compile(r"\[teachers\.heavy\]\n.*?\n(?=\n\[)", re.DOTALL)
+
+
+@pytest.fixture
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "town_nets.py").write_text(NETWORKS)
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "town" / kind).mkdir(parents=True)
+    for number in range(4):
+        mask = np.kron(rng.integers(0, 3, (6, 10)), np.ones((16, 16))).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "town" / "masks" / f"{number}.png")
+        noise = rng.integers(0, 40, (96, 160, 3))
+        image = (mask[..., None] * 80 + noise).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "town" / "images" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "town_nets", raising=False)
+    return tmp_path
+
+
+def written(section: str) -> Path:
+    """The run of the page with this section in the place of its teacher."""
+    changed, count = TEACHER.subn(section, RUN)
+    assert count == 1
+    path = Path("town.toml")
+    path.write_text(changed)
+    return path
+
+
+def build(section: str) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Build a cache; the shape and stride of each array of the teacher."""
+    path = written(section)
+    done = CliRunner().invoke(
+        main, ["cache", "build", str(path), "--set", "teachers.heavy.device=cpu"]
+    )
+    assert done.exit_code == 0, done.output
+    cached = Cache.open(load_run(path).cache.path).artifact_set("town", "heavy")
+    return {name: (spec.shape, spec.attributes["stride"]) for name, spec in cached.arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("heading", "shape", "stride"),
+    [
+        ("BGR", (3, 24, 40), 4),
+        ("A fixed-size ViT", (3, 8, 14), 12),
+    ],
+)
+def test_a_section_of_the_page_builds_a_cache(
+    heading: str, shape: tuple[int, ...], stride: int, town: Path
+) -> None:
+    (section,) = SECTIONS[heading]
+    arrays = build(section)
+    assert arrays["logits"] == (shape, stride)
+    assert arrays["confidence"] == (shape[1:], stride)
+    assert arrays["pseudo_label"] == ((96, 160), 1)
+
+
+def test_a_student_learns_from_a_teacher_with_a_size_of_its_own(town: Path) -> None:
+    (section,) = SECTIONS["A fixed-size ViT"]
+    build(section)
+    done = CliRunner().invoke(main, ["train", "town.toml"])
+    assert done.exit_code == 0, done.output
