@@ -13,6 +13,7 @@ from PIL import Image
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.store import Cache
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "teachers.md").read_text()
@@ -26,9 +27,22 @@ SECTIONS = {
 TEACHER = re.compile(r"\[teachers\.heavy\]\n.*?\n(?=\n\[)", re.DOTALL)
 
 
+def save_segformer(folder: Path) -> None:
+    import_torchvision()
+    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
+    settings = transformers.SegformerConfig(
+        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
+        num_labels=3,
+    )  # fmt: skip
+    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
+    transformers.SegformerImageProcessor(do_normalize=False).save_pretrained(folder)
+
+
 @pytest.fixture
 def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "town_nets.py").write_text(NETWORKS)
+    save_segformer(tmp_path / "town_segformer")
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / "town" / kind).mkdir(parents=True)
@@ -69,6 +83,7 @@ def build(section: str) -> dict[str, tuple[tuple[int, ...], int]]:
     [
         ("BGR", (3, 24, 40), 4),
         ("A fixed-size ViT", (3, 8, 14), 12),
+        ("Transformers", (3, 24, 40), 4),
     ],
 )
 def test_a_section_of_the_page_builds_a_cache(

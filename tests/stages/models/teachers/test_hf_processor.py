@@ -1,0 +1,249 @@
+"""A model of transformers is shown what the processor beside it would give it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.teachers import hf_processor
+from stillroom.stages.models.teachers.families import TeacherConfig
+from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.storage_specs.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+NO_PLACE = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+UNIT = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+FILES: dict[str, dict[str, Any]] = {
+    "segformer": {"image_processor_type": "SegformerImageProcessor"},
+    "not normalised": {"image_processor_type": "SegformerImageProcessor", "do_normalize": False},
+    "another scale": {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_normalize": False,
+        "rescale_factor": 1 / 127.5,
+    },
+    "another scale, normalised": {
+        "image_processor_type": "SegformerImageProcessor",
+        "rescale_factor": 1 / 127.5,
+        **UNIT,
+    },
+    "mean of 0..255": {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_rescale": False,
+        "image_mean": [104.0, 117.0, 124.0],
+        "image_std": [58.0, 57.0, 56.0],
+    },
+    "beit": {"image_processor_type": "BeitImageProcessor", **UNIT},
+    "bgr": {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True},
+    "bgr by its class": {"image_processor_type": "MobileViTImageProcessor"},
+    "normalises never": {
+        "image_processor_type": "MobileViTImageProcessor",
+        "do_normalize": True,
+        **UNIT,
+    },
+    "rgb of a bgr class": {
+        "image_processor_type": "MobileViTImageProcessor",
+        "do_flip_channel_order": False,
+    },
+    "an old file": {"feature_extractor_type": "MobileViTFeatureExtractor", "size": 288},
+    "tips": {"image_processor_type": "Tipsv2DptImageProcessor"},
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import_torchvision()
+    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
+    folder = tmp_path_factory.mktemp("segformer")
+    settings = transformers.SegformerConfig(
+        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
+        num_labels=5,
+    )  # fmt: skip
+    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved: Path, tmp_path: Path) -> Path:
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def put(model: Path, processor: dict[str, Any]) -> None:
+    (model / hf_processor.NAME).write_text(json.dumps(processor))
+
+
+def config(path: Path | str, **changes: Any) -> TeacherConfig:
+    section = {"kind": "hf", "path": str(path), "classes": 5, "device": "cpu"}
+    parsed: TeacherConfig = TypeAdapter(TeacherConfig).validate_python({**section, **changes})
+    return parsed
+
+
+def seen_by(path: Path, **keys: Any) -> torch.Tensor:
+    return build_teacher(config(path, **keys))._images(FRAMES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_network_sees_what_its_processor_gives(
+    name: str, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import transformers
+
+    put(model, FILES[name])
+    kind = FILES[name].get("image_processor_type", "MobileViTImageProcessor")
+    processor = getattr(transformers, kind).from_pretrained(model)
+    expected = processor(images=FRAMES[0], return_tensors="pt", **NO_PLACE)["pixel_values"]
+    torch.testing.assert_close(seen_by(model), expected.float(), rtol=1e-4, atol=1e-4)
+    assert not caplog.messages
+
+
+def test_every_processor_of_such_models_is_read_as_it_is_saved(model: Path) -> None:
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as MODELS,
+    )
+
+    kinds = {
+        name
+        for model_type in MODELS
+        for name in [IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {}).get("torchvision")]
+        if name is not None
+    }
+    assert len(kinds) > 4
+    for kind in sorted(kinds):
+        processor = getattr(transformers, kind)()
+        processor.save_pretrained(model)
+        expected = processor(images=FRAMES[0], return_tensors="pt", **NO_PLACE)["pixel_values"]
+        torch.testing.assert_close(
+            seen_by(model),
+            expected.float(),
+            rtol=1e-4,
+            atol=1e-4,
+            msg=lambda m, k=kind: f"{k}: {m}",
+        )
+
+
+def test_what_is_read_is_in_the_identity_as_if_it_were_written(model: Path) -> None:
+    plain = config(model).identity()
+    put(model, FILES["segformer"])
+    assert config(model).identity() == plain, "the run's own defaults: the teacher of before"
+    put(model, FILES["another scale"])
+    stated = config(model, normalize=False, scale=1 / 127.5)
+    assert config(model).identity() == stated.identity() != plain
+    put(model, FILES["bgr"])
+    stated = config(model, normalize=False, scale=1 / 255, channels="bgr")
+    assert config(model).identity() == stated.identity() == build_teacher(config(model)).identity()
+    put(model, FILES["beit"])
+    stated = config(model, mean=[127.5, 102, 76.5], std=[51, 76.5, 102])
+    assert config(model).identity() == stated.identity()
+
+
+def test_the_section_has_the_last_word_and_is_warned_of(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(model, FILES["bgr"])
+    seen = seen_by(model, channels="rgb", mean=[0, 0, 0], std=[1, 1, 1])
+    assert torch.equal(seen[0].permute(1, 2, 0), torch.from_numpy(FRAMES[0]).float())
+    channels, std = caplog.messages
+    assert "channels = 'bgr', the run has 'rgb'" in channels
+    assert "std = [255.0, 255.0, 255.0], of RGB 0..255, the run has [1.0, 1.0, 1.0]" in std
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({"do_color_quantize": True}, "do_color_quantize"),
+        ({"do_rescale": True, "offset": True}, "offset"),
+        ({"do_flip_channel_order": True, **UNIT}, "turns channels round and normalises"),
+    ],
+)
+def test_what_no_key_can_say_is_refused_by_name(
+    processor: dict[str, Any], message: str, model: Path
+) -> None:
+    put(model, processor)
+    with pytest.raises(ConfigError, match=message):
+        build_teacher(config(model))
+    with pytest.raises(ConfigError, match=message):
+        config(model).identity()
+
+
+def test_a_damaged_file_is_said_and_a_full_section_needs_none(model: Path) -> None:
+    (model / hf_processor.NAME).write_text("{")
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json: cannot be read"):
+        build_teacher(config(model))
+    keys = {"channels": "rgb", "normalize": False, "scale": 1}
+    assert torch.equal(seen_by(model, **keys), torch.from_numpy(FRAMES).permute(0, 3, 1, 2).float())
+
+
+def test_a_network_of_one_size_is_advised_its_own(model: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    settings = transformers.DPTConfig(
+        num_labels=5, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        intermediate_size=32, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=16, image_size=128, patch_size=16, is_hybrid=False,
+    )  # fmt: skip
+    transformers.DPTForSemanticSegmentation(settings).save_pretrained(model)
+    put(model, {"image_processor_type": "DPTImageProcessor", **UNIT})
+    with pytest.raises(ConfigError, match=r"set `size = \[128, 128\]`"):
+        build_teacher(config(model), (96, 160))
+    teacher = build_teacher(config(model, size=[128, 128]), (96, 160))
+    frames = np.zeros((1, 96, 160, 3), np.uint8)
+    stride = teacher.strides["logits"]
+    logits = teacher(frames)["logits"]
+    assert logits.shape == (1, 5, -(-96 // stride), -(-160 // stride))
+    assert "features/penultimate" in teacher.strides, "its classifier was found at its size"
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        ({"size": 512}, (512, 512)),
+        ({"size": {"height": 480, "width": 640}}, (480, 640)),
+        ({"size": {"shortest_edge": 544}}, None),
+        ({"size": 512, "do_resize": False}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_a_processor(processor: dict[str, Any], size: Any) -> None:
+    assert hf_processor.size_of(processor) == size
+
+
+def test_the_file_of_a_hub_model_is_asked_for_once_and_its_absence_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    put(tmp_path, FILES["not normalised"])
+    asked: list[str] = []
+
+    def download(path: str, name: str, *, revision: str) -> str:
+        asked.append(path)
+        if path == "one/offline":
+            raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+        if path == "one/without":
+            raise huggingface_hub.errors.EntryNotFoundError("no such file")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    described = config("one/plain", revision="a" * 40).identity()
+    assert described["normalize"] is False
+    assert "normalize" not in config("one/without", revision="a" * 40).identity()
+    assert not caplog.messages
+    for _ in range(2):
+        assert "normalize" not in config("one/offline", revision="a" * 40).identity()
+    assert "no connection" in caplog.text
+    with pytest.raises(WeightsError, match="no connection"):
+        build_teacher(config("one/offline", revision="a" * 40))
+    stated = config("one/offline", revision="a" * 40, channels="rgb", normalize=False, scale=1)
+    assert stated.identity()["normalize"] is False
+    assert asked == ["one/plain", "one/without", "one/offline"]
