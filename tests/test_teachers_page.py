@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -78,17 +80,45 @@ def build(section: str) -> dict[str, tuple[tuple[int, ...], int]]:
     return {name: (spec.shape, spec.attributes["stride"]) for name, spec in cached.arrays.items()}
 
 
+def export_as_the_page_does() -> None:
+    _, code, *_ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(code, {})
+
+
+def save_onnx() -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra [onnx] is not installed")
+    import torch
+
+    network = importlib.import_module("town_nets").network().eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            network, (torch.rand(1, 3, 96, 160),), Path("town.onnx"), input_names=["images"],
+            dynamo=False,
+        )  # fmt: skip
+
+
+MADE_BEFORE = {
+    "Exported: torch.export and TorchScript": export_as_the_page_does,
+    "ONNX": save_onnx,
+}
+
+
 @pytest.mark.parametrize(
     ("heading", "shape", "stride"),
     [
         ("BGR", (3, 24, 40), 4),
         ("A fixed-size ViT", (3, 8, 14), 12),
         ("Transformers", (3, 24, 40), 4),
+        ("Exported: torch.export and TorchScript", (3, 24, 40), 4),
+        ("ONNX", (3, 24, 40), 4),
     ],
 )
 def test_a_section_of_the_page_builds_a_cache(
     heading: str, shape: tuple[int, ...], stride: int, town: Path
 ) -> None:
+    MADE_BEFORE.get(heading, lambda: None)()
     (section,) = SECTIONS[heading]
     arrays = build(section)
     assert arrays["logits"] == (shape, stride)

@@ -41,6 +41,7 @@ class TeacherNetwork:
         own_logits: normalised images to logits at their size, upsampled as the network itself does
             it; None where it does not
         made_for: (height, width) of input that its files name, if they do
+        device: where it runs already; None: where the section says
     """
 
     module: nn.Module | None
@@ -49,6 +50,7 @@ class TeacherNetwork:
     channels_last: bool
     own_logits: Callable[[Tensor], Tensor] | None = None
     made_for: tuple[int, int] | None = None
+    device: str | None = None
 
 
 def with_layers(layers: Mapping[str, Tensor], **grids: Tensor) -> ModelOutput:

@@ -229,4 +229,5 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
         network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    return Teacher(config, network, device_of(config.device, "teacher"), described, canvas)
+    device = network.device or device_of(config.device, "teacher")
+    return Teacher(config, network, device, described, canvas)

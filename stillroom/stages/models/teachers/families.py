@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.models.teachers.export import ExportTeacherConfig, load_export
 from stillroom.stages.models.teachers.hf import HfTeacherConfig, load_hf
+from stillroom.stages.models.teachers.onnx import OnnxTeacherConfig, load_onnx
 from stillroom.stages.models.teachers.python import PythonTeacherConfig, load_python
 from stillroom.stages.models.teachers.smp import SmpTeacherConfig, load_smp
 from stillroom.stages.models.teachers.torchvision import TorchvisionTeacherConfig, load_torchvision
@@ -21,6 +23,8 @@ TEACHERS: dict[str, tuple[type[TeacherSettings], Callable[[Any], TeacherNetwork]
     "torchvision": (TorchvisionTeacherConfig, load_torchvision),
     "hf": (HfTeacherConfig, load_hf),
     "python": (PythonTeacherConfig, load_python),
+    "export": (ExportTeacherConfig, load_export),
+    "onnx": (OnnxTeacherConfig, load_onnx),
 }
 
 if TYPE_CHECKING:

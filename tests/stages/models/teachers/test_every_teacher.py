@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,12 +71,56 @@ def python(folder: Path) -> dict[str, Any]:
     return {"target": "every_teacher_of_a_user:network", "weights": folder / "w.safetensors"}
 
 
+def program(spoil: bool = False) -> torch.nn.Module:
+    inner: dict[str, Any] = {}
+    exec(MODULE, inner)
+    network: torch.nn.Module = inner["network"]().eval()
+    if spoil:
+        torch.nn.init.constant_(network[2].weight, torch.nan)
+    return network
+
+
+def export(folder: Path, spoil: bool = False) -> dict[str, Any]:
+    sides = {
+        0: torch.export.Dim("batch"),
+        2: 4 * torch.export.Dim("h"),
+        3: 4 * torch.export.Dim("w"),
+    }
+    exported = torch.export.export(
+        program(spoil), (torch.rand(2, 3, 64, 96),), dynamic_shapes=(sides,)
+    )
+    torch.export.save(exported, folder / "w.pt2")
+    return {"path": folder / "w.pt2"}
+
+
+def onnx(folder: Path, spoil: bool = False) -> dict[str, Any]:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra [onnx] is not installed")
+    with warnings.catch_warnings():
+        # the exporter without further packages
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            program(spoil),
+            (torch.rand(1, 3, 64, 96),),
+            folder / "w.onnx",
+            input_names=["images"],
+            dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}},
+            dynamo=False,
+        )
+    return {"path": folder / "w.onnx"}
+
+
+PROGRAMS: dict[str, Callable[..., dict[str, Any]]] = {"export": export, "onnx": onnx}
+"""Kinds whose weights are part of a program, which has their shapes: a sample, whole or spoilt."""
+
 SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "smp": smp,
     "torchvision": torchvision,
     "hf": hf,
     "python": python,
+    **PROGRAMS,
 }
+WEIGHTS = {".safetensors", ".pt2", ".onnx"}
 every_kind = pytest.mark.parametrize("kind", TEACHERS)
 
 
@@ -99,6 +144,11 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], d
 def read(section: dict[str, Any]) -> TeacherSettings:
     config: TeacherSettings = TypeAdapter(TeacherConfig).validate_python(section)
     return config
+
+
+def weights_in(folder: Path) -> Path:
+    (file,) = (each for each in folder.iterdir() if each.suffix in WEIGHTS)
+    return file
 
 
 def moved(section: dict[str, Any], folder: Path, other: Path) -> dict[str, Any]:
@@ -139,7 +189,7 @@ def test_the_identity_follows_the_bytes_of_the_files_and_not_their_place(
     other = tmp_path.with_name(tmp_path.name + "-moved")
     elsewhere = moved(section, tmp_path, other)
     assert read(elsewhere).identity() == described
-    (weights,) = other.glob("*.safetensors")
+    weights = weights_in(other)
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
     assert read(elsewhere).identity() != described
 
@@ -149,16 +199,21 @@ def test_damaged_or_foreign_weights_are_refused(kind: str, sample: Any, tmp_path
     section = sample(kind)
     with pytest.raises((WeightsError, ConfigError), match=rf"{CLASSES + 1}"):
         build_teacher(read({**section, "classes": CLASSES + 1}))
-    (weights,) = tmp_path.glob("*.safetensors")
-    state, data = load_file(weights), weights.read_bytes()
-    name = max(state, key=lambda each: state[each].numel())
-    spoilt = {**state, name: torch.full_like(state[name], torch.nan)}
-    save_file(spoilt, weights, metadata={"format": "pt"})
+    weights = weights_in(tmp_path)
+    data = weights.read_bytes()
+    if kind in PROGRAMS:
+        PROGRAMS[kind](tmp_path, spoil=True)
+    else:
+        state = load_file(weights)
+        name = max(state, key=lambda each: state[each].numel())
+        spoilt = {**state, name: torch.full_like(state[name], torch.nan)}
+        save_file(spoilt, weights, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="not finite"):
         build_teacher(read(section))
-    save_file({**state, name: state[name][:-1].clone()}, weights, metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match=rf"differently shaped|mismatched|{name}"):
-        build_teacher(read(section))
+    if kind not in PROGRAMS:
+        save_file({**state, name: state[name][:-1].clone()}, weights, metadata={"format": "pt"})
+        with pytest.raises(WeightsError, match=rf"differently shaped|mismatched|{name}"):
+            build_teacher(read(section))
     weights.write_bytes(data[: len(data) // 2])
     with pytest.raises(WeightsError, match=r"truncated|cannot be loaded"):
         build_teacher(read(section))

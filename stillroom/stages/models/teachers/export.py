@@ -1,0 +1,169 @@
+"""Teachers from one file of torch's own: an exported program (.pt2), or TorchScript.
+
+Both are programs, to be trusted as code is: TorchScript runs in an interpreter of its own, and
+torch.export.load evaluates the sizes that a file states. It would also unpickle whatever a file
+holds beside plain tensors; such files are refused before.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillroom.stages.models.inference import device_of
+from stillroom.stages.models.teachers.program import (
+    ProgramTeacherSettings,
+    in_batches,
+    logits_of,
+)
+from stillroom.stages.models.weights import demand_finite
+from stillroom.storage_specs.artifacts import LOGITS
+from stillroom.storage_specs.errors import StillroomError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+
+
+class ExportTeacherConfig(ProgramTeacherSettings):
+    """A program that torch.export.save or torch.jit.save wrote: logits, or a dict of grids."""
+
+    kind: Literal["export"]
+
+
+def load_export(config: ExportTeacherConfig) -> TeacherNetwork:
+    """Load the program, on its device.
+
+    Raises:
+        WeightsError: the file is missing, damaged, no such program, holds pickled objects, or
+            weights that are not finite.
+    """
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+    device = device_of(config.device, "teacher")
+    with _as_weights_error(config.path):
+        load = _scripted if _is_torchscript(config.path) else _exported
+        module, batch, size = load(config.path, device)
+    demand_finite(module.state_dict(), config.path)
+    return TeacherNetwork(
+        module=module,
+        forward=in_batches(lambda images: _grids(module(images), config), batch),
+        multiple=1,
+        channels_last=False,
+        made_for=size,
+    )
+
+
+def _grids(output: Any, config: ExportTeacherConfig) -> ModelOutput:
+    from stillroom.stages.models.dense_network import OUTPUTS, as_model_output
+
+    if isinstance(output, dict):
+        if config.output is None and output and set(output) <= set(OUTPUTS):
+            return as_model_output(output)
+        return {LOGITS: logits_of(output, config)}
+    several = output if isinstance(output, tuple | list) else (output,)
+    return {LOGITS: logits_of(dict(enumerate(several)), config)}
+
+
+def _scripted(path: Path, device: str) -> tuple[nn.Module, int | None, None]:
+    """TorchScript says nothing of its input: it takes what it takes."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    return _modeless(module.eval()), None, None
+
+
+def _exported(path: Path, device: str) -> tuple[nn.Module, int | None, tuple[int, int] | None]:
+    """Return the program, the number of images that it takes if it is one, and their size too."""
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    _demand_plain_tensors(path)
+    program = torch.export.load(path)
+    (name,) = program.graph_signature.user_inputs
+    (shape,) = (
+        node.meta["val"].shape for node in program.graph.nodes if node.name == name
+    )  # (B, 3, H, W), a whole number each or a symbol
+    batch, _, height, width = (side if isinstance(side, int) else None for side in shape)
+    module = _modeless(move_to_device_pass(program, device).module())
+    return module, batch, None if height is None or width is None else (height, width)
+
+
+def _modeless(program: nn.Module) -> nn.Module:
+    """Wrap a program as a module: it raises where it is asked for evaluation or no gradients."""
+    from torch import nn
+
+    class Program(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.program = program
+
+        def train(self, mode: bool = True) -> Program:
+            return self
+
+        def forward(self, images: Tensor) -> Any:
+            return self.program(images)
+
+    return Program()
+
+
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        folders = {name.split("/")[1] for name in archive.namelist() if name.count("/") > 0}
+    if "data.pkl" in folders and "code" not in folders:
+        raise WeightsError(
+            f"teacher {path}: holds weights, or a pickled module, and no program; save it with "
+            "torch.export.save, or build the network from code and give it `weights` (kind smp, "
+            "torchvision or python)"
+        )
+    return "code" in folders
+
+
+def _demand_plain_tensors(path: Path) -> None:
+    """Refuse what torch.export.load would unpickle.
+
+    Raises:
+        UnpicklingError: an example of its input holds more than tensors.
+        WeightsError: a weight or constant is a pickled object.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".pt") and archive.getinfo(name).file_size:
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+            if not name.endswith("_config.json"):
+                continue
+            for key, entry in json.loads(archive.read(name)).get("config", {}).items():
+                place = str(entry.get("path_name"))
+                if entry.get("use_pickle") or not place.startswith(("weight_", "tensor_")):
+                    raise WeightsError(
+                        f"teacher {path}: {key} is a pickled object, and unpickling can run code; "
+                        "export a network of plain tensors"
+                    )
+
+
+@contextmanager
+def _as_weights_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StillroomError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"teacher {path}: cannot be read: {error}") from error
+    except Exception as error:  # a damaged program fails in as many ways as it has parts
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+        raise WeightsError(
+            f"teacher {path}: truncated, or no program of torch.export.save or torch.jit.save, of "
+            f"one input, that this version of torch loads ({reason}); export it again"
+        ) from error

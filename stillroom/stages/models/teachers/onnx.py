@@ -1,0 +1,176 @@
+"""Teachers from an ONNX file, run by onnxruntime. The file is data: no code of it is loaded."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillroom.stages.models.inference import device_of
+from stillroom.stages.models.teachers.program import (
+    ProgramTeacherSettings,
+    in_batches,
+    logits_of,
+)
+from stillroom.stages.models.weights import weights_sha256
+from stillroom.storage_specs.artifacts import LOGITS
+from stillroom.storage_specs.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+
+LOG = logging.getLogger(__name__)
+CUDA = "CUDAExecutionProvider"
+QUIET = 3  # onnxruntime's own log: errors alone
+TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])")
+
+
+class OnnxTeacherConfig(ProgramTeacherSettings):
+    """An ONNX graph of one input, (B, 3, H, W) or (B, H, W, 3), and its logits."""
+
+    kind: Literal["onnx"]
+    precision: Literal["float32"] = "float32"  # the graph has its own
+
+    def content(self) -> dict[str, Any]:
+        """Return hashes of the file, and of those beside it that hold its weights."""
+        found = super().content()
+        data = {name: weights_sha256(self.path.parent / name) for name in data_files(self.path)}
+        return {**found, "data_sha256": data} if data else found
+
+
+def data_files(path: Path) -> list[str]:
+    """Return the names of the files beside an ONNX file that its tensors are kept in."""
+    if path.stat().st_size == 0:
+        return []
+    names = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        for found in LOCATION.finditer(graph):
+            # A protobuf string: its length in 7 bits a byte, then itself.
+            length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(found[1]))
+            names.add(graph[found.end() : found.end() + length].decode("utf-8", "replace"))
+    return sorted(names)
+
+
+def load_onnx(config: OnnxTeacherConfig) -> TeacherNetwork:
+    """Open a session on the teacher's device.
+
+    Raises:
+        ConfigError: onnxruntime is not installed, or the graph takes something else than frames.
+        WeightsError: the file is missing or damaged.
+    """
+    from stillroom.stages.models.dense_network import TeacherNetwork
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(
+            "teachers of kind 'onnx' need onnxruntime; pip install stillroom[onnx], or "
+            "onnxruntime-gpu to run them on a GPU"
+        ) from error
+    device = _device(onnxruntime, config)
+    network = _OnnxNetwork(_session(onnxruntime, config, device), config)
+    return TeacherNetwork(
+        module=None,
+        forward=in_batches(network, network.batch),
+        multiple=1,
+        channels_last=False,
+        made_for=network.size,
+        device=device,
+    )
+
+
+def _device(onnxruntime: Any, config: OnnxTeacherConfig) -> str:
+    device = device_of(config.device, "teacher")
+    if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
+        missing = f"teacher {config.path}: this onnxruntime runs on the CPU alone"
+        if config.device == "cuda":
+            raise ConfigError(f"{missing}; pip install onnxruntime-gpu, or set device = 'cpu'")
+        LOG.warning("%s; pip install onnxruntime-gpu to have it on the GPU", missing)
+        return "cpu"
+    return device
+
+
+def _session(onnxruntime: Any, config: OnnxTeacherConfig, device: str) -> Any:
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"] if device == "cpu" else [CUDA]
+    try:
+        return onnxruntime.InferenceSession(config.path, options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no base but this
+        raise WeightsError(
+            f"teacher {config.path}: cannot be loaded, truncated or no ONNX file: {error}"
+        ) from error
+
+
+class _OnnxNetwork:
+    """A session as a network: normalised images in, logits out.
+
+    Attributes:
+        batch: the number of images that the graph takes; None: any
+        size: (height, width) that it takes; None: any
+    """
+
+    def __init__(self, session: Any, config: OnnxTeacherConfig) -> None:
+        self._session, self._config = session, config
+        self._input, self._last = self._described()
+        sides = [side if isinstance(side, int) else None for side in self._input.shape]
+        self.batch = sides[0]
+        height, width = sides[1:3] if self._last else sides[2:]
+        self.size = None if height is None or width is None else (height, width)
+        self._looked = False
+
+    def __call__(self, images: Tensor) -> ModelOutput:
+        """Run the graph; a batch of the size that it takes."""
+        import torch
+
+        if not self._looked:
+            self._looked = True
+            noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+            if not bool(torch.isfinite(self._run(noise)).all()):
+                raise WeightsError(
+                    f"teacher {self._config.path}: its logits of noise are not finite; its weights "
+                    "are damaged: copy or export it again"
+                )
+        return {LOGITS: self._run(images).to(images.device)}
+
+    def _run(self, images: Tensor) -> Tensor:
+        import torch
+
+        images = images.permute(0, 2, 3, 1) if self._last else images
+        given = images.to(getattr(torch, TYPES[self._input.type])).contiguous().cpu().numpy()
+        names = [each.name for each in self._session.get_outputs()]
+        made = self._session.run(names, {self._input.name: given})
+        logits = logits_of(dict(zip(names, map(torch.from_numpy, made), strict=True)), self._config)
+        classes = self._config.num_classes()
+        if logits.ndim == 4 and logits.shape[1] != classes and logits.shape[3] == classes:
+            logits = logits.permute(0, 3, 1, 2)
+        return logits
+
+    def _described(self) -> tuple[Any, bool]:
+        """Return the graph's input, and whether its channels come last."""
+        path, inputs = self._config.path, self._session.get_inputs()
+        listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+        if len(inputs) != 1 or inputs[0].type not in TYPES or len(inputs[0].shape) != 4:
+            raise ConfigError(
+                f"teacher {path}: takes {listed}; expected one input (B, 3, H, W) or (B, H, W, 3), "
+                f"of {', '.join(TYPES)}"
+            )
+        shape = inputs[0].shape
+        last = shape[3] == 3 and shape[1] != 3
+        if not last and isinstance(shape[1], int) and shape[1] != 3:
+            raise ConfigError(f"teacher {path}: takes {listed}; expected images of 3 channels")
+        if TYPES[inputs[0].type] == "uint8" and (self._config.normalize or self._config.scale != 1):
+            raise ConfigError(
+                f"teacher {path}: takes {listed}, pixels as they are: set normalize = false and "
+                "scale = 1"
+            )
+        return inputs[0], last

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import io
+import os
+import warnings
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.teachers.families import TeacherConfig
+from stillroom.storage_specs.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+PIXELS = torch.from_numpy(FRAMES).permute(0, 3, 1, 2).float() / 255
+KEYS = {"normalize": False, "scale": 1 / 255}
+
+
+class Network(nn.Module):
+    """Gives its grids in the container that is asked for."""
+
+    def __init__(self, form: str = "tensor") -> None:
+        super().__init__()
+        self.form = form
+        self.body = nn.Conv2d(3, 6, 4, stride=4)
+        self.norm = nn.BatchNorm2d(6)
+        self.classify = nn.Conv2d(6, 5, 1)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        features = self.norm(self.body(images)) + torch.zeros(1, device=images.device)
+        logits = self.classify(features)
+        if self.form == "grids":
+            return {"logits": logits, "features": {"penultimate": features}}
+        if self.form == "out":
+            return {"out": logits, "aux": features}
+        if self.form == "tuple":
+            return features, logits
+        if self.form == "classes":
+            return logits.argmax(1)
+        return logits
+
+
+def network(form: str = "tensor") -> Network:
+    torch.manual_seed(1)
+    return Network(form).eval()
+
+
+def exported(path: Path, form: str = "tensor", *, batch: int | None = None) -> Path:
+    """As torch.export.save writes it: of one batch and size, or of any."""
+    auto = torch.export.Dim.AUTO
+    sides = None if batch is not None else ({0: auto, 2: auto, 3: auto},)
+    example = torch.rand(batch or 2, 3, 64, 96)
+    program = torch.export.export(network(form), (example,), dynamic_shapes=sides)
+    torch.export.save(program, path)
+    return path
+
+
+def scripted(path: Path, form: str = "tensor") -> Path:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        traced = torch.jit.trace(network(form), torch.rand(1, 3, 64, 96), strict=False)
+        torch.jit.save(traced, path)
+    return path
+
+
+def config(path: Path, **changes: Any) -> TeacherConfig:
+    section = {"kind": "export", "path": path, "classes": 5, "device": "cpu", **KEYS}
+    parsed: TeacherConfig = TypeAdapter(TeacherConfig).validate_python({**section, **changes})
+    return parsed
+
+
+def expected() -> torch.Tensor:
+    with torch.no_grad():
+        return network()(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("make", "form", "keys"),
+    [
+        (exported, "tensor", {}),
+        (exported, "grids", {}),
+        (exported, "grids", {"output": "logits"}),
+        (exported, "out", {"output": "out"}),
+        (exported, "tuple", {"output": 1}),
+        (scripted, "tensor", {}),
+        (scripted, "out", {"output": "out"}),
+        (scripted, "tuple", {"output": 1}),
+    ],
+)
+def test_a_program_gives_the_logits_of_its_network(
+    make: Callable[..., Path], form: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    teacher = build_teacher(config(make(tmp_path / "w", form), **keys))
+    made = teacher(FRAMES)
+    torch.testing.assert_close(made["logits"], expected(), rtol=1e-5, atol=1e-5)
+    assert teacher.strides["logits"] == 4
+    assert ("features/penultimate" in made) == (form == "grids" and not keys)
+    assert teacher.module is not None
+    assert sum(each.numel() for each in teacher.module.parameters()) == 341
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_program_of_one_batch_and_size_works_there(batch: int, tmp_path: Path) -> None:
+    path = exported(tmp_path / "w.pt2", "grids", batch=batch)
+    teacher = build_teacher(config(path), (64, 96))
+    made = teacher(FRAMES)
+    torch.testing.assert_close(made["logits"], expected(), rtol=1e-5, atol=1e-5)
+    assert made["features/penultimate"].shape == (3, 6, 16, 24)
+    with pytest.raises(
+        ConfigError, match=r"fails on an input of 96x128.*\n.*\n.*`size = \[64, 96\]`"
+    ):
+        build_teacher(config(path), (72, 100))
+    resized = build_teacher(config(path, size=[64, 96]), (128, 192))
+    assert resized.strides["logits"] == 8
+
+
+@pytest.mark.parametrize(
+    ("form", "keys", "message"),
+    [
+        ("out", {}, r"several outputs.*'out' \(1, 5, .*'aux'"),
+        ("tuple", {}, r"several outputs.*0 \(1, 6"),
+        ("tuple", {"output": 7}, "no output 7"),
+        ("out", {"output": "logits"}, "no output 'logits'"),
+        ("classes", {}, "expected logits, got torch.int64.*argmax"),
+        ("tuple", {"output": 0}, r"expected \(B, 5, h, w\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(
+    form: str, keys: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_teacher(config(exported(tmp_path / "w.pt2", form), **keys))
+
+
+def test_files_that_are_no_program_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt2"
+    torch.save(network().state_dict(), path)
+    with pytest.raises(WeightsError, match=r"holds weights.*no program"):
+        build_teacher(config(path))
+    path.write_bytes(b"not a zip")
+    with pytest.raises(WeightsError, match="truncated, or no program"):
+        build_teacher(config(path))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        build_teacher(config(tmp_path / "nowhere"))
+    two = torch.export.export(Two(), (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)))
+    torch.export.save(two, path)
+    with pytest.raises(WeightsError, match="of one input"):
+        build_teacher(config(path))
+
+
+class Two(nn.Module):
+    def forward(self, images: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        return images + more
+
+
+class RunsCode:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("place", ["sample_inputs/model.pt", "weights/model_weights_config.json"])
+def test_pickled_objects_in_a_program_are_refused_before_they_are_loaded(
+    place: str, tmp_path: Path
+) -> None:
+    evil = io.BytesIO()
+    torch.save({"a": RunsCode(tmp_path / "ran")}, evil)
+    with (
+        zipfile.ZipFile(exported(tmp_path / "good.pt2")) as good,
+        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as bad,
+    ):
+        for name in good.namelist():
+            data = good.read(name)
+            if name.endswith(place) and place.endswith(".pt"):
+                data = evil.getvalue()
+            elif name.endswith(place):
+                data = data.replace(b'"use_pickle": false', b'"use_pickle": true')
+                assert data != good.read(name)
+            elif "weights/weight_0" in name and place.endswith(".json"):
+                data = evil.getvalue()
+            bad.writestr(name, data)
+    with pytest.raises(WeightsError, match=r"pickle|UnpicklingError"):
+        build_teacher(config(tmp_path / "evil.pt2"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_path_is_demanded(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="path"):
+        TypeAdapter(TeacherConfig).validate_python({"kind": "export", "classes": 5})
