@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,10 +28,7 @@ from stillroom.stages.view import identity_view
 from stillroom.storage_specs.artifacts import LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.codec_trial import try_codec
 from stillroom.storage_specs.codecs.table import CODECS, codec_from_dict
-from stillroom.storage_specs.errors import (
-    ArtifactError,
-    ConfigError,
-)
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -46,8 +44,10 @@ if TYPE_CHECKING:
     from stillroom.stages.evaluate.equivariance import ViewFidelity, ViewReading
     from stillroom.stages.evaluate.output_errors import ArtifactFidelity
     from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.view import View
     from stillroom.storage_specs.layout import ArraySpec
 
+LOG = logging.getLogger(__name__)
 SHEET_ROWS = 6
 
 
@@ -177,8 +177,20 @@ class _Comparison:
                     self._tallies.append((trial, FidelityTally(name, codec)))
         self._refused: dict[str, str] = {}
         views = views_of(self._canvas) if LOGITS in self._cached.arrays else {}
-        self._views = [(view, ViewTally(name, teacher.num_classes)) for name, view in views.items()]
+        self._views = [
+            (view, ViewTally(name, teacher.num_classes))
+            for name, view in views.items()
+            if self._is_taken(name, view)
+        ]
         self._mirrored: list[ViewReading] = []
+
+    def _is_taken(self, name: str, view: View) -> bool:
+        """Whether the teacher runs on a view's frames: one of a fixed size has no crops."""
+        size = (view.out_height, view.out_width)
+        taken = size == self._canvas or self._teacher.takes(size)
+        if not taken:
+            LOG.warning("view %r is left out: the teacher runs on its canvas alone", name)
+        return taken
 
     def _is_stored(self, spec: ArraySpec) -> bool:
         return spec.codec.name == self._cached.arrays[spec.artifact].codec.name

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     Size = tuple[int, int]  # (height, width)
 
 
-def resize_frames(frames: Tensor, size: Size) -> Tensor:
-    """Bring (B, 3, H, W) 0..255 to a size: bilinear, smoothed where it shrinks, whole values.
+def resize_frames(frames: Tensor, size: Size, resample: str) -> Tensor:
+    """Bring (B, 3, H, W) 0..255 to a size, smoothed where it shrinks, and to whole values.
 
     This is what Pillow does, and processors of transformers with it.
+
+    Args:
+        resample: "bilinear" or "bicubic"
     """
     if tuple(frames.shape[-2:]) == size:
         return frames
-    resized = F.interpolate(frames.float(), size, mode="bilinear", antialias=True)
-    return resized.round_()
+    return (
+        F.interpolate(frames.float(), size, mode=resample, antialias=True).round_().clamp_(0, 255)
+    )
 
 
 def stride_on_canvas(stride: int, size: Size, canvas: Size) -> int:

@@ -115,8 +115,7 @@ class Teacher:
 
         Raises:
             ArtifactError: frames of another shape or dtype.
-            ConfigError: what the network gives does not follow the number or size of the frames,
-                or it resizes them and they are not of its canvas.
+            ConfigError: what the network gives does not follow the number or size of the frames.
         """
         from stillroom.stages.models.dense_network import crop
 
@@ -126,7 +125,7 @@ class Teacher:
             _demand_batch(output, len(images))
             strides = {name: self._grids[name].stride for name in output}
             output = crop(output, strides, images, *(self._config.size or frames.shape[1:3]))
-        output = self._on_canvas(output)  # in full precision
+        output = self._on_frames(output, (frames.shape[1], frames.shape[2]))  # in full precision
         return {name: grid.float().contiguous() for name, grid in output.items()}
 
     def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
@@ -156,6 +155,16 @@ class Teacher:
         size = frames.shape[1], frames.shape[2]
         return interpolate(logits.float(), size, mode="bilinear", antialias=True)
 
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether it runs on frames of a (height, width) other than its canvas."""
+        import numpy as np
+
+        try:
+            self(np.zeros((1, *size, 3), np.uint8))
+        except Exception:  # of a foreign network, which may raise anything
+            return False
+        return True
+
     def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         """Resize, normalise and pad: (B, 3, H', W'), channels in the network's order."""
         batch = as_frames(frames).to(self.device).permute(0, 3, 1, 2)
@@ -164,25 +173,20 @@ class Teacher:
         if self._config.size is not None:
             from stillroom.stages.models.resized_input import resize_frames
 
-            if tuple(batch.shape[-2:]) != self._canvas:
-                raise ConfigError(
-                    f"teacher: it was built for a canvas of {self._canvas}, which its `size` is "
-                    f"resized from, and got frames of {tuple(batch.shape[-2:])}; build it for them"
-                )
-            batch = resize_frames(batch, self._config.size)
+            batch = resize_frames(batch, self._config.size, self._config.resample)
         images: Tensor = self._normalise(batch)
         return images
 
-    def _on_canvas(self, output: ModelOutput) -> ModelOutput:
-        """Bring the grids of resized frames to the canvas."""
+    def _on_frames(self, output: ModelOutput, frames: tuple[int, int]) -> ModelOutput:
+        """Bring the grids of resized frames to (height, width) of the frames themselves."""
         from stillroom.stages.models.resized_input import grid_on_canvas
 
-        size, canvas = self._config.size, self._canvas
-        if size is None or canvas is None:
+        size = self._config.size
+        if size is None:
             return output
         return {
             name: grid_on_canvas(
-                name, grid, (self._grids[name].stride, self.strides[name]), (size, canvas)
+                name, grid, (self._grids[name].stride, self.strides[name]), (size, frames)
             )
             for name, grid in output.items()
         }
@@ -212,8 +216,8 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
     """Build a teacher, load its weights, and move it to its device.
 
     Args:
-        canvas: (height, width) of the frames that it will get, on which it is tried; left out, it
-            is tried on a small input, and one with a `size` takes frames of that size
+        canvas: (height, width) of the frames that it will get, on which it is tried, and which the
+            strides of one with a `size` are for; left out, it is tried on a small input, or `size`
 
     Raises:
         ConfigError: there is no such network, or its classes are not known.

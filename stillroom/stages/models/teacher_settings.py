@@ -51,8 +51,9 @@ class TeacherSettings(ModelSettings):
         scale: factor on the pixels; `mean` and `std` are then those of scaled pixels
         normalize: False: the network gets x * scale
         mean, std: of R, G and B; in 0..255, unless there is a `scale`
-        size: (height, width) that the canvas frame is resized to, bilinear, smoothed where it
-            shrinks; None shows the canvas as it is
+        size: (height, width) that the canvas frame is resized to, smoothed where it shrinks; None
+            shows the canvas as it is
+        resample: how it is resized
         pad: both sides are filled up with zeros (after normalising) to a multiple of it; 1 where
             there is a `size`
         device: "auto" takes the first CUDA device, or the CPU
@@ -66,11 +67,12 @@ class TeacherSettings(ModelSettings):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: Std = IMAGENET_STD
     size: tuple[PositiveInt, PositiveInt] | None = None
+    resample: Literal["bilinear", "bicubic"] = "bilinear"
     pad: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
 
-    added: ClassVar[tuple[str, ...]] = ("channels", "scale", "normalize", "size")
+    added: ClassVar[tuple[str, ...]] = ("channels", "scale", "normalize", "size", "resample")
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +88,8 @@ class TeacherSettings(ModelSettings):
                 f"size {list(self.size)} is what the network gets, and pad = {self.pad} does not "
                 "divide it; leave `pad` out, or give a size that it divides"
             )
+        if self.size is None and "resample" in self.model_fields_set:
+            raise ConfigError("resample: says how frames come to a `size`, and there is none")
         stated = self.model_fields_set & {"mean", "std"}
         if not self.normalize and stated:
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,31 @@ def test_the_command_prints_tables_or_json_and_draws(run_file: Path) -> None:
     (document,) = json.loads(asked.stdout)["sets"]
     assert document["source"] == "more"
     assert document["views"][0]["live"] is None
+
+
+def test_a_teacher_of_one_size_is_compared_without_crops(
+    run_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_file.parent / "one_size.py").write_text(
+        "import torch\n"
+        "def teacher(height, width):\n"
+        "    def network(images):\n"
+        "        assert images.shape[2:] == (height, width), 'made for one size'\n"
+        "        return images[:, [0, 1, 2] * 3, ::4, ::4]\n"
+        "    return network\n"
+    )
+    height, width = load_run(run_file).cache.canvas
+    pad = math.gcd(height, width)
+    run = load_run(
+        run_file,
+        [
+            'teachers.tiny={kind="python", target="one_size:teacher", device="cpu", '
+            f"options={{height={height}, width={width}}}, pad={pad}}}",
+            'cache.artifacts=["logits"]',
+        ],
+    )
+    build(run)
+    street, *_ = measure_fidelity(run, FidelityRequest(2))
+    assert "crop" not in {one.view for one in street.views}
+    assert {"scale 0.5", "flip"} <= {one.view for one in street.views}
+    assert "view 'crop' is left out" in caplog.text

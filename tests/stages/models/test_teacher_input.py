@@ -119,6 +119,8 @@ def test_the_network_gets_what_the_keys_say(keys: dict[str, Any], expected: Any)
         ({"size": [0, 64]}, "greater than 0"),
         ({"size": [64]}, "size"),
         ({"size": [100, 128], "pad": 32}, "does not divide it"),
+        ({"resample": "bicubic"}, "there is none"),
+        ({"size": [64, 64], "resample": "nearest"}, "'bilinear' or 'bicubic'"),
         ({**UNIT}, "multiply both by 255"),
     ],
 )
@@ -172,12 +174,13 @@ def test_whatever_a_network_raises_at_the_first_look_is_one_error(error: str) ->
     assert build_teacher(network, (64, 96)).strides == {"logits": 4}
 
 
-def test_a_teacher_with_a_size_takes_frames_of_its_canvas_alone() -> None:
+def test_a_teacher_with_a_size_takes_frames_of_other_sizes_at_its_stride() -> None:
     teacher = build_teacher(config(size=[32, 48]), (64, 96))
     assert teacher(FRAMES)["logits"].shape == (2, 3, 32, 48)
     assert teacher.strides == {"logits": 2}
-    with pytest.raises(ConfigError, match="canvas of"):
-        teacher(FRAMES[:, :32])
+    assert teacher(FRAMES[:, :33, :40])["logits"].shape == (2, 3, 17, 20)
+    assert teacher.takes((33, 40))
+    assert not build_teacher(config("vit"), (128, 128)).takes((96, 128))
 
 
 def test_a_size_must_fit_the_levels_of_the_network() -> None:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.teachers.hf_processor import read_processor, settings_of, size_of
+from stillroom.stages.models.teachers.hf_processor import (
+    OTHER,
+    read_processor,
+    settings_of,
+    size_of,
+)
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite, weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
@@ -74,9 +79,10 @@ class HfTeacherConfig(TeacherSettings):
             ConfigError: the processor does what no key can say.
             WeightsError: its file cannot be read.
         """
+        groups = [("channels",), COLOURS, *([("resample",)] if self.size is not None else [])]
         open_keys = {
             key
-            for group in (("channels",), COLOURS)
+            for group in groups
             if not self.model_fields_set.intersection(group)
             for key in group
         }
@@ -84,8 +90,14 @@ class HfTeacherConfig(TeacherSettings):
             return self
         settings = settings_of(read_processor(self.path, self.revision), self.path)
         taken = {key: value for key, value in settings.items() if key in open_keys}
+        if taken.get("resample") == OTHER:
+            raise ConfigError(
+                f"teacher {self.path}: its processor resizes by another `resample` than 2 or 3, "
+                "bilinear or bicubic; state resample = 'bilinear' or 'bicubic' to have one of these"
+            )
         completed = self.model_copy(update=taken)
-        if completed.channels == self.channels and not _other_colours(completed, self):
+        same = (completed.channels, completed.resample) == (self.channels, self.resample)
+        if same and not _other_colours(completed, self):
             return self  # equal but for rounding: it stays the teacher that it was
         return completed
 

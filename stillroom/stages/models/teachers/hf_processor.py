@@ -7,6 +7,7 @@ deviation. Its resizing and cropping are not done: a teacher sees the whole canv
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # what a class does where its file says
 }
 ENDINGS = ("ImageProcessor", "FeatureExtractor", "Fast", "Pil")
 PIXEL = 1 / 255
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+OTHER = "other"  # of Pillow's ways of resizing
 DIGITS = 3  # of means and deviations in 0..255: 0.485 becomes 123.675 and not 123.67500000000001
 
 
@@ -56,21 +59,24 @@ def read_processor(path: str, revision: str | None) -> dict[str, Any]:
 def settings_of(processor: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the keys of a teacher's section that say what a processor does to the pixels.
 
-    "channels" where it turns them round; "mean" and "std" of 0..255, or "normalize" and "scale".
+    "channels" where it turns them round; "mean" and "std" of 0..255, or "normalize" and "scale";
+    "resample", which may be `OTHER`.
 
     Raises:
-        ConfigError: it does what no key can say; named.
+        ConfigError: it does what no key can say, or states what is none; named.
     """
     family = _family(processor)
     stated = {key: value for key, value in processor.items() if value is not None}
     does = {**DEFAULTS.get(family, {}), **stated, **FAMILIES.get(family, {})}
     _demand_known(does, path)
     made: dict[str, Any] = {"channels": "bgr"} if does.get("do_flip_channel_order") else {}
-    factor = float(does.get("rescale_factor", PIXEL)) if does.get("do_rescale", True) else 1.0
+    if "resample" in does:
+        made["resample"] = RESAMPLE.get(does["resample"], OTHER)
+    factor = _factor(does, path)
     if not does.get("do_normalize", True):
         return {**made, "normalize": False, "scale": factor}
-    colours = {key: _three(does.get(f"image_{key}")) for key in ("mean", "std")}
-    for key, values in colours.items():
+    for key in ("mean", "std"):
+        values = _three(does, f"image_{key}", path)
         if values is not None:
             made[key] = tuple(round(value / factor, DIGITS) for value in values)
     return made
@@ -146,18 +152,35 @@ def _demand_known(does: dict[str, Any], path: str) -> None:
             f"{NAME} if frames need it not"
         )
     turned = does.get("do_flip_channel_order") and does.get("do_normalize", True)
-    mean, std = (_three(does.get(f"image_{key}")) for key in ("mean", "std"))
-    if turned and any(each is not None and len(set(each)) > 1 for each in (mean, std)):
+    colours = [_three(does, f"image_{key}", path) for key in ("mean", "std")]
+    if turned and any(each is not None and len(set(each)) > 1 for each in colours):
         raise ConfigError(
             f"teacher {path}: its processor turns channels round and normalises, in an order that "
             f"its {NAME} does not say; give channels, mean and std in the teacher's section"
         )
 
 
-def _three(values: Any) -> tuple[float, ...] | None:
-    """Three numbers, of a list or of one for all channels; None of anything else."""
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    if isinstance(values, list) and len(values) == 3:
-        return tuple(map(float, values))
-    return None
+def _factor(does: dict[str, Any], path: str) -> float:
+    factor = does.get("rescale_factor", PIXEL) if does.get("do_rescale", True) else 1.0
+    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise ConfigError(f"teacher {path}: {NAME}: expected a rescale_factor > 0, got {factor!r}")
+    return float(factor)
+
+
+def _three(does: dict[str, Any], key: str, path: str) -> tuple[float, ...] | None:
+    """Three numbers, of a list or of one for all channels; None where there are none."""
+    values = does.get(key)
+    if values is None:
+        return None
+    listed = [values] * 3 if isinstance(values, int | float) else values
+    if not isinstance(listed, list) or len(listed) != 3 or not _are_numbers(listed):
+        raise ConfigError(
+            f"teacher {path}: {NAME}: expected three numbers as {key}, one a channel, got {values}"
+        )
+    if key == "image_std" and min(listed) <= 0:
+        raise ConfigError(f"teacher {path}: {NAME}: expected image_std above 0, got {values}")
+    return tuple(map(float, listed))
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(each, int | float) and math.isfinite(each) for each in values)

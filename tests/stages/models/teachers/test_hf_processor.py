@@ -89,8 +89,8 @@ def config(path: Path | str, **changes: Any) -> TeacherConfig:
     return parsed
 
 
-def seen_by(path: Path, **keys: Any) -> torch.Tensor:
-    return build_teacher(config(path, **keys))._images(FRAMES)
+def seen_by(path: Path, frames: np.ndarray = FRAMES, **keys: Any) -> torch.Tensor:
+    return build_teacher(config(path, **keys))._images(frames)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -166,6 +166,11 @@ def test_the_section_has_the_last_word_and_is_warned_of(
         ({"do_color_quantize": True}, "do_color_quantize"),
         ({"do_rescale": True, "offset": True}, "offset"),
         ({"do_flip_channel_order": True, **UNIT}, "turns channels round and normalises"),
+        ({"image_mean": [0.5]}, "three numbers as image_mean"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std above 0"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "three numbers as image_mean"),
+        ({"rescale_factor": 0}, "rescale_factor > 0, got 0"),
+        ({"rescale_factor": "1/255"}, "rescale_factor > 0, got '1/255'"),
     ],
 )
 def test_what_no_key_can_say_is_refused_by_name(
@@ -203,6 +208,27 @@ def test_a_network_of_one_size_is_advised_its_own(model: Path) -> None:
     logits = teacher(frames)["logits"]
     assert logits.shape == (1, 5, -(-96 // stride), -(-160 // stride))
     assert "features/penultimate" in teacher.strides, "its classifier was found at its size"
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_at_the_size_of_its_processor_it_sees_what_that_gives(model: Path, resample: int) -> None:
+    import transformers
+
+    put(model, {**FILES["segformer"], "size": {"height": 40, "width": 56}, "resample": resample})
+    processor = transformers.SegformerImageProcessor.from_pretrained(model)
+    frames = 90 + FRAMES // 4  # no extremes: some cut overshoot off after each axis
+    expected = processor(images=frames[0], return_tensors="pt")["pixel_values"]
+    # whole pixels of 0..255, which two ways to add up round to either side
+    seen = seen_by(model, frames, size=[40, 56])
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1.01 / 57)
+
+
+def test_another_way_of_resizing_matters_only_where_something_is_resized(model: Path) -> None:
+    put(model, {**FILES["segformer"], "resample": 0})
+    build_teacher(config(model))
+    with pytest.raises(ConfigError, match="state resample = 'bilinear' or 'bicubic'"):
+        build_teacher(config(model, size=[64, 96]))
+    build_teacher(config(model, size=[64, 96], resample="bicubic"))
 
 
 @pytest.mark.parametrize(
