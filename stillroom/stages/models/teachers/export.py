@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.teachers.program import (
+    ProgramInput,
     ProgramTeacherSettings,
     in_batches,
     logits_of,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import torch
     from torch import Tensor, nn
 
     from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
@@ -51,14 +53,15 @@ def load_export(config: ExportTeacherConfig) -> TeacherNetwork:
     device = device_of(config.device, "teacher")
     with _as_weights_error(config.path):
         load = _scripted if _is_torchscript(config.path) else _exported
-        module, batch, size = load(config.path, device)
+        module, takes = load(config.path, device)
+    takes.demand_images(config)
     demand_finite(module.state_dict(), config.path)
     return TeacherNetwork(
         module=module,
-        forward=in_batches(lambda images: _grids(module(images), config), batch),
+        forward=in_batches(lambda images: _grids(module(takes.of(images)), config), takes.batch),
         multiple=1,
         channels_last=False,
-        made_for=size,
+        made_for=takes.size,
     )
 
 
@@ -73,30 +76,35 @@ def _grids(output: Any, config: ExportTeacherConfig) -> ModelOutput:
     return {LOGITS: logits_of(dict(enumerate(several)), config)}
 
 
-def _scripted(path: Path, device: str) -> tuple[nn.Module, int | None, None]:
-    """TorchScript says nothing of its input: it takes what it takes."""
+def _scripted(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
+    """Load TorchScript; it says nothing of its input, which is taken to be of its weights' type."""
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-    return _modeless(module.eval()), None, None
+    weight = next((each for each in module.parameters() if each.is_floating_point()), None)
+    dtype = torch.float32 if weight is None else weight.dtype
+    return _modeless(module.eval()), ProgramInput((None,) * 4, _name(dtype))
 
 
-def _exported(path: Path, device: str) -> tuple[nn.Module, int | None, tuple[int, int] | None]:
-    """Return the program, the number of images that it takes if it is one, and their size too."""
+def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
     import torch
     from torch.export.passes import move_to_device_pass
 
     _demand_plain_tensors(path)
     program = torch.export.load(path)
     (name,) = program.graph_signature.user_inputs
-    (shape,) = (
-        node.meta["val"].shape for node in program.graph.nodes if node.name == name
-    )  # (B, 3, H, W), a whole number each or a symbol
-    batch, _, height, width = (side if isinstance(side, int) else None for side in shape)
-    module = _modeless(move_to_device_pass(program, device).module())
-    return module, batch, None if height is None or width is None else (height, width)
+    (value,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
+    first, second, third, last = (  # a number, or a symbol where it is free
+        side if isinstance(side, int) else None for side in value.shape
+    )
+    takes = ProgramInput((first, second, third, last), _name(value.dtype))
+    return _modeless(move_to_device_pass(program, device).module()), takes
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _modeless(program: nn.Module) -> nn.Module:

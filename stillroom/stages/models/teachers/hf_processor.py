@@ -15,6 +15,7 @@ from typing import Any
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 NAME = "preprocessor_config.json"
+PROCESSORS = "processor_config.json"  # of newer files: with the image processor inside, if any
 PER_PIXEL = ("do_rescale", "do_normalize", "do_flip_channel_order")  # done here
 PLACE = ("do_resize", "do_center_crop", "do_pad")  # left to canvas and `size`
 NO_MATTER = ("do_reduce_labels", "do_convert_rgb")  # frames are RGB; labels are not a teacher's
@@ -34,18 +35,25 @@ DIGITS = 3  # of means and deviations in 0..255: 0.485 becomes 123.675 and not 1
 
 
 def read_processor(path: str, revision: str | None) -> dict[str, Any]:
-    """Read a model's processor file; {} where there is none.
+    """Read what a model's files say of its processor; {} where they say nothing.
 
     Args:
         path: a local folder, or the id of a model on the hub
 
     Raises:
-        WeightsError: it is there and damaged, or the hub does not answer.
+        WeightsError: a file is there and damaged, or the hub does not answer.
     """
     local = revision is None or Path(path).is_dir()
-    file = _local(path) if local else _from_the_hub(path, revision)
-    if file is None:
-        return {}
+    for name, key in ((PROCESSORS, "image_processor"), (NAME, None)):
+        file = _local(path, name) if local else _from_the_hub(path, revision, name)
+        found = {} if file is None else _read(file)
+        described = found if key is None else found.get(key)
+        if isinstance(described, dict) and described:
+            return described
+    return {}
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -94,24 +102,24 @@ def size_of(processor: dict[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _local(path: str) -> Path | None:
-    file = Path(path) / NAME
+def _local(path: str, name: str) -> Path | None:
+    file = Path(path) / name
     return file if file.is_file() else None
 
 
-def _from_the_hub(path: str, revision: str | None) -> Path | None:
+def _from_the_hub(path: str, revision: str | None, name: str) -> Path | None:
     """Return the file of a commit, from the local copy where there is one."""
-    file, reason = _asked_once(path, revision)
+    file, reason = _asked_once(path, revision, name)
     if reason:
         raise WeightsError(
-            f"teacher {path}: its {NAME} cannot be had from the hub ({reason}); connect once, or "
+            f"teacher {path}: its {name} cannot be had from the hub ({reason}); connect once, or "
             "give channels, mean and std in the teacher's section"
         )
     return file
 
 
 @lru_cache
-def _asked_once(path: str, revision: str | None) -> tuple[Path | None, str]:
+def _asked_once(path: str, revision: str | None, name: str) -> tuple[Path | None, str]:
     """Ask the hub: (file, "why it does not answer"); a model need not have the file."""
     try:
         from huggingface_hub import hf_hub_download
@@ -119,7 +127,7 @@ def _asked_once(path: str, revision: str | None) -> tuple[Path | None, str]:
     except ImportError as error:
         return None, str(error)
     try:
-        return Path(hf_hub_download(path, NAME, revision=revision)), ""
+        return Path(hf_hub_download(path, name, revision=revision)), ""
     except LocalEntryNotFoundError as error:
         return None, str(error)
     except EntryNotFoundError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.teachers.program import (
+    ProgramInput,
     ProgramTeacherSettings,
     in_batches,
     logits_of,
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 CUDA = "CUDAExecutionProvider"
 QUIET = 3  # onnxruntime's own log: errors alone
-TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+TYPES = {  # of an input, by torch's names
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+}
 LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])")
 
 
@@ -77,10 +83,10 @@ def load_onnx(config: OnnxTeacherConfig) -> TeacherNetwork:
     network = _OnnxNetwork(_session(onnxruntime, config, device), config)
     return TeacherNetwork(
         module=None,
-        forward=in_batches(network, network.batch),
+        forward=in_batches(network, network.input.batch),
         multiple=1,
         channels_last=False,
-        made_for=network.size,
+        made_for=network.input.size,
         device=device,
     )
 
@@ -115,21 +121,17 @@ class _OnnxNetwork:
     """A session as a network: normalised images in, logits out.
 
     Attributes:
-        batch: the number of images that the graph takes; None: any
-        size: (height, width) that it takes; None: any
+        input: what the graph takes
     """
 
     def __init__(self, session: Any, config: OnnxTeacherConfig) -> None:
         self._session, self._config = session, config
-        self._input, self._last = self._described()
-        sides = [side if isinstance(side, int) else None for side in self._input.shape]
-        self.batch = sides[0]
-        height, width = sides[1:3] if self._last else sides[2:]
-        self.size = None if height is None or width is None else (height, width)
+        self._name, self.input = self._described()
+        self.input.demand_images(config)
         self._looked = False
 
     def __call__(self, images: Tensor) -> ModelOutput:
-        """Run the graph; a batch of the size that it takes."""
+        """Run the graph; on a batch of the number that it takes."""
         import torch
 
         if not self._looked:
@@ -145,32 +147,19 @@ class _OnnxNetwork:
     def _run(self, images: Tensor) -> Tensor:
         import torch
 
-        images = images.permute(0, 2, 3, 1) if self._last else images
-        given = images.to(getattr(torch, TYPES[self._input.type])).contiguous().cpu().numpy()
         names = [each.name for each in self._session.get_outputs()]
-        made = self._session.run(names, {self._input.name: given})
-        logits = logits_of(dict(zip(names, map(torch.from_numpy, made), strict=True)), self._config)
-        classes = self._config.num_classes()
-        if logits.ndim == 4 and logits.shape[1] != classes and logits.shape[3] == classes:
-            logits = logits.permute(0, 3, 1, 2)
-        return logits
+        made = self._session.run(names, {self._name: self.input.of(images).cpu().numpy()})
+        return logits_of(dict(zip(names, map(torch.from_numpy, made), strict=True)), self._config)
 
-    def _described(self) -> tuple[Any, bool]:
-        """Return the graph's input, and whether its channels come last."""
-        path, inputs = self._config.path, self._session.get_inputs()
-        listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+    def _described(self) -> tuple[str, ProgramInput]:
+        """Return name and form of the graph's input."""
+        inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in TYPES or len(inputs[0].shape) != 4:
+            listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
             raise ConfigError(
-                f"teacher {path}: takes {listed}; expected one input (B, 3, H, W) or (B, H, W, 3), "
-                f"of {', '.join(TYPES)}"
+                f"teacher {self._config.path}: takes {listed}; expected one input (B, 3, H, W) or "
+                f"(B, H, W, 3), of {', '.join(TYPES)}"
             )
-        shape = inputs[0].shape
-        last = shape[3] == 3 and shape[1] != 3
-        if not last and isinstance(shape[1], int) and shape[1] != 3:
-            raise ConfigError(f"teacher {path}: takes {listed}; expected images of 3 channels")
-        if TYPES[inputs[0].type] == "uint8" and (self._config.normalize or self._config.scale != 1):
-            raise ConfigError(
-                f"teacher {path}: takes {listed}, pixels as they are: set normalize = false and "
-                "scale = 1"
-            )
-        return inputs[0], last
+        (one,) = inputs
+        first, second, third, last = (side if isinstance(side, int) else None for side in one.shape)
+        return one.name, ProgramInput((first, second, third, last), TYPES[one.type])

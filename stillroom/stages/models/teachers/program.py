@@ -6,6 +6,7 @@ output.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,56 @@ class ProgramTeacherSettings(TeacherSettings):
         return {"file_sha256": weights_sha256(self.path)}
 
 
+@dataclass(frozen=True)
+class ProgramInput:
+    """What a program takes: images (B, 3, H, W), or (B, H, W, 3), of one type.
+
+    Attributes:
+        shape: None for a side that may have any length
+        dtype: by torch's name: "float32", "uint8"
+    """
+
+    shape: tuple[int | None, int | None, int | None, int | None]
+    dtype: str = "float32"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels come last."""
+        return self.shape[3] == 3 and self.shape[1] != 3
+
+    @property
+    def batch(self) -> int | None:
+        """The one number of images that it takes; None: any."""
+        return self.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The one (height, width) that it takes; None: any."""
+        height, width = self.shape[1:3] if self.channels_last else self.shape[2:]
+        return None if height is None or width is None else (height, width)
+
+    def demand_images(self, config: ProgramTeacherSettings) -> None:
+        """Refuse a program of something else, and bytes made of normalised images.
+
+        Raises:
+            ConfigError: it takes other channels than 3, or bytes, and the section normalises.
+        """
+        takes = f"teacher {config.path}: the network takes {self.shape} of {self.dtype}"
+        if not self.channels_last and self.shape[1] not in (3, None):
+            raise ConfigError(f"{takes}; expected images of 3 channels")
+        if self.dtype == "uint8" and (config.normalize or config.scale != 1):
+            raise ConfigError(
+                f"{takes}, pixels as they are: set normalize = false and scale = 1 in its section"
+            )
+
+    def of(self, images: Tensor) -> Tensor:
+        """Bring images (B, 3, H, W) to what the program takes."""
+        import torch
+
+        images = images.permute(0, 2, 3, 1) if self.channels_last else images
+        return images.to(getattr(torch, self.dtype)).contiguous()
+
+
 def logits_of(outputs: Mapping[str | int, Any], config: ProgramTeacherSettings) -> Tensor:
     """Find the logits among outputs by name or place: the only one, "logits", or as configured.
 
@@ -65,6 +116,9 @@ def logits_of(outputs: Mapping[str | int, Any], config: ProgramTeacherSettings) 
             f"teacher {config.path}: expected logits, got {kind}; export the network without its "
             "argmax, or let `output` name the logits"
         )
+    classes = config.num_classes()
+    if found.ndim == 4 and found.shape[1] != classes and found.shape[3] == classes:
+        found = found.permute(0, 3, 1, 2)  # of a program whose channels come last
     return found
 
 

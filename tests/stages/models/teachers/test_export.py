@@ -123,6 +123,41 @@ def test_a_program_of_one_batch_and_size_works_there(batch: int, tmp_path: Path)
     assert resized.strides["logits"] == 8
 
 
+class Bytes(nn.Module):
+    """Takes bytes, channels last, and gives channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images.permute(0, 3, 1, 2).float() / 255).permute(0, 2, 3, 1)
+
+
+def test_bytes_with_their_channels_last_are_given_as_they_are(tmp_path: Path) -> None:
+    example = torch.zeros(1, 64, 96, 3, dtype=torch.uint8)
+    torch.export.save(torch.export.export(Bytes().eval(), (example,)), tmp_path / "w.pt2")
+    made = build_teacher(config(tmp_path / "w.pt2", scale=1), (64, 96))(FRAMES)
+    torch.testing.assert_close(made["logits"], expected(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="pixels as they are: set normalize = false"):
+        build_teacher(config(tmp_path / "w.pt2"), (64, 96))
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_program_of_half_precision_gets_halves(script: bool, tmp_path: Path) -> None:
+    half, example = network().bfloat16(), torch.rand(1, 3, 64, 96, dtype=torch.bfloat16)
+    half = nn.Sequential(half.body, half.norm, half.classify)
+    if script:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            torch.jit.save(torch.jit.trace(half, example), tmp_path / "w")
+    else:
+        torch.export.save(torch.export.export(half, (example,)), tmp_path / "w")
+    made = build_teacher(config(tmp_path / "w"), (64, 96))(FRAMES)["logits"]
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, expected(), rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("form", "keys", "message"),
     [

@@ -176,7 +176,7 @@ def test_a_hub_id_without_a_full_commit_is_refused_when_read(revision: str | Non
 
 
 def test_a_hub_id_is_described_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_processor, "_asked_once", lambda path, revision: (None, ""))
+    monkeypatch.setattr(hf_processor, "_asked_once", lambda path, revision, name: (None, ""))
     described = config("somebody/segformer", revision="a" * 40).identity()
     assert described["path"] == "somebody/segformer"
     assert described["revision"] == "a" * 40

@@ -134,6 +134,15 @@ def test_every_processor_of_such_models_is_read_as_it_is_saved(model: Path) -> N
         )
 
 
+def test_a_processor_inside_the_newer_file_comes_first(model: Path) -> None:
+    put(model, FILES["segformer"])
+    newer = {"image_processor": FILES["not normalised"], "processor_class": "SomeProcessor"}
+    (model / hf_processor.PROCESSORS).write_text(json.dumps(newer))
+    assert config(model).identity()["normalize"] is False
+    (model / hf_processor.PROCESSORS).write_text(json.dumps({"processor_class": "SomeProcessor"}))
+    assert "normalize" not in config(model).identity()
+
+
 def test_what_is_read_is_in_the_identity_as_if_it_were_written(model: Path) -> None:
     plain = config(model).identity()
     put(model, FILES["segformer"])
@@ -254,6 +263,8 @@ def test_the_file_of_a_hub_model_is_asked_for_once_and_its_absence_said(
 
     def download(path: str, name: str, *, revision: str) -> str:
         asked.append(path)
+        if name != hf_processor.NAME and path != "one/offline":
+            raise huggingface_hub.errors.EntryNotFoundError("no such file")
         if path == "one/offline":
             raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
         if path == "one/without":
@@ -272,4 +283,4 @@ def test_the_file_of_a_hub_model_is_asked_for_once_and_its_absence_said(
         build_teacher(config("one/offline", revision="a" * 40))
     stated = config("one/offline", revision="a" * 40, channels="rgb", normalize=False, scale=1)
     assert stated.identity()["normalize"] is False
-    assert asked == ["one/plain", "one/without", "one/offline"]
+    assert asked == 2 * ["one/plain"] + 2 * ["one/without"] + ["one/offline"]
