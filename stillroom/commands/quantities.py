@@ -23,7 +23,9 @@ def duration(seconds: float) -> str:
 
 
 def parameters(count: int) -> str:
-    """How many parameters, in thousands or millions: 836, 2.84 k, 29.20 M."""
+    """How many parameters, in thousands or millions: 836, 2.84 k, 29.20 M; ? of a callable."""
+    if count == 0:
+        return "?"  # not none: a callable, or an ONNX graph, does not show them
     if count < 1000:
         return f"{count}"
     return f"{count / 1e3:.2f} k" if count < 999_995 else f"{count / 1e6:.2f} M"
@@ -31,5 +33,7 @@ def parameters(count: int) -> str:
 
 def gflops(count: int) -> str:
     """Floating-point operations in 10^9, two digits of them where two decimals would be 0.00."""
+    if count == 0:
+        return "?"
     billions = count / 1e9
     return f"{billions:.2f}" if billions >= 0.01 else f"{billions:.2g}"
