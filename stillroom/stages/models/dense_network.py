@@ -187,10 +187,35 @@ def measure_grids(
             f"the network gives logits of shape {tuple(logits.shape)}; "
             f"expected (B, {classes or 'C'}, h, w) for {classes or 'C'} classes"
         )
+    if height == width:
+        _demand_upright(network, (least, least + pad), device)
     return {
         name: Grid(1 if grid.ndim == 3 else grid.shape[1], _exact_stride(name, grid, height, width))
         for name, grid in output.items()
     }
+
+
+def _demand_upright(network: DenseNetwork, size: tuple[int, int], device: str) -> None:
+    """Refuse grids whose rows are columns of the image, which a square one does not show.
+
+    Args:
+        size: (height, width) that differ; a network that does not take it passes
+
+    Raises:
+        ConfigError: a grid lies on its side.
+    """
+    height, width = size
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(1, 3, height, width, device=device))
+    except Exception:  # a network of one size
+        return
+    for name, grid in output.items():
+        if grid.shape[-2] * height == grid.shape[-1] * width:
+            raise ConfigError(
+                f"{name}: a grid of shape {tuple(grid.shape)} from an input of {height}x{width} "
+                "has height and width exchanged; expected (..., h, w)"
+            )
 
 
 def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:

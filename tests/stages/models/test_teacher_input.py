@@ -41,6 +41,12 @@ def seen(stride=1):
     '''The very input as its logits.'''
     return lambda images: images[:, :, ::stride, ::stride]
 
+def on_its_side():
+    return lambda images: images[:, :, ::4, ::4].transpose(2, 3)
+
+def inner_size():
+    return lambda images: nn.functional.interpolate(images, (64, 64))
+
 ERRORS = {"assert": AssertionError, "key": KeyError, "type": TypeError}
 
 def strange(error):
@@ -193,3 +199,11 @@ def test_a_size_must_fit_the_levels_of_the_network() -> None:
     frame = np.random.default_rng(2).integers(0, 256, (1, 128, 192, 3), dtype=np.uint8)
     assert teacher(frame)["logits"].shape == (1, 3, 16, 24)
     assert teacher.own_logits(frame).shape == (1, 3, 128, 192)
+
+
+def test_a_grid_on_its_side_is_refused_on_a_square_canvas_too() -> None:
+    for canvas in (None, (64, 96), (64, 64)):
+        with pytest.raises(ConfigError, match=r"whole stride|height and width exchanged"):
+            build_teacher(config("on_its_side"), canvas)
+    # one that brings whatever it gets to a square of its own is another thing
+    assert build_teacher(config("inner_size"), (128, 128)).strides == {"logits": 2}

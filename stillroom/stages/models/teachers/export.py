@@ -7,11 +7,12 @@ holds beside plain tensors; such files are refused before.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import warnings
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.stages.models.inference import device_of
@@ -21,6 +22,7 @@ from stillroom.stages.models.teachers.program import (
     in_batches,
     logits_of,
 )
+from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import StillroomError, WeightsError
@@ -93,6 +95,7 @@ def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
     from torch.export.passes import move_to_device_pass
 
     _demand_plain_tensors(path)
+    _register_outputs_of_transformers(path)
     program = torch.export.load(path)
     (name,) = program.graph_signature.user_inputs
     (value,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
@@ -100,14 +103,16 @@ def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
         side if isinstance(side, int) else None for side in value.shape
     )
     takes = ProgramInput((first, second, third, last), _name(value.dtype))
-    return _modeless(move_to_device_pass(program, device).module()), takes
+    _, keywords = program.call_spec.in_spec.children()
+    keyword = next(iter(keywords.context or ()), None)  # of the input, if it has one
+    return _modeless(move_to_device_pass(program, device).module(), keyword), takes
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _modeless(program: nn.Module) -> nn.Module:
+def _modeless(program: nn.Module, keyword: str | None = None) -> nn.Module:
     """Wrap a program as a module: it raises where it is asked for evaluation or no gradients."""
     from torch import nn
 
@@ -120,7 +125,7 @@ def _modeless(program: nn.Module) -> nn.Module:
             return self
 
         def forward(self, images: Tensor) -> Any:
-            return self.program(images)
+            return self.program(images) if keyword is None else self.program(**{keyword: images})
 
     return Program()
 
@@ -135,6 +140,17 @@ def _is_torchscript(path: Path) -> bool:
             "torchvision or python)"
         )
     return "code" in folders
+
+
+def _register_outputs_of_transformers(path: Path) -> None:
+    """Import what such a program returns: importing it tells torch how to build one."""
+    with zipfile.ZipFile(path) as archive:
+        graphs = [name for name in archive.namelist() if name.endswith(".json")]
+        named = any(b"transformers.modeling_outputs" in archive.read(name) for name in graphs)
+    if named:
+        with suppress(ImportError):
+            import_torchvision()
+            importlib.import_module("transformers.modeling_outputs")
 
 
 def _demand_plain_tensors(path: Path) -> None:
