@@ -2,7 +2,7 @@
 
 Both are programs, to be trusted as code is: TorchScript runs in an interpreter of its own, and
 torch.export.load evaluates the sizes that a file states. It would also unpickle whatever a file
-holds beside plain tensors; such files are refused before.
+holds beside plain tensors, and load libraries out of it; such files are refused before.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
+
+COMPILED = "data/aotinductor"  # the folder of shared libraries in an archive
 
 
 class ExportTeacherConfig(ProgramTeacherSettings):
@@ -154,16 +156,21 @@ def _register_outputs_of_transformers(path: Path) -> None:
 
 
 def _demand_plain_tensors(path: Path) -> None:
-    """Refuse what torch.export.load would unpickle.
+    """Refuse what torch.export.load would unpickle, or run as a library.
 
     Raises:
         UnpicklingError: an example of its input holds more than tensors.
-        WeightsError: a weight or constant is a pickled object.
+        WeightsError: a weight or constant is a pickled object, or there is compiled code.
     """
     import torch
 
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
+            if f"/{COMPILED}/" in name:
+                raise WeightsError(
+                    f"teacher {path}: holds compiled code (AOTInductor), which would be run as it "
+                    "is; save the program with torch.export.save"
+                )
             if name.endswith(".pt") and archive.getinfo(name).file_size:
                 torch.load(io.BytesIO(archive.read(name)), weights_only=True)
             if not name.endswith("_config.json"):

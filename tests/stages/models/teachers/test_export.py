@@ -246,6 +246,13 @@ def test_pickled_objects_in_a_program_are_refused_before_they_are_loaded(
     assert not (tmp_path / "ran").exists()
 
 
+def test_compiled_code_in_a_program_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(exported(tmp_path / "w.pt2"), "a") as archive:
+        archive.writestr("w/data/aotinductor/model/w.so", b"code")
+    with pytest.raises(WeightsError, match="compiled code"):
+        build_teacher(config(tmp_path / "w.pt2"))
+
+
 def test_a_path_is_demanded(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="path"):
         TypeAdapter(TeacherConfig).validate_python({"kind": "export", "classes": 5})
