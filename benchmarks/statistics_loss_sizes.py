@@ -23,7 +23,7 @@ from loss_sizes import CLASSES, camvid_teacher, camvid_weights, frames_and_label
 from torch import Tensor, nn
 
 from stillroom.stages.models.smp_network import CLASSIFIER
-from stillroom.stages.models.weights import load_state
+from stillroom.stages.models.tensor_file import read_tensors
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.loss_parts.augmentation import Augmentation
 from stillroom.stages.train.loss_parts.similarities import draw_pixels
@@ -132,7 +132,7 @@ def tables_of_values(data: Path) -> str:
     logits, features = output["logits"].float(), output["features/penultimate"].float()
     statistics = ClassCovariance(CLASSES, features.shape[1])
     statistics.update(features, labels)
-    state = load_state(camvid_weights(data))
+    state = read_tensors(camvid_weights(data))
     weight = state[CLASSIFIER].float().sum(dim=(2, 3))
     given = Augmentation(weight, statistics.variance.float(), labels, 1.0)
     return f"{table_of_logits(logits, given)}\n\n{table_of_features(features, labels)}"

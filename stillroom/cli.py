@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,9 @@ from stillroom.storage_specs.errors import StillroomError
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
+
+
+TOLD = "stillroom.stages.models.weights"  # which tensors of a file were taken: users see it
 
 
 class _Commands(click.Group):
@@ -42,6 +46,17 @@ def main() -> None:
 
     First contact, with nothing to download:  stillroom demo
     """
+    logger = logging.getLogger(TOLD)
+    if not logger.handlers:
+        logger.addHandler(_Echo())
+        logger.setLevel(logging.INFO)
+
+
+class _Echo(logging.Handler):
+    """Print records on stderr, whatever stream that is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 main.add_command(cache)

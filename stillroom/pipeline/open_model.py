@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from stillroom.stages.evaluate.predict import Predictor, StudentPredictor, TeacherPredictor
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.teacher import build_teacher
-from stillroom.stages.models.weights import fit_state, load_state
+from stillroom.stages.models.tensor_file import read_tensors
+from stillroom.stages.models.weights import fit_state
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import load_checkpoint
@@ -88,7 +89,7 @@ def _open_student(path: Path) -> Model:
             raise WeightsError(f"{path}: not a checkpoint of `stillroom train`")
         fit_state(student, checkpoint.get("ema") or checkpoint["student"], path)
     else:
-        fit_state(student.network, load_state(path), path)
+        fit_state(student.network, read_tensors(path), path)
     student.to(best_device())
     name = str(folder) if path.name == run_folder.MODEL else str(path)
     return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
@@ -96,7 +97,7 @@ def _open_student(path: Path) -> Model:
 
 def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
     """Read the student's section, without the weights that it began from."""
-    start = ("weights", "encoder_weights")
+    start = ("weights", "weights_key", "encoder_weights", "encoder_weights_key")
     section = {key: None if key in start else value for key, value in document.items()}
     try:
         found: StudentConfig = TypeAdapter(StudentConfig).validate_python(section)

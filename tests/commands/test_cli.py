@@ -89,6 +89,30 @@ def test_the_whole_path_through_the_command_line(run_file: Path) -> None:
     assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_build_and_check_say_which_weights_were_taken(run_file: Path) -> None:
+    import torch
+    from tiny_networks import Tiny
+
+    raw, averaged = ({f"module.{k}": v for k, v in Tiny(9, i).state_dict().items()} for i in (1, 2))
+    torch.save({"model": raw, "model_ema": {**averaged, "n_averaged": torch.tensor(2)}}, "w.pth")
+    weights = ("--set", "teachers.tiny.weights=w.pth")
+    refused = stillroom("cache", "build", run_file, *weights)
+    assert refused.exit_code == 2
+    assert 'weights_key = "model_ema.module"' in refused.stderr
+    assert not Path("street.cache").exists()
+    weights += ("--set", "teachers.tiny.weights_key=model_ema")
+    built = stillroom("cache", "build", run_file, *weights)
+    assert built.exit_code == 0, built.stderr
+    assert "weights w.pth: 4 tensors from model_ema.module; 5 others" in built.stderr
+    start = ("--set", "student.weights=w.pth", "--set", "student.weights_key=model")
+    looked_at = stillroom("train", run_file, *weights, *start, "--check", "--json")
+    assert looked_at.exit_code == 0, looked_at.stderr
+    assert "weights w.pth: 4 tensors from model.module;" in looked_at.stderr
+    json.loads(looked_at.stdout)
+    assert stillroom("train", run_file, *weights, *start).exit_code == 0
+    assert stillroom("eval", "run", run_file, *weights).exit_code == 0
+
+
 def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
     stillroom("cache", "build", run_file)
     victim = Path("street.cache/street/tiny/logits/c.1.0.0.0")

@@ -34,6 +34,7 @@ Architecture = Literal[
 ]  # fmt: skip
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 CLASSIFIER = "segmentation_head.0.weight"
+AUXILIARY = "classification_head."  # of whole images, for training only; passed over in a file
 
 # Options that other keys of the section state, or that logits on the decoder's grid do not have.
 RESERVED = {

@@ -1,33 +1,31 @@
-"""Weights from local files, read without unpickling code, and fitted to a network by name."""
+"""Weights from local files, fitted to a network by name."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stillroom.stages.models.tensor_file import (
+    COUNTER,
+    Chosen,
+    choose,
+    few,
+    folder_named,
+    read_tensors,
+)
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.fingerprint import sha256_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    State = dict[str, Tensor]
-
 LOG = logging.getLogger(__name__)
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # a checkpoint keeps its tensors below one
-SHOWN = 4  # tensors named in a message before "and N more"
-COUNTER = "num_batches_tracked"  # of batch normalisation: some exports drop it, nothing needs it
-RENAMINGS = (  # (prefix off, prefix on): from a file's names to an encoder's
-    ("", ""),
-    ("", "model."),  # timm's names, which stand one level down in SMP's "tu-" encoders
-    ("encoder.", ""),  # a whole SMP network
-)
+INNER = "model."  # timm's names stand one level down in SMP's "tu-" encoders
+BESIDE = ("n_averaged",)  # what an average of weights counts beside them
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,6 @@ class EncoderFit:
     unused: tuple[str, ...]
 
 
-def load_state(path: Path) -> State:
-    """Read the tensors of a .safetensors file, or of a torch checkpoint without unpickling code.
-
-    A checkpoint that keeps them below "state_dict" or "model" is unwrapped, and a "module." that a
-    data-parallel wrapper put before every name is taken off.
-
-    Raises:
-        WeightsError: missing, truncated, not a weights file, or a pickle that would run code.
-    """
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = _tensors(found, path)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
-
-
 def weights_sha256(path: Path | None) -> str | None:
     """Return the sha256 of a weights file; None where there are no weights.
 
@@ -64,6 +44,8 @@ def weights_sha256(path: Path | None) -> str | None:
     """
     if path is None:
         return None
+    if path.is_dir():
+        raise WeightsError(folder_named(path))
     try:
         return sha256_file(path)
     except OSError as error:
@@ -74,23 +56,32 @@ def load_weights(
     module: nn.Module,
     path: Path,
     *,
+    key: str | None = None,
     classifier: tuple[str, int] | None = None,
     skip: tuple[str, ...] = (),
 ) -> None:
     """Load a file into a module by name, nothing missing and nothing left over.
 
+    What wraps the network in the file is taken off, see `choose`; what was taken is logged.
+
     Args:
+        key: where in the file the network is; needed where it is there several times
         classifier: the tensor whose rows are the classes, and how many classes there must be
         skip: beginnings of the names of tensors that are passed over
 
     Raises:
-        WeightsError: the weights are unreadable, not finite, or belong to another network.
+        WeightsError: the weights are unreadable, not finite, or belong to another network; or the
+            file has several such networks and `key` does not say which.
     """
-    state = {name: x for name, x in load_state(path).items() if not name.startswith(skip)}
+    chosen = choose(read_tensors(path), module.state_dict(), path, key)
+    passed = (*skip, *BESIDE)
+    state = {name: x for name, x in chosen.state.items() if not name.startswith(passed)}
     demand_finite(state, path)
     if classifier is not None:
         check_classes(state, *classifier, path)
     fit_state(module, state, path)
+    skipped = [name for name in chosen.state if name not in state]
+    _tell(path, "weights", len(state), chosen.place, [*skipped, *chosen.unused])
 
 
 def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -103,12 +94,12 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith(COUNTER)]
     unexpected = [name for name in state if name not in wanted]
-    shapes = _other_shapes(wanted, state)
-    if missing or unexpected or shapes:
+    faults = {"missing": missing, "unexpected": unexpected, **_misfits(wanted, state)}
+    if any(faults.values()):
         raise WeightsError(
             f"weights {path} do not fit {type(module).__name__} ({len(wanted)} tensors wanted, "
             f"{len(state)} in the file)\n"
-            + _listing({"missing": missing, "unexpected": unexpected, "differently shaped": shapes})
+            + _listing(faults)
             + "  give the architecture, encoder, options and number of classes that the file was "
             "trained with, or the file that belongs to them"
         )
@@ -124,45 +115,66 @@ def demand_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """
     import torch
 
-    spoilt = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    spoilt = [name for name, value in state.items() if not torch.isfinite(_wide(value)).all()]
     if spoilt:
         raise WeightsError(
             f"weights {path}: {len(spoilt)} of {len(state)} tensors hold values that are not "
-            f"finite: {_few(spoilt)}; copy the file again, or take an earlier checkpoint"
+            f"finite: {few(spoilt)}; copy the file again, or take an earlier checkpoint"
         )
 
 
-def fit_encoder(encoder: nn.Module, state: Mapping[str, Tensor], path: Path) -> EncoderFit:
+def fit_encoder(
+    encoder: nn.Module, found: Mapping[str, Tensor], path: Path, key: str | None = None
+) -> EncoderFit:
     """Load pretrained weights into an encoder, by name; the file may hold more than the encoder.
 
     A classifier's file ends in layers that an encoder lacks, and a shallow encoder lacks the deeper
     blocks as well: such tensors are left over, and reported.
 
+    Args:
+        found: all tensors of the file
+        key: where in the file the encoder is; needed where it is there several times
+
     Raises:
-        WeightsError: nothing in the file fits, or some of the encoder's tensors are not in it.
+        WeightsError: nothing in the file fits, or some of the encoder's tensors are not in it; or
+            it has several such encoders and `key` does not say which.
     """
     wanted = encoder.state_dict()
-    renamed = max(
-        (_rename(state, *renaming) for renaming in RENAMINGS),
-        key=lambda names: sum(name in wanted for name in names.values()),
-    )  # {name in the file: name in the encoder}
-    inner = {new: state[old] for old, new in renamed.items()}
+    chosen, front = _choose_encoder(found, wanted, path, key)
+    inner = {front + name: tensor for name, tensor in chosen.state.items()}
     missing = [name for name in wanted if name not in inner and not name.endswith(COUNTER)]
-    shapes = _other_shapes(wanted, inner)
-    loaded = sum(name in inner for name in wanted) - len(shapes)
-    if missing or shapes:
+    misfits = _misfits(wanted, inner)
+    loaded = sum(name in inner for name in wanted) - sum(map(len, misfits.values()))
+    faults = {"missing": missing, **misfits}
+    if any(faults.values()):
         raise WeightsError(
             f"encoder weights {path}: {loaded} of the encoder's {len(wanted)} tensors fit\n"
-            + _listing({"missing": missing, "differently shaped": shapes})
+            + _listing(faults)
             + "  give the file of this very encoder, or leave `encoder_weights` out to start at "
             "random"
         )
-    _copy(wanted, inner)
-    unused = tuple(name for name in state if renamed.get(name) not in wanted)
-    LOG.info(
-        "encoder weights %s: %d tensors loaded, %d of the file unused", path, loaded, len(unused)
-    )
+    taken = {name: inner[name] for name in wanted if name in inner}
+    demand_finite(taken, path)
+    _copy(wanted, taken)
+    place = f"{chosen.place}." if chosen.place else ""
+    used = {place + name.removeprefix(front) for name in taken}
+    unused = tuple(name for name in found if name not in used)
+    _tell(path, "encoder weights", loaded, chosen.place, unused)
     return EncoderFit(loaded, unused)
+
+
+def _choose_encoder(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, key: str | None
+) -> tuple[Chosen, str]:
+    """Find an encoder by its own names, or else by timm's; returns what is in front of the own."""
+    tried = []
+    for front in ("", INNER):
+        names = {name.removeprefix(front) for name in wanted if name.startswith(front)}
+        if names:
+            chosen = choose(found, names, path, key)
+            tried.append((sum(name in chosen.state for name in names), chosen, front))
+    _, chosen, front = max(tried, key=lambda one: one[0])
+    return chosen, front
 
 
 def check_classes(state: Mapping[str, Tensor], layer: str, classes: int, path: Path) -> None:
@@ -179,67 +191,40 @@ def check_classes(state: Mapping[str, Tensor], layer: str, classes: int, path: P
         )
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"weights {path}: truncated, or not a safetensors file ({error}); copy it again"
-        ) from error
+def _tell(path: Path, what: str, loaded: int, place: str, unused: Sequence[str]) -> None:
+    """Log what was taken of a file, for users to see."""
+    where = f" from {place}" if place else ""
+    rest = f"; {len(unused)} others in the file unused: {few(unused)}" if unused else ""
+    LOG.info("%s %s: %d tensors%s%s", what, path, loaded, where, rest)
 
 
-def _read_torch(path: Path) -> Any:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            # torch warns of any file that it did not write; what matters is whether it refuses it.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise WeightsError(
-            f"weights {path}: refused, for it holds more than tensors, and unpickling that can run "
-            f"code ({reason}); save a plain state_dict, or convert it to safetensors"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise WeightsError(
-            f"weights {path}: truncated, or not a torch checkpoint ({reason}); copy it again"
-        ) from error
+def _wide(value: Tensor) -> Tensor:
+    """Bring kinds that torch computes little with, quantised ones and of eight bits, to float32."""
+    if value.is_quantized:
+        return value.dequantize()
+    return value.float() if value.is_floating_point() and value.itemsize == 1 else value
 
 
-def _tensors(found: Any, path: Path) -> State:
-    """Unwrap the flat dict of tensors in what a file held."""
-    import torch
-
-    for wrapper in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not found:
-        raise WeightsError(f"weights {path}: expected named tensors, found {type(found).__name__}")
-    strange = [str(name) for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise WeightsError(
-            f"weights {path}: expected tensors only, but {_few(strange)} are not; "
-            "save the network's state_dict alone"
-        )
-    return {str(name): value for name, value in found.items()}
+def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Name tensors that differ in shape, and those of numbers that the network's cannot hold."""
+    found: dict[str, list[str]] = {"differently shaped": [], "of another kind": []}
+    for name, tensor in wanted.items():
+        value = state.get(name)
+        if value is None:
+            continue
+        if value.shape != tensor.shape:
+            shapes = f"(wanted {tuple(tensor.shape)}, file {tuple(value.shape)})"
+            found["differently shaped"].append(f"{name} {shapes}")
+        elif not _holds(tensor, value):
+            found["of another kind"].append(f"{name} (wanted {tensor.dtype}, file {value.dtype})")
+    return found
 
 
-def _other_shapes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    return [
-        f"{name} (wanted {tuple(tensor.shape)}, file {tuple(state[name].shape)})"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-
-
-def _rename(state: Mapping[str, Tensor], off: str, on: str) -> dict[str, str]:
-    return {name: on + name.removeprefix(off) for name in state if name.startswith(off)}
+def _holds(target: Tensor, value: Tensor) -> bool:
+    """Whether a tensor can hold the numbers of another: quantised weights need their scales."""
+    if target.is_floating_point():
+        return value.is_floating_point()
+    return bool((value.to(target.dtype) == _wide(value)).all())
 
 
 def _copy(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -251,11 +236,5 @@ def _copy(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 def _listing(faults: Mapping[str, list[str]]) -> str:
     return "".join(
-        f"  {len(names)} {what}: {_few(names)}\n" for what, names in faults.items() if names
+        f"  {len(names)} {what}: {few(names)}\n" for what, names in faults.items() if names
     )
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

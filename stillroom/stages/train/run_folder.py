@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, ConfigError
-from stillroom.storage_specs.fingerprint import differences, plain
+from stillroom.storage_specs.fingerprint import ABSENT, differences, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,11 +112,15 @@ def claim(
 
 
 def changes(theirs: Any, mine: Any, may_differ: tuple[str, ...]) -> list[Difference]:
-    """Return the fields in which two configs differ; `may_differ` as for `claim`."""
+    """Return the fields in which two configs differ; `may_differ` as for `claim`.
+
+    A key that an older version did not know, and that is not set, is none.
+    """
     return [
         one
         for one in differences(theirs, mine)
-        if not any(one.field == f or one.field.startswith((f"{f}.", f"{f}[")) for f in may_differ)
+        if (one.cache, one.run) != (ABSENT, None)
+        and not any(one.field == f or one.field.startswith((f"{f}.", f"{f}[")) for f in may_differ)
     ]
 
 

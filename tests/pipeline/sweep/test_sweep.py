@@ -277,9 +277,9 @@ def test_what_is_done_is_read(swept: Result, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_students_side_by_side_are_those_that_were_trained_alone(alone: Result) -> None:
     """And one that was interrupted is one that was not: a/ce-seed0 was."""
-    from stillroom.stages.models.weights import load_state
+    from stillroom.stages.models.tensor_file import read_tensors
 
-    mine, theirs = (load_state(Path(each, "ce-seed0", "model.safetensors")) for each in "ab")
+    mine, theirs = (read_tensors(Path(each, "ce-seed0", "model.safetensors")) for each in "ab")
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         np.testing.assert_array_equal(value.numpy(), theirs[name].numpy())

@@ -153,6 +153,46 @@ def test_identity_follows_the_bytes_of_the_weights_and_not_their_place(
     assert config(weights=copy).identity() != config(weights=weights).identity()
 
 
+def test_identity_knows_which_tensors_of_a_file_were_chosen(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    raw, averaged = (build_smp(SmpDesign("FPN", "mobilenet_v2", 3, OPTIONS)) for _ in range(2))
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": raw.state_dict(), "state_dict_ema": averaged.state_dict()}, file)
+    with pytest.raises(WeightsError, match='weights_key = "state_dict_ema"'):
+        build_teacher(config(weights=file))
+    outputs = {}
+    for key, network in (("state_dict", raw), ("state_dict_ema", averaged)):
+        save_file(network.state_dict(), tmp_path / "w.safetensors")
+        outputs[key] = build_teacher(config(weights=file, weights_key=key))(frames())["logits"]
+        alone = build_teacher(config(weights=tmp_path / "w.safetensors"))(frames())["logits"]
+        assert torch.equal(outputs[key], alone)
+    plain = config(weights=file).identity()
+    # What was always read first: a cache of it was made without the key, and still opens.
+    assert config(weights=file, weights_key="state_dict").identity() == plain
+    chosen = config(weights=file, weights_key="state_dict_ema").identity()
+    assert chosen == {**plain, "weights_key": "state_dict_ema"}
+
+
+def test_smp_head_of_whole_images_in_a_file_is_passed_over(tmp_path: Path) -> None:
+    import segmentation_models_pytorch as smp
+
+    torch.manual_seed(5)
+    network = smp.FPN("mobilenet_v2", encoder_weights=None, classes=3, **OPTIONS)
+    torch.save(network.state_dict(), tmp_path / "plain.pth")
+    head = {"classification_head.3.weight": torch.ones(4, 3)}
+    torch.save({**network.state_dict(), **head}, tmp_path / "auxiliary.pth")
+    first, second = (
+        build_teacher(config(weights=tmp_path / name))(frames())["logits"]
+        for name in ("plain.pth", "auxiliary.pth")
+    )
+    assert torch.equal(first, second)
+
+
+def test_key_without_a_file_to_look_it_up_in_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no `weights` names the file"):
+        config(weights_key="model_ema")
+
+
 def test_identity_is_of_the_weights_that_were_loaded_and_hashed_once(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from stillroom.stages.models.tensor_file import read_tensors
 from stillroom.stages.models.weights import (
     check_classes,
     demand_finite,
     fit_encoder,
     fit_state,
-    load_state,
+    load_weights,
     weights_sha256,
 )
 from stillroom.storage_specs.errors import WeightsError
@@ -35,18 +39,135 @@ def test_saved_weights_come_back_exactly(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save(trained.state_dict(), path)
-    fit_state(fresh, load_state(path), path)
+    fit_state(fresh, read_tensors(path), path)
     assert same(trained, fresh)
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-def test_checkpoint_is_unwrapped_and_data_parallel_prefix_taken_off(
-    tmp_path: Path, wrapper: str
+def put_below(place: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{place}.{name}" if place else name: tensor for name, tensor in state.items()}
+
+
+PLACES = (
+    "module",
+    "_orig_mod",
+    "_orig_mod.module",
+    "module._orig_mod",
+    "model",
+    "net",
+    "model.net.module",
+)
+WRAPPERS = (
+    *("", "state_dict", "model", "net", "module", "ema", "teacher", "model_state"),
+    "state_dict_ema",
+)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_network_is_found_below_whatever_wraps_it(tmp_path: Path, wrapper: str, place: str) -> None:
+    trained, fresh = network(), network()
+    state = put_below(place, trained.state_dict())
+    optimiser = {"state": {0: {"exp_avg": torch.ones(4, 3, 3, 3)}}, "param_groups": [{"lr": 0.1}]}
+    beside = {"epoch": 3, "optimizer": optimiser, "args": argparse.Namespace(lr=0.1)}
+    torch.save(beside | {wrapper: state} if wrapper else beside | state, tmp_path / "w.pth")
+    load_weights(fresh, tmp_path / "w.pth")
+    assert same(trained, fresh)
+
+
+def test_what_is_beside_the_network_is_unused_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    trained, fresh = network(), network()
+    state = put_below("net", trained.state_dict()) | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    caplog.set_level("INFO")
+    load_weights(fresh, tmp_path / "w.pth")
+    assert same(trained, fresh)
+    assert caplog.messages == [
+        f"weights {tmp_path / 'w.pth'}: 9 tensors from state_dict.net; 1 others in the file unused:"
+        " state_dict.loss.weight"
+    ]
+
+
+def test_average_of_weights_counts_beside_them(tmp_path: Path) -> None:
+    trained, fresh = network(), network()
+    average = torch.optim.swa_utils.AveragedModel(trained)
+    torch.save(average.state_dict(), tmp_path / "w.pth")
+    load_weights(fresh, tmp_path / "w.pth")
+    assert same(trained, fresh)
+    state = {**trained.state_dict(), "n_averaged": torch.tensor(3)}
+    torch.save(state, tmp_path / "w.pth")
+    load_weights(network(), tmp_path / "w.pth")
+
+
+RAW_AND_AVERAGED = {
+    "timm": ("state_dict", "state_dict_ema", ""),
+    "torchvision": ("model", "model_ema", "module"),
+    "mean teacher": ("student", "teacher", "_orig_mod.module"),
+    "lightning": ("state_dict.model", "state_dict.ema_model", ""),
+    "beside each other": ("", "ema", "module"),
+}
+
+
+@pytest.mark.parametrize("names", RAW_AND_AVERAGED.values(), ids=RAW_AND_AVERAGED)
+def test_raw_and_averaged_weights_in_one_file_must_be_chosen_from(
+    tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    raw, averaged, inner = names
+    places = (raw, f"{averaged}.{inner}" if inner else averaged)
+    trained = (network(), network())
+    file = tmp_path / "w.pth"
+    states = [put_below(p, x.state_dict()) for p, x in zip(places, trained, strict=True)]
+    torch.save(states[0] | states[1], file)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(network(), file)
+    for place in places:
+        assert f'weights_key = "{place or "."}"' in str(caught.value)
+    for key, wanted in zip((raw or ".", averaged), trained, strict=True):
+        fresh = network()
+        load_weights(fresh, file, key=key)
+        assert same(fresh, wanted)
+    with pytest.raises(WeightsError, match=r"'model_emma' holds no tensor(.|\n)*choose one of"):
+        load_weights(network(), file, key="model_emma")
+
+
+def test_module_that_two_others_refer_to_is_one(tmp_path: Path) -> None:
+    trained, fresh = network(), network()
+    state = trained.state_dict()
+    torch.save(put_below("model", state) | put_below("loss.model", state), tmp_path / "w.pth")
+    load_weights(fresh, tmp_path / "w.pth")
+    assert same(fresh, trained)
+
+
+def test_further_head_within_the_network_is_refused_unless_skipped(tmp_path: Path) -> None:
+    state = {**network().state_dict(), "head2.weight": torch.zeros(7, 4, 1, 1)}
+    torch.save(put_below("model", state), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"1 unexpected: head2\.weight"):
+        load_weights(network(), tmp_path / "w.pth")
+    load_weights(network(), tmp_path / "w.pth", skip=("head2.",))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", ["int8", "complex", "quantised"])
+def test_numbers_of_another_kind_are_refused(kind: str) -> None:
+    state = dict(network().state_dict())
+    state["0.weight"] = {
+        "int8": lambda x: (x * 100).to(torch.int8),
+        "complex": lambda x: x.to(torch.complex64),
+        "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    }[kind](state["0.weight"])
+    demand_finite(state, Path("w"))
+    with pytest.raises(WeightsError, match=r"1 of another kind: 0\.weight .*float32, file"):
+        fit_state(network(), state, Path("w"))
+
+
+def test_counters_saved_as_floats_and_weights_of_eight_bits_are_taken(tmp_path: Path) -> None:
     trained = network()
-    inner = {f"module.{name}": tensor for name, tensor in trained.state_dict().items()}
-    torch.save({"epoch": 3, wrapper: inner}, tmp_path / "w.pth")
-    assert set(load_state(tmp_path / "w.pth")) == set(trained.state_dict())
+    state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in trained.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    fresh = network()
+    load_weights(fresh, tmp_path / "w.safetensors")
+    assert torch.allclose(fresh[0].weight, trained[0].weight, rtol=0.07, atol=1e-2)
 
 
 def test_half_precision_file_fills_a_float32_network(tmp_path: Path) -> None:
@@ -98,7 +219,7 @@ def test_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, plain_pick
     else:
         torch.save(content, path)
     with pytest.raises(WeightsError, match=r"evil\.pth: refused.*safetensors"):
-        load_state(path)
+        read_tensors(path)
     assert not victim.exists()
 
 
@@ -110,12 +231,51 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str, keep: float) -> No
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep) if keep >= 1 else int(len(whole) * keep)])
     with pytest.raises(WeightsError, match=rf"w{suffix}: (truncated|refused)"):
-        load_state(path)
+        read_tensors(path)
+
+
+class Whole(nn.Linear):
+    """A network of somebody's module."""
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"state_dict": {}, "best": np.float64(0.5)}, r"numpy\S*\.scalar"),
+        (Whole(2, 2), r"\S*test_weights\.Whole"),
+        ({"args": argparse.Namespace(data=Path("data"))}, r"pathlib\S*Path"),
+    ],
+    ids=["numpy", "module", "path"],
+)
+def test_type_that_is_refused_is_named_without_advice_to_load_it(
+    tmp_path: Path, content: object, kind: str
+) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"it holds {kind} beside tensors") as caught:
+        read_tensors(tmp_path / "w.pth")
+    message = str(caught.value)
+    assert "\x1b" not in message
+    assert "weights_only" not in message
+    assert "add_safe_globals" not in message
+
+
+def test_folder_index_and_torchscript_are_told_apart(tmp_path: Path) -> None:
+    for read in (read_tensors, weights_sha256):
+        with pytest.raises(WeightsError, match=r"this is a folder; .*model\.safetensors"):
+            read(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(WeightsError, match="an index of several files"):
+        read_tensors(tmp_path / "model.safetensors.index.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="a TorchScript archive"):
+        read_tensors(tmp_path / "w.pt")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such file"):
-        load_state(tmp_path / "none.pth")
+        read_tensors(tmp_path / "none.pth")
     with pytest.raises(WeightsError, match=r"none\.pth"):
         weights_sha256(tmp_path / "none.pth")
 
@@ -125,7 +285,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     [
         ([1, 2], "found list"),
         ({}, "found dict"),
-        ({"a": torch.zeros(1), "lr": 0.1}, "lr are not"),
+        ({"epoch": 3, "name": "a"}, "found dict without any"),
+        ({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, "two tensors are called a.b"),
     ],
 )
 def test_file_of_something_else_than_named_tensors_is_refused(
@@ -133,7 +294,7 @@ def test_file_of_something_else_than_named_tensors_is_refused(
 ) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=reason):
-        load_state(tmp_path / "w.pth")
+        read_tensors(tmp_path / "w.pth")
 
 
 def test_hash_is_of_the_bytes_and_none_without_a_file(tmp_path: Path) -> None:
@@ -162,6 +323,29 @@ def test_encoder_takes_its_tensors_by_name_and_reports_the_rest(off: str, on: st
     assert fit.unused == ("classifier.weight",)
     assert fit.loaded == len(trained.state_dict())
     assert same(trained, fresh)
+
+
+@pytest.mark.parametrize("inner", ["", "module.", "encoder."])
+def test_encoder_of_raw_and_averaged_networks_must_be_chosen(inner: str) -> None:
+    states = [network().state_dict() for _ in "qk"]
+    found = {
+        f"{top}.{inner}{name}": tensor
+        for top, state in zip(("student", "teacher"), states, strict=True)
+        for name, tensor in state.items()
+    }
+    with pytest.raises(WeightsError, match='weights_key = "teacher'):
+        fit_encoder(network(), found, Path("w"))
+    fresh = network()
+    fit = fit_encoder(fresh, found, Path("w"), key="teacher")
+    assert torch.equal(fresh[0].weight, states[1]["0.weight"])
+    assert len(fit.unused) == fit.loaded == 9
+
+
+def test_encoder_with_a_nan_is_refused() -> None:
+    state = network().state_dict()
+    state["0.weight"] = torch.full_like(state["0.weight"], torch.nan)
+    with pytest.raises(WeightsError, match=r"not finite: 0\.weight"):
+        fit_encoder(network(), state, Path("w"))
 
 
 def test_encoder_refuses_a_file_that_lacks_some_or_all_of_its_tensors() -> None:

@@ -65,6 +65,13 @@ def test_a_run_that_saved_nothing_keeps_nobody_out(tmp_path, left):
         claim(tmp_path, {"train": {"lr": 1e12}}, PRINTS)
 
 
+def test_a_key_that_is_younger_than_the_run_and_not_set_is_no_change(tmp_path):
+    begin(tmp_path)
+    claim(tmp_path, {**CONFIG, "terms": [{"weight": 1, "younger": None}]}, PRINTS)
+    with pytest.raises(ConfigError, match="younger"):
+        claim(tmp_path, {**CONFIG, "terms": [{"weight": 1, "younger": 2}]}, PRINTS)
+
+
 def test_another_cache_is_refused(tmp_path):
     begin(tmp_path)
     with pytest.raises(CacheMismatch, match="camvid/frames"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from stillroom.stages.models.model_settings import ModelSettings
+from stillroom.stages.models.model_settings import ModelSettings, WeightsKey
 
 
 class FlowSettings(ModelSettings):
@@ -26,6 +26,8 @@ class LearntFlowSettings(FlowSettings):
 
     Attributes:
         weights: a local file, .safetensors or .pth
+        weights_key: where in the file they are, if it holds several such networks
     """
 
     weights: Path
+    weights_key: WeightsKey = None

@@ -45,7 +45,7 @@ def load_torchvision_flow(config: TorchvisionFlowConfig) -> FlowNetwork:
     from torchvision.models import optical_flow
 
     network: nn.Module = getattr(optical_flow, config.architecture)(weights=None, progress=False)
-    load_weights(network, config.weights)
+    load_weights(network, config.weights, key=config.weights_key)
     sides = Sides(multiple=8, least=128, how="pad")  # its coarsest correlations need a side of 16
 
     def refine(first: Tensor, second: Tensor) -> Tensor:

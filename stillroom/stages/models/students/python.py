@@ -53,7 +53,7 @@ def build_python(config: PythonStudentConfig, num_classes: int) -> Student:
             f"target {config.target!r}: expected a torch module, got {type(network).__name__}"
         )
     if config.weights is not None:
-        load_weights(network, config.weights)
+        load_weights(network, config.weights, key=config.weights_key)
     normalise = Normalise(config.mean, config.std, config.pad, channels_last=False)
     return Student(network, normalise, num_classes, _run, _classifier_weight)
 

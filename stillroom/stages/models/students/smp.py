@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.smp_network import (
+    AUXILIARY,
     CLASSIFIER,
     Architecture,
     SmpDesign,
@@ -18,7 +20,8 @@ from stillroom.stages.models.smp_network import (
     pad_multiple,
 )
 from stillroom.stages.models.student_settings import StudentSettings
-from stillroom.stages.models.weights import fit_encoder, load_state, load_weights
+from stillroom.stages.models.tensor_file import read_tensors
+from stillroom.stages.models.weights import fit_encoder, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +34,7 @@ class SmpStudentConfig(StudentSettings):
 
     encoder_depth: stages of the encoder; the architecture's own default if left out
     encoder_weights: local file of pretrained weights of the encoder alone
+    encoder_weights_key: where in that file they are, if it holds several such encoders
     options: further arguments of the architecture, such as decoder_channels
     """
 
@@ -39,6 +43,7 @@ class SmpStudentConfig(StudentSettings):
     encoder: str
     encoder_depth: int | None = Field(default=None, ge=1, le=5)
     encoder_weights: Path | None = None
+    encoder_weights_key: WeightsKey = None
 
 
 def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
@@ -57,10 +62,16 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
     network = build_smp(SmpDesign(config.architecture, config.encoder, num_classes, options))
     fit = None
     if config.encoder_weights is not None:
-        state = load_state(config.encoder_weights)
-        fit = fit_encoder(network.get_submodule("encoder"), state, config.encoder_weights)
+        file, key = config.encoder_weights, config.encoder_weights_key
+        fit = fit_encoder(network.get_submodule("encoder"), read_tensors(file), file, key)
     if config.weights is not None:
-        load_weights(network, config.weights, classifier=(CLASSIFIER, num_classes))
+        load_weights(
+            network,
+            config.weights,
+            key=config.weights_key,
+            classifier=(CLASSIFIER, num_classes),
+            skip=(AUXILIARY,),
+        )
     normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
     student = Student(network, normalise, num_classes, forward_smp, _classifier_weight)
     student.encoder_fit = fit

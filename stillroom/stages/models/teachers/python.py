@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.python_target import Target, call_target
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.weights import load_weights
@@ -25,6 +26,7 @@ class PythonTeacherConfig(TeacherSettings):
     Attributes:
         target: "module:function", called with `options`
         weights: loaded strictly into the module that it returns, if given
+        weights_key: where in the file they are, if it holds several such networks
         version: part of the identity; change it when the function changes, so that no cache of the
             old one is taken for the new one's
     """
@@ -32,6 +34,7 @@ class PythonTeacherConfig(TeacherSettings):
     kind: Literal["python"]
     target: Target
     weights: Path | None = None
+    weights_key: WeightsKey = None
     options: dict[str, Any] = Field(default_factory=dict)
     version: str = "1"
 
@@ -61,7 +64,7 @@ def load_python(config: PythonTeacherConfig) -> TeacherNetwork:
                 f"target {config.target!r}: returns no torch module, so `weights` cannot be "
                 "loaded; leave the key out and let the function load its own"
             )
-        load_weights(module, config.weights)
+        load_weights(module, config.weights, key=config.weights_key)
     return TeacherNetwork(
         module=module,
         forward=lambda images: as_model_output(network(images)),

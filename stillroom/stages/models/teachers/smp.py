@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.smp_network import (
+    AUXILIARY,
     CLASSIFIER,
     Architecture,
     SmpDesign,
@@ -28,6 +30,7 @@ class SmpTeacherConfig(TeacherSettings):
     Attributes:
         weights: state_dict of the whole network, .safetensors or .pth; without it the network keeps
             the random weights of a fixed seed: of use in tests only
+        weights_key: where in the file they are, if it holds several such networks
         options: further arguments of the architecture, such as encoder_depth or decoder_channels
     """
 
@@ -35,6 +38,7 @@ class SmpTeacherConfig(TeacherSettings):
     architecture: Architecture
     encoder: str
     weights: Path | None = None
+    weights_key: WeightsKey = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -50,7 +54,13 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     classes = config.num_classes()
     network = build_smp(SmpDesign(config.architecture, config.encoder, classes, config.options))
     if config.weights is not None:
-        load_weights(network, config.weights, classifier=(CLASSIFIER, classes))
+        load_weights(
+            network,
+            config.weights,
+            key=config.weights_key,
+            classifier=(CLASSIFIER, classes),
+            skip=(AUXILIARY,),
+        )
     return TeacherNetwork(
         module=network,
         forward=lambda images: forward_smp(network, images),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import load_weights
@@ -29,6 +30,7 @@ class TorchvisionTeacherConfig(TeacherSettings):
         weights: state_dict of the network, .safetensors or .pth, with or without the auxiliary
             head; without it the network keeps the random weights of a fixed seed: of use in tests
             only
+        weights_key: where in the file they are, if it holds several such networks
     """
 
     kind: Literal["torchvision"]
@@ -41,6 +43,7 @@ class TorchvisionTeacherConfig(TeacherSettings):
         "lraspp_mobilenet_v3_large",
     ]
     weights: Path | None = None
+    weights_key: WeightsKey = None
 
 
 def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
@@ -60,7 +63,13 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     family = config.architecture.partition("_")[0]
     if config.weights is not None:
         classifier = (CLASSIFIERS[family], config.num_classes())
-        load_weights(network, config.weights, classifier=classifier, skip=(AUXILIARY,))
+        load_weights(
+            network,
+            config.weights,
+            key=config.weights_key,
+            classifier=classifier,
+            skip=(AUXILIARY,),
+        )
     forward = _forward_lraspp if family == "lraspp" else _forward_sequential
     return TeacherNetwork(
         module=network,

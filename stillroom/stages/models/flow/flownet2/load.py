@@ -47,7 +47,7 @@ def load_flownet2(config: FlowNet2Config) -> FlowNetwork:
     from stillroom.stages.models.weights import load_weights
 
     network = without_weights(FlowNet2)
-    load_weights(network, config.weights)
+    load_weights(network, config.weights, key=config.weights_key)
     # A third less time on a CPU; torch's own annotations lack this form of the call.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sides = Sides(MULTIPLE, least=MULTIPLE, how=config.sides)

@@ -41,7 +41,7 @@ def load_raft_small(config: RaftSmallConfig) -> FlowNetwork:
     from stillroom.stages.models.weights import load_weights
 
     network = without_weights(RaftSmall)
-    load_weights(network, config.weights)
+    load_weights(network, config.weights, key=config.weights_key)
     sides = Sides(STRIDE, least=LEAST_SIDE, how="pad")
 
     def refine(first: Tensor, second: Tensor) -> Tensor:
