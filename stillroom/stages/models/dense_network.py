@@ -175,7 +175,7 @@ def measure_grids(
     except StillroomError:
         raise
     except Exception as error:  # of a foreign network: asserts, shapes, its own checks
-        filled = "" if size is None else f" ({size[0]}x{size[1]}, filled up)"
+        filled = "" if size in (None, (height, width)) else f" ({size[0]}x{size[1]}, filled up)"
         raise ConfigError(
             f"the network fails on an input of {height}x{width}, multiples of pad={pad}{filled}: "
             f"{type(error).__name__}: {error}\n  a network that was made for one size takes a "
@@ -225,5 +225,5 @@ def _exact_stride(name: str, grid: Tensor, height: int, width: int) -> int:
             return stride
     raise ConfigError(
         f"{name}: a grid of shape {tuple(grid.shape)} from an input of {height}x{width} has no "
-        "whole stride; choose a `pad` that every level of the network divides"
+        "whole stride; choose a `pad`, or a `size`, that every level of the network divides"
     )
