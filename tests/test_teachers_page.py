@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.smp_network import SmpDesign, build_smp
+from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.store import Cache
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "teachers.md").read_text()
@@ -26,6 +30,7 @@ SECTIONS = {
     heading: re.findall(r"```toml\n(.*?)```", body, re.DOTALL)
     for heading, body in HEADED.findall(TEXT)
 }
+WEIGHTS = "Which weights of a file"
 TEACHER = re.compile(r"\[teachers\.heavy\]\n.*?\n(?=\n\[)", re.DOTALL)
 
 
@@ -88,8 +93,6 @@ def export_as_the_page_does() -> None:
 def save_onnx() -> None:
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package, reason="the extra [onnx] is not installed")
-    import torch
-
     network = importlib.import_module("town_nets").network().eval()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -99,7 +102,19 @@ def save_onnx() -> None:
         )  # fmt: skip
 
 
+def save_raw_and_averaged() -> None:
+    torch.manual_seed(0)
+    network = build_smp(SmpDesign("DeepLabV3Plus", "mobilenet_v2", 3))
+    raw = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    averaged = {
+        name: (tensor * 0.5 if tensor.is_floating_point() else tensor)
+        for name, tensor in raw.items()
+    }
+    torch.save({"model": raw, "model_ema": averaged, "epoch": 40}, "checkpoint_40.pth")
+
+
 MADE_BEFORE = {
+    WEIGHTS: save_raw_and_averaged,
     "Exported: torch.export and TorchScript": export_as_the_page_does,
     "ONNX": save_onnx,
 }
@@ -113,6 +128,7 @@ MADE_BEFORE = {
         ("Transformers", (3, 24, 40), 4),
         ("Exported: torch.export and TorchScript", (3, 24, 40), 4),
         ("ONNX", (3, 24, 40), 4),
+        (WEIGHTS, (3, 24, 40), 4),
     ],
 )
 def test_a_section_of_the_page_builds_a_cache(
@@ -120,7 +136,7 @@ def test_a_section_of_the_page_builds_a_cache(
 ) -> None:
     MADE_BEFORE.get(heading, lambda: None)()
     (section,) = SECTIONS[heading]
-    arrays = build(section)
+    arrays = build(section.replace("resnet101", "mobilenet_v2"))  # in seconds
     assert arrays["logits"] == (shape, stride)
     assert arrays["confidence"] == (shape[1:], stride)
     assert arrays["pseudo_label"] == ((96, 160), 1)
@@ -131,3 +147,23 @@ def test_a_student_learns_from_a_teacher_with_a_size_of_its_own(town: Path) -> N
     build(section)
     done = CliRunner().invoke(main, ["train", "town.toml"])
     assert done.exit_code == 0, done.output
+
+
+def test_the_averaged_weights_of_the_page_are_those_that_are_taken(town: Path) -> None:
+    save_raw_and_averaged()
+    (section,) = SECTIONS[WEIGHTS]
+    section = section.replace("resnet101", "mobilenet_v2")
+    teacher = build_teacher(load_run(written(section)).teacher("heavy"))
+    assert teacher.module is not None
+    kept = torch.load("checkpoint_40.pth", weights_only=True)["model_ema"]
+    assert all(torch.equal(each, kept[name]) for name, each in teacher.module.state_dict().items())
+    with pytest.raises(WeightsError, match="model_ema"):
+        build_teacher(
+            load_run(written(section.replace('weights_key = "model_ema"', ""))).teacher("heavy")
+        )
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_section_of_the_page_is_a_run(heading: str, town: Path) -> None:
+    for section in SECTIONS[heading]:
+        assert load_run(written(section)).teachers["heavy"]
