@@ -169,13 +169,12 @@ def measure_grids(
     least = pad * -(-128 // pad)  # decoders that pool the deepest grid need some of it
     height, width = size or (least, least + pad)
     height, width = pad * -(-height // pad), pad * -(-width // pad)
+    filled = "" if size in (None, (height, width)) else f" ({size[0]}x{size[1]}, filled up)"
     try:
-        with torch.no_grad():
-            output = network(torch.zeros(1, 3, height, width, device=device))
+        output = _on_zeros(network, (height, width), device)
     except StillroomError:
         raise
     except Exception as error:  # of a foreign network: asserts, shapes, its own checks
-        filled = "" if size in (None, (height, width)) else f" ({size[0]}x{size[1]}, filled up)"
         raise ConfigError(
             f"the network fails on an input of {height}x{width}, multiples of pad={pad}{filled}: "
             f"{type(error).__name__}: {error}\n  a network that was made for one size takes a "
@@ -195,6 +194,11 @@ def measure_grids(
     }
 
 
+def _on_zeros(network: DenseNetwork, size: tuple[int, int], device: str) -> ModelOutput:
+    with torch.no_grad():
+        return network(torch.zeros(1, 3, *size, device=device))
+
+
 def _demand_upright(network: DenseNetwork, size: tuple[int, int], device: str) -> None:
     """Refuse grids whose rows are columns of the image, which a square one does not show.
 
@@ -206,8 +210,7 @@ def _demand_upright(network: DenseNetwork, size: tuple[int, int], device: str) -
     """
     height, width = size
     try:
-        with torch.no_grad():
-            output = network(torch.zeros(1, 3, height, width, device=device))
+        output = _on_zeros(network, size, device)
     except Exception:  # a network of one size
         return
     for name, grid in output.items():
