@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.stages.cache.producers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
-from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
+from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
@@ -75,6 +76,8 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
     """
     run = opened.run
     for name, teacher in opened.teachers.items():
+        with suppress(WeightsError):  # it will be raised where it is in the way of something
+            teacher.completed()  # what must be fetched for it is here from now on
         if teacher.classes is not None:
             demand_labels_fit(run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
     try:

@@ -77,8 +77,11 @@ class HfTeacherConfig(TeacherSettings):
 
         Raises:
             ConfigError: the processor does what no key can say.
-            WeightsError: its file cannot be read.
+            WeightsError: its file cannot be had or read.
         """
+        return self._completed(ask=True)
+
+    def _completed(self, *, ask: bool) -> HfTeacherConfig:
         groups = [("channels",), COLOURS, *([("resample",)] if self.size is not None else [])]
         open_keys = {
             key
@@ -88,7 +91,7 @@ class HfTeacherConfig(TeacherSettings):
         }
         if not open_keys:
             return self
-        settings = settings_of(read_processor(self.path, self.revision), self.path)
+        settings = settings_of(read_processor(self.path, self.revision, ask=ask), self.path)
         taken = {key: value for key, value in settings.items() if key in open_keys}
         if taken.get("resample") == OTHER:
             raise ConfigError(
@@ -102,11 +105,15 @@ class HfTeacherConfig(TeacherSettings):
         return completed
 
     def identity(self) -> dict[str, Any]:
-        """Return that of the section with its processor's settings; see `ModelSettings`."""
+        """Return that of the section with its processor's settings; see `ModelSettings`.
+
+        Of a model on the hub these are read from copies on this machine, and are as in the section
+        where there is none: a student trains from a cache without asking anybody.
+        """
         try:
-            completed = self.completed()
+            completed = self._completed(ask=False)
         except WeightsError as error:
-            LOG.warning("%s", error)
+            LOG.info("%s", error)
             completed = self
         return super(HfTeacherConfig, completed).identity()
 

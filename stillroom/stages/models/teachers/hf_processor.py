@@ -34,18 +34,19 @@ OTHER = "other"  # of Pillow's ways of resizing
 DIGITS = 3  # of means and deviations in 0..255: 0.485 becomes 123.675 and not 123.67500000000001
 
 
-def read_processor(path: str, revision: str | None) -> dict[str, Any]:
+def read_processor(path: str, revision: str | None, *, ask: bool = True) -> dict[str, Any]:
     """Read what a model's files say of its processor; {} where they say nothing.
 
     Args:
         path: a local folder, or the id of a model on the hub
+        ask: the hub, for what is not on this machine yet
 
     Raises:
-        WeightsError: a file is there and damaged, or the hub does not answer.
+        WeightsError: a file is there and damaged, or cannot be had.
     """
     local = revision is None or Path(path).is_dir()
     for name, key in ((PROCESSORS, "image_processor"), (NAME, None)):
-        file = _local(path, name) if local else _from_the_hub(path, revision, name)
+        file = _local(path, name) if local else _from_the_hub(path, revision, name, ask=ask)
         found = {} if file is None else _read(file)
         described = found if key is None else found.get(key)
         if isinstance(described, dict) and described:
@@ -107,15 +108,28 @@ def _local(path: str, name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _from_the_hub(path: str, revision: str | None, name: str) -> Path | None:
+def _from_the_hub(path: str, revision: str | None, name: str, *, ask: bool) -> Path | None:
     """Return the file of a commit, from the local copy where there is one."""
-    file, reason = _asked_once(path, revision, name)
+    file, reason = (_asked_once if ask else _kept)(path, revision, name)
     if reason:
         raise WeightsError(
             f"teacher {path}: its {name} cannot be had from the hub ({reason}); connect once, or "
             "give channels, mean and std in the teacher's section"
         )
     return file
+
+
+def _kept(path: str, revision: str | None, name: str) -> tuple[Path | None, str]:
+    """Look among the copies on this machine: (file, "why it is not known")."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError as error:
+        return None, str(error)
+    found = try_to_load_from_cache(path, name, revision=revision)
+    if isinstance(found, str):
+        return Path(found), ""
+    # Else None, or a mark that the commit has no such file.
+    return None, "it was not asked for yet" if found is None else ""
 
 
 @lru_cache

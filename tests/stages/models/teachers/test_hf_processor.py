@@ -254,33 +254,43 @@ def test_the_size_of_a_processor(processor: dict[str, Any], size: Any) -> None:
     assert hf_processor.size_of(processor) == size
 
 
-def test_the_file_of_a_hub_model_is_asked_for_once_and_its_absence_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_file_of_a_hub_model_is_asked_for_once_and_by_builds_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huggingface_hub = pytest.importorskip("huggingface_hub")
     put(tmp_path, FILES["not normalised"])
     asked: list[str] = []
+    kept: dict[str, Any] = {}
 
     def download(path: str, name: str, *, revision: str) -> str:
         asked.append(path)
-        if name != hf_processor.NAME and path != "one/offline":
-            raise huggingface_hub.errors.EntryNotFoundError("no such file")
         if path == "one/offline":
             raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-        if path == "one/without":
+        if name != hf_processor.NAME or path == "one/without":
+            kept[path + name] = object()
             raise huggingface_hub.errors.EntryNotFoundError("no such file")
+        kept[path + name] = str(tmp_path / name)
         return str(tmp_path / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    described = config("one/plain", revision="a" * 40).identity()
-    assert described["normalize"] is False
-    assert "normalize" not in config("one/without", revision="a" * 40).identity()
-    assert not caplog.messages
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda path, name, revision: kept.get(path + name),
+    )
+
+    def hub(path: str, **keys: Any) -> TeacherConfig:
+        return config(path, revision="a" * 40, **keys)
+
+    for path in ("one/plain", "one/without", "one/offline"):
+        assert "normalize" not in hub(path).identity()
+    assert asked == []
+    assert hub("one/plain").completed().normalize is False
+    assert hub("one/plain").identity()["normalize"] is False
+    assert hub("one/without").completed() == hub("one/without")
     for _ in range(2):
-        assert "normalize" not in config("one/offline", revision="a" * 40).identity()
-    assert "no connection" in caplog.text
-    with pytest.raises(WeightsError, match="no connection"):
-        build_teacher(config("one/offline", revision="a" * 40))
-    stated = config("one/offline", revision="a" * 40, channels="rgb", normalize=False, scale=1)
-    assert stated.identity()["normalize"] is False
+        with pytest.raises(WeightsError, match="no connection"):
+            build_teacher(hub("one/offline"))
+    stated = hub("one/offline", channels="rgb", normalize=False, scale=1)
+    assert stated.completed() == stated
     assert asked == 2 * ["one/plain"] + 2 * ["one/without"] + ["one/offline"]
