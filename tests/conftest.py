@@ -1,10 +1,10 @@
 """Fixtures that every test may ask for.
 
 shared_data   the folder of real CamVid, COCO and weights; skips with a reason where it is absent
-bucket        an empty bucket of an S3 server on this machine, which the environment points at
 run_document  a run small enough for a second, as a dict: a labelled source "street", an unlabelled
               one "more", a teacher "tiny" and a student, networks of two layers
 run_file      the same on disk, and the working folder set to where it lies
+(object_stores.py has those of stores, and their servers)
 artifact_bytes  what two builds of one cache must have in common
 """
 
@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sys
-import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # Before torch is imported: tests run side by side, and a thread each is fastest for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("short", max_examples=25, deadline=None)
 settings.register_profile("long", max_examples=100, deadline=None)
 settings.load_profile("short")  # --hypothesis-profile says otherwise: `make soak`
+
+pytest_plugins = ["object_stores"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -49,79 +48,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}; set STILLROOM_SHARED_DATA to its folder")
     return folder
-
-
-@dataclass
-class Bucket:
-    """A bucket, looked at and meddled with from outside stillroom.
-
-    url: s3://<bucket>
-    client: boto3's
-    """
-
-    name: str
-    endpoint: str
-    client: Any
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self.name}"
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        """Every object below a prefix, by its path there."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.name, Prefix=f"{prefix}/"
-        )
-        keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
-        return {key.removeprefix(f"{prefix}/"): self.get(key) for key in sorted(keys)}
-
-    def get(self, key: str) -> bytes:
-        with self.client.get_object(Bucket=self.name, Key=key)["Body"] as body:
-            content: bytes = body.read()
-        return content
-
-    def put(self, key: str, content: bytes) -> None:
-        self.client.put_object(Bucket=self.name, Key=key, Body=content)
-
-    def flip(self, key: str, place: int) -> None:
-        """Change one bit of one byte of an object."""
-        content = bytearray(self.get(key))
-        content[place] ^= 1
-        self.put(key, bytes(content))
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for every request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    import boto3
-
-    for name in [name for name in os.environ if name.startswith(("AWS_", "STILLROOM_SHARD"))]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",  # boto3's name for it
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    made = Bucket(f"stillroom-{uuid.uuid4().hex[:12]}", s3_endpoint, client)
-    client.create_bucket(Bucket=made.name)
-    yield made
-    client.close()
 
 
 NETWORKS = '''

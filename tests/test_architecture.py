@@ -19,7 +19,11 @@ DOORS = {  # a heavy dependency -> where its import may stand
     "dask": ("pipeline/",),
     "click": ("cli.py", "commands/"),
     "zarr": ("storage_specs/",),
-    "obstore": ("storage_specs/files/remote_store.py",),
+    "obstore": (
+        "storage_specs/files/conditional_put.py",
+        "storage_specs/files/remote_store.py",
+        "storage_specs/files/store_connection.py",
+    ),
     "torch": ("stages/",),
 }
 LATE = {"ray", "dask", "torch"}  # imported inside functions from the pipeline upwards

@@ -24,7 +24,7 @@ from stillroom.storage_specs.errors import (
     ConfigError,
     StoreUnavailable,
 )
-from stillroom.storage_specs.files import remote_store
+from stillroom.storage_specs.files import remote_store, store_connection
 from stillroom.storage_specs.files.object_store import store_at
 from stillroom.storage_specs.files.remote_store import RemoteStore
 from stillroom.storage_specs.store import Cache
@@ -40,13 +40,14 @@ if TYPE_CHECKING:
     Define = Callable[..., ArtifactSet]
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", "s3", "rclone", "gcs"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return store_at(tmp_path / "files")
     if request.param == "memory":
         return store_at(f"memory://{uuid.uuid4().hex}")
-    return store_at(request.getfixturevalue("bucket").url + "/some/prefix")
+    place = {"s3": "bucket", "rclone": "rclone_bucket", "gcs": "gcs"}[request.param]
+    return store_at(request.getfixturevalue(place).url + "/some/prefix")
 
 
 @pytest.fixture
@@ -315,8 +316,8 @@ def test_an_endpoint_that_does_not_answer_is_given_up(
     listens: bool, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = timedelta(milliseconds=300)
-    monkeypatch.setattr(remote_store, "TIMEOUTS", {"connect_timeout": short, "timeout": short})
-    monkeypatch.setitem(remote_store.RETRIES, "retry_timeout", timedelta(seconds=1))
+    monkeypatch.setattr(store_connection, "TIMEOUTS", {"connect_timeout": short, "timeout": short})
+    monkeypatch.setitem(store_connection.RETRIES, "retry_timeout", timedelta(seconds=1))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         if listens:  # and accepts, and says nothing
@@ -328,7 +329,7 @@ def test_an_endpoint_that_does_not_answer_is_given_up(
 
 
 def test_the_bounds_on_a_request_are_seconds_and_few_tries() -> None:
-    worst = remote_store.RETRIES["retry_timeout"] + remote_store.TIMEOUTS["timeout"]
+    worst = store_connection.RETRIES["retry_timeout"] + store_connection.TIMEOUTS["timeout"]
     assert worst < timedelta(seconds=90)
 
 

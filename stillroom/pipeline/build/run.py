@@ -16,7 +16,9 @@ from stillroom.pipeline.build.report import (
     report_so_far,
     stop_if_too_bad,
 )
+from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.opened_run import open_run
+from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
 from stillroom.storage_specs.store import Cache
 
@@ -60,6 +62,7 @@ def build(
     report = report_so_far(run, plans)
     try:
         _run_missing(opened, plans, runner, address, _listener(run, report, on_event))
+        _demand_defined(run, plans)
     finally:
         del opened  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
@@ -89,9 +92,34 @@ def _run_missing(
         from stillroom.pipeline.build.ray_runner import run_on_ray
 
         check_before_build(opened, plans, here=False)
+        _define_frames(opened, plans)
         _stop_if_given_up(opened.run, run_on_ray(opened.run, works, address, listen))
     elif works:
         run_inline(opened, works, listen, check_before_build(opened, plans, here=True))
+
+
+def _define_frames(opened: OpenedRun, plans: list[SetPlan]) -> None:
+    """Put the sources' groups there before many workers do so at once.
+
+    A teacher's set puts a bare group for its source where there is none; a store that does not
+    look for itself would let it through over the group of the frames.
+    """
+    cache = Cache.create(opened.run.cache.path)
+    for plan in plans:
+        if plan.missing and plan.set_name == FRAMES:
+            define_set(opened, cache, RunSet(plan.source, FRAMES, plan.artifacts), None)
+
+
+def _demand_defined(run: RunConfig, plans: list[SetPlan]) -> None:
+    """Open every set that the build has just filled: a store may have lost what it was given.
+
+    Raises:
+        CacheCorrupt: the definition of a set is gone.
+    """
+    cache = Cache.open(run.cache.path)
+    for plan in plans:
+        if plan.missing:
+            cache.artifact_set(plan.source, plan.set_name)
 
 
 def _stop_if_given_up(run: RunConfig, given_up: dict[ShardWork, str]) -> None:

@@ -37,7 +37,10 @@ class ObjectStore(Protocol):
         """Return the full path or URL, for messages."""
 
     def make(self) -> None:
-        """Make the root, if it has to be made (CacheUnwritable where it cannot)."""
+        """Make ready for writing: the root, if it has to be made (CacheUnwritable where it cannot).
+
+        A warning is logged where `keep` cannot be relied on between two builders.
+        """
 
     def entries(self) -> list[str] | None:
         """Names directly at the root; None where something else than a folder stands there."""

@@ -7,19 +7,29 @@ There a PUT is whole or not there: no temporary name, no rename.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.storage_specs.errors import ConfigError, StoreUnavailable
+from stillroom.storage_specs.errors import StoreUnavailable
 from stillroom.storage_specs.files.cautious_reads import check_size
+from stillroom.storage_specs.files.conditional_put import created, keeps_what_is_there
 from stillroom.storage_specs.files.listed import Listed
 from stillroom.storage_specs.files.ranged_file import RangedFile
-from stillroom.storage_specs.files.store_errors import explained, is_of_bucket
+from stillroom.storage_specs.files.store_connection import connected, demand_obstore
+from stillroom.storage_specs.files.store_errors import (
+    encoded_body,
+    explained,
+    is_of_bucket,
+    not_for_two_builders,
+    ranges_ignored,
+    said,
+    was_retried,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,22 +37,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A store that refuses connections is asked again for seconds, one that keeps silent for a minute.
-RETRIES = {
-    "max_retries": 4,
-    "retry_timeout": timedelta(seconds=40),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
-        "max_backoff": timedelta(seconds=4),
-        "base": 2,
-    },
-}
-TIMEOUTS = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=30)}
 PART_BYTES = 8 * 1024 * 1024
 """Larger objects are sent in parts, each within the timeout; the whole appears in one step."""
-PAST_THE_END = re.compile(r"\b416\b|InvalidRange|Invalid range")
+PAST_THE_END = re.compile(r"status code: 416\b|InvalidRange|Invalid range")
+OTHER_RANGE = re.compile(r"non-partial response|Content-Range header not present|Requested .* got ")
+PLAIN = ("identity", "aws-chunked", "")  # encodings that leave the bytes as they are
+CONFLICTS = 5  # in a row, between a PUT if absent and others, before the store is given up
 
-_memory: dict[str, Any] = {}  # by URL: what memory:// holds lives as long as the process
+LOG = logging.getLogger(__name__)
 _used_in: int | None = None  # the process that obstore's threads belong to
 
 
@@ -69,9 +71,10 @@ class RemoteStore:
     """
 
     def __init__(self, url: str) -> None:
-        _demand_obstore(url)
+        demand_obstore(url)
         self.url = url
         self._connection: Any = None
+        self._ignores_ranges = False
 
     def __reduce__(self) -> tuple[type[RemoteStore], tuple[str]]:
         return RemoteStore, (self.url,)
@@ -90,7 +93,11 @@ class RemoteStore:
         return f"{self.url}/{path}" if path else self.url
 
     def make(self) -> None:
-        """A store has no folders to make."""
+        """A store has no folders to make; but one where two builders are not safe is told of."""
+        with self._asking("", writing=True) as store:
+            if keeps_what_is_there(store):
+                return
+        LOG.warning("%s", not_for_two_builders(self.url))
 
     def entries(self) -> list[str] | None:
         files, folders = self._list("")
@@ -116,53 +123,87 @@ class RemoteStore:
         import obstore
 
         with self._asking(path) as store:
-            content = bytes(obstore.get(store, path).bytes())
+            content = self._body(obstore.get(store, path), path)
         check_size(len(content), limit, self.where(path))
         return content
+
+    def _body(self, answer: Any, path: str) -> bytes:
+        """The bytes of an answer, which must be those of the object (StoreUnavailable)."""
+        encoding = answer.attributes.get("Content-Encoding", "identity")
+        if encoding not in PLAIN:
+            raise StoreUnavailable(encoded_body(self.where(path), encoding))
+        return bytes(answer.bytes())
 
     def open(self, path: str) -> RemoteFile:
         return RemoteFile(self, path)
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        """As `RangedFile.read`."""
+        """As `RangedFile.read`; a store that answers with the whole object is taken at that."""
+        if not self._ignores_ranges:
+            content = self._range(path, start, length)
+            if content is not None:
+                return content[:length]
+        whole = self.read(path)
+        first = max(0, len(whole) + start) if start < 0 else start
+        piece = whole[first : first + length]
+        if len(piece) < len(whole) and not self._ignores_ranges:
+            self._ignores_ranges = True
+            LOG.warning("%s", ranges_ignored(self.url))
+        return piece
+
+    def _range(self, path: str, start: int, length: int) -> bytes | None:
+        """Ask for a range; None where the whole object has to be asked for instead."""
         import obstore
         from obstore.exceptions import GenericError
 
         span: Any = {"suffix": -start} if start < 0 else (start, start + length)
         with self._asking(path) as store:
             try:
-                content = bytes(obstore.get(store, path, options={"range": span}).bytes())
+                return self._body(obstore.get(store, path, options={"range": span}), path)
             except GenericError as error:
+                if OTHER_RANGE.search(str(error)):
+                    return None
                 if not PAST_THE_END.search(str(error)):
                     raise
-                return b""
-        return content[:length]
+        # Of an object shorter than its suffix, the suffix is all of it: some stores refuse that.
+        return None if start < 0 else b""
 
     def write_whole(self, path: str, content: bytes, *, keep: bool = False) -> bool:
         import obstore
-        from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
+        if keep:
+            return self._put_if_absent(path, content)
         with self._asking(path, writing=True) as store:
-            if not keep:
-                obstore.put(
-                    store,
-                    path,
-                    content,
-                    use_multipart=len(content) > PART_BYTES,
-                    chunk_size=PART_BYTES,
-                    max_concurrency=4,
-                )
-                return True
-            try:
-                obstore.put(store, path, content, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
+            obstore.put(
+                store,
+                path,
+                content,
+                use_multipart=len(content) > PART_BYTES,
+                chunk_size=PART_BYTES,
+                max_concurrency=4,
+            )
+        return True
+
+    def _put_if_absent(self, path: str, content: bytes) -> bool:
+        """Look first, whatever the store says that it does: the condition may be ignored."""
+        from obstore.exceptions import NotSupportedError
+
+        for _ in range(CONFLICTS):
+            if self.exists(path):
                 return False
-            except NotSupportedError:
-                pass
-            else:
-                return True
+            with self._asking(path, writing=True) as store:
+                try:
+                    if created(store, path, content):
+                        return True
+                except NotSupportedError:
+                    break
+        else:  # S3 answers 409 where another PUT is under way, which may yet come to nothing
+            raise StoreUnavailable(
+                f"{self.where(path)}: the store refuses to put it and says that it is not there; "
+                "run the same command again"
+            )
         # This store has no such request: the check and the write are two steps.
-        return not self.exists(path) and self.write_whole(path, content)
+        return self.write_whole(path, content)
 
     def remove(self, path: str) -> bool:
         import obstore
@@ -214,6 +255,8 @@ class RemoteStore:
             where = self.where(path)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from error
         except (BaseError, OSError) as error:
+            if was_retried(str(error)):
+                LOG.warning("%s: given up: %s", self.where(path), said(str(error)))
             raise explained(self.url, path, str(error), writing=writing) from error
 
     def _connect(self) -> None:
@@ -221,7 +264,7 @@ class RemoteStore:
         if _used_in not in (None, os.getpid()):
             raise StoreUnavailable(_in_a_fork(self.url))
         if self._connection is None:
-            self._connection = _connected(self.url)
+            self._connection = connected(self.url)
         _used_in = os.getpid()
 
 
@@ -235,31 +278,3 @@ def _in_a_fork(url: str) -> str:
         f"{url}: this process is a fork of one that has used an object store, whose connections do "
         'not come along; use threads, or start processes with multiprocessing_context="spawn"'
     )
-
-
-def _connected(url: str) -> Any:
-    """The store of a URL, as obstore has it; no request is made yet."""
-    from obstore.store import GCSStore, MemoryStore, S3Store
-
-    scheme, _, rest = url.partition("://")
-    if scheme == "memory":
-        return _memory.setdefault(url, MemoryStore())
-    bucket, _, prefix = rest.partition("/")
-    # Passed on explicitly: given client options, obstore does not read this variable itself.
-    http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
-    options: Any = {
-        "prefix": prefix or None,
-        "client_options": {**TIMEOUTS, **({"allow_http": True} if http else {})},
-        "retry_config": RETRIES,
-    }
-    return S3Store(bucket, **options) if scheme == "s3" else GCSStore(bucket, **options)
-
-
-def _demand_obstore(url: str) -> None:
-    try:
-        import obstore  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"{url}: an object store needs the package obstore, which cannot be imported "
-            f"({error}); run `pip install obstore`"
-        ) from error

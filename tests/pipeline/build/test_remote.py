@@ -20,7 +20,8 @@ from stillroom.cli import main
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
-from stillroom.storage_specs.errors import ConfigError, StoreUnavailable
+from stillroom.storage_specs.errors import CacheCorrupt, ConfigError, StoreUnavailable
+from stillroom.storage_specs.layout import group_json
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.store import Cache
 
@@ -120,6 +121,34 @@ def test_training_from_a_bucket_is_training_from_a_folder(
     for name, values in ours.items():
         assert np.array_equal(values, theirs[name]), name
     assert Path("copies").exists() == copies
+
+
+@pytest.mark.parametrize("store", ["proxy", "rclone_bucket", "gcs"])
+def test_no_store_loses_the_frames_or_a_byte(
+    store: str, run_file: Path, request: pytest.FixtureRequest
+) -> None:
+    place = request.getfixturevalue(store)
+    if store == "proxy":
+        place.dropped, place = {"if-none-match", "range"}, request.getfixturevalue("bucket")
+    url = f"{place.url}/runs/street"
+    assert (
+        "10 of 10 shards" in stillroom("cache", "build", run_file, f"--set=cache.path={url}").stdout
+    )
+    build(load_run(run_file))
+    assert_same(place.objects("runs/street"), folder_objects(Path("street.cache")))
+    assert "complete and sound" in stillroom("cache", "verify", url).stdout
+    train_run(load_run(run_file, [f"cache.path={url}"]))
+
+
+def test_a_build_whose_definition_was_lost_meanwhile_does_not_end_well(
+    run_file: Path, bucket: Any, remote: list[str]
+) -> None:
+    def lose(event: Any) -> None:
+        if event.report is not None and event.report.work.set_name == "tiny":
+            bucket.put("runs/street/street/zarr.json", group_json({}))
+
+    with pytest.raises(CacheCorrupt, match=r"street/zarr\.json is damaged.*--repair"):
+        build(load_run(run_file, remote[1:]), on_event=lose)
 
 
 @pytest.mark.slow
