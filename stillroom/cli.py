@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
 
 
-TOLD = "stillroom.stages.models.weights"  # which tensors of a file were taken: users see it
+TOLD = (  # what was taken from a model's files: users see it
+    "stillroom.stages.models.weights",
+    "stillroom.stages.models.teachers.hf_processor",
+)
 
 
 class _Commands(click.Group):
@@ -46,10 +49,10 @@ def main() -> None:
 
     First contact, with nothing to download:  stillroom demo
     """
-    logger = logging.getLogger(TOLD)
-    if not logger.handlers:
-        logger.addHandler(_Echo())
-        logger.setLevel(logging.INFO)
+    for logger in map(logging.getLogger, TOLD):
+        if not logger.handlers:
+            logger.addHandler(_Echo())
+            logger.setLevel(logging.INFO)
 
 
 class _Echo(logging.Handler):

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.teachers.hf_processor import (
     OTHER,
+    TOLD,
     read_processor,
     settings_of,
     size_of,
@@ -161,6 +162,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         model = _load(transformers, config)
         _warn_of_other_classes(model.config, config)
         _warn_of_other_input(config, processor)
+        _tell(config, processor)
     forward = HfForward(model.eval(), config.num_classes())
     side = config.pad * -(-128 // config.pad)
     with suppress(Exception):  # a model of another size is searched when it is called on that
@@ -245,6 +247,24 @@ def _warn_of_other_input(config: HfTeacherConfig, processor: dict[str, Any]) -> 
                 wanted,
                 key,
             )
+
+
+def _tell(config: HfTeacherConfig, processor: dict[str, Any]) -> None:
+    """Say what was taken from its processor's file, and what of it is not done."""
+    fields = type(config).model_fields
+    taken = [
+        f"{key} = {value}"
+        for key, value in settings_of(processor, config.path).items()
+        if getattr(config, key) == value != fields[key].default
+    ]
+    size = size_of(processor)
+    if size is not None and config.size is None:
+        taken.append(
+            f"resizing to {size[0]}x{size[1]} is left out, for it sees the whole canvas; "
+            f"`size = {list(size)}` does it"
+        )
+    if taken:
+        TOLD.info("teacher %s: by its processor: %s", config.path, ", ".join(taken))
 
 
 def _other_colours(

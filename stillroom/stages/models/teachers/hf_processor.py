@@ -7,6 +7,7 @@ deviation. Its resizing and cropping are not done: a teacher sees the whole canv
 from __future__ import annotations
 
 import json
+import logging
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
+TOLD = logging.getLogger(__name__)  # of what was taken from its file: users see it
 NAME = "preprocessor_config.json"
 PROCESSORS = "processor_config.json"  # of newer files: with the image processor inside, if any
 PER_PIXEL = ("do_rescale", "do_normalize", "do_flip_channel_order")  # done here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +105,22 @@ def test_the_network_sees_what_its_processor_gives(
     processor = getattr(transformers, kind).from_pretrained(model)
     expected = processor(images=FRAMES[0], return_tensors="pt", **NO_PLACE)["pixel_values"]
     torch.testing.assert_close(seen_by(model), expected.float(), rtol=1e-4, atol=1e-4)
-    assert not caplog.messages
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_what_is_taken_and_what_is_left_out_is_told(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    put(model, {**FILES["bgr"], "size": {"height": 48, "width": 64}})
+    build_teacher(config(model))
+    (told,) = caplog.messages
+    assert "channels = bgr, normalize = False, scale = 0.00392156862745098, resizing to" in told
+    assert "`size = [48, 64]` does it" in told
+    caplog.clear()
+    put(model, {**FILES["segformer"], "do_resize": False})
+    build_teacher(config(model))
+    assert not caplog.messages, "all of it is the run's own default"
 
 
 def test_every_processor_of_such_models_is_read_as_it_is_saved(model: Path) -> None:
@@ -164,7 +180,7 @@ def test_the_section_has_the_last_word_and_is_warned_of(
     put(model, FILES["bgr"])
     seen = seen_by(model, channels="rgb", mean=[0, 0, 0], std=[1, 1, 1])
     assert torch.equal(seen[0].permute(1, 2, 0), torch.from_numpy(FRAMES[0]).float())
-    channels, std = caplog.messages
+    channels, std = [each.getMessage() for each in caplog.records if each.levelno > logging.INFO]
     assert "channels = 'bgr', the run has 'rgb'" in channels
     assert "std = [255.0, 255.0, 255.0], of RGB 0..255, the run has [1.0, 1.0, 1.0]" in std
 
