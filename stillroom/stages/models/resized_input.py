@@ -1,9 +1,8 @@
 """Teachers that see a frame at a size of their own: frames to that size, grids back to the canvas.
 
-A grid on the canvas has one whole stride, for both axes. Where the canvas is a whole multiple of
-the teacher's size, its own cells lie so, and they are kept as they are. Elsewhere they are brought
-to the largest stride at which none is lost: bilinear, between cell centres, by at most a factor of
-two an axis where both axes shrink alike.
+A grid on the canvas has one whole stride, for both axes. Where the canvas's sides are one multiple
+of the size's, the teacher's own cells lie so, and they are kept as they are. Elsewhere they are
+brought to the largest stride at which none is lost: bilinear, between cell centres.
 """
 
 from __future__ import annotations
