@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.teachers.hf_processor import (
     OTHER,
+    PLACE,
     TOLD,
     read_processor,
     settings_of,
@@ -257,12 +258,11 @@ def _tell(config: HfTeacherConfig, processor: dict[str, Any]) -> None:
         for key, value in settings_of(processor, config.path).items()
         if getattr(config, key) == value != fields[key].default
     ]
-    size = size_of(processor)
-    if size is not None and config.size is None:
-        taken.append(
-            f"resizing to {size[0]}x{size[1]} is left out, for it sees the whole canvas; "
-            f"`size = {list(size)}` does it"
-        )
+    left = [key for key in PLACE if processor.get(key) is True]
+    if left and config.size is None:
+        size = size_of(processor)
+        does = "" if size is None else f" (`size = {list(size)}` resizes)"
+        taken.append(f"without its {', '.join(left)}: it sees the whole canvas{does}")
     if taken:
         TOLD.info("teacher %s: by its processor: %s", config.path, ", ".join(taken))
 

@@ -112,11 +112,12 @@ def test_what_is_taken_and_what_is_left_out_is_told(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    put(model, {**FILES["bgr"], "size": {"height": 48, "width": 64}})
+    place = {"do_resize": True, "do_center_crop": True, "size": {"height": 48, "width": 64}}
+    put(model, {**FILES["bgr"], **place})
     build_teacher(config(model))
     (told,) = caplog.messages
-    assert "channels = bgr, normalize = False, scale = 0.00392156862745098, resizing to" in told
-    assert "`size = [48, 64]` does it" in told
+    assert "channels = bgr, normalize = False, scale = 0.00392156862745098, without its" in told
+    assert "do_resize, do_center_crop: it sees the whole canvas (`size = [48, 64]` resizes)" in told
     caplog.clear()
     put(model, {**FILES["segformer"], "do_resize": False})
     build_teacher(config(model))
