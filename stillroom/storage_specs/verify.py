@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.shards.stored_array import StoredArray
 
 Kind = Literal[
-    "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows"
-]
+    "metadata", "manifest", "missing", "size", "checksum", "index", "chunk", "values", "rows",
+    "reading",
+]  # fmt: skip
+READING: Kind = "reading"
+"""Read wrong once, and then right: nothing that is stored is damaged."""
 
 
 @dataclass(frozen=True)

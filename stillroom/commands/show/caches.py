@@ -137,6 +137,12 @@ def verification(report: VerifyReport) -> list[RenderableType]:
     )  # fmt: skip
     if report.repaired:
         end = "what was damaged is withdrawn or rewritten: run `stillroom cache build RUN.toml`"
+    elif report.faults and not report.damage:
+        end = (
+            "nothing that is stored is damaged, and nothing is withdrawn: the store, the network "
+            f"or this machine's memory gave other bytes once; look at them, then run `stillroom "
+            f"cache verify {path}` again"
+        )
     elif report.faults:
         end = (
             f"to heal: run `stillroom cache verify {path} --repair`, "

@@ -10,10 +10,15 @@ from stillroom.pipeline.cache_tools.over_shards import over_shards
 from stillroom.storage_specs.errors import CacheError, CacheIncomplete
 from stillroom.storage_specs.files.object_store import absolute
 from stillroom.storage_specs.fingerprint import fingerprint
-from stillroom.storage_specs.layout import set_folder
 from stillroom.storage_specs.repair import damaged_cache, repair_root, repair_set, withdraw_set
+from stillroom.storage_specs.second_look import (
+    check_definition,
+    check_group,
+    check_shard,
+    confirmed_damage,
+)
 from stillroom.storage_specs.store import Cache
-from stillroom.storage_specs.verify import Fault, verify_definition, verify_pixels, verify_shard
+from stillroom.storage_specs.verify import READING, Fault, verify_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +60,11 @@ class VerifyReport:
         return [fault for verdict in self.sets for fault in verdict.faults]
 
     @property
+    def damage(self) -> list[Fault]:
+        """Those of them that a repair withdraws or rewrites."""
+        return confirmed_damage(self.faults)
+
+    @property
     def repaired(self) -> list[str]:
         """Of all sets."""
         return [line for verdict in self.sets for line in verdict.repaired]
@@ -94,6 +104,9 @@ def verify_cache(
 ) -> VerifyReport:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
+    What looks damaged is read again, from the store: a fault is of the kind "reading", and nothing
+    is withdrawn for it, where the bytes were others then.
+
     Args:
         on_shard: called with (shards done, shards in all), from several threads
         repair: withdraw every damaged shard and set, so that the next build makes them again, and
@@ -109,7 +122,7 @@ def verify_cache(
     cache, damaged = _open(path if ray_address is None else absolute(path))
     targets, found = _open_sets(cache)
     shards = {target: range(target.shards) for target in targets.values()}
-    results = over_shards(verify_shard, shards, on_shard, ray_address=ray_address)
+    results = over_shards(check_shard, shards, on_shard, ray_address=ray_address)
     of_shards = (fault for per_set in results.values() for each in per_set for fault in each)
     for fault in (*of_shards, *_pixel_faults(targets)):
         found[fault.source, fault.set_name].append(fault)
@@ -126,11 +139,20 @@ def _open(path: Path | str) -> tuple[Cache, list[SetVerdict]]:
     try:
         return Cache.open(path), []
     except CacheError as error:
-        known = None if isinstance(error, CacheIncomplete) else damaged_cache(path)
-        if known is None:
+        if isinstance(error, CacheIncomplete):
             raise
         fault = Fault("", "", None, "zarr.json", None, "metadata", str(error))
-        return known, [SetVerdict("", "", 0, (), 0, (fault,))]
+    try:
+        known = Cache.open(path)
+    except CacheError:
+        damaged = damaged_cache(path)
+        if damaged is None:
+            raise
+        known = damaged
+    else:
+        why = f"read wrong once, right the second time: {fault.message}"
+        fault = replace(fault, kind=READING, message=why)
+    return known, [SetVerdict("", "", 0, (), 0, (fault,))]
 
 
 def _open_sets(
@@ -139,14 +161,10 @@ def _open_sets(
     """Open the sets that can be opened; return these, and the faults of all definitions."""
     targets, faults = {}, {}
     for pair in cache.sets():
-        try:
-            target = cache.artifact_set(*pair)
-        except CacheError as error:
-            folder = set_folder(*pair)
-            faults[pair] = [Fault(*pair, None, folder, None, "metadata", str(error))]
-        else:
-            targets[pair] = target
-            faults[pair] = verify_definition(target)
+        faults[pair] = check_group(cache, *pair)
+        if not confirmed_damage(faults[pair]):
+            targets[pair] = cache.artifact_set(*pair)
+            faults[pair] += check_definition(targets[pair])
     return targets, faults
 
 
@@ -175,11 +193,12 @@ def _verdict(pair: tuple[str, str], target: ArtifactSet | None, faults: list[Fau
 def _repair(
     cache: Cache, verdict: SetVerdict, targets: dict[tuple[str, str], ArtifactSet]
 ) -> list[str]:
-    if not verdict.faults:
+    damage = confirmed_damage(list(verdict.faults))
+    if not damage:
         return []
     if not verdict.source:
         return repair_root(cache)
     target = targets.get((verdict.source, verdict.set_name))
     if target is None:
         return withdraw_set(cache, verdict.source, verdict.set_name)
-    return repair_set(target, verdict.faults)
+    return repair_set(target, damage)

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def read_whole(path: Path, limit: int | None) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
         check_size(os.fstat(file.fileno()).st_size, limit, str(path))
         return file.read()
+
+
+def drop_from_memory(path: str) -> None:
+    """Have a file read from its disk when it is next read, where the system does that."""
+    with suppress(OSError, AttributeError):  # not everywhere
+        descriptor = open_regular(path)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def check_size(size: int, limit: int | None, where: str) -> None:
