@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.video import open_clips, picture_paths
+from stillroom.stages.class_lists import agree
 from stillroom.stages.evaluate.cost import measure_cost
-from stillroom.stages.evaluate.evaluation import evaluate_source
+from stillroom.stages.evaluate.evaluation import evaluate_source, scored_label
 from stillroom.stages.evaluate.predict import Prediction, predictions
 from stillroom.stages.pictures.page import make_place
 from stillroom.stages.pictures.prediction_sheet import prediction_sheet
 from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.open import open_source
+from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from stillroom.stages.evaluate.cost import Cost
     from stillroom.stages.evaluate.evaluation import EvaluationResult
     from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
+    from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.stages.sources.source import Source
 
 
@@ -125,7 +128,7 @@ def evaluate_models(
     found = {name: scorer.score(model) for name, model in models.items()}
     if options.sheet is not None:
         results = {name: one.result for name, one in found.items()}
-        draw_predictions(run, models, options.sheet, results)
+        draw_predictions(run, models, options.sheet, results, limit=options.limit)
     if options.pictures is not None and clips is not None:
         videos = {name: one.video for name, one in found.items() if one.video is not None}
         clips.draw(videos, source.classes or (), options.pictures)
@@ -183,7 +186,7 @@ def _check_classes(model: Model, source: Source, name: str) -> None:
     """Refuse to score a model on labels of other classes, or of the same in another order."""
     if source.classes is None:
         raise ConfigError(f"evaluate.source: {name!r} has no labels; name a labelled one")
-    if model.classes is not None and model.classes != source.classes:
+    if model.classes is not None and not agree(model.classes, source.classes):
         raise ConfigError(
             f"{model.name} and the source {name!r} have different classes\n"
             f"  model   {', '.join(model.classes)}\n"
@@ -193,20 +196,23 @@ def _check_classes(model: Model, source: Source, name: str) -> None:
 
 
 def draw_predictions(
-    run: RunConfig, models: Mapping[str, Model], path: Path, results: Mapping[str, EvaluationResult]
+    run: RunConfig,
+    models: Mapping[str, Model],
+    path: Path,
+    results: Mapping[str, EvaluationResult],
+    *,
+    limit: int | None = None,
 ) -> None:
-    """Draw a sheet with a column for every model, of labelled frames spread evenly.
+    """Draw a sheet with a column for every model, of frames that were scored, spread evenly.
 
     Args:
         models, results: by the name that the picture shows
+        limit: how many of the first frames were scored, if not all
     """
     settings = _settings(run)
     source = open_source(run.sources[settings.source])
-    labelled = [index for index in range(len(source)) if source.labelled(index)]
-    frames = []
-    for index in evenly(labelled, settings.sheet_frames):
-        with suppress(FrameError):  # the scores have counted and named it
-            frames.append(to_canvas(source.load(index), run.cache.canvas))
+    total = min(len(source), limit or len(source))
+    frames = _scored_frames(source, range(total), settings.sheet_frames, run.cache.canvas)
     classes = {
         name: [
             each.classes
@@ -223,3 +229,20 @@ def draw_predictions(
         scores={name: result.scores for name, result in results.items()},
         title=f"{settings.source}: predictions",
     )
+
+
+def _scored_frames(
+    source: Source, among: Sequence[int], count: int, canvas: tuple[int, int]
+) -> list[CanvasFrame]:
+    """Load frames that count, spread evenly; in place of one that does not, the next that does."""
+    labelled = [index for index in among if source.labelled(index)]
+    chosen = evenly(range(len(labelled)), count)
+    found = []
+    for first, behind in zip(chosen, [*chosen[1:], len(labelled)], strict=True):
+        for index in labelled[first:behind]:
+            with suppress(FrameError):  # the scores have counted and named it
+                frame = to_canvas(source.load(index), canvas)
+                if (scored_label(frame) != IGNORE).any():
+                    found.append(frame)
+                    break
+    return found

@@ -13,6 +13,7 @@ from stillroom.pipeline.training_checks import (
     check_view,
     student_classes,
 )
+from stillroom.stages.class_lists import agree
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.sources.open import open_source
@@ -89,7 +90,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         labelled, clips = is_labelled(cache, name, stream), stream.triplets is not None
         needs = objective.needs(labelled, student.strides, cached, clips=clips)
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
-    check_objective(objective, streams, classes)
+    check_objective(run, objective, streams, classes)
     objective.prepare(_sizes(student, streams, cached))
     scored = _validation_source(run, classes)
     return TrainJob(
@@ -148,7 +149,7 @@ def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | Non
             f"train.validation.source: {run.train.validation.source!r} has no labels; name a "
             "labelled source"
         )
-    if source.classes != classes:
+    if not agree(source.classes, classes):
         raise ConfigError(
             f"train.validation.source: its classes are {source.classes}, the student's {classes}"
         )

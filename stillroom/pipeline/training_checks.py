@@ -9,11 +9,12 @@ from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
+from stillroom.stages.class_lists import agree, numbered
 from stillroom.stages.train.dataset import is_labelled
 from stillroom.stages.train.reads import TRIPLETS, row_of
 from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
-from stillroom.storage_specs.fingerprint import differences
+from stillroom.storage_specs.fingerprint import identity_differences
 from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
@@ -124,10 +125,12 @@ def _unchecked(source: str, config: SourceConfig, cache: Cache) -> str:
 
 
 def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) -> None:
-    found = differences(frames.identity.get("source"), other.identity.get("source"))
+    found = identity_differences(
+        *({"source": one.identity.get("source")} for one in (frames, other))
+    )
     if found:
         listing = "\n".join(
-            f"  source.{one}".replace("   cache ", f"   {frames.name} ").replace(
+            f"  {one}".replace("   cache ", f"   {frames.name} ").replace(
                 "   run ", f"   {other.name} "
             )
             for one in found
@@ -149,32 +152,42 @@ def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tupl
     for name, stream in settings.streams.items():
         arrays = cache.artifact_set(stream.source or name, FRAMES).arrays
         if stream.labelled is not False and LABELS in arrays:
-            found[f"stream {name}"] = tuple(arrays[LABELS].attributes["classes"])
+            stored = tuple(arrays[LABELS].attributes["classes"])
+            found[f"stream {name}"] = run.classes_of(stream.source or name) or stored
     found = found or _classes_of_teachers(cache, run, settings)
     if not found:
         raise ConfigError(
             "train.streams: no stream is labelled, and no term has a teacher whose logits or "
             "pseudo labels are cached, so the student has no classes; give one of them"
         )
-    if len(set(found.values())) > 1:
+    first = next(
+        (one for one in found.values() if one != numbered(len(one))), next(iter(found.values()))
+    )
+    if not all(agree(first, one) for one in found.values()):
         listing = "\n".join(f"  {name}: {', '.join(classes)}" for name, classes in found.items())
         raise ConfigError(f"train.streams: a student cannot have different classes\n{listing}")
-    return next(iter(found.values()))
+    return first
 
 
 def _classes_of_teachers(
     cache: Cache, run: RunConfig, settings: TrainConfig
 ) -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes of the terms' teachers, where they are cached."""
+    """Return the classes of the terms' teachers, where they are cached; numbers of nameless ones.
+
+    A cache may have older names; those of the run count.
+    """
     teachers = sorted({teacher for term in run.terms for teacher in term.teachers})
     sources = {stream.source or name for name, stream in settings.streams.items()}
     return {
-        f"teacher {teacher}": tuple(spec.attributes["classes"])
-        for source in sorted(sources)
+        f"teacher {teacher}": numbered(seen.class_names() or seen.num_classes())
         for teacher in teachers
-        for one in cache.teacher_sets(source, teacher)
-        for spec in one.arrays.values()
-        if "classes" in spec.attributes
+        for seen in (run.teacher(teacher).mapped(),)
+        if any(
+            spec.kind.has_classes
+            for source in sorted(sources)
+            for one in cache.teacher_sets(source, teacher)
+            for spec in one.arrays.values()
+        )
     }
 
 
@@ -191,9 +204,15 @@ def check_view(view: ViewConfig, canvas: tuple[int, int]) -> None:
 
 
 def check_objective(
-    objective: Objective, streams: Mapping[str, CacheDataset], classes: tuple[str, ...]
+    run: RunConfig,
+    objective: Objective,
+    streams: Mapping[str, CacheDataset],
+    classes: tuple[str, ...],
 ) -> None:
     """Refuse terms that the opened streams cannot feed.
+
+    Args:
+        classes: the student's
 
     Raises:
         ConfigError: with every fault found.
@@ -209,7 +228,7 @@ def check_objective(
             teacher = teacher_of(set_name)
             read = (need for need in dataset.needs if need.startswith(f"{teacher}/"))
             if any(row_of(need).has_classes for need in read):
-                _demand_same_classes(teacher, stored, classes)
+                _demand_same_classes(run, teacher, stored, classes)
             available[stream] |= {f"{teacher}/{artifact}" for artifact in stored.arrays}
             if LOGITS in stored.arrays:
                 teacher_classes[teacher] = stored.arrays[LOGITS].shape[0]
@@ -223,15 +242,18 @@ def check_objective(
     objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
 
 
-def _demand_same_classes(teacher: str, stored: ArtifactSet, classes: tuple[str, ...]) -> None:
+def _demand_same_classes(
+    run: RunConfig, teacher: str, stored: ArtifactSet, classes: tuple[str, ...]
+) -> None:
     """Refuse named classes that are not the student's, in the same order."""
+    known = run.teacher(teacher).mapped().class_names() if teacher in run.teachers else None
     for spec in stored.arrays.values():
-        names = spec.attributes.get("classes")
-        if names is not None and tuple(names) != classes:
+        names = known or spec.attributes.get("classes")
+        if names is not None and not agree(names, classes):
             raise ConfigError(
                 f"teacher {teacher} and the student have different classes, or in another order\n"
                 f"  teacher  {', '.join(names)}\n"
                 f"  student  {', '.join(classes)}\n"
-                f"  name teachers.{teacher}.classes as the network was trained with; a student "
-                "learns from teachers of its own classes"
+                f"  name teachers.{teacher}.classes as the network was trained with, and bring "
+                f"them to the student's by teachers.{teacher}.mapping"
             )

@@ -19,7 +19,7 @@ from stillroom.storage_specs.errors import (
 )
 from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
 from stillroom.storage_specs.files.local_copies import LocalCopies
-from stillroom.storage_specs.fingerprint import differences
+from stillroom.storage_specs.fingerprint import identity_differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.shards.array_reader import ArrayReader
@@ -104,10 +104,12 @@ class ArtifactSet:
     def require(self, identity: dict[str, Any]) -> None:
         """Refuse a run that was made for something else; ANY on its side agrees with anything.
 
+        Names of classes may have changed since, see `identity_differences`.
+
         Raises:
             CacheMismatch: names each field that differs, both values, and what to do.
         """
-        found = differences(self.identity, identity)
+        found = identity_differences(self.identity, identity)
         if found:
             raise mismatch(self.place, self.definition, found)
 

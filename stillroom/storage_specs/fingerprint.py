@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ABSENT = "(absent)"
+NAMED = ("source", "teacher")  # parts of an identity that state classes
+CLASSES = re.compile(rf"({'|'.join(NAMED)})\.classes(\[\d+\])?")
 
 
 class _Any(str):
@@ -90,6 +93,35 @@ def differences(cache: Any, run: Any) -> list[Difference]:
     with anything.
     """
     return list(_differences("", plain(cache), plain(run)))
+
+
+def identity_differences(cache: dict[str, Any], run: dict[str, Any]) -> list[Difference]:
+    """Fields in which the identities of two sets differ; new names of classes are no difference.
+
+    No byte depends on a name: what gives a class another computes nothing anew. A name that has
+    moved to another class is a difference: somebody has mistaken their order.
+    """
+    renamed = {part for part in NAMED if _are_renamed(*(_classes(x, part) for x in (cache, run)))}
+    return [
+        one
+        for one in differences(cache, run)
+        if CLASSES.fullmatch(one.field) is None or one.field.partition(".")[0] not in renamed
+    ]
+
+
+def _classes(identity: dict[str, Any], part: str) -> Any:
+    section = identity.get(part)
+    return section.get("classes") if isinstance(section, dict) else None
+
+
+def _are_renamed(cache: Any, run: Any) -> bool:
+    """Whether two are as many classes, by names or their number, and no name stands elsewhere."""
+    counts = [len(each) if isinstance(each, list | tuple) else each for each in (cache, run)]
+    if counts[0] != counts[1] or None in counts:
+        return False
+    if not isinstance(cache, list | tuple) or not isinstance(run, list | tuple):
+        return True
+    return all(mine == theirs or mine not in cache for mine, theirs in zip(run, cache, strict=True))
 
 
 def _differences(field: str, cache: Any, run: Any) -> Iterator[Difference]:

@@ -21,7 +21,7 @@ from stillroom.storage_specs.errors import (
 )
 from stillroom.storage_specs.files.cautious_reads import LINK, METADATA_BYTES, json_of
 from stillroom.storage_specs.files.object_store import place_of, store_at
-from stillroom.storage_specs.fingerprint import differences
+from stillroom.storage_specs.fingerprint import differences, identity_differences
 from stillroom.storage_specs.layout import (
     FORMAT_VERSION,
     KEY,
@@ -122,8 +122,8 @@ class Cache:
             self._refuse_links(wanted)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
-        if found.fingerprint != wanted.fingerprint:
-            raise mismatch(str(self.path), found, _between(found, wanted))
+        if found.fingerprint != wanted.fingerprint and (other := _between(found, wanted)):
+            raise mismatch(str(self.path), found, other)
         self._place_arrays(found)
         return ArtifactSet(self.store, found)
 
@@ -261,10 +261,22 @@ def _has_place(source: str, name: str) -> bool:
 
 
 def _between(found: Definition, wanted: Definition) -> list[Any]:
-    """Compare the identities, and where they agree, the layouts."""
-    return differences(found.identity, wanted.identity) or differences(
-        {"layout": found.layout()}, {"layout": wanted.layout()}
+    """Compare the identities, and where they agree, the layouts; names of classes may differ."""
+    return identity_differences(found.identity, wanted.identity) or differences(
+        *({"layout": _unnamed(each.layout())} for each in (found, wanted))
     )
+
+
+def _unnamed(layout: dict[str, Any]) -> dict[str, Any]:
+    """The layout without the names of classes, which arrays carry for people to read."""
+    arrays = {
+        name: {
+            **spec,
+            "attributes": {k: v for k, v in spec["attributes"].items() if k != "classes"},
+        }
+        for name, spec in layout["arrays"].items()
+    }
+    return {**layout, "arrays": arrays}
 
 
 def _own_attributes(cache: Cache, folder: str) -> dict[str, Any] | None:

@@ -153,7 +153,7 @@ def test_a_source_of_which_something_is_left_is_broken_and_not_absent(
         ('sources.photos.classes=["a","c","b"]', r"source\.classes"),
         ("sources.photos.mapping={0=1, 1=0, 2=2}", r"source\.ids"),
         ('sources.photos={kind="camvid", root="photos"}', r"source\.kind"),
-        ("teachers.tiny.classes=3", r"teacher\.classes"),
+        ("teachers.tiny.classes=4", r"teacher\.classes"),
     ],
 )
 def test_of_an_absent_source_what_needs_no_files_is_compared(

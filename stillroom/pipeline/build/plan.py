@@ -79,7 +79,8 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
         with suppress(WeightsError):  # it will be raised where it is in the way of something
             teacher.completed()  # what must be fetched for it is here from now on
         if teacher.classes is not None:
-            demand_labels_fit(run.cache.artifacts, teacher.num_classes(), f"teachers.{name}")
+            classes = teacher.mapped().num_classes()
+            demand_labels_fit(run.cache.artifacts, classes, f"teachers.{name}")
     try:
         cache = Cache.open(run.cache.path)
     except CacheIncomplete:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.pipeline.cache_tools.sample import evenly
-from stillroom.storage_specs.artifacts import ARTIFACTS, FLOW, FRAMES, PSEUDO_LABEL, artifact_of
+from stillroom.storage_specs.artifacts import (
+    ARTIFACTS,
+    FLOW,
+    FRAMES,
+    IGNORE,
+    LABELS,
+    LOGITS,
+    PSEUDO_LABEL,
+    artifact_of,
+)
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import BUILD, Cache
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
@@ -92,12 +105,16 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; {BUILD}")
     about = {row["index"]: row for row in kept.rows().to_pylist()}
     holders = {name: one for one in (*sets[::-1], kept) for name in one.arrays if name != FRAMES}
+    classes, label_places = _classes(kept, sets)
     names = sorted(holders, key=lambda name: [*ARTIFACTS].index(artifact_of(name).name))
 
     def cell(name: str, index: int) -> Cell:
         holder = holders[name]
         stride = holder.arrays[name].attributes.get("stride", 1)
-        return Cell(artifact_of(name).picture, holder.read(name, index), stride=stride)
+        array = holder.read(name, index)
+        if name == LABELS:
+            array = label_places[array]
+        return Cell(artifact_of(name).picture, array, stride=stride)
 
     rows = [
         FrameRow(
@@ -108,14 +125,36 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
         )
         for index in evenly(usable.tolist(), frames)
     ]
-    classes = [list(spec.attributes["classes"]) for one in sets for spec in one.arrays.values()
-               if "classes" in spec.attributes]  # fmt: skip
     identity = holders.get(PSEUDO_LABEL, sets[0]).identity
     sheet = Sheet(
         f"{teacher} on {source}",
         ("frame", *names),
         rows,
-        classes[0] if classes else [str(number) for number in range(255)],
+        classes,
         threshold=identity.get(PSEUDO_LABEL, {}).get("threshold"),
     )
     sheet.save(path)
+
+
+def _classes(
+    kept: ArtifactSet, sets: list[ArtifactSet]
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return the classes of a sheet: the teacher's, and those of labels that it does not have.
+
+    Returns:
+        names, and (256,) the place among them of each value of a label
+    """
+    own = () if LABELS not in kept.arrays else tuple(kept.arrays[LABELS].attributes["classes"])
+    arrays = [spec for one in sets for spec in one.arrays.values()]
+    counts = [spec.shape[0] for spec in arrays if spec.artifact == LOGITS]
+    count = counts[0] if counts else len(own) or IGNORE
+    unnamed = own if len(own) == count else tuple(map(str, range(count)))
+    stated: list[Any] = [spec.attributes["classes"] for spec in arrays
+                         if "classes" in spec.attributes]  # fmt: skip
+    names = tuple(stated[0]) if stated else unnamed
+    both = (*names, *(name for name in own if name not in names))
+    places = np.arange(256, dtype=np.uint8)
+    if len(both) > IGNORE:  # more than a byte tells apart
+        return names, places
+    places[: len(own)] = [both.index(name) for name in own]
+    return both, places

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from stillroom.pipeline.identity import readable_identity
+from stillroom.stages.class_lists import agree, numbered
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch
@@ -66,10 +67,8 @@ class CacheSample:
         """Return a frame's label, if its classes are the teacher's."""
         if self.kept is None or LABELS not in self.kept.arrays:
             return None
-        names = self.kept.arrays[LABELS].attributes.get("classes")
-        if names is not None and len(names) != teacher.num_classes:
-            return None
-        if names is not None and teacher.classes not in (None, tuple(names)):
+        names = self.opened.run.classes_of(self.cached.source)
+        if names is not None and not agree(teacher.classes or numbered(teacher.num_classes), names):
             return None
         label: NDArray[np.uint8] = self.kept.read(LABELS, index)
         return label

@@ -18,6 +18,7 @@ from pydantic import (
 from stillroom.pipeline.run_file.faults import hint
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
+from stillroom.stages.models.class_mapping import in_order
 from stillroom.stages.models.flow.flow_model import FlowModelConfig
 from stillroom.stages.models.students.families import StudentConfig
 from stillroom.stages.models.teachers.families import TeacherConfig
@@ -250,15 +251,22 @@ class RunConfig(Settings):
     def teacher(self, name: str) -> TeacherConfig:
         """Return a teacher; one that states no classes has those of the first labelled source.
 
+        A `mapping` is brought to the order of that source's classes.
+
         Raises:
-            ConfigError: there is no labelled source either, and the teacher needs classes.
+            ConfigError: there is no labelled source either, and the teacher needs classes; or the
+                mapping's are not the source's.
         """
         teacher = self.teachers[name]
+        labelled = filter(None, map(self.classes_of, self.sources))
+        classes = next(labelled, None)
+        if teacher.mapping is not None and classes is not None:
+            ordered = in_order(teacher.mapping, classes, f"teachers.{name}.mapping")
+            return teacher.model_copy(update={"mapping": ordered})
         if teacher.classes is not None:
             return teacher
-        for classes in map(self.classes_of, self.sources):
-            if classes is not None:
-                return teacher.model_copy(update={"classes": classes})
+        if classes is not None:
+            return teacher.model_copy(update={"classes": classes})
         logits = any(artifact_of(artifact).output == LOGITS for artifact in self.cache.artifacts)
         if teacher.may_lack_classes and not logits:
             return teacher

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
+from stillroom.stages.class_lists import agree, numbered
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -193,9 +194,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
 def _can_be_scored(name: str, run: RunConfig) -> bool:
     """Whether a teacher has the classes that students are scored on."""
     labels = None if run.evaluate is None else run.classes_of(run.evaluate.source)
-    teacher = run.teacher(name)
-    names = teacher.class_names()
-    return labels is None or (teacher.num_classes() == len(labels) and names in (None, labels))
+    teacher = run.teacher(name).mapped()
+    return labels is None or agree(numbered(teacher.class_names() or teacher.num_classes()), labels)
 
 
 def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.artifacts import CONFIDENCE
 from stillroom.storage_specs.errors import CacheMismatch
-from stillroom.storage_specs.fingerprint import differences
+from stillroom.storage_specs.fingerprint import differences, identity_differences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,8 @@ class Reuse:
     """
 
     def __init__(self, produce: Producer, old: ArtifactSet, target: ArtifactSet) -> None:
-        for part in ("identity", "arrays"):
-            found = differences(*(_comparable(one, part) for one in (old, target)))
+        for part, compare in (("identity", identity_differences), ("arrays", differences)):
+            found = compare(*(_comparable(one, part) for one in (old, target)))
             if found:
                 raise CacheMismatch(
                     f"{old.place}: its {old.name!r} on {old.source!r} cannot be reused\n"
@@ -63,4 +63,7 @@ class Reuse:
 def _comparable(of: ArtifactSet, part: str) -> dict[str, Any]:
     if part == "identity":
         return {name: value for name, value in of.identity.items() if name != SOURCE}
-    return {name: spec.to_dict() for name, spec in of.arrays.items()}
+    return {
+        name: {**spec.to_dict(), "attributes": {**spec.attributes, "classes": None}}
+        for name, spec in of.arrays.items()
+    }

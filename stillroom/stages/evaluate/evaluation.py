@@ -81,7 +81,7 @@ def evaluate(
     def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
         nonlocal unlabelled
         for frame in frames:
-            if isinstance(frame, SkippedFrame) or (_label(frame) != IGNORE).any():
+            if isinstance(frame, SkippedFrame) or (scored_label(frame) != IGNORE).any():
                 yield frame
             else:
                 unlabelled += 1
@@ -92,7 +92,7 @@ def evaluate(
             skipped.append(found)
         else:
             _check_channels(found, classes)
-            matrix.update(found.classes, _label(found.frame))
+            matrix.update(found.classes, scored_label(found.frame))
             scored += 1
         on_frames(scored + len(skipped) + unlabelled)
     if not scored:
@@ -145,8 +145,12 @@ def _check_channels(found: Prediction, classes: Sequence[str]) -> None:
         )
 
 
-def _label(frame: CanvasFrame) -> NDArray[np.uint8]:
-    """The label of the valid area, 255 elsewhere."""
+def scored_label(frame: CanvasFrame) -> NDArray[np.uint8]:
+    """Return what counts of a frame's label: that of the valid area, 255 elsewhere.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if frame.label is None:
         raise ConfigError(f"{frame.frame_id} has no label; evaluation needs a labelled source")
     height, width = frame.valid

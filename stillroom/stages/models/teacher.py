@@ -6,6 +6,7 @@ import logging
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.models.class_mapping import with_groups
 from stillroom.stages.models.inference import as_frames, device_of, inference
 from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.storage_specs.artifacts import LOGITS
@@ -233,5 +234,8 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
         network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
+    groups = config.groups()
+    if groups is not None:
+        network = with_groups(network, groups, config.num_classes())
     device = network.device or device_of(config.device, "teacher")
-    return Teacher(config, network, device, described, canvas)
+    return Teacher(config.mapped(), network, device, described, canvas)

@@ -6,13 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
+    StrictInt,
     ValidationInfo,
     model_validator,
 )
 
+from stillroom.stages.class_lists import listed
+from stillroom.stages.models.class_mapping import Groups, groups_of
 from stillroom.stages.models.model_settings import ModelSettings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -36,7 +40,17 @@ def _of_pixels(std: Three, info: ValidationInfo) -> Three:
 Std = Annotated[Three, AfterValidator(_of_pixels)]
 """Standard deviation of R, G and B in 0..255; stands after a field `mean`."""
 
-Classes = Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt
+Classes = Annotated[
+    Annotated[tuple[str, ...], Field(min_length=1)] | PositiveInt | None, BeforeValidator(listed)
+]
+
+
+def _one_or_more(of: Any) -> Any:
+    return (of,) if isinstance(of, str | int) else of
+
+
+OwnClasses = Annotated[tuple[str | StrictInt, ...], BeforeValidator(_one_or_more)]
+"""Classes of a teacher, by name or number."""
 
 
 class TeacherSettings(ModelSettings):
@@ -46,7 +60,11 @@ class TeacherSettings(ModelSettings):
     `channels`.
 
     Attributes:
-        classes: names or number of its classes; left out, those of the run's first labelled source
+        classes: names or number of its classes, or the name of a list (`CLASS_LISTS`); left out,
+            those of the run's first labelled source
+        mapping: every class of the run -> those of its classes that are one; None where its
+            classes are the run's
+        mapping_drop: those of its classes that are none of the run's
         channels: their order in the network's input; `mean` and `std` are of R, G, B all the same
         scale: factor on the pixels; `mean` and `std` are then those of scaled pixels
         normalize: False: the network gets x * scale
@@ -60,7 +78,9 @@ class TeacherSettings(ModelSettings):
         precision: of the arithmetic, by autocast; artifacts are float32 before they are encoded
     """
 
-    classes: Classes | None = None
+    classes: Classes = None
+    mapping: dict[str, OwnClasses] | None = None
+    mapping_drop: OwnClasses = ()
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
     normalize: bool = True
@@ -72,7 +92,9 @@ class TeacherSettings(ModelSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
 
-    added: ClassVar[tuple[str, ...]] = ("channels", "scale", "normalize", "size", "resample")
+    added: ClassVar[tuple[str, ...]] = (
+        "mapping", "mapping_drop", "channels", "scale", "normalize", "size", "resample",
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
@@ -125,6 +147,38 @@ class TeacherSettings(ModelSettings):
 
     may_lack_classes: ClassVar[bool] = False
     """Whether a network of this kind may give other outputs than class logits."""
+
+    @model_validator(mode="after")
+    def _every_class_is_mapped_once(self) -> Self:
+        if self.mapping is not None:
+            if self.classes is None:
+                raise ConfigError("mapping: give the teacher's own `classes`, names or number")
+            self.groups()
+        elif self.mapping_drop:
+            raise ConfigError("mapping_drop: there is no `mapping` that could lack these")
+        return self
+
+    def groups(self) -> Groups | None:
+        """Return the channels of each class of the run, in the order of `mapping`; None without."""
+        if self.mapping is None:
+            return None
+        return groups_of(self.classes or 0, self.mapping, self.mapping_drop)
+
+    def mapped(self) -> Self:
+        """Return the section as the run sees it: its classes are the run's."""
+        if self.mapping is None:
+            return self
+        seen = {"classes": tuple(self.mapping), "mapping": None, "mapping_drop": ()}
+        return self.model_copy(update=seen)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the output; of the mapping its numbers, for no byte has a name."""
+        found = super().identity()
+        groups = self.groups()
+        if groups is not None:
+            found.pop("mapping_drop", None)
+            found["mapping"] = [list(of) for of in groups]
+        return found
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names of the classes, or None where only their number is known."""

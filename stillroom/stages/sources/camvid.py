@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
+from stillroom.stages.class_lists import CLASS_LISTS
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import LabelIds
@@ -15,10 +16,7 @@ from stillroom.stages.sources.listing import Listing
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 
-CLASSES = (
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
-    "bicyclist",
-)  # fmt: skip
+CLASSES = CLASS_LISTS["camvid"]
 VOID = 11
 
 _NAME = re.compile(r"(.+?)_f?(\d+)")

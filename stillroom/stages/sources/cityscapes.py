@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from stillroom.stages.class_lists import CLASS_LISTS
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images, kind_at
 from stillroom.stages.sources.label_ids import LabelIds
@@ -21,13 +22,9 @@ from stillroom.storage_specs.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLASS_OF = {  # the ids of label files that count, in the order of the classes 0..18
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
-    19: "traffic light", 20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
-    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle",
-    33: "bicycle",
-}  # fmt: skip
-CLASSES = tuple(CLASS_OF.values())
+CLASSES = CLASS_LISTS["cityscapes"]
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""The ids of label files that count, in the order of the classes."""
 
 BEFORE, AFTER = 19, 10  # frames of a snippet before and after its labelled one
 SNIPPET = BEFORE + 1 + AFTER
@@ -83,7 +80,7 @@ def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
     listing = Listing(frames.ids, frames.files, frames.labels_from(labels))
     listing = listing.by_clip_and_time(*_snippets(frames.ids, labels.ids))
     listing = listing.around_labels(config.around_labels)
-    index_of = {raw: index for index, raw in enumerate(CLASS_OF)}
+    index_of = {raw: index for index, raw in enumerate(IDS)}
     label_ids = LabelIds(CLASSES, index_of, ignore_unlisted=True)
     return FileSource(listing, config.stated(), label_ids, sparse=True)
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
-from stillroom.stages.sources.label_ids import LabelSettings
+from stillroom.stages.sources.label_ids import ClassNames, LabelSettings
 from stillroom.stages.sources.listing import Listing
 from stillroom.storage_specs.errors import ConfigError
 
@@ -44,7 +44,7 @@ class ClipsConfig(LabelSettings):
     kind: Literal["clips"] = "clips"
     root: Path
     labels: Path | None = None
-    classes: tuple[str, ...] = Field(default=(), max_length=255)
+    classes: ClassNames = Field(default=(), max_length=255)
     around_labels: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
-from stillroom.stages.sources.label_ids import LabelSettings
+from stillroom.stages.sources.label_ids import ClassNames, LabelSettings
 from stillroom.stages.sources.listing import Listing
 
 
@@ -34,7 +34,7 @@ class ImageMaskConfig(LabelSettings):
     masks: Path | None = None
     image_ending: str = ""
     mask_ending: str = ""
-    classes: tuple[str, ...] = Field(min_length=1, max_length=255)
+    classes: ClassNames = Field(min_length=1, max_length=255)
     without_mask: Literal["bad", "skip"] = "bad"
 
     @model_validator(mode="after")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from stillroom.stages.class_lists import numbered
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
@@ -54,18 +55,24 @@ class LabelIds:
         return np.take(np.array(indices, np.uint8), np.searchsorted(present, raw))
 
 
+ClassNames = Annotated[tuple[str, ...], BeforeValidator(numbered)]
+"""Names of classes, the name of a list of them, or their number: they are then "0", "1", ..."""
+
+
 class LabelSettings(SourceSettings):
     """The classes of a source and the ids of its label files.
 
     Attributes:
-        classes: names of the class indices.
+        classes: names of the class indices, or their number, or the name of a known list.
         mapping: raw id in a label file -> class index; None where files hold the indices.
+        ids_from: the id of the first class, where files hold the indices; lower ids do not count.
         ignore: raw ids that do not count.
         unlisted: whether an id in neither is a fault of its frame, or ignored.
     """
 
-    classes: tuple[str, ...]
+    classes: ClassNames
     mapping: dict[int, int] | None = None
+    ids_from: int = Field(default=0, ge=0)
     ignore: tuple[int, ...] = (IGNORE,)
     unlisted: Literal["fault", "ignore"] = "fault"
 
@@ -77,6 +84,8 @@ class LabelSettings(SourceSettings):
         wrong = {k: v for k, v in (self.mapping or {}).items() if not 0 <= v < count}
         if wrong:
             raise ValueError(f"mapping {wrong} leads outside the {count} classes (0..{count - 1})")
+        if self.mapping is not None and self.ids_from:
+            raise ValueError("`mapping` says the class of every id: leave `ids_from` out")
         both = sorted(set(self.mapping or {}) & set(self.ignore))
         if both:
             raise ValueError(f"ids {both} are both mapped and ignored")
@@ -86,7 +95,9 @@ class LabelSettings(SourceSettings):
         """Return the class of each raw id; an ignored id wins over an index of the same value."""
         listed = self.mapping
         if listed is None:
-            listed = {index: index for index in range(len(self.classes))}
+            first = self.ids_from
+            listed = {first + index: index for index in range(len(self.classes))}
+            listed |= dict.fromkeys(range(first), IGNORE)
         index_of = listed | dict.fromkeys(self.ignore, IGNORE)
         return LabelIds(self.classes, index_of, self.unlisted == "ignore")
 

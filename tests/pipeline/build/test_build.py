@@ -199,7 +199,7 @@ def test_another_canvas_teacher_threshold_or_source_is_refused_by_name(run_file:
         ("cache.codecs.logits=half", "artifacts.logits.codec"),
         ("teachers.tiny.options={seed=1}", "teacher.options"),
         ("sources.street.seed=9", "source."),
-        ('teachers.tiny.classes=["a","b","c","d","e","f","g","h","i"]', "teacher.classes"),
+        ("teachers.tiny.classes=8", "teacher.classes"),
     ):
         with pytest.raises(CacheMismatch) as caught:
             build(load_run(run_file, [override]))
@@ -217,12 +217,8 @@ def test_auto_agrees_with_any_device_and_is_else_a_word_like_others(run_file: Pa
     named = 'teachers.tiny.classes=["a","b","c","d","e","f","g","h","i"]'
     build(load_run(run_file, [*moded, named]))
     assert build(load_run(run_file, [*moded, named, "teachers.tiny.device=auto"])).shards == 0
-    for override, field in (
-        ('teachers.tiny.options={mode="auto"}', "teacher.options.mode"),
-        (named.replace('"a"', '"auto"'), "teacher.classes"),
-    ):
-        with pytest.raises(CacheMismatch, match=field):
-            build(load_run(run_file, [*moded, named, override]))
+    with pytest.raises(CacheMismatch, match=r"teacher\.options\.mode"):
+        build(load_run(run_file, [*moded, named, 'teachers.tiny.options={mode="auto"}']))
 
 
 def test_unreadable_frames_become_bad_rows(run_file: Path, run_document: dict[str, Any]) -> None:
