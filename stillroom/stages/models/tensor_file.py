@@ -119,6 +119,8 @@ def choose(
             + _listing(fitting)
         )
     place = max(within, key=lambda each: (within[each], -len(each)), default="")
+    if key is None and place in whole:
+        _refuse_rivals(found, needed, place, counts, path)
     apart = tuple(_front(other) for other in whole if other != place)
     front = _front(place)
     state = {
@@ -156,6 +158,31 @@ def _is_below(place: str, key: str) -> bool:
 
 def _listing(places: Iterable[str]) -> str:
     return "choose one of\n" + "\n".join(f'  weights_key = "{each or TOP}"' for each in places)
+
+
+def _refuse_rivals(
+    found: Mapping[str, Tensor],
+    needed: Collection[str],
+    place: str,
+    counts: Mapping[str, int],
+    path: Path,
+) -> None:
+    """Refuse a file that has much of the network a second time: averages of parameters alone."""
+    own = {_front(place) + name for name in needed}
+    for rival, count in counts.items():
+        if rival == place or 2 * count < len(needed):
+            continue
+        names = {_front(rival) + name for name in needed}
+        second = [name for name in names - own if name in found]
+        if 2 * len(second) >= len(needed) and not _are_equal(
+            found, [name.removeprefix(_front(rival)) for name in second], [place, rival]
+        ):
+            raise WeightsError(
+                f"weights {path}: this network's tensors are in it at {place or TOP}, and "
+                f"{len(second)} of {len(needed)} with other values at {rival or TOP} (averages of "
+                f'the parameters alone, perhaps); set weights_key = "{place or TOP}" to take the '
+                "first, or save the others with the buffers that they lack"
+            )
 
 
 def _tops(found: Mapping[str, Tensor]) -> list[str]:

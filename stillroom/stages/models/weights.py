@@ -111,10 +111,16 @@ def demand_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights with a NaN or an infinity in them.
 
     Raises:
-        WeightsError: some tensors hold such values; all are counted and the first few named.
+        WeightsError: some tensors hold such values, or are sparse or without any; all are counted
+            and the first few named.
     """
     import torch
 
+    odd = [n for n, value in state.items() if value.is_meta or value.layout != torch.strided]
+    if odd:
+        raise WeightsError(
+            f"weights {path}: {few(odd)}: sparse, or without values; save plain dense tensors"
+        )
     spoilt = [name for name, value in state.items() if not torch.isfinite(_wide(value)).all()]
     if spoilt:
         raise WeightsError(

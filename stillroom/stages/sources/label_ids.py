@@ -86,6 +86,11 @@ class LabelSettings(SourceSettings):
             raise ValueError(f"mapping {wrong} leads outside the {count} classes (0..{count - 1})")
         if self.mapping is not None and self.ids_from:
             raise ValueError("`mapping` says the class of every id: leave `ids_from` out")
+        if self.ids_from and IGNORE in self.ignore and self.ids_from + count > IGNORE:
+            raise ValueError(
+                f"{count} classes from id {self.ids_from} on: one of them has the id {IGNORE}, "
+                "which is ignored; set `ignore = []` if it is a class"
+            )
         both = sorted(set(self.mapping or {}) & set(self.ignore))
         if both:
             raise ValueError(f"ids {both} are both mapped and ignored")

@@ -131,6 +131,36 @@ def test_raw_and_averaged_weights_in_one_file_must_be_chosen_from(
         load_weights(network(), file, key="model_emma")
 
 
+def test_averages_of_parameters_alone_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    trained, averages = network(), dict(network().named_parameters())
+    state = {"state_dict": trained.state_dict(), "ema": averages}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r'6 of 8 with other values at ema .*"state_dict"'):
+        load_weights(network(), tmp_path / "w.pth")
+    fresh = network()
+    load_weights(fresh, tmp_path / "w.pth", key="state_dict")
+    assert same(fresh, trained)
+    with pytest.raises(WeightsError, match=r"2 missing: 1\.running_mean, 1\.running_var"):
+        load_weights(network(), tmp_path / "w.pth", key="ema")
+
+
+def test_network_that_holds_one_like_itself_is_one(tmp_path: Path) -> None:
+    inner = nn.ModuleDict({"net": network()})
+    trained = nn.ModuleDict({"net": network(), "head": inner})
+    fresh = nn.ModuleDict({"net": network(), "head": nn.ModuleDict({"net": network()})})
+    torch.save(put_below("module", trained.state_dict()), tmp_path / "w.pth")
+    load_weights(fresh, tmp_path / "w.pth")
+    assert same(fresh, trained)
+
+
+def test_tensors_that_are_sparse_or_without_values_are_refused(tmp_path: Path) -> None:
+    state = network().state_dict()
+    for odd in (state["2.bias"].to_sparse(), state["2.bias"].to("meta")):
+        torch.save({**state, "2.bias": odd}, tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match=r"2\.bias: sparse, or without values"):
+            load_weights(network(), tmp_path / "w.pth")
+
+
 def test_module_that_two_others_refer_to_is_one(tmp_path: Path) -> None:
     trained, fresh = network(), network()
     state = trained.state_dict()

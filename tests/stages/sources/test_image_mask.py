@@ -74,6 +74,35 @@ def test_sixteen_bit_ids_map_too(root: Path) -> None:
     assert first_row(settings) == [0, 1, 2, 0]
 
 
+def test_classes_may_be_a_number_and_ids_may_start_at_1(root: Path) -> None:
+    put(root / "masks" / "s" / "1.png", np.tile(np.array([0, 1, 3, 255], np.uint8), (3, 1)))
+    settings = config(root, classes=3, ids_from=1)
+    assert first_row(settings) == [255, 0, 2, 255]
+    assert settings.classes == ("0", "1", "2")
+    assert config(root, classes="camvid").classes[0] == "sky"
+    with pytest.raises(FrameError, match="label values 3 are outside"):
+        first_row(config(root, classes=2, ids_from=1))
+    plain = config(root, classes=("a", "b", "c"))
+    assert settings.stated()["ids"] != plain.stated()["ids"]
+    assert "ids_from" not in plain.stated()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"ids_from": 1, "mapping": {1: 0}}, "leave `ids_from` out"),
+        ({"classes": 255, "ids_from": 1}, "has the id 255, which is ignored"),
+        ({"classes": "voc"}, "no class list 'voc'; known: camvid, cityscapes"),
+        ({"classes": 0}, "at least 1"),
+    ],
+)
+def test_classes_and_ids_that_cannot_be_are_refused(
+    root: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        config(root, **changes)
+
+
 def test_a_missing_mask_is_a_bad_frame_or_left_out(root: Path) -> None:
     (root / "masks" / "s" / "1.png").unlink()
     source = open_source(config(root))
