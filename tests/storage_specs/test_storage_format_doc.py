@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from stillroom.storage_specs.files.durable_files import STAGING
 from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, NAME, RESERVED, ArraySpec
 from stillroom.storage_specs.manifest import OPEN_SEAL, PAIR_SCHEMA, SCHEMA, SEAL, FrameRow
 from stillroom.storage_specs.store import Cache
+
+if TYPE_CHECKING:
+    from stillroom.storage_specs.codecs.codec import Example
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TEXT = (REPOSITORY / "docs" / "storage_format.md").read_text(encoding="utf8")
@@ -128,6 +133,78 @@ def test_the_reader_of_the_page_undoes_every_prediction_and_scale(
             writer.put(FrameRow(index, f"garden/{index:06d}"), arrays)
         writer.commit()
     check_reader(cache.path, "fpn", artifact)
+
+
+EVERY_CODEC = [
+    pytest.param(name, example, id=f"{name}-{number}")
+    for name, codec in CODECS.items()
+    for number, example in enumerate(codec.examples)
+]
+
+
+@pytest.mark.parametrize(("codec", "example"), EVERY_CODEC)
+def test_the_reader_of_the_page_reads_every_codec(
+    codec: str, example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = next(name for name, artifact in ARTIFACTS.items() if codec in artifact.codecs)
+    artifact = f"{kind}/a" if ARTIFACTS[kind].layered else kind
+    sizes = {"y": 6, "x": 7, "rgb": 3, "uv": 2, "channel": max(3, example.channels)}
+    shape = tuple(sizes[axis] for axis in ARTIFACTS[kind].axes)
+    spec = ArraySpec(artifact, shape, CODECS[codec](**example.options))
+    name = "frames" if kind == "frames" else "fpn"
+    target = Cache.create(tmp_path / "c").define("garden", name, {}, 3, 2, [spec])
+    rng = np.random.default_rng(0)
+    for shard in range(target.shards):
+        writer = target.writer(shard)
+        for index in target.shard_range(shard):
+            share = rng.uniform(0, 1, shape)
+            values = share * example.high
+            values += (1 - share) * example.low
+            if example.zero:
+                values = np.where(share < 0.3, 0, values)
+            writer.put(FrameRow(index, f"{index}"), {artifact: values.astype(example.dtype)})
+        writer.commit()
+    found = run_reader(tmp_path / "c", "garden", name, artifact, monkeypatch)
+    assert sorted(found) == [0, 1, 2]
+    for index, x in found.items():
+        expected = target.read(artifact, index)
+        assert x.shape == expected.shape
+        size = float(np.abs(expected.astype(np.float64)).max())
+        assert np.allclose(x.astype(np.float64), expected, rtol=1e-5, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize(
+    ("found", "change"),
+    [
+        ('"name": "byte"', '"name": "wavelet"'),
+        ('"name": "byte"', '"name": "byte", "gamma": 2'),
+        ('"name": "byte"', '"name": "byte", "predict": "plane"'),
+        ('"format_version": 1', '"format_version": 2'),
+    ],
+)
+def test_the_reader_of_the_page_raises_on_what_it_does_not_know(
+    found: str, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ArraySpec("logits", (3, 6, 7), Byte())
+    Cache.create(tmp_path / "c").define("garden", "fpn", {}, 3, 2, [spec])
+    group = tmp_path / "c" / "garden" / "fpn" / "zarr.json"
+    text = json.dumps(json.loads(group.read_text()))
+    assert found in text
+    group.write_text(text.replace(found, change))
+    with pytest.raises(ValueError, match=r"unknown|format version"):
+        run_reader(tmp_path / "c", "garden", "fpn", "logits", monkeypatch)
+
+
+def run_reader(
+    cache: Path, source: str, name: str, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> dict[int, np.ndarray]:
+    """What the page's code has of each frame when it prints it."""
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    found: dict[int, np.ndarray] = {}
+    names: dict[str, Any] = {"print": lambda index, *_: found.update({index: names["x"]})}
+    monkeypatch.setattr(sys, "argv", ["reader", str(cache), source, name, artifact])
+    exec(code, names)
+    return found
 
 
 def check_reader(cache: Path, name: str, artifact: str) -> None:
