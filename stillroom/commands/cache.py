@@ -49,9 +49,13 @@ def cache() -> None:
 
 @cache.command(epilog=example("stillroom cache build examples/camvid.toml --dry-run"))
 @_with_build_options
+@click.option(
+    "--retry-bad", is_flag=True,
+    help="Withdraw every shard with a bad row, its reasons printed first, and compute it again.",
+)  # fmt: skip
 def build(run: RunConfig, **options: Any) -> None:
     """Run the teachers over all frames that are not cached yet. Running it again resumes."""
-    _build(run, **options, extend=False)
+    _build(run, **options)
 
 
 @cache.command(
@@ -70,7 +74,13 @@ def extend(run: RunConfig, **options: Any) -> None:
 
 
 def _build(
-    run: RunConfig, *, dry_run: bool, runner: str, address: str | None, as_json: bool, extend: bool
+    run: RunConfig,
+    *,
+    dry_run: bool,
+    runner: str,
+    address: str | None,
+    as_json: bool,
+    **which: bool,
 ) -> None:
     from stillroom.commands import progress
     from stillroom.commands.show import caches
@@ -78,11 +88,11 @@ def _build(
     if dry_run:
         from stillroom.pipeline.build.estimate import estimate_build
 
-        estimate = estimate_build(run, extend=extend)
+        estimate = estimate_build(run, **which)
         print_result(estimate.to_dict(), caches.estimate(estimate), as_json)
         return
     runner = "ray" if address else runner
-    report = progress.build_with_bars(run, runner=runner, address=address, extend=extend)
+    report = progress.build_with_bars(run, runner=runner, address=address, **which)
     path = run.cache.path
     document = {"cache": str(path), **report.to_dict()}
     print_result(document, caches.build_report(path, report), as_json)

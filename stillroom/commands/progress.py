@@ -137,6 +137,15 @@ class _Rate(ProgressColumn):
         return Text(self._text(task.finished_speed or task.speed, task))
 
 
+def retry_lines(plan: SetPlan) -> str:
+    """Lay out which shards of a set are tried again, and why."""
+    from stillroom.pipeline.build.report import reasons_of
+
+    shards = plan.retried_shards
+    head = f"{plan.source}/{plan.set_name}: {len(plan.retried)} bad rows in {len(shards)} shards "
+    return f"{head}are tried again\n{reasons_of(plan.retried)}".rstrip()
+
+
 def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
     """Build a cache and show a bar a set: frames/s, time to go, bytes and bad frames.
 
@@ -150,6 +159,8 @@ def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
 
     def on_plan(plans: list[SetPlan]) -> None:
         for plan in plans:
+            if plan.retried:
+                bars.console.print(retry_lines(plan), soft_wrap=True)
             if plan.missing:
                 name, done = f"{plan.set_name} on {plan.source}", plan.frames - plan.missing_frames
                 bars.add(name, plan.frames, done=done)

@@ -90,18 +90,20 @@ class BuildEstimate:
         }
 
 
-def estimate_build(run: RunConfig, *, extend: bool = False) -> BuildEstimate:
+def estimate_build(
+    run: RunConfig, *, extend: bool = False, retry_bad: bool = False
+) -> BuildEstimate:
     """Cache a few frames of every source into a temporary folder and project from there.
 
     Args:
-        extend: as for `plan_build`
+        extend, retry_bad: as for `plan_build`
 
     Raises:
         CacheMismatch: the cache on disk was built from something else.
         ConfigError, WeightsError: as `check_before_build`.
     """
     opened = open_run(run)
-    plans = plan_build(opened, extend=extend)
+    plans = plan_build(opened, extend=extend, retry_bad=retry_bad)
     check_reuse(run, plans)
     models = ModelLoader(opened)
     with (

@@ -14,6 +14,7 @@ from stillroom.storage_specs.artifact_set import mismatch
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
+from stillroom.storage_specs.manifest import bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.manifest import FrameRow
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class SetPlan:
     Attributes:
         frames: its rows: of a flow set they are pairs of frames
         artifacts: that it holds or is to hold
+        retried: the bad rows whose shards are to be withdrawn and computed again
     """
 
     source: str
@@ -38,6 +41,12 @@ class SetPlan:
     shard_frames: int
     missing: tuple[int, ...]
     artifacts: tuple[str, ...]
+    retried: tuple[FrameRow, ...] = ()
+
+    @property
+    def retried_shards(self) -> list[int]:
+        """Those of `missing` that are committed still."""
+        return sorted({row.index // self.shard_frames for row in self.retried})
 
     @property
     def shards(self) -> int:
@@ -59,7 +68,9 @@ class SetPlan:
         ]
 
 
-def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
+def plan_build(
+    opened: OpenedRun, *, extend: bool = False, retry_bad: bool = False
+) -> list[SetPlan]:
     """Find the wanted shards that are not committed, set by set; reads the cache, writes nothing.
 
     What every set is made from is settled first: a file that is missing is found before anything
@@ -67,6 +78,7 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
 
     Args:
         extend: put artifacts that a teacher's set lacks into an extension set beside it
+        retry_bad: count shards with bad rows as missing
 
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of
@@ -98,15 +110,17 @@ def plan_build(opened: OpenedRun, *, extend: bool = False) -> list[SetPlan]:
                 "  run `stillroom cache extend` to add them beside it, or make the run agree with "
                 "the cache"
             )
-    return [_planned(opened, one) for one in sets]
+    return [_planned(opened, one, retry_bad) for one in sets]
 
 
-def _planned(opened: OpenedRun, one: RunSet) -> SetPlan:
+def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
     frames, shard_frames = len(opened.inputs(one.source, one.name)), opened.preset.shard_frames
     committed = frozenset() if one.stored is None else one.stored.committed()
+    bad = bad_rows(one.stored.rows()) if retry_bad and one.stored is not None else []
+    committed -= {row.index // shard_frames for row in bad}
     wanted = range(-(-frames // shard_frames))
     missing = tuple(shard for shard in wanted if shard not in committed)
-    return SetPlan(one.source, one.name, frames, shard_frames, missing, one.artifacts)
+    return SetPlan(one.source, one.name, frames, shard_frames, missing, one.artifacts, tuple(bad))
 
 
 def _demand_tiles(run: RunConfig, target: ArtifactSet) -> None:

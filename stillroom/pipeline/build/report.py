@@ -13,7 +13,7 @@ from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.manifest import bad_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from stillroom.pipeline.build.plan import SetPlan
     from stillroom.pipeline.run_file.sections import RunConfig
@@ -75,6 +75,7 @@ class BuildReport:
             "shards_computed": self.shards,
             "frames_computed": self.frames,
             "bytes_written": self.bytes,
+            "rows_retried": sum(len(plan.retried) for plan in self.plans),
             "bad_frames": {f"{source}/{name}": n for (source, name), n in self.bad.items() if n},
             "seconds": self.wall_seconds,
             "produce_seconds": self.produce_seconds,
@@ -89,7 +90,8 @@ def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
     """
     report = BuildReport(plans)
     for plan in plans:
-        report.bad[plan.source, plan.set_name] = len(_bad_rows(run, plan))
+        rows = [r for r in _bad_rows(run, plan) if r.index // plan.shard_frames not in plan.missing]
+        report.bad[plan.source, plan.set_name] = len(rows)
         stop_if_too_bad(run, report, plan)
     return report
 
@@ -116,10 +118,11 @@ def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
         raise TooManyBadFrames(
             f"{plan.source}/{plan.set_name}: {len(rows)} of {plan.frames} frames are unusable so "
             f"far, more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
-            + _reasons(rows)
+            + reasons_of(rows)
             + "  see all of them with `stillroom cache info RUN.toml --bad`; "
             + _remedies(rows, teacher_of(plan.set_name))
-            + " and build into another cache.path, or raise the limit; committed shards stay"
+            + " and build into another cache.path, or raise the limit; `stillroom cache build "
+            "RUN.toml --retry-bad` tries them again if the cause has passed; committed shards stay"
         )
 
 
@@ -132,7 +135,7 @@ def _remedies(rows: list[FrameRow], model: str) -> str:
     return ", ".join(remedies)
 
 
-def _reasons(rows: list[FrameRow]) -> str:
+def reasons_of(rows: Sequence[FrameRow]) -> str:
     """List the most frequent reasons; those that differ in names and numbers are one."""
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:

@@ -16,7 +16,7 @@ from stillroom.pipeline.build.report import (
     report_so_far,
     stop_if_too_bad,
 )
-from stillroom.pipeline.build.sets import RunSet, define_set
+from stillroom.pipeline.build.sets import RunSet, define_set, stored_set
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
@@ -37,6 +37,7 @@ def build(
     runner: str = "inline",
     address: str | None = None,
     extend: bool = False,
+    retry_bad: bool = False,
     on_plan: Callable[[list[SetPlan]], None] = lambda _: None,
     on_event: Listener = lambda _: None,
 ) -> BuildReport:
@@ -45,7 +46,8 @@ def build(
     Args:
         runner: "inline" here, or "ray", locally or on the cluster at `address`; the bytes are the
             same
-        extend: as for `plan_build`
+        extend, retry_bad: as for `plan_build`; shards to be tried again are withdrawn once every
+            model has been loaded, and are then missing like any other
 
     Raises:
         ConfigError, WeightsError: as `check_before_build`; nothing was cached.
@@ -57,7 +59,7 @@ def build(
     """
     started = time.perf_counter()
     opened = open_run(run)
-    plans = plan_build(opened, extend=extend)
+    plans = plan_build(opened, extend=extend, retry_bad=retry_bad)
     on_plan(plans)
     report = report_so_far(run, plans)
     try:
@@ -93,9 +95,20 @@ def _run_missing(
 
         check_before_build(opened, plans, here=False)
         _define_frames(opened, plans)
+        _withdraw_retried(opened.run, plans)
         _stop_if_given_up(opened.run, run_on_ray(opened.run, works, address, listen))
     elif works:
-        run_inline(opened, works, listen, check_before_build(opened, plans, here=True))
+        models = check_before_build(opened, plans, here=True)
+        _withdraw_retried(opened.run, plans)
+        run_inline(opened, works, listen, models)
+
+
+def _withdraw_retried(run: RunConfig, plans: list[SetPlan]) -> None:
+    for plan in plans:
+        stored = stored_set(run, plan.source, plan.set_name) if plan.retried else None
+        if stored is not None:
+            for shard in plan.retried_shards:
+                stored.discard(shard)
 
 
 def _define_frames(opened: OpenedRun, plans: list[SetPlan]) -> None:
