@@ -11,6 +11,7 @@ import numpy as np
 from stillroom.stages.sources.image_files import read_image, read_label
 from stillroom.stages.sources.names import Names
 from stillroom.stages.sources.source import Frame
+from stillroom.stages.sources.spelled_names import refuse_spelled
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
@@ -62,11 +63,12 @@ class FileSource:
         """Read one frame and, in a labelled source, its label map.
 
         Raises:
-            FrameError: a file is missing, damaged, of another size than its image, or its label
-                holds ids outside the class list.
+            FrameError: a file is missing or damaged, its path is no text, its label is of another
+                size than its image, or holds ids outside the class list.
             SourceUnavailable: a file cannot be read now.
         """
         path, frame_id = Path(self.frames.image_path(index)), self.frame_ids[index]
+        refuse_spelled(frame_id)
         image = read_image(path)
         if self.ids is None:
             return Frame(frame_id, image)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from stillroom.stages.sources.image_files import IMAGE_SUFFIXES
 from stillroom.stages.sources.listing import Files, PathPattern
 from stillroom.stages.sources.names import at, repeated, text_of, text_order
+from stillroom.stages.sources.spelled_names import spelled
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,11 +144,12 @@ def walk(folder: Path, suffixes: frozenset[str], *, recursive: bool) -> Iterator
 
     Hidden files and folders (a leading dot) are left out; links are followed, a folder that was
     already entered is not entered again. A link that leads nowhere is a file of 0 bytes: loading
-    it says that it is missing.
+    it says that it is missing. A path that is no printable UTF-8 is yielded as it is spelled
+    (spelled_names.py): loading it says so.
 
     Raises:
-        ConfigError: a folder or what is in it cannot be read, or a folder holds a name that is not
-            UTF-8, or a link that leads nowhere and has no suffix: it may stand for a whole folder.
+        ConfigError: a folder or what is in it cannot be read, or a folder holds a link that leads
+            nowhere and has no suffix: it may stand for a whole folder.
     """
     entered: set[str] = set()
     waiting = [(str(folder), "")]
@@ -165,7 +167,7 @@ def walk(folder: Path, suffixes: frozenset[str], *, recursive: bool) -> Iterator
             if what == "folder":
                 folders.append((entry.path, relative + "/"))
             elif isinstance(what, int):
-                yield relative, what
+                yield spelled(relative), what
             elif what == "nowhere" and recursive and not suffix:
                 raise ConfigError(
                     f"{entry.path} is a link that leads nowhere, perhaps to a folder of the "
@@ -227,13 +229,7 @@ def _scan(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             while (entry := next(entries, None)) is not None:
-                if entry.name.startswith("."):
-                    continue
-                if not entry.name.isprintable():  # undecodable bytes arrive as lone surrogates
-                    raise ConfigError(
-                        f"{folder} holds the name {entry.name!a}, which is not printable UTF-8; "
-                        "rename it"
-                    )
-                yield entry
+                if not entry.name.startswith("."):
+                    yield entry
     except OSError as fault:
         raise _unreadable(folder, fault) from fault

@@ -19,6 +19,7 @@ from stillroom.stages.sources.find_images import kind_at, walk
 from stillroom.stages.sources.names import Names, natural_key, text_of
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
+from stillroom.stages.sources.spelled_names import unspelled
 from stillroom.stages.sources.video_index import index_video
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
 from stillroom.storage_specs.errors import ConfigError
@@ -153,6 +154,11 @@ def _found(config: VideoConfig) -> list[tuple[str, Path]]:
         if kind != "folder":
             raise ConfigError(f"{root} does not exist; `root` is a folder of videos or a list")
         inside = [(name, root / name) for name, _ in walk(root, VIDEO_SUFFIXES, recursive=True)]
+        strange = [raw for name, _ in inside if (raw := unspelled(name)) is not None]
+        if strange:
+            raise ConfigError(
+                f"{root} holds {strange[0]!r}, which is no printable UTF-8; rename it"
+            )
         if not inside:
             raise ConfigError(f"{root} holds no video ({' '.join(sorted(VIDEO_SUFFIXES))})")
         found += inside

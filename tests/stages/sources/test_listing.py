@@ -215,15 +215,6 @@ def test_what_permissions_hide_is_named(
         assert "cannot be read: Permission denied; give this user permission" in line
 
 
-def test_a_name_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
-    try:
-        (tmp_path / os.fsdecode(b"a\xff.png")).write_bytes(b"x")
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(ConfigError, match=r"not printable UTF-8"):
-        find_images(tmp_path, recursive=True)
-
-
 class ListedFrame(NamedTuple):
     frame_id: str
     image: str
