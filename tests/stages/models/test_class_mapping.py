@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from stillroom.stages.models.class_mapping import UNKNOWN, group_logits
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLASSES = ["road", "sidewalk", "rider", "bicycle", "sky"]
 MAPPING = {"sky": "sky", "ground": ["road", "sidewalk"], "bicyclist": ["bicycle", "rider"]}
@@ -104,8 +108,20 @@ def test_mapping_that_is_not_of_every_class_once_is_refused(
         config(**changes)
 
 
+def test_names_of_a_transformers_model_are_read_from_its_folder(tmp_path: Path) -> None:
+    named = {str(number): name for number, name in enumerate(CLASSES)}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": named}))
+    section = {"kind": "hf", "path": str(tmp_path), "mapping": MAPPING}
+    parsed: TeacherConfig = TypeAdapter(TeacherConfig).validate_python(section)
+    assert parsed.class_names() == tuple(CLASSES)
+    assert parsed.groups() == ((4,), (0, 1), (3, 2))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValidationError, match="give the teacher's own `classes`"):
+        TypeAdapter(TeacherConfig).validate_python(section)
+
+
 def test_network_of_more_classes_than_stated_is_refused(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "import torch\ndef network():\n    return lambda x: torch.zeros(len(x), 20, 8, 9)\n"
     (tmp_path / "twenty_outputs.py").write_text(text)

@@ -15,6 +15,7 @@ from stillroom.stages.models.teachers.hf_processor import (
     OTHER,
     PLACE,
     TOLD,
+    class_names_of,
     read_processor,
     settings_of,
     size_of,
@@ -54,6 +55,14 @@ class HfTeacherConfig(TeacherSettings):
             return str(Path(path).expanduser()) if path.startswith("~") else path
         except RuntimeError as error:
             raise ValueError(f"path {path!r} begins with ~: {error}") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_classes_are_mapped(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or not section.get("mapping") or section.get("classes"):
+            return section
+        names = class_names_of(str(section.get("path")))
+        return {**section, "classes": names} if names else section
 
     @model_validator(mode="after")
     def _commit_is_named(self) -> HfTeacherConfig:

@@ -208,3 +208,13 @@ def _three(does: dict[str, Any], key: str, path: str) -> tuple[float, ...] | Non
 
 def _are_numbers(values: list[Any]) -> bool:
     return all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+
+
+def class_names_of(path: str) -> tuple[str, ...]:
+    """Return the names of the classes of a model in a folder; () where they cannot be read."""
+    try:
+        file = Path(path).expanduser() / "config.json"
+        named = json.loads(file.read_text(encoding="utf-8"))["id2label"]
+        return tuple(str(named[str(number)]) for number in range(len(named)))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return ()
