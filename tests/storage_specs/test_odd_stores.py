@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from stillroom.storage_specs.errors import StoreUnavailable
+from stillroom.storage_specs.errors import CacheUnwritable, StoreUnavailable
+from stillroom.storage_specs.files import remote_store
 from stillroom.storage_specs.files.object_store import store_at
+from stillroom.storage_specs.files.store_connection import RETRIES
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -152,3 +156,171 @@ def test_a_prefix_of_any_characters_is_one_place(
     assert (objects.entries(), objects.folders("")) == (["x"], ["x"])
     assert [file.name for file in objects.files("x")] == ["zarr.json"]
     assert objects.read("x/zarr.json") == b"1"
+
+
+def error(code: str, message: str) -> bytes:
+    inner = f"<Code>{code}</Code>\n<Message>{message}</Message>"
+    return f"<?xml version='1.0'?>\n<Error>\n{inner}\n</Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (
+            503,
+            error("SlowDown", "Reduce your\n connection rate"),
+            "503 Service Unavailable, SlowDown: Reduce your connection rate (asked 5 times in ",
+        ),
+        (
+            500,
+            b'{"error": {"code": 500, "message": "the \\"disk\\" is gone"}}',
+            'answered 500 Internal Server Error, the \\"disk\\" is gone (asked 5 times in ',
+        ),
+        (429, b"too many", "answered 429 Too Many Requests, too many (asked 5 times in "),
+        (502, b"", "answered 502 Bad Gateway (asked 5 times in "),
+        (400, error("EntityTooLarge", "4 GB"), "answered 400 Bad Request, EntityTooLarge: 4 GB;"),
+    ],
+)
+@pytest.mark.parametrize("request_kind", ["GET", "PUT", "LIST"])
+def test_a_failure_says_what_the_server_answered(
+    request_kind: str,
+    status: int,
+    body: bytes,
+    said: str,
+    bucket: Bucket,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RETRIES["backoff"], "max_backoff", timedelta(milliseconds=10))
+    monkeypatch.setitem(RETRIES["backoff"], "init_backoff", timedelta(milliseconds=1))
+    objects = store_at(f"{bucket.url}/c")
+
+    def fail(request: str, answer: Answer) -> None:
+        answer.status, answer.body = status, body
+        answer.headers["Content-Length"] = str(len(body))
+
+    proxy.spoil = fail
+    ask = {
+        "GET": lambda: objects.read("a"),
+        "PUT": lambda: objects.write_whole("a", b"1"),
+        "LIST": lambda: objects.files("a"),
+    }
+    with pytest.raises(StoreUnavailable) as raised:
+        ask[request_kind]()
+    assert said in str(raised.value)
+    assert "does not answer" not in str(raised.value)
+    if "asked" in said:
+        assert said in caplog.text
+        assert f"{bucket.url}/c/a: given up: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "todo"),
+    [
+        (403, "RequestTimeTooSkewed", StoreUnavailable, "this machine's clock is not the store's"),
+        (405, "MethodNotAllowed", CacheUnwritable, "takes no writes here"),
+        (403, "AccessDenied", CacheUnwritable, "no permission to write"),
+    ],
+)
+def test_a_write_that_is_refused_says_what_to_change(
+    status: int, code: str, kind: type[Exception], todo: str, bucket: Bucket, proxy: Proxy
+) -> None:
+    def refuse(request: str, answer: Answer) -> None:
+        if request.startswith("PUT"):
+            answer.status, answer.body = status, error(code, "no")
+            answer.headers["Content-Length"] = str(len(answer.body))
+
+    proxy.spoil = refuse
+    for write in (
+        lambda: store_at(f"{bucket.url}/c").write_whole("a", b"1"),
+        lambda: Cache.create(f"{bucket.url}/new"),
+    ):
+        with pytest.raises(kind, match=f"{todo}.*{code}: no"):
+            write()
+
+
+def test_an_upload_that_fails_in_an_answer_of_200_is_no_success(
+    bucket: Bucket, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_store, "PART_BYTES", 5 * 1024 * 1024)
+
+    def fail(request: str, answer: Answer) -> None:
+        if request.startswith("POST") and "uploadId" in request:
+            answer.body = error("InternalError", "try again")
+            answer.headers["Content-Length"] = str(len(answer.body))
+
+    proxy.spoil = fail
+    with pytest.raises(StoreUnavailable):
+        store_at(f"{bucket.url}/c").write_whole("a", bytes(6 * 1024 * 1024))
+
+
+def test_what_a_store_does_not_delete_is_not_said_to_be_gone(bucket: Bucket, proxy: Proxy) -> None:
+    objects = store_at(f"{bucket.url}/c")
+    objects.write_whole("a", b"1")
+
+    def restore(request: str, answer: Answer) -> None:
+        if "delete" in request or request.startswith("DELETE"):
+            bucket.put("c/a", b"1")
+
+    proxy.spoil = restore
+    with pytest.raises(CacheUnwritable, match="c/a: the store says that it deleted it, and has it"):
+        objects.remove("a")
+
+
+def test_a_store_without_etags_on_reading_is_read(bucket: Bucket, proxy: Proxy) -> None:
+    objects = store_at(f"{bucket.url}/c")
+    objects.write_whole("x/a", b"0123456789")
+
+    def drop(request: str, answer: Answer) -> None:
+        answer.headers.pop("ETag", None)
+        answer.body = re.sub(rb"<ETag>.*?</ETag>", b"", answer.body)
+        if not request.startswith("HEAD"):
+            answer.headers["Content-Length"] = str(len(answer.body))
+
+    proxy.spoil = drop
+    assert objects.read("x/a") == b"0123456789"
+    assert objects.open("x/a").read(2, 3).tobytes() == b"234"
+    assert (objects.exists("x/a"), objects.files("x")[0].bytes) == (True, 10)
+    with pytest.raises(StoreUnavailable, match="ETag"):
+        objects.write_whole("x/a", b"1")
+
+
+def test_a_listing_that_lags_costs_work_and_nothing_else(
+    full_set: Any, define: Any, bucket: Bucket, proxy: Proxy
+) -> None:
+    made = type(full_set)(define(f"{bucket.url}/my.cache"))
+    for shard in range(made.set.shards):
+        made.commit(shard)
+    before = bucket.objects("my.cache")
+
+    def lag(request: str, answer: Answer) -> None:
+        if "list-type" in request:
+            answer.body = re.sub(
+                rb"<Contents><Key>[^<]*00001.parquet.*?</Contents>", b"", answer.body, flags=re.S
+            )
+            answer.headers["Content-Length"] = str(len(answer.body))
+
+    proxy.spoil = lag
+    fresh = Cache.open(f"{bucket.url}/my.cache").artifact_set("camvid", "fpn")
+    assert fresh.committed() == {0, 2}
+    type(full_set)(fresh).commit(1)  # looks at the part itself, and leaves it
+    assert bucket.objects("my.cache") == before
+    proxy.spoil = lambda request, answer: None
+    bucket.client.delete_object(
+        Bucket=bucket.name, Key="my.cache/manifest/camvid/fpn/00002.parquet"
+    )
+    assert fresh.committed() == {0, 1}
+
+
+def test_a_lookup_that_is_forbidden_is_not_taken_for_absence(bucket: Bucket, proxy: Proxy) -> None:
+    def refuse(request: str, answer: Answer) -> None:
+        if request.startswith("HEAD"):
+            answer.status = 403
+
+    objects = store_at(f"{bucket.url}/c")
+    objects.write_whole("a", b"first")
+    proxy.spoil = refuse
+    with pytest.raises(StoreUnavailable, match="no permission to read"):
+        objects.write_whole("a", b"second", keep=True)
+    assert bucket.objects("c") == {"a": b"first"}

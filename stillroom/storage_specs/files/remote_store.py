@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.storage_specs.errors import StoreUnavailable
+from stillroom.storage_specs.errors import CacheUnwritable, StoreUnavailable
 from stillroom.storage_specs.files.cautious_reads import check_size
 from stillroom.storage_specs.files.conditional_put import created, keeps_what_is_there
 from stillroom.storage_specs.files.listed import Listed
@@ -28,6 +28,7 @@ from stillroom.storage_specs.files.store_errors import (
     not_for_two_builders,
     ranges_ignored,
     said,
+    still_there,
     was_retried,
 )
 
@@ -212,6 +213,8 @@ class RemoteStore:
             return False
         with self._asking(path, writing=True) as store:
             obstore.delete(store, path)
+        if self.exists(path):
+            raise CacheUnwritable(still_there(self.where(path)))
         return True
 
     def locked(self, path: str, place: int) -> AbstractContextManager[None]:

@@ -138,6 +138,14 @@ def ranges_ignored(url: str) -> str:
     )
 
 
+def still_there(where: str) -> str:
+    """Return the error for an object that a store kept though it said that it deleted it."""
+    return (
+        f"{where}: the store says that it deleted it, and has it still; end what keeps it "
+        f"(a lock, a retention rule, another writer), {AGAIN}"
+    )
+
+
 def encoded_body(where: str, encoding: str) -> str:
     """Return the error for an answer whose bytes are not the object's."""
     return (
