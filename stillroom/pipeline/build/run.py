@@ -20,6 +20,7 @@ from stillroom.pipeline.build.sets import RunSet, define_set, stored_set
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
+from stillroom.storage_specs.layout import part_folder, part_path
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def build(
     report = report_so_far(run, plans)
     try:
         _run_missing(opened, plans, runner, address, _listener(run, report, on_event))
-        _demand_defined(run, plans)
+        _demand_there(run, plans)
     finally:
         del opened  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
@@ -123,16 +124,31 @@ def _define_frames(opened: OpenedRun, plans: list[SetPlan]) -> None:
             define_set(opened, cache, RunSet(plan.source, FRAMES, plan.artifacts), None)
 
 
-def _demand_defined(run: RunConfig, plans: list[SetPlan]) -> None:
-    """Open every set that the build has just filled: a store may have lost what it was given.
+def _demand_there(run: RunConfig, plans: list[SetPlan]) -> None:
+    """Look for all that the build has just written: a store may have lost what it took.
 
     Raises:
         CacheCorrupt: the definition of a set is gone.
+        CacheIncomplete: records of shards are gone.
     """
     cache = Cache.open(run.cache.path)
     for plan in plans:
-        if plan.missing:
-            cache.artifact_set(plan.source, plan.set_name)
+        if not plan.missing:
+            continue
+        cache.artifact_set(plan.source, plan.set_name)
+        folder = part_folder(plan.source, plan.set_name)
+        listed = {f"{folder}/{file.name}" for file in cache.store.files(folder)}
+        places = {shard: part_path(plan.source, plan.set_name, shard) for shard in plan.missing}
+        # A listing may lag behind: what is not in it is looked for itself.
+        lost = [
+            k for k, path in places.items() if path not in listed and not cache.store.exists(path)
+        ]
+        if lost:
+            raise CacheIncomplete(
+                f"{run.cache.path}: {len(lost)} shards of {plan.source}/{plan.set_name} were "
+                f"written, and their records are not there (first {places[lost[0]]}); look at the "
+                "disk or the store, then run the same command again"
+            )
 
 
 def _stop_if_given_up(run: RunConfig, given_up: dict[ShardWork, str]) -> None:

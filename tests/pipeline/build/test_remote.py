@@ -20,7 +20,12 @@ from stillroom.cli import main
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
-from stillroom.storage_specs.errors import CacheCorrupt, ConfigError, StoreUnavailable
+from stillroom.storage_specs.errors import (
+    CacheCorrupt,
+    CacheIncomplete,
+    ConfigError,
+    StoreUnavailable,
+)
 from stillroom.storage_specs.layout import group_json
 from stillroom.storage_specs.manifest import decode_part
 from stillroom.storage_specs.store import Cache
@@ -149,6 +154,35 @@ def test_a_build_whose_definition_was_lost_meanwhile_does_not_end_well(
 
     with pytest.raises(CacheCorrupt, match=r"street/zarr\.json is damaged.*--repair"):
         build(load_run(run_file, remote[1:]), on_event=lose)
+
+
+def test_the_frames_are_defined_before_many_workers_begin(
+    run_file: Path, bucket: Any, remote: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def begin(run: Any, *_: Any) -> dict[Any, str]:
+        found.append([pair for pair in Cache.open(run.cache.path).sets() if pair[1] == "frames"])
+        return {}
+
+    monkeypatch.setattr("stillroom.pipeline.build.ray_runner.run_on_ray", begin)
+    with pytest.raises(CacheIncomplete, match=r"[23] shards of"):  # none was made
+        build(load_run(run_file, remote[1:]), runner="ray")
+    assert found == [[("more", "frames"), ("street", "frames")]]
+
+
+def test_a_build_whose_records_were_lost_meanwhile_does_not_end_well(
+    run_file: Path, bucket: Any, remote: list[str]
+) -> None:
+    place = "runs/street/manifest/street/tiny/00001.parquet"
+
+    def lose(event: Any) -> None:
+        if event.report is not None and event.report.work.set_name == "tiny":
+            bucket.client.delete_object(Bucket=bucket.name, Key=place)
+
+    with pytest.raises(CacheIncomplete, match=r"1 shards of street/tiny were written, .*00001"):
+        build(load_run(run_file, remote[1:]), on_event=lose)
+    assert build(load_run(run_file, remote[1:])).shards == 1
 
 
 @pytest.mark.slow
