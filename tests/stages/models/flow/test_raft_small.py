@@ -173,6 +173,21 @@ def test_another_networks_weights_are_refused_by_name(tmp_path: Path, weights: P
         build_flow_model(RaftSmallConfig(weights=tmp_path / "short.pth"))
 
 
+def test_averaged_weights_beside_raw_ones_are_chosen_by_key(tmp_path: Path, weights: Path) -> None:
+    averaged = torch.load(weights, weights_only=True)
+    raw = {name.removeprefix("module."): tensor + 1 for name, tensor in averaged.items()}
+    torch.save({"model": raw, "ema": averaged}, tmp_path / "both.pth")
+    section = {"weights": tmp_path / "both.pth", "iterations": 2, "device": "cpu"}
+    with pytest.raises(WeightsError, match='weights_key = "ema'):
+        build_flow_model(RaftSmallConfig(**section))
+    frames = np.random.default_rng(1).integers(0, 256, (2, 1, 64, 64, 3), np.uint8)
+    chosen = build_flow_model(RaftSmallConfig(**section, weights_key="ema"))
+    alone = build_flow_model(RaftSmallConfig(**{**section, "weights": weights}))
+    assert torch.equal(chosen.flow(*frames), alone.flow(*frames))
+    assert chosen.identity()["weights_key"] == "ema"
+    assert "weights_key" not in alone.identity()
+
+
 def read_flo(path: Path) -> NDArray[np.float32]:
     raw = np.fromfile(path, np.float32)
     width, height = raw[1:3].view(np.int32)
