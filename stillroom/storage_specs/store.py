@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import stillroom
+from stillroom.storage_specs.alike_paths import refuse_alike
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import (
@@ -113,13 +114,15 @@ class Cache:
 
         Raises:
             CacheMismatch: it is there with another definition; names each differing field.
-            ConfigError: a name is reserved or not of a-z, 0-9, '_' and '-'.
+            ConfigError: a name is reserved or not of a-z, 0-9, '_' and '-', or two layers are one
+                file on this disk.
             CacheUnwritable: no space or no permission.
         """
         wanted = Definition(source, set_name, identity, count, shard_frames, tuple(arrays))
         found = self._definition(source, set_name)
         if found is None:
             self._refuse_links(wanted)
+            refuse_alike(self.store, wanted)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
         if found.fingerprint != wanted.fingerprint and (other := _between(found, wanted)):

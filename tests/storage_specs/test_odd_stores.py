@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stillroom.storage_specs.errors import CacheUnwritable, StoreUnavailable
+from stillroom.storage_specs.codecs.quantised import Byte
+from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, StoreUnavailable
 from stillroom.storage_specs.files import remote_store
+from stillroom.storage_specs.files.folder_store import FolderStore
 from stillroom.storage_specs.files.object_store import store_at
 from stillroom.storage_specs.files.store_connection import RETRIES
+from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from object_stores import Answer, Bucket, Proxy
 
 CONDITION = "if-none-match"
@@ -324,3 +329,38 @@ def test_a_lookup_that_is_forbidden_is_not_taken_for_absence(bucket: Bucket, pro
     with pytest.raises(StoreUnavailable, match="no permission to read"):
         objects.write_whole("a", b"second", keep=True)
     assert bucket.objects("c") == {"a": b"first"}
+
+
+@pytest.mark.parametrize("lie", ["logits/c.1", "00001.parquet"])
+def test_a_committed_shard_is_not_withdrawn_for_one_wrong_answer(
+    lie: str, full_set: Any, define: Any, bucket: Bucket, proxy: Proxy
+) -> None:
+    made = type(full_set)(define(f"{bucket.url}/my.cache"))
+    for shard in range(made.set.shards):
+        made.commit(shard)
+    before, told = bucket.objects("my.cache"), []
+
+    def once(request: str, answer: Answer) -> None:
+        if request.startswith("GET") and lie in request and not told:
+            told.append(request)
+            answer.body = answer.body[:-9] + bytes(9)
+
+    proxy.spoil = once
+    proxy.asked.clear()
+    made.commit(1)
+    assert told
+    assert proxy.asked_for("delete") == 0
+    assert bucket.objects("my.cache") == before
+
+
+def test_layers_that_are_one_file_on_a_disk_without_cases_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [ArraySpec(f"features/{name}", (3, 6, 7), Byte()) for name in ("Conv", "conv")]
+    Cache.create(tmp_path / "c").define("garden", "fpn", {}, 3, 2, specs)  # here they are two
+    exists = FolderStore.exists
+    lowered = lambda self, path: exists(self, path.lower())  # noqa: E731
+    monkeypatch.setattr(FolderStore, "exists", lowered)
+    with pytest.raises(ConfigError, match="takes it for garden/fpn/features/Conv"):
+        Cache.create(tmp_path / "d").define("garden", "fpn", {}, 3, 2, specs)
+    Cache.create(tmp_path / "d").define("garden", "fpn", {}, 3, 2, specs[:1])

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.shards.stored_array import StoredArray
 
 
+LOOKS = 2
+"""At a committed shard before it is withdrawn: a store may answer wrong once."""
 MEASURED = 4
 """Frames of a shard on which the fidelity of what is stored is measured."""
 
@@ -191,18 +193,19 @@ class ShardWriter:
 
     def _committed(self) -> ShardPart | None:
         """The part on disk if all that it names is whole; else what is left of it is withdrawn."""
-        try:
-            content = self.objects.read(self._part_path, PART_BYTES)
-            part = decode_part(content, self._part_path, self.stop - self.start)
-        except FileNotFoundError:
-            return None
-        except CacheCorrupt:
-            part = None
-        except OSError as error:
-            raise unwritable(error, self.objects.where(self._part_path), 0) from error
-        if part is not None and part.fingerprint == self.definition.fingerprint:
-            whole = (object_is_whole(self.objects, stored, part) for stored in self._stored)
-            if all(whole):
+        for _ in range(LOOKS):
+            try:
+                content = self.objects.read(self._part_path, PART_BYTES)
+                part = decode_part(content, self._part_path, self.stop - self.start)
+            except FileNotFoundError:
+                return None
+            except CacheCorrupt:
+                continue
+            except OSError as error:
+                raise unwritable(error, self.objects.where(self._part_path), 0) from error
+            if part.fingerprint == self.definition.fingerprint and all(
+                object_is_whole(self.objects, stored, part) for stored in self._stored
+            ):
                 return part
         # First withdraw the record, so that a crash leaves no record of objects that are new.
         self.objects.remove(self._part_path)
