@@ -142,6 +142,26 @@ def test_a_section_of_the_page_builds_a_cache(
     assert arrays["pseudo_label"] == ((96, 160), 1)
 
 
+def test_a_network_of_cityscapes_classes_teaches_camvid(town: Path) -> None:
+    for kind, of in (("train", "images"), ("trainannot", "masks")):
+        folder = town / "data" / "camvid" / kind
+        folder.mkdir(parents=True)
+        for file in (town / "town" / of).iterdir():
+            (folder / f"0001TP_00{file.stem}.png").write_bytes(file.read_bytes())
+    torch.save(
+        build_smp(SmpDesign("DeepLabV3Plus", "mobilenet_v2", 19)).state_dict(), "cityscapes.pth"
+    )
+    (section,) = SECTIONS["Another class list"]
+    cache = RUN[RUN.index("[cache]") : RUN.index("[student]")]
+    Path("camvid.toml").write_text(section.replace("resnet101", "mobilenet_v2") + "\n" + cache)
+    done = CliRunner().invoke(main, ["cache", "build", "camvid.toml"])
+    assert done.exit_code == 0, done.output
+    run = load_run(Path("camvid.toml"))
+    logits = Cache.open(run.cache.path).artifact_set("camvid", "heavy").arrays["logits"]
+    assert logits.shape == (11, 24, 40)
+    assert logits.attributes["classes"] == list(run.classes_of("camvid") or ())
+
+
 def test_a_student_learns_from_a_teacher_with_a_size_of_its_own(town: Path) -> None:
     (section,) = SECTIONS["A fixed-size ViT"]
     build(section)
