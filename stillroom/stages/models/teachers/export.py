@@ -99,6 +99,7 @@ def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
     _demand_plain_tensors(path)
     _register_outputs_of_transformers(path)
     program = torch.export.load(path)
+    _demand_evaluation(program, path)
     (name,) = program.graph_signature.user_inputs
     (value,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
     first, second, third, last = (  # a number, or a symbol where it is free
@@ -112,6 +113,30 @@ def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _demand_evaluation(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Refuse operations that dropout and batch normalisation are only while they train.
+
+    A program cannot be brought to evaluation any more: its outputs would be noise, or depend on
+    the other images of a batch.
+
+    Raises:
+        WeightsError: there are some.
+    """
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            continue
+        names = (argument.name for argument in schema.arguments)
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        # Statistics of the batch alone, without running ones, also standardise weights.
+        trains = given.get("training") and given.get("running_mean") is not None
+        if trains or given.get("train") or given.get("dropout_p"):
+            raise WeightsError(
+                f"teacher {path}: {node.target} is in training mode; call .eval() on the network, "
+                "and export it again"
+            )
 
 
 def _modeless(program: nn.Module, keyword: str | None = None) -> nn.Module:

@@ -246,6 +246,31 @@ def test_pickled_objects_in_a_program_are_refused_before_they_are_loaded(
     assert not (tmp_path / "ran").exists()
 
 
+class Standardised(nn.Module):
+    """Standardises its weights by batch normalisation without running statistics, as timm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3, 4, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = self.weight.reshape(1, 5, -1)
+        weight = nn.functional.batch_norm(flat, None, None, training=True).reshape(5, 3, 4, 4)
+        return nn.functional.conv2d(images, weight, stride=4)
+
+
+def test_a_network_that_was_exported_while_it_trains_is_refused(tmp_path: Path) -> None:
+    path, example = tmp_path / "w.pt2", (torch.rand(2, 3, 64, 96),)
+    dropout = nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.Dropout(0.5))
+    for trains, operation in ((Network().train(), "batch_norm"), (dropout.train(), "dropout")):
+        torch.export.save(torch.export.export(trains, example), path)
+        with pytest.raises(WeightsError, match=rf"{operation}.* is in training mode"):
+            build_teacher(config(path), (64, 96))
+    for network in (dropout.eval(), Standardised()):
+        torch.export.save(torch.export.export(network, example), path)
+        build_teacher(config(path), (64, 96))
+
+
 def test_compiled_code_in_a_program_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(exported(tmp_path / "w.pt2"), "a") as archive:
         archive.writestr("w/data/aotinductor/model/w.so", b"code")
