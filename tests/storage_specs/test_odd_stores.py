@@ -364,3 +364,17 @@ def test_layers_that_are_one_file_on_a_disk_without_cases_are_refused(
     with pytest.raises(ConfigError, match="takes it for garden/fpn/features/Conv"):
         Cache.create(tmp_path / "d").define("garden", "fpn", {}, 3, 2, specs)
     Cache.create(tmp_path / "d").define("garden", "fpn", {}, 3, 2, specs[:1])
+
+
+@pytest.mark.parametrize("store", ["bucket", "gcs"])
+def test_a_folder_that_a_console_made_is_no_file(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    place = request.getfixturevalue(store)
+    if store == "bucket":
+        place.put("c/", b"")
+    else:
+        place.held["c/"] = b""
+    objects = store_at(f"{place.url}/c")
+    assert (objects.entries(), objects.files("")) == ([], [])
+    assert Cache.create(f"{place.url}/c").sets() == []

@@ -241,6 +241,7 @@ class RemoteStore:
                 signature=[each["e_tag"] or str(each["last_modified"]), each["size"]],
             )
             for each in found["objects"]
+            if each["path"] != folder  # "folder/", which consoles make where a folder is wanted
         ]
         return files, [name.rpartition("/")[2] for name in found["common_prefixes"]]
 
