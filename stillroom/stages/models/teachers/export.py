@@ -87,6 +87,14 @@ def _scripted(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    graph = module.inlined_graph  # kept: its nodes live as long as it
+    for operation, place in (("aten::dropout", 2), ("aten::batch_norm", 5)):
+        # Of what was traced; what was scripted asks its module, and that follows .eval().
+        for node in graph.findAllNodes(operation, True):
+            given = list(node.inputs())
+            standardises = operation == "aten::batch_norm" and str(given[3].type()) == "NoneType"
+            if given[place].toIValue() is True and not standardises:
+                raise _training(path, operation)
     weight = next((each for each in module.parameters() if each.is_floating_point()), None)
     dtype = torch.float32 if weight is None else weight.dtype
     return _modeless(module.eval()), ProgramInput((None,) * 4, _name(dtype))
@@ -133,10 +141,14 @@ def _demand_evaluation(program: torch.export.ExportedProgram, path: Path) -> Non
         # Statistics of the batch alone, without running ones, also standardise weights.
         trains = given.get("training") and given.get("running_mean") is not None
         if trains or given.get("train") or given.get("dropout_p"):
-            raise WeightsError(
-                f"teacher {path}: {node.target} is in training mode; call .eval() on the network, "
-                "and export it again"
-            )
+            raise _training(path, str(node.target))
+
+
+def _training(path: Path, operation: str) -> WeightsError:
+    return WeightsError(
+        f"teacher {path}: {operation} is in training mode; call .eval() on the network, and export "
+        "it again"
+    )
 
 
 def _modeless(program: nn.Module, keyword: str | None = None) -> nn.Module:

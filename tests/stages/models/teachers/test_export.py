@@ -266,9 +266,25 @@ def test_a_network_that_was_exported_while_it_trains_is_refused(tmp_path: Path) 
         torch.export.save(torch.export.export(trains, example), path)
         with pytest.raises(WeightsError, match=rf"{operation}.* is in training mode"):
             build_teacher(config(path), (64, 96))
-    for network in (dropout.eval(), Standardised()):
-        torch.export.save(torch.export.export(network, example), path)
+    for good in (dropout.eval(), Standardised()):
+        torch.export.save(torch.export.export(good, example), path)
         build_teacher(config(path), (64, 96))
+
+
+def test_torchscript_of_training_is_refused_where_it_was_traced(tmp_path: Path) -> None:
+    path, example = tmp_path / "w.pt", torch.rand(2, 3, 64, 96)
+    dropout = nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.Dropout(0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for trains, operation in ((Network().train(), "batch_norm"), (dropout.train(), "dropout")):
+            torch.jit.save(torch.jit.trace(trains, example, check_trace=False), path)
+            with pytest.raises(WeightsError, match=rf"{operation} is in training mode"):
+                build_teacher(config(path), (64, 96))
+        scripted_while_it_trains = torch.jit.script(dropout.train())
+        for good in (torch.jit.trace(Standardised(), example), scripted_while_it_trains):
+            torch.jit.save(good, path)
+            teacher = build_teacher(config(path), (64, 96))
+            assert torch.equal(teacher(FRAMES)["logits"], teacher(FRAMES)["logits"])
 
 
 def test_compiled_code_in_a_program_is_refused(tmp_path: Path) -> None:
