@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,20 +10,18 @@ import pyarrow.compute as pc
 
 from stillroom.storage_specs.catalogue import Catalogue
 from stillroom.storage_specs.errors import (
-    CacheCorrupt,
-    CacheError,
-    CacheIncomplete,
     CacheMismatch,
     ConfigError,
     FrameError,
 )
-from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, PART_BYTES, json_of
+from stillroom.storage_specs.files.cautious_reads import METADATA_BYTES, json_of
 from stillroom.storage_specs.files.local_copies import LocalCopies
 from stillroom.storage_specs.fingerprint import identity_differences
 from stillroom.storage_specs.layout import KEY, Definition, part_path, set_folder
-from stillroom.storage_specs.manifest import decode_part
+from stillroom.storage_specs.parts import Parts
 from stillroom.storage_specs.shards.array_reader import ArrayReader
 from stillroom.storage_specs.shards.artifact_reader import ArtifactReader
+from stillroom.storage_specs.shards.object_checks import Watch, check_size
 from stillroom.storage_specs.shards.shard_objects import CopiedObjects, ShardObjects
 from stillroom.storage_specs.shards.shard_writer import ShardWriter
 
@@ -36,12 +34,11 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.codecs.codec import Encoded
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.object_store import ObjectStore
+    from stillroom.storage_specs.files.ranged_file import RangedFile
     from stillroom.storage_specs.fingerprint import Difference
     from stillroom.storage_specs.layout import ArraySpec
     from stillroom.storage_specs.manifest import ObjectEntry, ShardPart
     from stillroom.storage_specs.shards.stored_array import StoredArray
-
-REQUESTS = 8  # to an object store at a time
 
 
 class ArtifactSet:
@@ -55,7 +52,9 @@ class ArtifactSet:
         fingerprint, fingerprints: sha256 of all this, and of each artifact alone
     """
 
-    def __init__(self, store: ObjectStore, definition: Definition) -> None:
+    def __init__(
+        self, store: ObjectStore, definition: Definition, *, watched: bool = False
+    ) -> None:
         self.store = store
         self.definition = definition
         self.source = definition.source
@@ -67,13 +66,10 @@ class ArtifactSet:
         self.arrays: dict[str, ArraySpec] = {spec.artifact: spec for spec in definition.arrays}
         self.fingerprint = definition.fingerprint
         self.fingerprints = definition.fingerprints
-        self._usable: dict[int, NDArray[np.bool_]] = {}  # by shard, as far as read
-        self._objects: dict[int, dict[str, ObjectEntry]] = {}  # likewise, for local copies alone
         self._copies = LocalCopies.from_environment() if store.remote else None
-        self._catalogue = Catalogue(definition, store, self._parts)
-        self._paths = {
-            stored.path for spec in definition.arrays for stored in definition.stored(spec)
-        }
+        self._parts = Parts(store, definition)
+        self._catalogue = Catalogue(definition, store, self._parts.sound)
+        self._watch = Watch() if watched else None
         self._readers = {
             spec.artifact: ArtifactReader(definition, spec, self._array_reader)
             for spec in definition.arrays
@@ -83,20 +79,49 @@ class ArtifactSet:
         objects = ShardObjects(self.store, stored)
         if self._copies is not None and stored.attributes["role"] == "values":
             objects = CopiedObjects(self.store, stored, self._copies, self._entry)
-        return ArrayReader(objects, self.shard_frames)
+        return ArrayReader(objects, self.shard_frames, partial(self._check_object, stored.path))
 
     def _entry(self, shard: int, path: str) -> ObjectEntry | None:
-        if shard not in self._objects:
-            self.part(shard)
-        return self._objects[shard].get(path)
+        return self._parts.held(shard).objects.get(path)
+
+    def watch(self) -> None:
+        """Compare local objects with their sha256 when they are opened, as far as time allows.
+
+        For readers of many frames: it takes a second or two at first and 1 % of the time then, and
+        finds an object that lies in another's place before anything is learned from it.
+        """
+        if self._watch is None:
+            self._watch = Watch()
+
+    def _check_object(self, path: str, shard: int, file: RangedFile, size: int) -> None:
+        """Hold an object that was opened against the manifest as it is now.
+
+        Raises:
+            CacheCorrupt: it is not the one that was committed.
+            CacheIncomplete: the shard has been withdrawn since.
+        """
+        if self._parts.renew(shard):
+            self._forget(shard)  # built again: nothing that was read before fits what is there now
+        entry = self._entry(shard, path)
+        if entry is None:
+            return
+        where = f"{self.store.where(path)}: shard {shard}"
+        check_size(size, entry, where)
+        if self._watch is not None and file.version is not None:
+            self._watch.add(file, entry, where)
+
+    def _forget(self, shard: int) -> None:
+        for reader in self._readers.values():
+            reader.forget(shard)
 
     @property
     def place(self) -> str:
         """The cache's path or URL, for messages."""
         return self.store.where("")
 
-    def __reduce__(self) -> tuple[type[ArtifactSet], tuple[ObjectStore, Definition]]:
-        return ArtifactSet, (self.store, self.definition)
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = partial(ArtifactSet, watched=self._watch is not None)
+        return again, (self.store, self.definition)
 
     def __repr__(self) -> str:
         return f"ArtifactSet({self.source}/{self.name} in {self.place})"
@@ -119,27 +144,11 @@ class ArtifactSet:
         Raises:
             ConfigError: there is no such shard.
         """
-        if not 0 <= shard < self.shards:
-            raise ConfigError(f"{self!r} has shards 0 to {self.shards - 1}, not {shard}")
-        start = shard * self.shard_frames
-        return range(start, min(start + self.shard_frames, self.count))
+        return self._parts.span(shard)
 
     def committed(self) -> frozenset[int]:
         """Shards that exist: with a readable manifest part that carries our fingerprint."""
         return self._catalogue.committed()
-
-    def _parts(self, shards: list[int]) -> list[ShardPart | None]:
-        """The parts of shards, None for one that is no part; over a network many at once."""
-        if not self.store.remote:
-            return [self._sound_part(shard) for shard in shards]
-        with ThreadPoolExecutor(REQUESTS, "manifest") as pool:
-            return list(pool.map(self._sound_part, shards))
-
-    def _sound_part(self, shard: int) -> ShardPart | None:
-        try:
-            return self.part(shard)
-        except CacheError:
-            return None
 
     def part(self, shard: int) -> ShardPart:
         """The manifest part of a committed shard.
@@ -150,41 +159,7 @@ class ArtifactSet:
             CacheMismatch: its part belongs to another definition.
             CacheError: its part cannot be read.
         """
-        path = part_path(self.source, self.name, shard)
-        try:
-            content = self.store.read(path, PART_BYTES)
-            part = decode_part(content, path, len(self.shard_range(shard)))
-        except FileNotFoundError as error:
-            span = self.shard_range(shard)
-            raise CacheIncomplete(
-                f"{self.place}: frames {span[0]} to {span[-1]} of {self.source} are not in "
-                f"{self.name!r} (shard {shard}); run `stillroom cache build RUN.toml`"
-            ) from error
-        except OSError as error:
-            why = f"cannot be read: {error.strerror}"
-            raise CacheError(f"{self.store.where(path)}: {why}") from error
-        claims = (part.source, part.set_name, part.shard, part.fingerprint)
-        span = self.shard_range(shard)
-        if claims != (self.source, self.name, shard, self.fingerprint):
-            raise CacheMismatch(
-                f"{self.store.where(path)} belongs to {part.source}/{part.set_name}, shard "
-                f"{part.shard}, fingerprint {part.fingerprint[:12]}..., not to this set "
-                f"({self.fingerprint[:12]}...); re-run `stillroom cache build RUN.toml`"
-            )
-        if [row.index for row in part.rows] != list(span):
-            raise CacheCorrupt(
-                f"{self.store.where(path)}: its rows are not frames {span[0]} to "
-                f"{span[-1]}; re-run `stillroom cache build RUN.toml`"
-            )
-        if strangers := sorted(part.objects.keys() - self._paths):
-            raise CacheCorrupt(
-                f"{self.store.where(path)}: it names an object of {strangers[0]!r:.60}, "
-                "which is no array of this set; re-run `stillroom cache build RUN.toml`"
-            )
-        if self._copies is not None:
-            self._objects[shard] = part.objects
-        self._usable[shard] = np.array([row.status == "ok" for row in part.rows])
-        return part
+        return self._parts.read(shard)
 
     def writer(self, shard: int) -> ShardWriter:
         """A writer of one shard."""
@@ -193,9 +168,8 @@ class ArtifactSet:
 
     def discard(self, shard: int) -> bool:
         """Withdraw a shard's commit, so that the next build makes it again; False if none was."""
-        self._usable.pop(shard, None)
-        for reader in self._readers.values():
-            reader.forget(shard)
+        self._parts.forget(shard)
+        self._forget(shard)
         return self.store.remove(part_path(self.source, self.name, shard))
 
     def read(self, artifact: str, index: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -243,11 +217,10 @@ class ArtifactSet:
         """Shard, position in it and number of its frames, of a frame that can be used."""
         if not 0 <= index < self.count:
             raise ConfigError(f"{self!r} has frames 0 to {self.count - 1}, not {index}")
+        if self._watch is not None:
+            self._watch.go_on()
         shard, position = divmod(int(index), self.shard_frames)
-        usable = self._usable.get(shard)
-        if usable is None:
-            self.part(shard)
-            usable = self._usable[shard]
+        usable = self._parts.held(shard).usable
         if not usable[position]:
             row = self.part(shard).rows[position]
             raise FrameError(f"{self.source}, frame {row.frame_id}: {row.reason}")

@@ -32,6 +32,18 @@ ANY = _Any("auto")
 """On the run's side, a value that agrees with any value of the cache."""
 
 
+class Digest(str):
+    """A sha256 that, on the run's side, agrees with an older way of taking it as well."""
+
+    older: str
+
+    def __new__(cls, value: str, older: str = "") -> Digest:
+        """Take the digest, and what earlier versions wrote for the same content."""
+        self = super().__new__(cls, value)
+        self.older = older
+        return self
+
+
 @dataclass(frozen=True)
 class Difference:
     """One field that a cache and a run do not agree on; ABSENT where a side lacks it."""
@@ -90,7 +102,7 @@ def differences(cache: Any, run: Any) -> list[Difference]:
     """Fields in which two identities differ, by dotted name.
 
     Lists of one length are compared item by item, others as a whole. ANY on the run's side agrees
-    with anything.
+    with anything, a Digest also with its older form.
     """
     return list(_differences("", plain(cache), plain(run)))
 
@@ -125,7 +137,7 @@ def _are_renamed(cache: Any, run: Any) -> bool:
 
 
 def _differences(field: str, cache: Any, run: Any) -> Iterator[Difference]:
-    if isinstance(run, _Any):
+    if isinstance(run, _Any) or (isinstance(run, Digest) and cache == run.older):
         return
     if isinstance(cache, dict) and isinstance(run, dict):
         for key in [*cache, *(key for key in run if key not in cache)]:

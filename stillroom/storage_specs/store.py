@@ -125,10 +125,13 @@ class Cache:
             refuse_alike(self.store, wanted)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
+        # Fingerprints may differ where the identities agree: in names, or a Digest's older form.
         if found.fingerprint != wanted.fingerprint and (other := _between(found, wanted)):
             raise mismatch(str(self.path), found, other)
         self._place_arrays(found)
-        return ArtifactSet(self.store, found)
+        made = ArtifactSet(self.store, found)
+        made.identity = wanted.identity  # which agrees with older forms, for `Reuse` to compare
+        return made
 
     def artifact_set(self, source: str, set_name: str) -> ArtifactSet:
         """A set that is there.

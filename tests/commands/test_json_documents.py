@@ -39,8 +39,8 @@ DOCUMENTS = {
         "free_bytes lonely_frames"
     ),
     "cache build RUN": (
-        "cache shards shards_computed frames_computed bytes_written bad_frames seconds "
-        "produce_seconds"
+        "cache shards shards_computed frames_computed bytes_written rows_retried bad_frames "
+        "seconds produce_seconds"
     ),
     "cache info RUN": (
         "sets(source set_name frames committed_frames shards committed_shards fingerprint "

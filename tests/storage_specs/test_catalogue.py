@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stillroom.storage_specs import artifact_set as artifact_sets
 from stillroom.storage_specs import catalogue
 from stillroom.storage_specs.codecs.quantised import Unit
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow, ShardPart
+from stillroom.storage_specs.parts import Parts
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ def opened(target: ArtifactSet) -> ArtifactSet:
 def parts_read(target: ArtifactSet, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shards whose parts are read from now on."""
     read: list[int] = []
-    part = artifact_sets.ArtifactSet.part
+    part = Parts.read
 
-    def counted(self: ArtifactSet, shard: int) -> object:
+    def counted(self: Parts, shard: int) -> object:
         read.append(shard)
         return part(self, shard)
 
-    monkeypatch.setattr(artifact_sets.ArtifactSet, "part", counted)
+    monkeypatch.setattr(Parts, "read", counted)
     return read
 
 
@@ -163,9 +163,9 @@ def test_parts_are_read_and_forgotten_a_few_at_a_time(
     read: list[int] = []
     alive: list[int] = []
     parts: weakref.WeakSet[ShardPart] = weakref.WeakSet()
-    part = artifact_sets.ArtifactSet.part
+    part = Parts.read
 
-    def watched(self: ArtifactSet, shard: int) -> ShardPart:
+    def watched(self: Parts, shard: int) -> ShardPart:
         gc.collect()
         alive.append(len(parts))
         found = part(self, shard)
@@ -174,7 +174,7 @@ def test_parts_are_read_and_forgotten_a_few_at_a_time(
         return found
 
     monkeypatch.setattr(ShardPart, "__hash__", object.__hash__)
-    monkeypatch.setattr(artifact_sets.ArtifactSet, "part", watched)
+    monkeypatch.setattr(Parts, "read", watched)
     rows = opened(built).rows()
     assert read == [0, 1, 2, 4, 5]
     assert max(alive) <= 3  # the two before this one may be alive, and the one being read

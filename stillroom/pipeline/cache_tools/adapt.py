@@ -253,6 +253,7 @@ class _Adapter:
             batch=self.opened.run.cache.batch,
             device=self.device,
         )
+        job.features.watch()
         for shard, done in zip(missing, accumulate(frames), strict=True):
             cache_codes(job, shard)
             on_frames(done, sum(frames))

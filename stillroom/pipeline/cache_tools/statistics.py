@@ -164,9 +164,9 @@ def _write_moments(out: Path, array: str, sets: Sequence[SetStats]) -> None:
         np.savez(sink, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         content = sink.getvalue()
     else:
-        from safetensors.numpy import save
+        from stillroom.stages.train.terms.class_moments import pack_class_moments
 
-        content = save(arrays, metadata={"about": json.dumps(about)})
+        content = pack_class_moments(arrays, about)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)

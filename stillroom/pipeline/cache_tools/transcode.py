@@ -129,6 +129,8 @@ def transcode_cache(
     committed = {target: target.committed() for target in targets}
     shards = {t: sorted(set(one.ready()) - committed[t]) for t, one in targets.items()}
     sources = {(one.before.source, one.before.name): one.before for one in changes}
+    for before in sources.values():
+        before.watch()
     over_shards(partial(_transcode_shard, sources), shards, on_shard, ray_address=ray_address)
     return [
         one.report(target, before=len(committed[target]), now=len(shards[target]))

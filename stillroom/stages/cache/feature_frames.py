@@ -34,6 +34,7 @@ class FeatureFrames:
         self._places: list[tuple[int, int]] = []  # of a set, of a frame in it
         self._valid: list[tuple[int, int]] = []
         for number, one in enumerate(self.sets):
+            one.watch()
             rows = one.rows().select(["index", "status", "valid_height", "valid_width"])
             for row in rows.to_pylist():
                 if row["status"] == "ok":

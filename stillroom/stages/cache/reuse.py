@@ -38,6 +38,7 @@ class Reuse:
                 )
         self._produce = produce
         self._old = old
+        old.watch()
         rows = old.rows().select(["frame_id", "index", "status", "crc32c"]).to_pylist()
         self._place = {
             row["frame_id"]: (row["index"], row["crc32c"]) for row in rows if row["status"] == "ok"

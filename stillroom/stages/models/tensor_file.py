@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.models.safetensors_file import unpack
 from stillroom.storage_specs.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -214,15 +215,11 @@ def _flat(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"weights {path}: truncated, or not a safetensors file ({error}); copy it again"
-        ) from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights {path}: cannot be read ({error.strerror})") from error
+    return unpack(content, f"weights {path}")
 
 
 def _read_torch(path: Path) -> Any:

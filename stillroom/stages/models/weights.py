@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stillroom.stages.models.safetensors_file import safetensors_sha256
 from stillroom.stages.models.tensor_file import (
     COUNTER,
     Chosen,
@@ -39,6 +40,8 @@ class EncoderFit:
 def weights_sha256(path: Path | None) -> str | None:
     """Return the sha256 of a weights file; None where there are no weights.
 
+    Of a .safetensors file it is that of tensors and metadata, whatever their order in the file.
+
     Raises:
         WeightsError: no such file, or it cannot be read.
     """
@@ -47,7 +50,7 @@ def weights_sha256(path: Path | None) -> str | None:
     if path.is_dir():
         raise WeightsError(folder_named(path))
     try:
-        return sha256_file(path)
+        return (safetensors_sha256 if path.suffix == ".safetensors" else sha256_file)(path)
     except OSError as error:
         raise WeightsError(f"weights {path}: cannot be read ({error.strerror})") from error
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import pickle
+import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stillroom import __version__
+from stillroom.stages.models.safetensors_file import pack
 from stillroom.stages.train.ema import Ema
 from stillroom.stages.train.metrics import Window
 from stillroom.stages.train.optimiser import build_optimiser
-from stillroom.stages.train.run_folder import write_whole
+from stillroom.stages.train.run_folder import LAST, write_whole
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.fingerprint import plain
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import TrainConfig
 
-FORMAT = 2  # 2: with the states of terms
+FORMAT = 3  # 2: with the states of terms; 3: sealed
+SEAL = b"\nstillroom sha256 "  # then 64 digits end the file; torch reads past them
+DIGITS = 64
 
 
 @dataclass
@@ -139,24 +143,31 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read last.pt or best.pt onto the CPU; None where there is none.
 
     Raises:
-        WeightsError: truncated, not a checkpoint, or of a newer stillroom.
+        WeightsError: truncated, damaged, not a checkpoint, or of another format.
     """
-    if not path.exists():
-        return None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from error
+    sealed = _unsealed(content, path)
+    try:
+        if sealed is None:  # of an earlier version: the archive knows the sums of its members
+            _demand_sound_members(content)
+        found = torch.load(io.BytesIO(sealed or content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever torch makes of bytes that are none of its own
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise _unreadable(path, reason) from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != (2 if sealed is None else FORMAT):
         raise WeightsError(
-            f"checkpoint {path}: cannot be read ({reason}); remove it to begin the run again"
-        ) from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        version = found.get("format") if isinstance(found, dict) else None
-        raise WeightsError(
-            f"checkpoint {path}: expected format {FORMAT}, found {version}; it is of another "
-            "version of stillroom: remove it, or train with that version"
+            f"checkpoint {path}: expected format {FORMAT}, found {version}; it is damaged, or of "
+            "another version of stillroom: remove it, or train with that version"
         )
-    return found
+    return dict(found)
 
 
 def export(path: Path, student: Student, metadata: Mapping[str, Any]) -> None:
@@ -165,18 +176,41 @@ def export(path: Path, student: Student, metadata: Mapping[str, Any]) -> None:
     Args:
         metadata: each value is kept as JSON text, beside the version of stillroom
     """
-    from safetensors.torch import save
-
-    # Cloned: safetensors refuses tensors that share memory.
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in student.network.state_dict().items()
-    }
     about = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
-    write_whole(path, save(tensors, {"format": "pt", "stillroom": __version__, **about}))
+    about |= {"format": "pt", "stillroom": __version__}
+    write_whole(path, pack(student.network.state_dict(), about))
 
 
 def _save(path: Path, document: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(document, buffer)
-    write_whole(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_whole(path, content + SEAL + hashlib.sha256(content).hexdigest().encode())
+
+
+def _unsealed(content: bytes, path: Path) -> bytes | None:
+    """What the seal at the end of a checkpoint vouches for; None where there is no seal.
+
+    Raises:
+        WeightsError: the bytes are not those that were written.
+    """
+    inner, seal = content[: -DIGITS - len(SEAL)], content[-DIGITS - len(SEAL) :]
+    if not seal.startswith(SEAL):
+        return None
+    if SEAL + hashlib.sha256(inner).hexdigest().encode() != seal:
+        raise _unreadable(path, "its bytes are not those that were written: a damaged disk or copy")
+    return inner
+
+
+def _demand_sound_members(content: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"its member {damaged} is damaged")
+
+
+def _unreadable(path: Path, reason: str) -> WeightsError:
+    if path.name == LAST:
+        remedy = "remove it to begin the run again, or copy it again from where it is whole"
+    else:
+        remedy = "copy it again, or remove it: the run exports the student of its last step"
+    return WeightsError(f"checkpoint {path}: cannot be read ({reason}); {remedy}")

@@ -85,6 +85,7 @@ class CacheDataset:
         sets = [frames, *self._sets_read().values()]
         for artifact_set in sets:
             demand_whole(artifact_set)
+            artifact_set.watch()
         height, width, _ = frames.arrays[FRAMES].shape
         self.canvas: tuple[int, int] = (height, width)
         rows = frames.rows().to_pydict()

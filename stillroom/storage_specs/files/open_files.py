@@ -23,16 +23,23 @@ MAX_OPEN = 128  # of the 1024 that a process may usually have
 class OpenFile(RangedFile):
     """One descriptor, closed with the last reference to it: never under a thread that reads."""
 
-    __slots__ = ("descriptor", "place")
+    __slots__ = ("_version", "descriptor", "place")
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
         self.descriptor = open_regular(path)
-        self.place = _place(os.fstat(self.descriptor))
+        status = os.fstat(self.descriptor)
+        self.place = _place(status)
+        # A number of a file that is closed and gone may be given to the next one.
+        self._version = (*self.place, status.st_mtime_ns, status.st_size)
 
     @property
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        return self._version
 
     def read(self, start: int, length: int) -> NDArray[np.uint8]:
         first = max(0, self.size + start) if start < 0 else start

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,6 +20,11 @@ class RangedFile:
     @property
     def size(self) -> int | None:
         """The size in bytes; None where it would take a request."""
+        return None
+
+    @property
+    def version(self) -> Hashable:
+        """What another file at the same place has another of; None where it is not known."""
         return None
 
     def read(self, start: int, length: int) -> NDArray[np.uint8]:

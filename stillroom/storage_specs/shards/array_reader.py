@@ -25,6 +25,8 @@ from stillroom.storage_specs.shards.shard_index import (
 from stillroom.storage_specs.shards.tiles import fill
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.files.ranged_file import RangedFile
@@ -41,15 +43,23 @@ class ArrayReader:
 
     Args:
         objects: the array's shard objects, wherever they are
+        check: called with shard, file and size of every object that is opened; raises where it
+            is not the one that was committed
     """
 
-    def __init__(self, objects: ShardObjects, shard_frames: int) -> None:
+    def __init__(
+        self,
+        objects: ShardObjects,
+        shard_frames: int,
+        check: Callable[[int, RangedFile, int], None],
+    ) -> None:
         self.objects = objects
         self.stored = objects.stored
         self.shard_frames = shard_frames
         self._dtype = np.dtype(self.stored.dtype)
         self._index_bytes = index_bytes(shard_frames * self.stored.chunks)
-        self._indices: dict[int, memoryview] = {}
+        self._check = check
+        self._indices: dict[int, tuple[Hashable, memoryview]] = {}  # with the file's version
 
     def frame(
         self,
@@ -93,7 +103,9 @@ class ArrayReader:
         most = self.shard_frames * (self.stored.frame_bytes + CRC_BYTES) + self._index_bytes
         made: list[NDArray[Any]] = []
         try:
-            content = HeldBytes(self.objects.open(shard).read(0, most))
+            file = self.objects.open(shard)
+            content = HeldBytes(file.read(0, most))
+            self._check(shard, file, content.size if file.size is None else file.size)
             index = self._index_in(content, shard)
             for position in range(frames):
                 made.append(np.empty(self.stored.shape, self._dtype))
@@ -112,15 +124,24 @@ class ArrayReader:
     def _read(self, shard: int, position: int, out: NDArray[Any], window: Window | None) -> None:
         try:
             file = self.objects.open(shard)
-            index = self._indices.get(shard)
-            if index is None:
+            version, index = self._indices.get(shard, (None, None))
+            if index is None or version != file.version:  # not read yet, or another file by now
                 index = self._index_in(file, shard)
-                remember(self._indices, shard, index)
+                self._check(shard, file, self._size(file, index))
+                remember(self._indices, shard, (file.version, index))
             read_frame(file, self.stored, index, position, out, window)
         except FileNotFoundError as error:
             raise self._corrupt(shard, None, "its object is missing") from error
         except ValueError as error:
             raise self._corrupt(shard, position, str(error)) from error
+
+    def _size(self, file: RangedFile, index: memoryview) -> int:
+        """The size of an object; of one that does not tell, that of its chunks and its index."""
+        if file.size is not None:
+            return file.size
+        pairs = np.asarray(index).reshape(-1, 2)
+        ends = pairs.sum(axis=1)[pairs[:, 0] != MISSING]
+        return int(ends.max(initial=0)) + self._index_bytes
 
     def _index_in(self, file: RangedFile, shard: int) -> memoryview:
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.shards.array_reader import ArrayReader
     from stillroom.storage_specs.shards.stored_array import StoredArray
+    from stillroom.storage_specs.shards.tiles import Window
 
 
 class ArtifactReader:
@@ -64,12 +65,9 @@ class ArtifactReader:
                 f"out: expected a C-contiguous, writable {self._dtype} {self._shape}, "
                 f"got {out.dtype} {out.shape}"
             )
-        side = self.side(shard, position, frames)
-        if self._kept_as_it_is:
-            values = self.values.frame(shard, position, out)
-        else:
-            values = self.values.frame(shard, position, self._borrowed())
-        return self._codec.decode(values, side, out)
+        into = out if self._kept_as_it_is else self._borrowed()
+        found = self._together(shard, position, frames, into, None)
+        return self._codec.decode(found.values, found.side, out)
 
     def window(
         self, shard: int, position: int, frames: int, rows: slice, columns: slice
@@ -84,14 +82,31 @@ class ArtifactReader:
         if not self._codec.tileable:  # its chunk is the frame, and so is what it decodes
             whole = self.read(shard, position, frames)
             return np.ascontiguousarray(whole[seen.of(axes)])
-        side = self.side(shard, position, frames)
         out = lend(seen.shape(axes, self._shape), self._dtype)
-        values = self.values.frame(shard, position, out if self._kept_as_it_is else None, seen)
-        return self._codec.decode(values, side, out)
+        into = out if self._kept_as_it_is else None
+        found = self._together(shard, position, frames, into, seen)
+        return self._codec.decode(found.values, found.side, out)
 
     def encoded(self, shard: int, position: int, frames: int) -> Encoded:
         """The stored values of a shard's frame, an array of its own, and what the codec needs."""
-        return Encoded(self.values.frame(shard, position), self.side(shard, position, frames))
+        return self._together(shard, position, frames, None, None)
+
+    def _together(
+        self,
+        shard: int,
+        position: int,
+        frames: int,
+        into: NDArray[Any] | None,
+        window: Window | None,
+    ) -> Encoded:
+        """Return values and side of a frame that were committed together."""
+        while True:
+            side = self.side(shard, position, frames)
+            values = self.values.frame(shard, position, into, window)
+            # Reading the values forgets the side where the shard has been built again meanwhile.
+            kept = self._sides.get(shard)
+            if kept is not None and kept[position] is side:
+                return Encoded(values, side)
 
     def side(self, shard: int, position: int, frames: int) -> dict[str, NDArray[np.float32]]:
         """What the codec needs besides; small, so that all of a shard's are read at once."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -84,9 +85,42 @@ def test_no_checkpoint_is_none_and_a_damaged_one_is_refused(tmp_path, make_stude
             load_checkpoint(path)
 
 
+def test_a_flipped_bit_anywhere_is_refused_with_what_to_do(tmp_path, make_student, settings):
+    path = tmp_path / "last.pt"
+    learner = new_learner(make_student(), make_objective(), settings, CPU)
+    one_step(learner)
+    save_last(path, learner, {})
+    whole, flips = path.read_bytes(), random.Random(3)
+    places = [*range(0, len(whole), 997), *range(len(whole) - 200, len(whole))]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << flips.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"last\.pt: .*remove it"):
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_of_before_there_was_a_seal_is_read_and_its_members_are_checked(tmp_path):
+    """Format 2 ends with torch's archive, which keeps a sum of each member."""
+    path = tmp_path / "last.pt"
+    torch.save({"format": 2, "step": 5, "student": {"w": torch.arange(1000.0)}}, path)
+    assert load_checkpoint(path)["step"] == 5
+    whole = path.read_bytes()
+    place = whole.index(torch.arange(1000.0).numpy().tobytes()) + 2000
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    with pytest.raises(WeightsError, match=r"its member .* is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_damaged_best_does_not_send_a_run_back_to_its_beginning(tmp_path):
+    (tmp_path / "best.pt").write_bytes(b"?")
+    with pytest.raises(WeightsError, match=r"or remove it: the run exports .* its last step"):
+        load_checkpoint(tmp_path / "best.pt")
+
+
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     torch.save({"format": 1}, tmp_path / "last.pt")
-    with pytest.raises(WeightsError, match="expected format 2, found 1"):
+    with pytest.raises(WeightsError, match="expected format 3, found 1"):
         load_checkpoint(tmp_path / "last.pt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -9,12 +10,15 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from stillroom.storage_specs.errors import ConfigError
+from stillroom import __version__
+from stillroom.stages.models.safetensors_file import pack, unpack
+from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 PARTS = ("class_count", "class_mean", "class_variance")
@@ -63,14 +67,17 @@ def read_class_moments(path: Path, wanted: str | None = None) -> ClassMoments:
     return ClassMoments(parts[0], parts[1], parts[2], f"{path}, {wanted}")
 
 
-def _arrays(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def pack_class_moments(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> bytes:
+    """Return a .safetensors file of moments; `about` is kept in its metadata as JSON."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return pack(tensors, {"about": json.dumps(about), "stillroom": __version__})
 
+
+def _arrays(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix != ".npz":
-            return dict(load_file(path))
+            return unpack(path.read_bytes(), str(path))
         with np.load(path, allow_pickle=False) as found:
             return dict(found)
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, WeightsError) as error:
         raise ConfigError(f"{path}: class moments cannot be read ({error})") from error
