@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,8 +33,10 @@ Architecture = Literal[
     "DeepLabV3", "DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PAN", "PSPNet", "Segformer",
     "UPerNet", "Unet", "UnetPlusPlus",
 ]  # fmt: skip
+LOG = logging.getLogger(__name__)
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 CLASSIFIER = "segmentation_head.0.weight"
+OUTPUT_STRIDE = "output_stride"  # of a dilated encoder: an option of every architecture
 AUXILIARY = "classification_head."  # of whole images, for training only; passed over in a file
 
 # Options that other keys of the section state, or that logits on the decoder's grid do not have.
@@ -87,6 +90,8 @@ def build_smp(design: SmpDesign) -> nn.Module:
             f"SMP {design.architecture} with encoder {design.encoder!r} and options "
             f"{dict(design.options)} cannot be built: {error}"
         ) from error
+    if OUTPUT_STRIDE in design.options:
+        _demand_fit(network, design)
     return network
 
 
@@ -119,7 +124,7 @@ def classifier_of(network: Any) -> nn.Conv2d:
 
 
 def freeze_idle_layers(network: Any) -> int:
-    """Take parameters that no output depends on out of training; returns how many they are.
+    """Take parameters that no output depends on out of training; return how many, and say so.
 
     A shallow encoder keeps its deeper blocks, for the names of its weights' sake. They would be
     counted as trainable, and data-parallel training would wait for their gradients.
@@ -136,7 +141,17 @@ def freeze_idle_layers(network: Any) -> int:
     idle = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]
     for parameter in idle:
         parameter.requires_grad_(False)
-    return sum(parameter.numel() for parameter in idle)
+    count: int = sum(parameter.numel() for parameter in idle)
+    if count:
+        LOG.warning(
+            "%s: %.1f M of its %.1f M parameters never run, since no output depends on them; where "
+            "that is not meant, state another encoder_depth (the papers' PSPNet has "
+            "encoder_depth = 5 and the option output_stride = 8)",
+            type(network).__name__,
+            count / 1e6,
+            sum(parameter.numel() for parameter in network.parameters()) / 1e6,
+        )
+    return count
 
 
 @contextmanager
@@ -152,6 +167,8 @@ def third_party_warnings_silenced() -> Iterator[None]:
 def _check_options(design: SmpDesign, parameters: Mapping[str, Any]) -> None:
     """Compare options with SMP's signature: SMP itself ignores unknown ones."""
     known = [name for name in parameters if name not in {*RESERVED, "self", "kwargs"}]
+    if "kwargs" in parameters and "encoder_output_stride" not in parameters:
+        known.append(OUTPUT_STRIDE)  # it goes on to the encoder, which is dilated from there on
     for name in design.options:
         if name in RESERVED:
             raise ConfigError(f"options.{name}: not an option here; {RESERVED[name]}")
@@ -160,6 +177,27 @@ def _check_options(design: SmpDesign, parameters: Mapping[str, Any]) -> None:
                 f"options.{name}: SMP {design.architecture} has no such option"
                 + _nearest(name, known)
             )
+
+
+def _demand_fit(network: nn.Module, design: SmpDesign) -> None:
+    """Refuse a dilated encoder whose stages the decoder cannot join.
+
+    Raises:
+        ConfigError: they differ in size from what it was made for.
+    """
+    import torch
+
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            forward_smp(network.eval(), torch.zeros(1, 3, 128, 128))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"options.{OUTPUT_STRIDE} = {design.options[OUTPUT_STRIDE]}: the decoder of SMP "
+            f"{design.architecture} joins stages of halving size, which a dilated encoder does not "
+            "have; leave it out, or take PSPNet, UPerNet, Segformer or DeepLabV3"
+        ) from error
+    network.train(was_training)
 
 
 def _check_encoder(encoder: str) -> None:

@@ -14,6 +14,7 @@ from stillroom.stages.models.smp_network import (
     build_smp,
     classifier_of,
     forward_smp,
+    freeze_idle_layers,
     pad_multiple,
 )
 from stillroom.storage_specs.errors import ConfigError
@@ -87,6 +88,25 @@ def test_dilated_deeplab_has_the_stride_it_was_asked_for() -> None:
     assert strides["logits"] == 16
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_the_papers_pspnet_is_dilated_to_stride_8_and_runs_whole(encoder: str) -> None:
+    """12.05 M parameters without auxiliary heads; of depth 3 it runs 0.7 M."""
+    network = build_smp(
+        SmpDesign("PSPNet", encoder, 19, {"encoder_depth": 5, "output_stride": 8})
+    ).eval()
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 12.05
+    assert pad_multiple(network) == 8
+    assert forward_smp(network, torch.zeros(1, 3, 128, 136))["logits"].shape == (1, 19, 16, 17)
+    assert freeze_idle_layers(network) == 0
+
+
+def test_parameters_that_never_run_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    network = build("PSPNet", "resnet18")
+    assert freeze_idle_layers(network) > 8e6
+    assert "PSPNet: 10.5 M of its 11.2 M parameters never run" in caplog.text
+    assert "encoder_depth = 5" in caplog.text
+
+
 def test_stage_without_channels_is_left_out() -> None:
     network = build("FPN", "tu-convnext_atto")
     with torch.no_grad():
@@ -106,6 +126,9 @@ def test_stage_without_channels_is_left_out() -> None:
         ("FPN", "resnet18", {"encoder_weights": "imagenet"}, "weights are local files"),
         ("FPN", "resnet18", {"encoder_depth": 1}, "cannot be built"),
         ("DeepLabV3", "resnet18", {"encoder_output_stride": 7}, "cannot be built"),
+        ("PSPNet", "resnet18", {"output_stride": 4}, "cannot be built"),
+        ("DeepLabV3", "resnet18", {"output_stride": 8}, "did you mean encoder_output_stride"),
+        ("FPN", "resnet18", {"output_stride": 8}, "joins stages of halving size"),
     ],
 )
 def test_what_cannot_be_built_is_a_config_error(

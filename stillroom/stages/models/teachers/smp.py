@@ -15,6 +15,7 @@ from stillroom.stages.models.smp_network import (
     SmpDesign,
     build_smp,
     forward_smp,
+    freeze_idle_layers,
     pad_multiple,
 )
 from stillroom.stages.models.teacher_settings import TeacherSettings
@@ -31,7 +32,8 @@ class SmpTeacherConfig(TeacherSettings):
         weights: state_dict of the whole network, .safetensors or .pth; without it the network keeps
             the random weights of a fixed seed: of use in tests only
         weights_key: where in the file they are, if it holds several such networks
-        options: further arguments of the architecture, such as encoder_depth or decoder_channels
+        options: further arguments of the architecture, such as encoder_depth or decoder_channels;
+            output_stride, 8 or 16, dilates any encoder from there on
     """
 
     kind: Literal["smp"]
@@ -61,6 +63,7 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
             classifier=(CLASSIFIER, classes),
             skip=(AUXILIARY,),
         )
+    freeze_idle_layers(network)
     return TeacherNetwork(
         module=network,
         forward=lambda images: forward_smp(network, images),
