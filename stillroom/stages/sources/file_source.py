@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.stages.sources.image_files import read_image, read_label
+from stillroom.stages.sources.image_files import read_image
+from stillroom.stages.sources.label_files import read_label
 from stillroom.stages.sources.names import Names
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.spelled_names import refuse_spelled

@@ -1,4 +1,4 @@
-"""Read image and label files by Pillow.
+"""Read image files by Pillow.
 
 Pillow refuses a truncated file where OpenCV fills the rest with grey, so a damaged frame becomes
 a bad row and not a wrong one. A message names the file without its folder: it is kept in the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+LOSSY = ("JPEG", "JPEG2000", "MPO", "AVIF")
+SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -43,8 +45,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         FrameError: the file is missing, empty, truncated, damaged or not an image.
         SourceUnavailable: it cannot be read now.
     """
-    image = _decode(path)
-    if image.mode in _SIXTEEN_BIT:
+    image = decode_image(path).image
+    if image.mode in SIXTEEN_BIT:
         grey = _high_byte(path, np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
@@ -58,29 +60,29 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.array(image, dtype=np.uint8)
 
 
-def read_label(path: Path) -> NDArray[np.integer[Any]]:
-    """Read a label map's raw ids: grey values, or palette indices where the file has a palette.
+@dataclass(frozen=True)
+class Decoded:
+    """An image, and how its file holds the pixels.
 
-    Returns:
-        unsigned or signed integers (H, W), of 8, 16 or 32 bits as in the file.
+    Attributes:
+        stored: Pillow's name for what is in the file, such as "RGB;16B"; "" where it tells none
+        lossy: whether a pixel may differ from what was saved
+        highest: of a PGM that has another one than its type: its values were stretched
+    """
+
+    image: Image.Image
+    stored: str
+    lossy: bool
+    highest: int | None
+
+
+def decode_image(path: Path) -> Decoded:
+    """Open, decode completely, and turn upright.
 
     Raises:
-        FrameError: as for an image, or the file holds colours instead of ids.
+        FrameError: the file is missing, empty, truncated, damaged or not an image.
         SourceUnavailable: it cannot be read now.
     """
-    image = _decode(path)
-    if image.mode == "1":
-        return np.array(image, dtype=np.uint8)
-    if image.mode in ("L", "P", *_SIXTEEN_BIT):
-        return np.array(image)
-    raise FrameError(
-        f"{path.name}: a label file holds one id a pixel (greyscale or palette), "
-        f"this one is {image.mode}"
-    )
-
-
-def _decode(path: Path) -> Image.Image:
-    """Open, decode completely, and turn upright."""
     try:
         data = path.read_bytes()
     except OSError as fault:
@@ -89,8 +91,16 @@ def _decode(path: Path) -> Image.Image:
         raise FrameError(f"{path.name}: the file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data)) as opened:
+            given = opened.tile[0].args if opened.tile else ()
+            arguments = given if isinstance(given, tuple) else (given,)
+            codec = opened.tile[0].codec_name if opened.tile else ""
             opened.load()
-            return ImageOps.exif_transpose(opened)
+            return Decoded(
+                ImageOps.exif_transpose(opened),
+                stored=str(arguments[0]) if arguments else "",
+                lossy=opened.format in LOSSY or (opened.format == "WEBP" and b"VP8L" not in data),
+                highest=arguments[1] if codec in ("ppm", "ppm_plain") else None,
+            )
     except MemoryError:
         raise
     except UnidentifiedImageError:

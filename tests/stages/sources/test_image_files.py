@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillroom.stages.sources.image_files import read_image, read_label
+from stillroom.stages.sources.image_files import read_image
+from stillroom.stages.sources.label_files import read_label
 from stillroom.storage_specs.errors import FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
