@@ -6,6 +6,7 @@ import math
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.label_check import check_labels
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.training_checks import (
     check_cache,
@@ -91,6 +92,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         needs = objective.needs(labelled, student.strides, cached, clips=clips)
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     check_objective(run, objective, streams, classes)
+    check_labels(objective, streams, classes)
     objective.prepare(_sizes(student, streams, cached))
     scored = _validation_source(run, classes)
     return TrainJob(

@@ -62,14 +62,17 @@ class Objective:
         self.states = nn.ModuleDict()
         self._cached: Mapping[str, int] = {}
 
+    def reads(self, labelled: bool, *, clips: bool = False) -> frozenset[str]:
+        """Return all that the terms read on such a stream: `artifacts`, and labels and triplets."""
+        return frozenset[str]().union(*reads_on(self._by_label(), labelled, clips).values())
+
     def artifacts(self, labelled: bool, *, clips: bool = False) -> frozenset[str]:
         """Return the artifact keys, as "fpn/logits", that the terms read on such a stream.
 
         Args:
             clips: whether the stream's frames are triplets, which some terms do not go without
         """
-        reads = reads_on(self._by_label(), labelled, clips)
-        return frozenset[str]().union(*reads.values()) - BESIDE
+        return self.reads(labelled, clips=clips) - BESIDE
 
     def needs(
         self,
