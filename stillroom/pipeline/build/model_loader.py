@@ -11,6 +11,7 @@ from stillroom.stages.cache.producers import (
     frames_and_labels,
     output_of,
 )
+from stillroom.stages.models.first_look import look_at
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
 from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.torch_state import threads
@@ -89,7 +90,7 @@ def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: boo
     with threads(opened.run.cache.threads):
         for name in reversed(wanted):
             if here or not _needs_a_workers_gpu(opened, name):
-                _check_outputs(models.of(name), wanted[name])
+                _check_outputs(models.of(name), wanted[name], opened.run.cache.canvas)
     return models
 
 
@@ -111,10 +112,9 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
         ) from error
 
 
-def _check_outputs(model: Model | None, artifacts: list[str]) -> None:
+def _check_outputs(model: Model | None, artifacts: list[str], canvas: tuple[int, int]) -> None:
     if isinstance(model, Teacher):
-        for artifact in artifacts:
-            output_of(artifact, model.strides)
+        look_at(model, canvas, {output_of(artifact, model.strides) for artifact in artifacts})
 
 
 def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:

@@ -101,6 +101,11 @@ class Teacher:
         """What holds its parameters; None for a bare callable."""
         return self._network.module
 
+    @property
+    def precision(self) -> str:
+        """Of its arithmetic: "float32", "float16" or "bfloat16"."""
+        return self._config.precision
+
     def identity(self) -> dict[str, Any]:
         """Return what decides this teacher's output: its config's identity, with its device.
 
