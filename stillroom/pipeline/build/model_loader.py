@@ -90,7 +90,7 @@ def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: boo
     with threads(opened.run.cache.threads):
         for name in reversed(wanted):
             if here or not _needs_a_workers_gpu(opened, name):
-                _check_outputs(models.of(name), wanted[name], opened.run.cache.canvas)
+                _check_outputs(models.of(name), wanted[name], opened.run)
     return models
 
 
@@ -112,9 +112,10 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
         ) from error
 
 
-def _check_outputs(model: Model | None, artifacts: list[str], canvas: tuple[int, int]) -> None:
+def _check_outputs(model: Model | None, artifacts: list[str], run: RunConfig) -> None:
     if isinstance(model, Teacher):
-        look_at(model, canvas, {output_of(artifact, model.strides) for artifact in artifacts})
+        grids = {output_of(artifact, model.strides) for artifact in artifacts}
+        look_at(model, run.cache.canvas, grids, run.cache.batch)
 
 
 def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:

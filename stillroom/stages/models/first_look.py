@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stillroom.storage_specs.artifacts import LOGITS
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import ConfigError, StillroomError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,31 +24,48 @@ HALF_TOLERANCE = 1e-1
 EVAL = "put every module in it to eval() and take out what is random (F.dropout has training=True)"
 
 
-def look_at(teacher: Teacher, canvas: tuple[int, int], grids: Collection[str]) -> None:
-    """Run a teacher on two drawn frames: one of them twice, then both as a batch.
+def look_at(teacher: Teacher, canvas: tuple[int, int], grids: Collection[str], batch: int) -> None:
+    """Run a teacher on two drawn frames: each alone, one of them again, then both as a batch.
 
     Args:
         grids: the outputs that are cached: others may be as they like
+        batch: frames that it will be given at once; of 1, it is never given two
 
     Raises:
         ConfigError: they change from call to call or with the other frames of a batch, are not
-            finite at all, are probabilities, or logits of a single channel.
+            finite at all, are probabilities, or logits of a single channel; or it fails.
     """
     frames = _frames(canvas)
     with torch.random.fork_rng([]):  # what a network draws must not change what comes after it
-        alone, again, both = (teacher(batch) for batch in (frames[:1], frames[:1], frames))
+        alone = [_run(teacher, frames[i : i + 1]) for i in range(2)]
+        again = _run(teacher, frames[:1])
+        together = {name: torch.cat([one[name] for one in alone]) for name in again}
+        both = _run(teacher, frames) if batch > 1 else together
     tolerance = TOLERANCE.get(teacher.precision, HALF_TOLERANCE)
     for name in sorted(set(grids) & both.keys()):
         _check_finite(name, both[name])
-        if not _agree(alone[name], again[name], both[name], tolerance):
+        if not _agree(alone[0][name], again[name], both[name], tolerance):
             raise ConfigError(f"teacher: its {name} of one frame differ between two calls; {EVAL}")
-        if not _agree(alone[name], both[name][:1], both[name], tolerance):
+        if not _agree(together[name], both[name], both[name], tolerance):
             raise ConfigError(
                 f"teacher: its {name} of a frame depend on the other frames of the batch, as with "
                 f"batch normalisation in training mode; {EVAL}"
             )
     if LOGITS in grids:
         _check_logits(both)
+
+
+def _run(teacher: Teacher, frames: NDArray[np.uint8]) -> ModelOutput:
+    try:
+        return teacher(frames)
+    except StillroomError:
+        raise
+    except Exception as error:  # whatever somebody's network raises
+        raise ConfigError(
+            f"teacher: fails on {len(frames)} drawn frame{'s' * (len(frames) > 1)} at the canvas' "
+            f"size ({type(error).__name__}: {error}); if it takes one frame at a time, set "
+            "cache.batch = 1"
+        ) from error
 
 
 def _check_finite(name: str, grid: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,20 @@ def nothing_finite():
 
 def honest():
     return Changed(lambda z: z)
+
+
+def one_at_a_time():
+    net = Changed(lambda z: z)
+
+    def run(images):
+        assert len(images) == 1
+        return net(images)
+
+    return run
+
+
+def first_of_the_batch():
+    return Changed(lambda z: z[:1].expand_as(z))
 """
 
 
@@ -84,6 +99,8 @@ def as_teacher(name: str) -> list[str]:
             "batch_norm_in_training_mode",
             "logits of a frame depend on the other frames of",
         ),
+        ("first_of_the_batch", "logits of a frame depend on the other frames of"),
+        ("one_at_a_time", "fails on 2 drawn frames at the canvas' size (AssertionError"),
         ("probabilities", "its logits are probabilities"),
         ("nothing_finite", "hold no finite value"),
     ],
@@ -91,7 +108,7 @@ def as_teacher(name: str) -> list[str]:
 def test_outputs_that_cannot_be_trusted_are_refused_before_a_build(
     networks: Path, name: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         build(load_run(networks, as_teacher(name)))
     assert not Path("street.cache").exists() or not Cache.open("street.cache").sets()
     arguments = [argument for value in as_teacher(name) for argument in ("--set", value)]
@@ -111,6 +128,10 @@ def test_logits_and_log_probabilities_are_cached(networks: Path, name: str) -> N
     build(load_run(networks, as_teacher(name)))
     logits = Cache.open("street.cache").artifact_set("street", "tiny").read("logits", 0)
     assert np.ptp(logits) > 0
+
+
+def test_a_network_of_one_frame_at_a_time_is_never_given_two(networks: Path) -> None:
+    build(load_run(networks, [*as_teacher("one_at_a_time"), "cache.batch=1"]))
 
 
 def test_a_build_of_features_alone_does_not_ask_for_logits(networks: Path) -> None:

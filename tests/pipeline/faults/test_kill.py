@@ -77,9 +77,9 @@ def finish(forked: Callable[..., Any], arguments: list[str], folder: Path) -> No
     assert child.wait() == 0, child.said.read_text()
     report = json.loads("{" + child.said.read_text().partition("{")[2])
     assert report["shards_computed"] == SHARDS - done
-    # One batch a shard, and two on a black canvas for strides and shapes.
+    # One batch a shard, two on a black canvas for strides and shapes, four of the first look.
     batches = len(told.read_text().splitlines()) if told.exists() else 0
-    assert batches == (missing + 2 if missing else 0)
+    assert batches == (missing + 6 if missing else 0)
     assert unchanged(before, folder)
 
 
