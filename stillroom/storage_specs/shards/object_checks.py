@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.manifest import ObjectEntry
 
 SHARE = 0.01  # of the time since watching began
-AT_ONCE_SECONDS = 2.0  # besides: about 4 GB, so that most caches are checked before they are read
+AT_ONCE_SECONDS = 2.0  # besides: about 2 GB, so that most caches are checked before they are read
 PIECE = 1 << 22
 
 
