@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from stillroom.stages.sources.find_images import kind_at, walk
@@ -21,9 +23,22 @@ from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.stages.sources.spelled_names import unspelled
 from stillroom.stages.sources.video_index import index_video
+from stillroom.stages.sources.video_moments import (
+    ascends,
+    choose_frames,
+    frame_rate,
+    numbers_by_place,
+    uneven,
+)
 from stillroom.stages.sources.video_reader import VideoFile, VideoReader
 from stillroom.storage_specs.errors import ConfigError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.stages.sources.video_index import VideoIndex
+
+LOG = logging.getLogger(__name__)
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _SLOWER = 0.99  # of the asked rate: 29.97 frames a second do for 30
 
@@ -50,14 +65,19 @@ class VideoConfig(SourceSettings):
         return {"kind": self.kind, "fps": self.fps, "classes": None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoClip:
-    """A video file in a source; `clip` is its name without the suffix."""
+    """A video file in a source; `clip` is its name without the suffix.
+
+    Attributes:
+        times: of the frames that are taken, ascending: int64 (M,).
+    """
 
     name: str
     clip: str
     size: int
     file: VideoFile
+    times: NDArray[np.int64]
 
 
 class VideoSource:
@@ -68,7 +88,7 @@ class VideoSource:
     def __init__(self, config: VideoConfig, clips: list[VideoClip]) -> None:
         self.config = config
         self.clips = tuple(clips)
-        self._ends = list(accumulate(len(clip.file) for clip in clips))
+        self._ends = list(accumulate(len(clip.times) for clip in clips))
         self._reader = VideoReader()
 
     @cached_property
@@ -76,9 +96,9 @@ class VideoSource:
         """Names such as `tram/000123`: the file and the number of the frame in it."""
         return Names(
             text_of(
-                f"{each.clip}/{each.file.number(place):06d}"
+                f"{each.clip}/{number:06d}"
                 for each in self.clips
-                for place in range(len(each.file))
+                for number in each.file.numbers.tolist()
             )
         )
 
@@ -94,29 +114,49 @@ class VideoSource:
         """
         which, place = self._place(index)
         file = self.clips[which].file
-        image = self._reader.read(which, file, file.number(place))
+        image = self._reader.read(which, file, int(file.numbers[place]))
         return Frame(self.frame_ids[index], image)
 
     def position(self, index: int) -> tuple[str | None, int | None]:
-        """Return the file, and the frame's place among those taken from it."""
+        """Return the file, and the frame's time: k of k / `fps`, or usual intervals of the file."""
         which, place = self._place(index)
-        return self.clips[which].clip, place
+        return self.clips[which].clip, int(self._times[which][place])
 
     def labelled(self, index: int) -> bool:
         """Tell that no frame of a video has a label."""
         return False
 
     def identity(self) -> dict[str, Any]:
-        """Return the rate and a fingerprint of the files' names, sizes and counts of frames."""
-        rows = sorted(
-            [clip.name, clip.size, len(clip.file.index), len(clip.file)] for clip in self.clips
-        )
-        listing = hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode())
+        """Return the rate and a fingerprint of the files' names, sizes and counts of frames.
+
+        Where moments and not places decide which frames are taken, a fingerprint of those follows.
+        """
+        rows = [
+            [clip.name, clip.size, len(clip.file.index), len(clip.times)] for clip in self.clips
+        ]
+        chosen = [
+            [clip.name, *clip.file.numbers.tolist()]
+            for clip in self.clips
+            if _by_moment(clip.file, self.config.fps)
+        ]
         return {
             **self.config.stated(),
             "frames": len(self),
-            "listing_sha256": listing.hexdigest(),
+            "listing_sha256": _sha256(rows),
+            **({"chosen_sha256": _sha256(chosen)} if chosen else {}),
         }
+
+    @cached_property
+    def _times(self) -> list[NDArray[np.int64]]:
+        """The frames' times, clip by clip: wanted where frames are compared along time."""
+        if self.config.fps is None:
+            odd = [clip.name for clip in self.clips if uneven(clip.file.index)]
+            _warn(
+                odd,
+                "has frames at uneven intervals, and steps of its time are not all of one length; "
+                "`fps` takes frames at equal intervals",
+            )
+        return [clip.times for clip in self.clips]
 
     def _place(self, index: int) -> tuple[int, int]:
         index = range(len(self))[index]
@@ -129,18 +169,45 @@ def open_video(config: VideoConfig) -> VideoSource:
 
     Raises:
         ConfigError: no file, one that cannot be opened or of which no frame decodes, two that
-            would be one clip, or `fps` is given and a file states no rate or a lower one.
+            would be one clip, or `fps` is given and a file has no known rate or a lower one.
         SourceUnavailable: a file cannot be read now.
     """
     found = sorted(_found(config), key=lambda each: (natural_key(each[0]), each[0]))
     names = _clip_names(found)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # OpenCV decodes without the GIL
         indices = list(pool.map(index_video, [path for _, path in found]))
-    clips = []
-    for (name, path), clip, index in zip(found, names, indices, strict=True):
-        step = 1.0 if config.fps is None else _step(path, index.rate, config.fps)
-        clips.append(VideoClip(name, clip, path.stat().st_size, VideoFile(path, index, step)))
+    clips = [
+        _clip(name, path, clip, index, config.fps)
+        for (name, path), clip, index in zip(found, names, indices, strict=True)
+    ]
+    if config.fps is not None:
+        unknown = [clip.name for clip in clips if not ascends(clip.file.index)]
+        _warn(unknown, "does not say when its frames are shown: `fps` counts them at its rate")
     return VideoSource(config, clips)
+
+
+def _clip(name: str, path: Path, clip: str, index: VideoIndex, fps: float | None) -> VideoClip:
+    if fps is not None:
+        _demand_rate(path, frame_rate(index), fps)
+    numbers, times = choose_frames(index, fps)
+    return VideoClip(name, clip, path.stat().st_size, VideoFile(path, index, numbers), times)
+
+
+def _warn(files: list[str], what: str) -> None:
+    if files:
+        more = f" (and {len(files) - 1} more such files)" if len(files) > 1 else ""
+        LOG.warning("%s %s%s", files[0], what, more)
+
+
+def _by_moment(file: VideoFile, fps: float | None) -> bool:
+    """Tell whether other frames are taken than the places at the stated rate say."""
+    return fps is not None and not np.array_equal(file.numbers, numbers_by_place(file.index, fps))
+
+
+def _sha256(rows: list[list[Any]]) -> str:
+    return hashlib.sha256(
+        "".join(json.dumps(row) + "\n" for row in sorted(rows)).encode()
+    ).hexdigest()
 
 
 def _found(config: VideoConfig) -> list[tuple[str, Path]]:
@@ -177,7 +244,7 @@ def _clip_names(found: list[tuple[str, Path]]) -> list[str]:
     return list(paths)
 
 
-def _step(path: Path, rate: float, fps: float) -> float:
+def _demand_rate(path: Path, rate: float, fps: float) -> None:
     if not rate:
         raise ConfigError(
             f"{path} states no frame rate, so `fps` = {fps:g} cannot be taken from it; leave `fps` "
@@ -185,7 +252,6 @@ def _step(path: Path, rate: float, fps: float) -> float:
         )
     if rate < _SLOWER * fps:
         raise ConfigError(
-            f"{path} has {rate:g} frames a second, and `fps` asks for {fps:g}: give `fps` at most "
-            "the rate of the slowest file, or leave it out to take every frame"
+            f"{path} has {rate:.4g} frames a second, and `fps` asks for {fps:g}: give `fps` at "
+            "most the rate of the slowest file, or leave it out to take every frame"
         )
-    return max(1.0, rate / fps)

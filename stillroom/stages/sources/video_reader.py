@@ -40,24 +40,17 @@ class VideoFile:
     Attributes:
         path: the file.
         index: its frames.
-        step: frames from one wanted frame to the next, not always whole.
+        numbers: of the wanted frames, ascending: int64 (M,).
     """
 
     path: Path
     index: VideoIndex
-    step: float = 1.0
+    numbers: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return int((len(self.index) - 1) / self.step + 1e-6) + 1
-
-    def number(self, place: int) -> int:
-        """Return the number of the wanted frame at a place: the nearest in time."""
-        return min(int(place * self.step + 0.5), len(self.index) - 1)
-
-    def wanted(self, number: int) -> bool:
-        """Tell whether a frame of the file is wanted at some place."""
-        place = round(number / self.step)
-        return place < len(self) and self.number(place) == number
+    def before(self, number: int) -> NDArray[np.int64]:
+        """Return the numbers of the last few frames that are wanted before one."""
+        place = int(np.searchsorted(self.numbers, number))
+        return self.numbers[max(0, place - RECENT) : place]
 
 
 class _Decoder:
@@ -79,9 +72,9 @@ class _Decoder:
             if number not in self._recent:
                 if self._capture is None or not 0 <= number - self._next <= REACH:
                     self._approach(number)
+                recent = self.file.before(number)
                 while self._next < number:
-                    near = number - self._next < RECENT * self.file.step
-                    self._grab(keep=near and self.file.wanted(self._next))
+                    self._grab(keep=self._next in recent)
                 self._grab(keep=True)
             return self._recent[number].copy()
 
@@ -182,7 +175,8 @@ class VideoReader:
         return decoder.read(number)
 
     def _near(self, decoder: _Decoder, number: int) -> bool:
-        return -RECENT * decoder.file.step <= number - decoder.aim <= REACH
+        oldest = min(decoder.file.before(decoder.aim), default=decoder.aim)
+        return oldest <= number <= decoder.aim + REACH
 
     def _choose(self, key: int, file: VideoFile, number: int) -> _Decoder:
         """Take the decoder that will be near; else a new one for that unused for longest."""
