@@ -6,7 +6,6 @@ import numpy as np
 from loss_maps import COLOURS, KEY, MIXED, STRIDE, Shown, Views, each_pixel, mixture, numbers
 from map_page import Map, Picture, Scale, scale_of
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.palette import colourise
 from stillroom.stages.sources.camvid import CLASSES
 from stillroom.stages.train.loss_parts.augmentation import Augmentation
@@ -18,6 +17,7 @@ from stillroom.stages.train.losses.dist import _apart, dist
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.probability_l2 import probability_l2
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
 THRESHOLD = 0.7

@@ -18,9 +18,9 @@ from stillroom.stages.geometry import (
     apply_label,
     apply_vector,
     part_needed,
-    upsample_logits,
     view_mask,
 )
+from stillroom.stages.upsample import upsample_logits
 from stillroom.stages.view import View, ViewConfig, identity_view, sample_view
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import (
     CONFIDENCE,
     DEPTH,

@@ -15,7 +15,7 @@ import torch
 
 from stillroom.stages.evaluate.moments import Moments
 from stillroom.stages.evaluate.value_range import Range
-from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:

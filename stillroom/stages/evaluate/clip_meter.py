@@ -8,7 +8,7 @@ import torch
 
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
 from stillroom.stages.evaluate.warping_error import WarpingError
-from stillroom.stages.geometry import upsample_logits
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from stillroom.stages.geometry import (
     apply_field,
     apply_image,
     apply_label,
-    upsample_logits,
     view_mask,
 )
+from stillroom.stages.upsample import upsample_logits
 from stillroom.stages.view import View, identity_view
 from stillroom.storage_specs.artifacts import IGNORE
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
 

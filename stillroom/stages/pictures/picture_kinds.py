@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.flow_colours import flow_picture, longest_of
 from stillroom.stages.pictures.legend import heat_bar
 from stillroom.stages.pictures.palette import BLACK, PADDING, WHITE, colourise, heat
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:

@@ -1,33 +1,23 @@
 """Steps into values, prediction undone on the way, in one compiled pass over memory.
 
-Imported only when a frame is decoded: numba takes half a second to import. Compiled code is kept
-beside this file, or else in NUMBA_CACHE_DIR or in the user's cache folder. It runs without
-the interpreter's lock, so that threads decode side by side.
+Imported only when a frame is decoded.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from stillroom.storage_specs.compiled import compiled
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INT32 = np.int32
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except (RuntimeError, OSError):  # no folder takes compiled code, or the disk is full
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def affine(
     steps: NDArray[np.uint8],
     scale: NDArray[np.float32],
@@ -48,7 +38,7 @@ def affine(
             out[channel, i] = step * np.float32(steps[channel, i]) + least
 
 
-@_compiled
+@compiled
 def _after_median(stored: int, west: int, north: int, north_west: int, mask: int) -> int:
     """One step, of its stored difference and its neighbours."""
     low, high = min(west, north), max(west, north)
@@ -56,7 +46,7 @@ def _after_median(stored: int, west: int, north: int, north_west: int, mask: int
     return (foretold + ((stored >> 1) ^ -(stored & 1))) & mask
 
 
-@_compiled
+@compiled
 def undo_median(
     stored: NDArray[Any], table: NDArray[np.float32], mask: int, out: NDArray[np.float32]
 ) -> None:
@@ -94,7 +84,7 @@ def undo_median(
                 above[0, x], above[1, x], above[2, x], above[3, x] = w0, w1, w2, w3
 
 
-@_compiled
+@compiled
 def undo_above(
     stored: NDArray[np.uint16],
     top: NDArray[np.float32],
@@ -122,7 +112,7 @@ def undo_above(
                 out[c, y, x] = highest - each * np.float32(steps[x])
 
 
-@_compiled
+@compiled
 def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
     """Values of "plane" predicted int16 steps.
 

@@ -87,7 +87,7 @@ def test_a_build_lists_the_files_of_a_source_once(
 
 
 def test_what_is_cached_is_what_the_teacher_says(run_file: Path) -> None:
-    from stillroom.stages.geometry import upsample_logits
+    from stillroom.stages.upsample import upsample_logits
 
     run = load_run(run_file, ["cache.preset=exact"])
     build(run)

@@ -17,8 +17,8 @@ from stillroom.stages.evaluate.cache_stats import (
     stats_of_frame,
 )
 from stillroom.stages.evaluate.moments import Moments
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.pictures.stats_chart import StatsRow, stats_chart
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.terms.term import Term
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import CONFIDENCE, IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ArtifactError
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import field_validator
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.terms.term import Positive, Term
+from stillroom.stages.upsample import upsample_logits
 from stillroom.stages.warp import inside_frame, photometric_weight, warp
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

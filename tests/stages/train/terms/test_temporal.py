@@ -8,13 +8,13 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.losses.temporal import Correspondence, temporal
 from stillroom.stages.train.reads import TRIPLETS
+from stillroom.stages.upsample import upsample_logits
 from stillroom.stages.warp import photometric_weight
 from stillroom.storage_specs.errors import ArtifactError
 

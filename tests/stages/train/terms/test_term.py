@@ -8,7 +8,6 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.geometry import upsample_logits
 from stillroom.stages.train.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropyTerm
 from stillroom.stages.train.losses.cross_entropy import cross_entropy
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
@@ -16,6 +15,7 @@ from stillroom.stages.train.losses.probability_l2 import probability_l2
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.terms.feature_term import FeatureTerm
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 TERMS = TypeAdapter(tuple[TermConfig, ...])
