@@ -13,12 +13,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from tiny_segformer import tiny_segformer
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
 from stillroom.stages.models.teacher import build_teacher
-from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.store import Cache
 
@@ -35,15 +35,11 @@ TEACHER = re.compile(r"\[teachers\.heavy\]\n.*?\n(?=\n\[)", re.DOTALL)
 
 
 def save_segformer(folder: Path) -> None:
-    import_torchvision()
-    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
-    settings = transformers.SegformerConfig(
-        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
-        num_labels=3,
-    )  # fmt: skip
-    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
-    transformers.SegformerImageProcessor(do_normalize=False).save_pretrained(folder)
+    tiny_segformer(3).save_pretrained(folder)
+
+    from transformers import SegformerImageProcessor
+
+    SegformerImageProcessor(do_normalize=False).save_pretrained(folder)
 
 
 @pytest.fixture

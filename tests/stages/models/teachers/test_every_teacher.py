@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from tiny_segformer import tiny_segformer
 
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
 from stillroom.stages.models.teacher import build_teacher
@@ -52,14 +53,7 @@ def torchvision(folder: Path) -> dict[str, Any]:
 
 
 def hf(folder: Path) -> dict[str, Any]:
-    import_torchvision()
-    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
-    settings = transformers.SegformerConfig(
-        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
-        num_labels=CLASSES,
-    )  # fmt: skip
-    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
+    tiny_segformer(CLASSES).save_pretrained(folder)
     return {"path": str(folder)}
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from tiny_segformer import tiny_segformer
 from torch import nn
 
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
-from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -125,13 +125,7 @@ def test_a_program_of_one_batch_and_size_works_there(batch: int, tmp_path: Path)
 
 
 def test_a_model_of_transformers_takes_a_keyword_and_gives_its_own_output(tmp_path: Path) -> None:
-    import_torchvision()
-    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
-    settings = transformers.SegformerConfig(
-        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=12, num_labels=5,
-    )  # fmt: skip
-    model = transformers.SegformerForSemanticSegmentation(settings).eval()
+    model = tiny_segformer(5)
     program = torch.export.export(model, (), {"pixel_values": PIXELS})
     torch.export.save(program, tmp_path / "w.pt2")
     made = build_teacher(config(tmp_path / "w.pt2"), (64, 96))(FRAMES)

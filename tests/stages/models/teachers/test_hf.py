@@ -20,29 +20,6 @@ if TYPE_CHECKING:
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A very small SegFormer with random weights, as save_pretrained writes it."""
-    import_torchvision()
-    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
-    folder = tmp_path_factory.mktemp("segformer")
-    settings = transformers.SegformerConfig(
-        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
-        num_labels=5,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(model_folder: Path, tmp_path: Path) -> Path:
-    for file in model_folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
 def config(path: Path | str, **changes: Any) -> TeacherConfig:
     section = {"kind": "hf", "path": str(path), "classes": 5, "device": "cpu"}
     parsed: TeacherConfig = TypeAdapter(TeacherConfig).validate_python({**section, **changes})
@@ -95,42 +72,42 @@ def test_the_classifier_is_told_from_an_auxiliary_one_and_its_upsampling_undone(
     torch.testing.assert_close(upsampled, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_identity_follows_the_files_and_not_their_place(model_folder: Path, copy: Path) -> None:
-    assert config(copy).identity() == config(model_folder).identity()
-    described = config(copy, device="auto").identity()
-    assert described == {**build_teacher(config(copy, device="auto")).identity(), "device": "auto"}
-    settings = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**settings, "decoder_hidden_size": 13}))
-    assert config(copy).identity() != config(model_folder).identity()
+def test_identity_follows_the_files_and_not_their_place(model_folder: Path, model: Path) -> None:
+    assert config(model).identity() == config(model_folder).identity()
+    described = config(model, device="auto").identity()
+    assert described == {**build_teacher(config(model, device="auto")).identity(), "device": "auto"}
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "decoder_hidden_size": 13}))
+    assert config(model).identity() != config(model_folder).identity()
 
 
-def test_identity_follows_only_files_that_are_read(model_folder: Path, copy: Path) -> None:
+def test_identity_follows_only_files_that_are_read(model_folder: Path, model: Path) -> None:
     described = config(model_folder).identity()
     assert set(described["files_sha256"]) == {"config.json", "model.safetensors"}
     for name in ("training_args.bin", "optimizer.bin", "pytorch_model.bin"):
-        (copy / name).write_bytes(b"beside")
-        assert config(copy).identity() == described
-    (copy / "model.safetensors").unlink()
-    old = config(copy).identity()
+        (model / name).write_bytes(b"beside")
+        assert config(model).identity() == described
+    (model / "model.safetensors").unlink()
+    old = config(model).identity()
     assert set(old["files_sha256"]) == {"config.json", "pytorch_model.bin"}
 
 
 def test_other_classes_and_colours_than_the_runs_are_warned_of(
-    copy: Path, caplog: pytest.LogCaptureFixture
+    model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["sky", "road", "car", "tree", "wall"]
-    build_teacher(config(copy, classes=names))
+    build_teacher(config(model, classes=names))
     assert not caplog.messages, "LABEL_0 and so on are no names, and nothing is said of colours"
-    settings = json.loads((copy / "config.json").read_text())
+    settings = json.loads((model / "config.json").read_text())
     settings["id2label"] = dict(enumerate(names))
     settings["label2id"] = {name: i for i, name in enumerate(names)}
-    (copy / "config.json").write_text(json.dumps(settings))
+    (model / "config.json").write_text(json.dumps(settings))
     colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (copy / "preprocessor_config.json").write_text(json.dumps(colours))
-    build_teacher(config(copy, classes=names))
-    build_teacher(config(copy, classes=5))
+    (model / "preprocessor_config.json").write_text(json.dumps(colours))
+    build_teacher(config(model, classes=names))
+    build_teacher(config(model, classes=5))
     assert not caplog.messages
-    build_teacher(config(copy, classes=names[::-1], mean=[127, 127, 127]))
+    build_teacher(config(model, classes=names[::-1], mean=[127, 127, 127]))
     classes, mean = caplog.messages
     assert "teacher  sky, road, car, tree, wall\n  run      wall, tree, car, road, sky" in classes
     assert "mean = [123.675, 116.28, 103.53], of RGB 0..255, the run has [127.0, 127.0, 12" in mean
@@ -141,21 +118,21 @@ def test_other_number_of_classes_is_said_in_those_words(model_folder: Path) -> N
         build_teacher(config(model_folder, classes=9))
 
 
-def test_files_that_do_not_fill_the_network_are_refused(copy: Path) -> None:
-    settings = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**settings, "depths": [1, 1, 1, 2]}))
+def test_files_that_do_not_fill_the_network_are_refused(model: Path) -> None:
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "depths": [1, 1, 1, 2]}))
     with pytest.raises(WeightsError, match="missing_keys"):
-        build_teacher(config(copy))
+        build_teacher(config(model))
 
 
-def test_damaged_or_absent_files_are_refused(copy: Path, tmp_path: Path) -> None:
-    weights = copy / "model.safetensors"
+def test_damaged_or_absent_files_are_refused(model: Path, tmp_path: Path) -> None:
+    weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(WeightsError, match="cannot be loaded"):
-        build_teacher(config(copy))
+        build_teacher(config(model))
     weights.unlink()
     with pytest.raises(WeightsError, match=r"expected a folder with config\.json"):
-        config(copy).identity()
+        config(model).identity()
     with pytest.raises(WeightsError, match=r"expected a folder|cannot be loaded"):
         build_teacher(config(tmp_path / "nowhere"))
 

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers import hf_processor
 from stillroom.stages.models.teachers.families import TeacherConfig
-from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -57,27 +56,6 @@ FILES: dict[str, dict[str, Any]] = {
     "an old file": {"feature_extractor_type": "MobileViTFeatureExtractor", "size": 288},
     "tips": {"image_processor_type": "Tipsv2DptImageProcessor"},
 }
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import_torchvision()
-    transformers = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
-    folder = tmp_path_factory.mktemp("segformer")
-    settings = transformers.SegformerConfig(
-        num_encoder_blocks=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16],
-        num_attention_heads=[1, 1, 2, 2], sr_ratios=[8, 4, 2, 1], decoder_hidden_size=12,
-        num_labels=5,
-    )  # fmt: skip
-    transformers.SegformerForSemanticSegmentation(settings).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def model(saved: Path, tmp_path: Path) -> Path:
-    for file in saved.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
 
 
 def put(model: Path, processor: dict[str, Any]) -> None:
