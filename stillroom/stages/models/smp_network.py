@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.stages.models.weights import load_weights
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -93,6 +95,20 @@ def build_smp(design: SmpDesign) -> nn.Module:
     if OUTPUT_STRIDE in design.options:
         _demand_fit(network, design)
     return network
+
+
+def load_smp_weights(network: nn.Module, file: Path, key: str | None, classes: int) -> None:
+    """Load the weights of a whole network; those of an image-level head are passed over.
+
+    Args:
+        file: .safetensors or .pth
+        key: where in the file they are, if it holds several such networks
+        classes: of the network, for the message where the file has others
+
+    Raises:
+        WeightsError: they are unreadable, not finite, or belong to another network.
+    """
+    load_weights(network, file, key=key, classifier=(CLASSIFIER, classes), skip=(AUXILIARY,))
 
 
 def forward_smp(network: Any, images: Tensor) -> ModelOutput:

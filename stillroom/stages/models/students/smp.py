@@ -9,19 +9,18 @@ from pydantic import Field
 
 from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.smp_network import (
-    AUXILIARY,
-    CLASSIFIER,
     Architecture,
     SmpDesign,
     build_smp,
     classifier_of,
     forward_smp,
     freeze_idle_layers,
+    load_smp_weights,
     pad_multiple,
 )
 from stillroom.stages.models.student_settings import StudentSettings
 from stillroom.stages.models.tensor_file import read_tensors
-from stillroom.stages.models.weights import fit_encoder, load_weights
+from stillroom.stages.models.weights import fit_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,13 +64,7 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
         file, key = config.encoder_weights, config.encoder_weights_key
         fit = fit_encoder(network.get_submodule("encoder"), read_tensors(file), file, key)
     if config.weights is not None:
-        load_weights(
-            network,
-            config.weights,
-            key=config.weights_key,
-            classifier=(CLASSIFIER, num_classes),
-            skip=(AUXILIARY,),
-        )
+        load_smp_weights(network, config.weights, config.weights_key, num_classes)
     normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
     student = Student(network, normalise, num_classes, forward_smp, _classifier_weight)
     student.encoder_fit = fit

@@ -9,17 +9,15 @@ from pydantic import Field
 
 from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.smp_network import (
-    AUXILIARY,
-    CLASSIFIER,
     Architecture,
     SmpDesign,
     build_smp,
     forward_smp,
     freeze_idle_layers,
+    load_smp_weights,
     pad_multiple,
 )
 from stillroom.stages.models.teacher_settings import TeacherSettings
-from stillroom.stages.models.weights import load_weights
 
 if TYPE_CHECKING:
     from stillroom.stages.models.dense_network import TeacherNetwork
@@ -56,13 +54,7 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     classes = config.num_classes()
     network = build_smp(SmpDesign(config.architecture, config.encoder, classes, config.options))
     if config.weights is not None:
-        load_weights(
-            network,
-            config.weights,
-            key=config.weights_key,
-            classifier=(CLASSIFIER, classes),
-            skip=(AUXILIARY,),
-        )
+        load_smp_weights(network, config.weights, config.weights_key, classes)
     freeze_idle_layers(network)
     return TeacherNetwork(
         module=network,
