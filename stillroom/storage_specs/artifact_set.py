@@ -151,11 +151,19 @@ class ArtifactSet:
         return self._catalogue.committed()
 
     def part(self, shard: int) -> ShardPart:
-        """The manifest part of a committed shard.
+        """Read the manifest part of a committed shard as it is now.
+
+        Args:
+            shard: 0 <= shard < shards
+
+        Returns:
+            a row for each index of `shard_range(shard)`, in that order, in units of `FrameRow`; and
+            bytes and sha256 of every object that was committed, by the path of its array.
 
         Raises:
-            CacheIncomplete: the shard is not committed.
-            CacheCorrupt: its part is damaged.
+            ConfigError: there is no such shard.
+            CacheIncomplete: it is not committed.
+            CacheCorrupt: its part is damaged, or has other rows or arrays than the set.
             CacheMismatch: its part belongs to another definition.
             CacheError: its part cannot be read.
         """

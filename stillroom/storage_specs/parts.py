@@ -71,11 +71,18 @@ class Parts:
         return range(start, min(start + self._definition.shard_frames, self._definition.count))
 
     def read(self, shard: int) -> ShardPart:
-        """The manifest part of a committed shard.
+        """Read the part of a shard, hold it against the definition, and keep what `held` returns.
+
+        Args:
+            shard: 0 <= shard < shards of the set
+
+        Returns:
+            one row a frame, by index from the first of `span(shard)` on; units as in `FrameRow`.
 
         Raises:
-            CacheIncomplete: the shard is not committed.
-            CacheCorrupt: its part is damaged.
+            ConfigError: there is no such shard.
+            CacheIncomplete: it is not committed.
+            CacheCorrupt: its part is damaged, or has other rows or arrays than the set.
             CacheMismatch: its part belongs to another definition.
             CacheError: its part cannot be read.
         """
