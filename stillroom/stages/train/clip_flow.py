@@ -58,6 +58,7 @@ class CachedFlow:
         self.flow = flow
         self._draws = draws
         demand_whole(flow)
+        flow.watch()
         self._rows: dict[str, list[Any]] = flow.rows().to_pydict()
         if "partner" not in self._rows:
             raise ConfigError(

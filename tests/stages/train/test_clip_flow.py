@@ -25,7 +25,7 @@ from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
 from stillroom.stages.warp import warp, warp_labels
 from stillroom.storage_specs.codecs.table import codec_from_dict
-from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, FrameError
+from stillroom.storage_specs.errors import CacheCorrupt, CacheIncomplete, ConfigError, FrameError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.store import Cache
 
@@ -278,6 +278,18 @@ def test_displacements_beyond_the_codec_are_cut_and_counted(tmp_path):
     flow[0, 0, :5], flow[1, 0, 3:7] = 10.0, -10.0
     row = items.finished_row(0, items.load(0), {"flow": flow})
     assert (row.clipped, row.draw, row.partner) == (7, None, "clip0000_01")
+
+
+def test_flow_in_another_shards_place_is_refused_before_it_is_learned_from(tmp_path):
+    made = build(tmp_path / "c.cache", EVERY, Exact()).artifact_set("street", "exact")
+    (stored,) = made.definition.stored(made.arrays["flow"])
+    one, other = (tmp_path / "c.cache" / stored.object_path(shard) for shard in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert one.stat().st_size == other.stat().st_size
+    with pytest.raises(CacheCorrupt, match=r"flow.*shard 0 .*may be another object.*--repair"):
+        dataset(Cache.open(tmp_path / "c.cache")).sample(0, 0)
 
 
 def test_a_set_that_lacks_shards_or_holds_no_pairs_is_refused(cache, tmp_path):
