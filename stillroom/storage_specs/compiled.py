@@ -7,7 +7,8 @@ folder.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numba
 
@@ -15,9 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when it is first called with arguments of some types."""
+def compiled(
+    function: Callable[..., Any] | None = None, *, fused: bool = False
+) -> Callable[..., Any]:
+    """Compile a function when it is first called with arguments of some types.
+
+    Args:
+        fused: a * b + c may be rounded once, where the machine can; never for what is stored or
+            decoded, which are the same bits everywhere
+    """
+    if function is None:
+        return partial(compiled, fused=fused)
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"} if fused else False}
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        made = numba.njit(cache=True, **options)(function)
     except (RuntimeError, OSError):  # no folder takes compiled code, or the disk is full
-        return numba.njit(nogil=True)(function)
+        made = numba.njit(**options)(function)
+    return cast("Callable[..., Any]", made)

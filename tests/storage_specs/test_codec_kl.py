@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from stillroom.storage_specs.codecs.kl import KL
+from stillroom.storage_specs.codecs.kl_kernels import SPAN, _exp, divergences
+from stillroom.storage_specs.codecs.prediction import differences_of
 from stillroom.storage_specs.errors import ArtifactError
 from stillroom.storage_specs.fidelity import pixel_kl, spatial_kl
 
@@ -147,3 +149,93 @@ def test_divergences_are_those_of_their_formulas() -> None:
     # A constant added to a pixel is seen by channels alone, one added to a channel by pixels alone.
     assert pixel_kl(x, x + rng.normal(size=(1, 3, 5))) < 1e-12
     assert spatial_kl(x, x + rng.normal(size=(4, 1, 1))) < 1e-12
+
+
+def by_formula(codec: KL, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Steps (C, h, w), their sizes (C,), and how often sizes were tried: as `kl` has it, in NumPy.
+
+    What a step^2 costs in nats is weight / 24; of the sizes for which both divergences cost the
+    budget at most, those with the greatest product are the cheapest in bits.
+    """
+    channels, top = len(x), x.max(axis=(1, 2))
+    below = top[:, None, None].astype(np.float64) - x
+    widening, knee = np.ones_like(below), np.inf
+    if codec.predict == "median":
+        widening, knee = (1 + below / 4) ** 2, 4.0
+        below = np.log1p(below / 4) * 4
+    of_class = np.exp(x.astype(np.float64) - x.max(axis=0))
+    of_class /= of_class.sum(axis=0)
+    of_place = np.exp((x.astype(np.float64) - top[:, None, None]) / 4)
+    of_place /= of_place.sum(axis=(1, 2), keepdims=True)
+    pixel = (of_class * (1 - of_class) * widening).mean(axis=(1, 2)) / 24
+    spatial = (of_place * widening).sum(axis=(1, 2)) / (24 * 16 * channels)
+    squares = 1 / (pixel + np.geomspace(1e-6, 1e6, 49)[:, None] * spatial)
+    spent = np.maximum((squares * pixel).sum(axis=1), (squares * spatial).sum(axis=1))
+    squares *= 0.98 * codec.budget / spent[:, None]
+    size = np.sqrt(squares[np.log(squares).sum(axis=1).argmax()])
+    finest = np.maximum(below.max(axis=(1, 2)) / 65535, 1e-30)
+    for attempt in range(1, 7):
+        size = np.maximum(size, finest).astype(np.float32)
+        steps = np.minimum(np.rint(below / size[:, None, None]), 65535)
+        depth = steps.astype(np.float32) * size[:, None, None]
+        if np.isfinite(knee):
+            depth = np.float32(knee) * np.expm1(depth / np.float32(knee))
+        kept = top[:, None, None] - depth
+        spent = max(pixel_kl(x, kept), spatial_kl(x, kept))
+        if spent <= codec.budget:
+            return steps.astype(np.uint16), size, attempt
+        size = size * np.sqrt(codec.budget / spent) * 0.98
+    raise AssertionError(spent)
+
+
+def with_a_far_class(classes: int, span: float) -> np.ndarray:
+    x = teacher_like(classes, 4.0)
+    x[0, :20] -= np.float32(span)
+    return x
+
+
+@pytest.mark.parametrize("predict", PREDICTORS)
+@pytest.mark.parametrize(
+    ("x", "budget", "attempts"),
+    [
+        (teacher_like(2, 0.5), 5e-5, 1),
+        (teacher_like(11, 4.0), 5e-5, 1),
+        (teacher_like(60, 12.0), 2e-4, 1),
+        (teacher_like(2, 0.5)[:, :2, :3], 1e-2, 2),  # few cells: rounding is no noise there
+        (teacher_like(11, 4.0).transpose(0, 2, 1), 1e-6, 1),
+        (with_a_far_class(7, SPAN - 100), 5e-5, 1),
+        (with_a_far_class(7, 5 * SPAN), 5e-5, 1),
+    ],
+    ids=["2", "11", "60", "few", "transposed", "span", "beyond"],
+)
+def test_steps_are_those_of_the_formula_to_the_last_bit(
+    x: np.ndarray, budget: float, attempts: int, predict: str
+) -> None:
+    codec = KL(budget, predict)
+    steps, size, tried = by_formula(codec, x)
+    encoded = codec.encode(x)
+    np.testing.assert_array_equal(encoded.side["step"], size)
+    np.testing.assert_array_equal(encoded.values, differences_of(steps, predict))
+    assert tried >= attempts
+
+
+@given(
+    x=arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, max_side=70),
+        elements=st.floats(-SPAN / 2, SPAN / 2 - 10, width=32),
+    ),
+    error=st.floats(0, 10, width=32),
+)
+def test_compiled_divergences_are_those_of_the_measures(x: np.ndarray, error: float) -> None:
+    kept = x - np.float32(error) * np.random.default_rng(0).random(x.shape, np.float32)
+    greatest = float(max(x.max(), kept.max()))
+    found = divergences(x, kept, greatest)
+    assert found[0] == pytest.approx(pixel_kl(x, kept), rel=1e-9, abs=1e-12)
+    assert found[1] == pytest.approx(spatial_kl(x, kept), rel=1e-9, abs=1e-12)
+
+
+def test_the_exponential_is_right_to_its_last_bits() -> None:
+    for x in np.linspace(-700, 700, 10001):
+        assert _exp(x) == pytest.approx(np.exp(x), rel=8e-16)
+    assert _exp(0.0) == 1.0

@@ -1,6 +1,6 @@
-"""Steps into values, prediction undone on the way, in one compiled pass over memory.
+"""Steps into values, prediction made and undone on the way, in one compiled pass over memory.
 
-Imported only when a frame is decoded.
+Imported only when a frame is encoded or decoded.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ INT32 = np.int32
 
 @compiled
 def affine(
-    steps: NDArray[np.uint8],
+    steps: NDArray[Any],
     scale: NDArray[np.float32],
     offset: NDArray[np.float32],
     out: NDArray[np.float32],
 ) -> None:
-    """Values of plain steps: out = scale[channel] * steps + offset[channel].
+    """Values of equal steps: out = scale[channel] * steps + offset[channel].
 
     Not fused into one rounding: every reader of the format finds the same bits.
 
@@ -134,3 +134,29 @@ def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> 
                 step = np.int32(np.int16(above[x] + drift))
                 above[x] = step
                 out[c, y, x] = step * np.float32(scale)
+
+
+@compiled
+def differences(steps: NDArray[Any], rule: int, bits: int, out: NDArray[Any]) -> None:
+    """Steps as differences from what their neighbours foretell.
+
+    Args:
+        steps, out: (C, h, w) uint8 or uint16
+        rule: of `prediction.Predictor`, by its place there
+        bits: 8 or 16
+    """
+    channels, height, width = steps.shape
+    half, mask = INT32(1 << (bits - 1)), INT32((1 << bits) - 1)
+    for c in range(channels):
+        for y in range(height):
+            for x in range(width):
+                north = INT32(steps[c, y - 1, x]) if y else INT32(0)
+                west = INT32(steps[c, y, x - 1]) if x else north
+                north_west = INT32(steps[c, y - 1, x - 1]) if x and y else north
+                foretold = north
+                if rule > 0:
+                    foretold = west + north - north_west
+                if rule == 1:
+                    foretold = min(max(foretold, min(west, north)), max(west, north))
+                d = ((INT32(steps[c, y, x]) - foretold + half) & mask) - half
+                out[c, y, x] = ((d << 1) ^ (d >> 31)) & mask

@@ -14,7 +14,7 @@ neither softmax has weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -84,8 +84,7 @@ class KL(Codec):
 
     def encode(self, x: Array) -> Encoded:
         """Quantise within the budget; ArtifactError where 16 bits cannot hold it."""
-        # Sums depend on the order of memory in their last bits, and so would the steps.
-        steps, side = self._quantised(np.ascontiguousarray(finite_float32(x)))
+        steps, side = self._quantised(finite_float32(x))
         return Encoded(differences_of(steps, self.predict), side)
 
     def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
@@ -115,25 +114,27 @@ class KL(Codec):
         self, floats: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint16], dict[str, NDArray[np.float32]]]:
         """Steps below each channel's top, (C, h, w) uint16, and the side arrays."""
+        from stillroom.storage_specs.codecs.kl_kernels import nearest_steps
+
         check_channels(floats, self.name)
         if floats.size == 0:
             nothing = np.zeros(len(floats), np.float32)
             empty = np.zeros(floats.shape, np.uint16)
             return empty, {"top": nothing, "step": nothing, "last": nothing}
-        top = floats.max(axis=(1, 2))
-        depth = per_channel(top, floats).astype(np.float64) - floats
-        if self.predict == "median":
-            depth = np.log1p(depth / KNEE) * KNEE
-        finest = np.maximum(depth.max(axis=(1, 2)) / MOST_STEPS, 1e-30)
-        step = _planned(floats, np.exp(2 * depth / self._knee), self.budget)
+        flat = np.ascontiguousarray(floats.reshape(len(floats), -1))
+        top, low = flat.max(axis=1), flat.min(axis=1)
+        even, highest = self._even(flat, top)
+        depth = highest.astype(np.float64) - self._even(low[:, None], top)[0][:, 0]
+        finest = np.maximum(depth / MOST_STEPS, 1e-30)
+        step = _planned(*_costs(flat, top, low, self._knee), self.budget)
         for _ in range(ATTEMPTS):
             step = np.maximum(step, finest).astype(np.float32)
-            steps = np.minimum(np.rint(depth / per_channel(step, floats)), MOST_STEPS)
-            side = {"top": top, "step": step, "last": steps.max(axis=(1, 2)).astype(np.float32)}
-            kept = _values(steps, side, self._knee)
-            worst = max(pixel_kl(floats, kept), spatial_kl(floats, kept))
+            steps = np.empty(flat.shape, np.uint16)
+            nearest_steps(even, highest, step, MOST_STEPS, steps)
+            side = {"top": top, "step": step, "last": steps.max(axis=1).astype(np.float32)}
+            worst = _divergence(flat, self._kept(steps, side))
             if worst <= self.budget:
-                return steps.astype(np.uint16), side
+                return steps.reshape(floats.shape), side
             step = step * np.sqrt(self.budget / worst) * 0.98
         raise ArtifactError(
             f"codec kl cannot keep the budget of {self.budget:g} nats in 16 bits (reached "
@@ -141,9 +142,31 @@ class KL(Codec):
             "or use codec half or exact"
         )
 
+    def _even(
+        self, flat: NDArray[np.float32], top: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Logits (C, n) and their tops (C,) on an axis where steps are equal."""
+        if self.predict == "above":
+            return flat, top
+        below = top[:, None].astype(np.float64) - flat
+        below /= KNEE
+        np.log1p(below, out=below)
+        below *= -KNEE
+        return below, np.zeros(len(top))
+
+    def _kept(self, steps: NDArray[np.uint16], side: Side) -> NDArray[np.float32]:
+        """What `decode` makes of steps: (C, n)."""
+        from stillroom.storage_specs.codecs.kernels import affine
+
+        if self.predict == "median":
+            return _values(steps, side)
+        kept = np.empty(steps.shape, np.float32)
+        affine(steps, -side["step"], side["top"], kept)
+        return kept
+
 
 def _planned(
-    floats: NDArray[np.float32], widening: NDArray[np.float64], budget: float
+    pixel: NDArray[np.float64], spatial: NDArray[np.float64], budget: float
 ) -> NDArray[np.float64]:
     """The step of each channel that costs the fewest bits within both budgets: (C,).
 
@@ -152,20 +175,40 @@ def _planned(
     size follows from the budget that is reached first.
 
     Args:
-        widening: squared, by how much a step at each value is wider than at the channel's greatest
+        pixel, spatial: see `_costs`
     """
-    channels = len(floats)
-    over_classes = _softmax(floats, axis=0)
-    flat = (channels, -1)
-    over_positions = _softmax(floats.reshape(flat) / SPATIAL_TEMPERATURE, axis=1)
-    pixel = (over_classes * (1 - over_classes) * widening).mean(axis=(1, 2)) / 24
-    spatial = (over_positions * widening.reshape(flat)).sum(axis=1)
-    spatial /= 24 * SPATIAL_TEMPERATURE**2 * channels
     ratio = np.geomspace(1e-6, 1e6, 49)[:, None]
     squares = 1 / (pixel + ratio * spatial)  # (ratios, C)
     reached = np.maximum((squares * pixel).sum(axis=1), (squares * spatial).sum(axis=1))
     squares *= 0.98 * budget / reached[:, None]
     return np.asarray(np.sqrt(squares[np.log(squares).sum(axis=1).argmax()]))
+
+
+def _costs(
+    flat: NDArray[np.float32], top: NDArray[np.float32], low: NDArray[np.float32], knee: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What one step^2 of each channel adds to the two divergences, in nats: (C,), (C,)."""
+    from stillroom.storage_specs.codecs.kl_kernels import SPAN, step_costs
+
+    if float(top.max()) - float(low.min()) <= SPAN:
+        pixel, spatial = np.empty((2, len(flat)))
+        step_costs(flat, top, 1 / knee, pixel, spatial)
+    else:
+        wider = (1 + (top[:, None].astype(np.float64) - flat) / knee) ** 2
+        of_class = _softmax(flat, axis=0)
+        pixel = (of_class * (1 - of_class) * wider).mean(axis=1)
+        spatial = (_softmax(flat / SPATIAL_TEMPERATURE, axis=1) * wider).sum(axis=1)
+    return pixel / 24, spatial / (24 * SPATIAL_TEMPERATURE**2 * len(flat))
+
+
+def _divergence(true: NDArray[np.float32], kept: NDArray[np.float32]) -> float:
+    """Return the greater of `pixel_kl` and `spatial_kl` of maps (C, n)."""
+    from stillroom.storage_specs.codecs.kl_kernels import SPAN, divergences
+
+    greatest = float(true.max())  # of kept too: no step is above its channel's greatest
+    if greatest - min(float(true.min()), float(kept.min())) <= SPAN:
+        return float(max(divergences(true, kept, greatest)))
+    return max(pixel_kl(true, kept), spatial_kl(true, kept))
 
 
 def _softmax(x: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
@@ -177,12 +220,15 @@ def _table(side: Side) -> NDArray[np.float32]:
     """Value of every step of every channel: (C, most steps of a channel)."""
     last = np.clip(np.nan_to_num(side["last"]), 0, MOST_STEPS)[:, None]
     every = np.arange(int(last.max(initial=0)) + 1, dtype=np.float32)
-    return _values(np.minimum(every, last), side, KNEE)
+    return _values(np.minimum(every, last), side)
 
 
-def _values(steps: Array, side: Side, knee: float) -> NDArray[np.float32]:
-    steps = np.asarray(steps, np.float32)
-    depth = steps * per_channel(side["step"], steps)
-    if np.isfinite(knee):
-        depth = np.float32(knee) * np.expm1(depth / np.float32(knee))
-    return np.asarray(per_channel(side["top"], steps) - depth)
+def _values(steps: Array, side: Side) -> NDArray[np.float32]:
+    """Values of steps that grow, in float32."""
+    values = steps.astype(np.float32)
+    values *= side["step"][:, None]
+    values /= np.float32(KNEE)
+    np.expm1(values, out=values)
+    values *= np.float32(-KNEE)
+    values += side["top"][:, None]
+    return values

@@ -14,7 +14,7 @@ for d < 0. Channels are predicted each on their own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -33,19 +33,9 @@ def differences_of(steps: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
     Returns:
         the same shape and dtype
     """
-    wide = steps.astype(np.int32)
-    north = np.zeros_like(wide)
-    north[:, 1:] = wide[:, :-1]
-    west = np.concatenate([north[:, :, :1], wide[:, :, :-1]], axis=2)
-    north_west = np.concatenate([north[:, :, :1], north[:, :, :-1]], axis=2)
-    plane = west + north - north_west
-    if predictor == "above":
-        foretold = north
-    elif predictor == "median":
-        low, high = np.minimum(west, north), np.maximum(west, north)
-        foretold = np.clip(plane, low, high)
-    else:
-        foretold = plane
-    signed = (wide - foretold).astype(steps.dtype.str.replace("u", "i"))
-    bits = 8 * steps.dtype.itemsize - 1
-    return np.asarray(((signed << 1) ^ (signed >> bits)).view(steps.dtype))
+    from stillroom.storage_specs.codecs.kernels import differences
+
+    stored = np.empty(steps.shape, steps.dtype)
+    rule = get_args(Predictor).index(predictor)
+    differences(np.ascontiguousarray(steps), rule, 8 * steps.dtype.itemsize, stored)
+    return stored
