@@ -1,4 +1,4 @@
-"""Look at the cached labels before training: whether there is anything in them to learn."""
+"""Look at the labels, after a build and before training: whether there is anything to learn."""
 
 from __future__ import annotations
 
@@ -9,17 +9,53 @@ import numpy as np
 
 from stillroom.storage_specs.artifacts import IGNORE, LABELS
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from stillroom.pipeline.build.plan import SetPlan
+    from stillroom.pipeline.build.report import BuildReport
+    from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
+    from stillroom.storage_specs.artifact_set import ArtifactSet
 
 LOG = logging.getLogger(__name__)
 MOST = 256  # frames, spread over a stream, in which a class is looked for
+NAMED = 20  # classes in a message
+LIKELY = (
+    f"by default `ignore` is [{IGNORE}], to which masks of 0 and {IGNORE} lose their object: those "
+    f"take `ignore = []` and `mapping = {{ 0 = 0, {IGNORE} = 1 }}`"
+)
+
+
+def check_built_labels(run: RunConfig, report: BuildReport) -> None:
+    """Say which classes no label of a source has, where a build did anything for that source.
+
+    What the build has counted itself is not read again, and nothing is once all classes are seen.
+
+    Raises:
+        CacheCorrupt: a label that an earlier build made is damaged.
+    """
+    worked_on = {plan.source for plan in report.plans if plan.missing}
+    for plan in report.plans:
+        if plan.classes and plan.source in worked_on:
+            frames = Cache.open(run.cache.path).artifact_set(plan.source, plan.set_name)
+            pixels, usable = report.label_pixels[plan.source], frames.usable()
+            seen = np.array([pixels[index] > 0 for index in range(len(plan.classes))])
+            _look(frames, _not_counted(report, plan, usable), seen, most=len(usable))
+            _tell(f"source {plan.source}", f"its {len(usable)}", seen, plan.classes)
+
+
+def _not_counted(
+    report: BuildReport, plan: SetPlan, usable: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the frames, of those that are usable, whose labels an earlier build made."""
+    counted = [work.shard for work in report.computed & set(plan.works())]
+    return usable[~np.isin(usable // plan.shard_frames, counted)]
 
 
 def check_labels(
@@ -37,49 +73,69 @@ def check_labels(
         name: objective.reads(dataset.labelled, clips=dataset.clips)
         for name, dataset in streams.items()
     }
-    empty = []
-    for name, dataset in streams.items():
-        if LABELS in reads[name] and not _has_labels(name, dataset, classes):
-            empty.append(name)
-    others = frozenset().union(*reads.values()) - {LABELS}
     labelled = [name for name in streams if LABELS in reads[name]]
+    empty = [name for name in labelled if not _has_labels(name, streams[name], classes)]
+    others = frozenset().union(*reads.values()) - {LABELS}
     if empty and empty == labelled and not others:
         raise ConfigError(
             f"train.streams: no pixel of {', '.join(empty)} has a label and every term reads "
-            "labels, so there is nothing to learn; look at the source's mapping and `ignore` "
-            f"(ids that are ignored become {IGNORE}), build the cache again, or add a term with a "
-            "teacher"
+            "labels, so there is nothing to learn; look at the source's classes, mapping and "
+            f"`ignore` ({LIKELY}) and build the cache again, or add a term with a teacher"
         )
 
 
 def _has_labels(name: str, dataset: CacheDataset, classes: Sequence[str]) -> bool:
     """Whether a stream has a labelled pixel; say what it lacks."""
-    order = _spread(dataset.indices)
-    seen, read = np.zeros(len(classes), bool), 0
-    for index in order:
-        labels = dataset.frames.read(LABELS, int(index))
-        seen |= np.bincount(labels.reshape(-1), minlength=IGNORE + 1)[: len(classes)] > 0
-        read += 1
-        if seen.all() or (seen.any() and read >= MOST):
+    seen, count = np.zeros(len(classes), bool), len(dataset.indices)
+    read = _look(dataset.frames, dataset.indices, seen, MOST)
+    frames = f"its {read}" if read == count else f"{read} of its {count}"
+    _tell(f"stream {name}", frames, seen, classes)
+    return bool(seen.any())
+
+
+def _look(
+    frames: ArtifactSet, indices: NDArray[np.int64], seen: NDArray[np.bool_], most: int
+) -> int:
+    """Read labels until every class is seen, or some class and `most` frames.
+
+    Args:
+        seen: (classes,), is set to True where a pixel has the class
+
+    Returns:
+        how many frames were read
+    """
+    read = 0
+    for index in _spread(indices):
+        if seen.all() or (seen.any() and read >= most):
             break
+        labels = frames.read(LABELS, int(index))
+        seen |= np.bincount(labels.reshape(-1), minlength=IGNORE + 1)[: len(seen)] > 0
+        read += 1
+    return read
+
+
+def _tell(place: str, frames: str, seen: NDArray[np.bool_], classes: Sequence[str]) -> None:
+    """Warn where a source or stream has no labelled pixel, or none of some classes."""
     if not seen.any():
         LOG.warning(
-            "stream %s: no pixel of its %d frames has a label; look at the mapping and `ignore` of "
-            "its source",
-            name,
-            len(order),
+            "%s: no pixel of %s frames has a label; look at the classes, mapping and `ignore` of "
+            "the source (%s)",
+            place,
+            frames,
+            LIKELY,
         )
     elif not seen.all():
         absent = [each for each, there in zip(classes, seen, strict=True) if not there]
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         LOG.warning(
-            "stream %s: no pixel of %s frames has the class%s %s; the student cannot learn what "
-            "labels do not show (are the source's classes, mapping and `ignore` right?)",
-            name,
-            f"its {read}" if read == len(order) else f"{read} of its {len(order)}",
+            "%s: no pixel of %s frames has the class%s %s; the student cannot learn what labels do "
+            "not show (are the source's classes, mapping and `ignore` right?%s)",
+            place,
+            frames,
             "es" if len(absent) > 1 else "",
-            ", ".join(absent),
+            ", ".join(absent[:NAMED]) + more,
+            f" {LIKELY}" if len(classes) == 2 else "",
         )
-    return bool(seen.any())
 
 
 def _spread(indices: NDArray[np.int64]) -> NDArray[np.int64]:

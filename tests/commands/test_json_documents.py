@@ -40,7 +40,8 @@ DOCUMENTS = {
     ),
     "cache build RUN": (
         "cache shards shards_computed frames_computed bytes_written rows_retried bad_frames "
-        "seconds produce_seconds"
+        "label_pixels(street(sky building road pavement tree pole sign car pedestrian)) seconds "
+        "produce_seconds"
     ),
     "cache info RUN": (
         "sets(source set_name frames committed_frames shards committed_shards fingerprint "

@@ -11,6 +11,7 @@ from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.stages.cache.producers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
@@ -32,6 +33,7 @@ class SetPlan:
     Attributes:
         frames: its rows: of a flow set they are pairs of frames
         artifacts: that it holds or is to hold
+        classes: names of the label values, where it holds labels
         retried: the bad rows whose shards are to be withdrawn and computed again
     """
 
@@ -42,6 +44,7 @@ class SetPlan:
     missing: tuple[int, ...]
     artifacts: tuple[str, ...]
     retried: tuple[FrameRow, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def retried_shards(self) -> list[int]:
@@ -120,7 +123,17 @@ def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
     committed -= {row.index // shard_frames for row in bad}
     wanted = range(-(-frames // shard_frames))
     missing = tuple(shard for shard in wanted if shard not in committed)
-    return SetPlan(one.source, one.name, frames, shard_frames, missing, one.artifacts, tuple(bad))
+    classes = opened.run.classes_of(one.source) if LABELS in one.artifacts else None
+    return SetPlan(
+        one.source,
+        one.name,
+        frames,
+        shard_frames,
+        missing,
+        one.artifacts,
+        retried=tuple(bad),
+        classes=classes or (),
+    )
 
 
 def _demand_tiles(run: RunConfig, target: ArtifactSet) -> None:

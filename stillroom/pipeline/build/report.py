@@ -44,6 +44,8 @@ class BuildReport:
     Attributes:
         bad: unusable rows by (source, set), those of earlier builds of the same cache included
         bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
+        label_pixels: by source, the pixels of each class in the labels that were computed
+        computed: the shards that were
     """
 
     plans: list[SetPlan]
@@ -54,6 +56,10 @@ class BuildReport:
     wall_seconds: float = 0.0
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
     bad_frames: int = 0
+    label_pixels: defaultdict[str, Counter[int]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    computed: set[ShardWork] = field(default_factory=set)
 
     def add(self, report: ShardReport) -> None:
         """Count a committed shard."""
@@ -62,6 +68,8 @@ class BuildReport:
         self.bytes += report.bytes
         self.produce_seconds += report.produce_seconds
         self.bad[report.work.source, report.work.set_name] += report.bad
+        self.label_pixels[report.work.source] += report.label_pixels
+        self.computed.add(report.work)
 
     @property
     def wanted(self) -> int:
@@ -77,6 +85,14 @@ class BuildReport:
             "bytes_written": self.bytes,
             "rows_retried": sum(len(plan.retried) for plan in self.plans),
             "bad_frames": {f"{source}/{name}": n for (source, name), n in self.bad.items() if n},
+            "label_pixels": {
+                plan.source: {
+                    name: self.label_pixels[plan.source][index]
+                    for index, name in enumerate(plan.classes)
+                }
+                for plan in self.plans
+                if plan.classes and plan.missing
+            },
             "seconds": self.wall_seconds,
             "produce_seconds": self.produce_seconds,
         }

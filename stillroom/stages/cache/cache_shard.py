@@ -6,13 +6,14 @@ No Ray here: a plain loop, a Ray actor and a debugger all call `cache_shard`.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.storage_specs.artifacts import IGNORE, LABELS
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 
@@ -47,7 +48,11 @@ class ShardWork:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a worker reports of a finished shard: counts and seconds, never arrays."""
+    """What a worker reports of a finished shard: counts and seconds, never arrays.
+
+    Attributes:
+        label_pixels: how many pixels have each class in the shard's labels, by class index
+    """
 
     work: ShardWork
     frames: int
@@ -55,6 +60,7 @@ class ShardReport:
     bytes: int
     wall_seconds: float
     produce_seconds: float
+    label_pixels: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ def cache_shard(job: ShardJob) -> ShardReport:
         ThreadPoolExecutor(1, "encode") as encoder,
     ):
         batches = _decoded_batches(job, decoders)
-        puts: deque[Future[None]] = deque()
+        puts: deque[Future[Counter[int]]] = deque()
+        label_pixels: Counter[int] = Counter()
         produce_seconds = 0.0
         first = job.target.shard_range(job.work.shard)[0]
         with job.turn:
@@ -108,9 +115,9 @@ def cache_shard(job: ShardJob) -> ShardReport:
                 first += len(batch)
                 # Two batches may wait to be encoded; more would only hold memory.
                 while len(puts) > 2:
-                    puts.popleft().result()
+                    label_pixels += puts.popleft().result()
         for put in puts:
-            put.result()
+            label_pixels += put.result()
     part = writer.commit()
     return ShardReport(
         work=job.work,
@@ -119,6 +126,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
         bytes=sum(entry.bytes for entry in part.objects.values()),
         wall_seconds=time.perf_counter() - started,
         produce_seconds=produce_seconds,
+        label_pixels=label_pixels,
     )
 
 
@@ -156,8 +164,13 @@ def _put(
     batch: list[Any],
     made: list[Arrays],
     seconds: float,
-) -> None:
-    """Encode one batch, whose first input has the index `first`, into the writer."""
+) -> Counter[int]:
+    """Encode one batch, whose first input has the index `first`, into the writer.
+
+    Returns:
+        the pixels of each class in its labels
+    """
+    label_pixels: Counter[int] = Counter()
     arrays_of = iter(made)
     each = seconds / max(1, len(made))
     for index, loaded in enumerate(batch, start=first):
@@ -166,12 +179,20 @@ def _put(
             continue
         arrays = next(arrays_of)
         row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=each)
-        put_row(writer, row, arrays)
+        if put_row(writer, row, arrays) and LABELS in arrays:
+            label_pixels += class_pixels(arrays[LABELS])
     job.on_frames(len(batch))
+    return label_pixels
 
 
-def put_row(writer: ShardWriter, row: FrameRow, arrays: Arrays) -> None:
-    """Encode a row; one that cannot be used is a bad one, with its reason."""
+def class_pixels(label: NDArray[np.generic]) -> Counter[int]:
+    """Count the pixels of each class in a label map of uint8; those to be ignored do not count."""
+    counts = np.bincount(label.ravel().astype(np.intp), minlength=IGNORE)[:IGNORE]
+    return Counter({int(index): int(counts[index]) for index in np.flatnonzero(counts)})
+
+
+def put_row(writer: ShardWriter, row: FrameRow, arrays: Arrays) -> bool:
+    """Encode a row; one that cannot be used is a bad one, with its reason, and False."""
     reason = reason_unusable(arrays)
     if reason is None:
         try:
@@ -180,6 +201,7 @@ def put_row(writer: ShardWriter, row: FrameRow, arrays: Arrays) -> None:
             reason = str(error)
     if reason is not None:
         writer.bad(replace(row, status="bad", reason=reason, confidence=None))
+    return reason is None
 
 
 def reason_unusable(arrays: Arrays) -> str | None:
