@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import torch
-
+from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import torch
     from torch import Tensor
-
-    from stillroom.stages.train.sample import Triplet
 
 
 @dataclass
@@ -37,19 +33,6 @@ class Triplets:
     pairs: Tensor
     flow: Tensor
     visible: Tensor
-
-    @classmethod
-    def of(cls, triplets: Sequence[Triplet]) -> Triplets:
-        """Stack triplets."""
-        count = len(triplets)
-        itself = torch.arange(count)
-        before, after = itself + count, itself + 2 * count
-        return cls(
-            frames=torch.stack([before, itself, after], dim=1),
-            pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
-            flow=torch.stack([one.flow[side] for side in (0, 1) for one in triplets]),
-            visible=torch.stack([one.visible[side] for side in (0, 1) for one in triplets]),
-        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Triplets:
         """Return the same with every tensor on `device`."""
@@ -111,6 +94,33 @@ class Batch:
             artifacts={key: moved(value) for key, value in self.artifacts.items()},
             masks={stride: moved(value) for stride, value in self.masks.items()},
             triplets=self.triplets and self.triplets.to(device, non_blocking=non_blocking),
+        )
+
+    def sample(self, place: int) -> Sample:
+        """Return one of its frames: views of the batch."""
+        return Sample(
+            frame_id=self.frame_ids[place],
+            image=self.images[place],
+            label=None if self.labels is None else self.labels[place],
+            mask=self.mask[place],
+            artifacts={key: value[place] for key, value in self.artifacts.items()},
+            masks={stride: value[place] for stride, value in self.masks.items()},
+        )
+
+    def triplet(self, place: int) -> Triplet:
+        """Return one of the T triplets of a batch of clips: views of the batch, but for the flow.
+
+        Raises:
+            ArtifactError: its frames are single ones
+        """
+        if self.triplets is None:
+            raise ArtifactError(f"the batch of stream {self.stream!r} has no triplets")
+        count = len(self.triplets.frames)
+        sides = [place, place + count]
+        return Triplet(
+            samples=tuple(self.sample(place + k * count) for k in range(3)),
+            flow=self.triplets.flow[sides],
+            visible=self.triplets.visible[sides],
         )
 
     def mask_at(self, stride: int, usual: int) -> Tensor:

@@ -46,12 +46,18 @@ def bad_rows(sets: Iterable[ArtifactSet]) -> dict[int, str]:
 
 
 def read_view(
-    artifact_set: ArtifactSet, artifact: str, index: int, view: View, out_stride: int = 1
+    artifact_set: ArtifactSet,
+    artifact: str,
+    index: int,
+    view: View,
+    out_stride: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Read a row's array through a view; of one that is cut into tiles only what the view needs.
 
     Args:
         out_stride: of the grid that an artifact with a stride is brought to
+        out: filled and returned; else the result is new
     """
     spec = artifact_set.arrays[artifact]
     row = spec.kind
@@ -65,4 +71,4 @@ def read_view(
         values = artifact_set.read_window(artifact, index, part.rows, part.columns)
     # torch refuses quietly to share memory that it may not write.
     array = torch.from_numpy(np.require(values, requirements=["W"]))
-    return apply_artifact(view, array, row, strides, part)
+    return apply_artifact(view, array, row, strides, part, out)

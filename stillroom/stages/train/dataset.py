@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.stages.geometry import view_mask
+from stillroom.stages.train.batch_memory import (
+    empty_batch,
+    empty_triplets,
+    frame_shapes,
+    reused,
+)
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
 from stillroom.stages.train.reads import grid_of, how_to_cache
-from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.stages.view import View, ViewConfig, sample_view
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import ConfigError
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.stages.train.batch import Batch
+    from stillroom.stages.train.batch_memory import Allocate
+    from stillroom.stages.train.sample import Sample, Triplet
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
@@ -99,6 +107,11 @@ class CacheDataset:
             self._neighbours = flow.neighbours(self.frame_ids, bad)
             self.skipped |= flow.skipped
             usable = [i for i in usable if i in self._neighbours]
+        specs = {
+            read: (self._holders[key].arrays[key.partition("/")[2]], stride)
+            for read, (key, stride) in self._grids.items()
+        }
+        self._shapes = frame_shapes(self.size, out_stride, specs, labelled=labelled)
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
             raise ConfigError(
@@ -128,54 +141,68 @@ class CacheDataset:
         """(height, width) of a sample in pixels."""
         return self.view.crop or self.canvas
 
-    def sample(self, epoch: int, place: int) -> Sample | Triplet:
-        """Read a view of one frame; a pure function of the arguments and the settings.
+    def empty(self, count: int, allocate: Allocate = reused) -> Batch:
+        """Return a batch of `count` frames, or triplets, for `fill`."""
+        frames = 3 * count if self.clips else count
+        batch = empty_batch(self.name, self._shapes, frames, allocate)
+        if self.clips:
+            batch.triplets = empty_triplets(count, self.size, allocate)
+        return batch
+
+    def sample(self, epoch: int, frame: int) -> Sample | Triplet:
+        """Return what `fill` puts into a batch, by itself."""
+        batch = self.empty(1)
+        self.fill(batch, 0, epoch, frame)
+        return batch.triplet(0) if self.clips else batch.sample(0)
+
+    def fill(self, batch: Batch, place: int, epoch: int, frame: int) -> None:
+        """Read a view of one frame into a batch; a pure function of the settings and these.
 
         Args:
+            batch: as `empty` makes it; threads may fill different places of one
+            place: of the frame in it, or of the triplet
             epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
-            place: 0 <= place < len(self)
+            frame: 0 <= frame < len(self)
         """
-        index = int(self.indices[place])
+        index = int(self.indices[frame])
         like = self.frame_ids[index]
         rng = generator(self.seed, self.name, epoch, like, "view")
         view = sample_view(self.view, self.canvas, rng, self._valid[index])
-        itself = self.read_frame(index, view, epoch, like)
-        if self.flow is None:
-            return itself
+        self._read(batch, place, index, view, epoch, like)
+        if self.flow is None or batch.triplets is None:
+            return
+        count = len(batch.triplets.frames)
         drawn = draw_neighbours(self._neighbours[index], self.seed, self.name, epoch, like)
-        before, after = (self.read_frame(each.index, view, epoch, like) for each in drawn)
+        for i, each in enumerate(drawn):
+            self._read(batch, place + (i + 1) * count, each.index, view, epoch, like)
         shown = [view_mask(view, self.canvas, self._valid[each.index], 1) for each in drawn]
         flow, visible = self.flow.read_views(drawn, view, shown)
-        return Triplet((itself, before, after), flow, visible)
+        batch.triplets.flow[place::count] = flow
+        batch.triplets.visible[place::count] = visible
 
-    def read_frame(self, index: int, view: View, epoch: int, like: str) -> Sample:
+    def _read(
+        self, batch: Batch, place: int, index: int, view: View, epoch: int, like: str
+    ) -> None:
         """Read a frame of the source through a view.
 
         Args:
             like: the frame whose jitter it gets: those of a triplet must look alike
         """
         valid = self._valid[index]
-        image = read_view(self.frames, FRAMES, index, view)
+        batch.frame_ids[place] = self.frame_ids[index]
+        into = batch.sample(place)
+        read_view(self.frames, FRAMES, index, view, out=into.image)
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
             rng = generator(self.seed, self.name, epoch, like, "jitter")
-            image = jitter(self.jitter, image, shown, rng)
-        label = read_view(self.frames, LABELS, index, view) if self.labelled else None
-        return Sample(
-            frame_id=self.frame_ids[index],
-            image=image,
-            label=label,
-            mask=view_mask(view, self.canvas, valid, self.out_stride),
-            artifacts={
-                read: read_view(self._holders[key], key.partition("/")[2], index, view, out_stride)
-                for read, (key, out_stride) in self._grids.items()
-            },
-            masks={
-                out_stride: view_mask(view, self.canvas, valid, out_stride)
-                for _, out_stride in self._grids.values()
-                if out_stride != self.out_stride
-            },
-        )
+            into.image.copy_(jitter(self.jitter, into.image, shown, rng))
+        if into.label is not None:
+            read_view(self.frames, LABELS, index, view, out=into.label)
+        for read, (key, out_stride) in self._grids.items():
+            artifact = key.partition("/")[2]
+            read_view(self._holders[key], artifact, index, view, out_stride, into.artifacts[read])
+        for out_stride, mask in ((self.out_stride, into.mask), *into.masks.items()):
+            view_mask(view, self.canvas, valid, out_stride, mask)
 
     def _sets_read(self) -> dict[str, ArtifactSet]:
         return {one.name: one for _, one in sorted(self._holders.items())}

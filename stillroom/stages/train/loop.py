@@ -94,6 +94,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
         steps=job.steps,
         start_step=learner.step,
         threads=settings.threads,
+        pin=device.type == "cuda",
     )
     with (
         loader,

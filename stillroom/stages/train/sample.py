@@ -26,11 +26,11 @@ class Triplet:
     """A frame and its neighbours in one epoch, on one view.
 
     Attributes:
-        samples: the frame itself, the one before it, the one after it
+        samples: three: the frame itself, the one before it, the one after it
         flow: (2, 2, H, W) float32, from the frame to the one before and to the one after
         visible: (2, 1, H, W) bool, where these show its pixels too
     """
 
-    samples: tuple[Sample, Sample, Sample]
+    samples: tuple[Sample, ...]
     flow: Tensor
     visible: Tensor

@@ -1,7 +1,8 @@
 """Batches ahead of time: a thread pool in the training process, bounded, and clean to stop.
 
 Reading, decompressing and tensor arithmetic release the interpreter's lock, so that threads
-suffice; nothing is pickled, and no worker process outlives a crash.
+suffice; nothing is pickled, and no worker process outlives a crash. Frames are read straight into
+their places in a batch, whose memory serves a later one when it is let go.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.train.batch import Batch, Triplets
+from stillroom.stages.train.batch_memory import pinned, reused
 from stillroom.stages.train.order import draws
-from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from torch import Tensor
-
+    from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.dataset import CacheDataset
+
+    Filling = tuple[Batch, list[Future[None]]]
 
 
 class Loader:
@@ -38,6 +39,7 @@ class Loader:
         datasets, batches: by stream, in one order; frames of a stream a step, or triplets
         start_step, steps: yields steps start_step .. steps - 1
         ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
+        pin: make batches in memory that a GPU reads by itself
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Loader:
         start_step: int = 0,
         threads: int = 2,
         ahead: int | None = None,
+        pin: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -66,6 +69,7 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         frames = sum(batches.values())
         self.ahead = max(1, math.ceil(2 * threads / frames)) if ahead is None else ahead
+        self._allocate = pinned if pin else reused
         self._torch_threads: int | None = torch.get_num_threads()
         # One thread each: a sample is small, and splitting it as well would have every loading
         # thread spin for cores that the student is using.
@@ -75,13 +79,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield the batches of each step, in the order of the streams."""
-        waiting: deque[list[Future[Batch]]] = deque()
+        waiting: deque[list[Filling]] = deque()
         submitted = self.start_step
         for step in range(self.start_step, self.steps):
             while submitted < self.steps and submitted <= step + self.ahead:
                 waiting.append([self._submit(stream, submitted) for stream in self.datasets])
                 submitted += 1
-            yield [future.result() for future in waiting.popleft()]
+            yield [_filled(*filling) for filling in waiting.popleft()]
 
     def __enter__(self) -> Loader:
         """Return the loader itself."""
@@ -104,51 +108,30 @@ class Loader:
             torch.set_num_threads(self._torch_threads)
             self._torch_threads = None
 
-    def _submit(self, stream: str, step: int) -> Future[Batch]:
-        dataset, batch = self.datasets[stream], self.batches[stream]
-        positions = range(step * batch, (step + 1) * batch)
+    def _submit(self, stream: str, step: int) -> Filling:
+        dataset, count = self.datasets[stream], self.batches[stream]
+        positions = range(step * count, (step + 1) * count)
         drawn = draws(len(dataset), self.seed, stream, positions, self.rank, self.world_size)
-        samples = [self._pool.submit(_sample, dataset, epoch, place) for epoch, place in drawn]
-        # The pool is first in, first out: whoever stacks waits only for tasks begun before it.
-        return self._pool.submit(_stack, stream, dataset.labelled, samples)
+        batch = dataset.empty(count, self._allocate)
+        return batch, [
+            self._pool.submit(_fill, dataset, batch, place, epoch, frame)
+            for place, (epoch, frame) in enumerate(drawn)
+        ]
 
 
-def _sample(dataset: CacheDataset, epoch: int, place: int) -> Sample | Triplet:
+def _filled(batch: Batch, fillings: list[Future[None]]) -> Batch:
+    for filling in fillings:
+        filling.result()
+    return batch
+
+
+def _fill(dataset: CacheDataset, batch: Batch, place: int, epoch: int, frame: int) -> None:
     try:
-        return dataset.sample(epoch, place)
+        dataset.fill(batch, place, epoch, frame)
     except Exception as error:
-        frame_id = dataset.frame_ids[int(dataset.indices[place])]
+        frame_id = dataset.frame_ids[int(dataset.indices[frame])]
         where = f"stream {dataset.name}, frame {frame_id}"
         if isinstance(error, StillroomError):
             raise type(error)(f"{where}: {error}") from error
         error.add_note(f"while reading {where}")
         raise
-
-
-def _stack(stream: str, labelled: bool, futures: list[Future[Sample | Triplet]]) -> Batch:
-    found = [future.result() for future in futures]
-    triplets = [one for one in found if isinstance(one, Triplet)]
-    samples = [one for one in found if isinstance(one, Sample)]
-    for place in range(3 if triplets else 0):  # frames themselves, those before, those after
-        samples += [one.samples[place] for one in triplets]
-    return Batch(
-        stream=stream,
-        labelled=labelled,
-        images=torch.stack([sample.image for sample in samples]),
-        labels=_stacked_labels(samples) if labelled else None,
-        mask=torch.stack([sample.mask for sample in samples]),
-        artifacts={
-            key: torch.stack([sample.artifacts[key] for sample in samples])
-            for key in samples[0].artifacts
-        },
-        masks={
-            stride: torch.stack([sample.masks[stride] for sample in samples])
-            for stride in samples[0].masks
-        },
-        frame_ids=[sample.frame_id for sample in samples],
-        triplets=Triplets.of(triplets) if triplets else None,
-    )
-
-
-def _stacked_labels(samples: list[Sample]) -> Tensor:
-    return torch.stack([sample.label for sample in samples if sample.label is not None])

@@ -20,6 +20,7 @@ from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.pairs import PairsConfig, plan_pairs
 from stillroom.stages.train.clip_flow import CachedFlow
 from stillroom.stages.train.dataset import CacheDataset
+from stillroom.stages.train.order import draws
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
@@ -197,7 +198,7 @@ def test_the_three_frames_of_a_triplet_are_jittered_alike(cache):
 def test_a_batch_holds_the_frames_then_those_before_then_those_after(cache):
     clips = dataset(cache, VIEWS["mirrored"])
     with Loader({"street": clips}, {"street": 3}, seed=0, steps=2) as loader:
-        for (batch,) in loader:
+        for step, (batch,) in enumerate(loader):
             triplets = batch.triplets
             assert batch.images.shape == (9, 3, 64, 80)
             assert triplets.frames.tolist() == [[3, 0, 6], [4, 1, 7], [5, 2, 8]]
@@ -213,6 +214,14 @@ def test_a_batch_holds_the_frames_then_those_before_then_those_after(cache):
                 samples = [SimpleNamespace(label=batch.labels[place]) for place in pair]
                 assert agreement(samples, trusted, 0, flow[None]) == 1
             assert batch.to("cpu").triplets.flow is not None
+            for place in range(3):  # as the batch of one triplet has them
+                drawn = draws(len(clips), 0, "street", range(3 * step, 3 * step + 3))[place]
+                found, wanted = batch.triplet(place), clips.sample(*drawn)
+                assert torch.equal(found.flow, wanted.flow)
+                assert torch.equal(found.visible, wanted.visible)
+                for one, other in zip(found.samples, wanted.samples, strict=True):
+                    assert one.frame_id == other.frame_id
+                    assert torch.equal(one.image, other.image)
 
 
 def test_a_bad_pair_and_a_bad_frame_leave_out_what_needs_them(tmp_path):

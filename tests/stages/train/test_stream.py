@@ -3,11 +3,13 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
 from stillroom.stages.train.dataset import CacheDataset
+from stillroom.stages.train.order import draws
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
@@ -58,6 +60,48 @@ def test_batches_do_not_depend_on_threads_or_on_reading_ahead(data):
     assert not plain[0][1].labelled
 
 
+def test_every_place_of_a_batch_holds_the_sample_of_its_frame(data):
+    for step, batches in enumerate(load(data, steps=3)):
+        for batch in batches:
+            dataset, count = data[batch.stream], BATCHES[batch.stream]
+            drawn = draws(7, 1, batch.stream, range(step * count, (step + 1) * count))
+            for place, (epoch, frame) in enumerate(drawn):
+                found, wanted = batch.sample(place), dataset.sample(epoch, frame)
+                assert found.frame_id == wanted.frame_id
+                assert torch.equal(found.image, wanted.image)
+                assert torch.equal(found.mask, wanted.mask)
+                assert (found.label is None) == (wanted.label is None)
+                assert found.label is None or torch.equal(found.label, wanted.label)
+                for key, value in wanted.artifacts.items():
+                    assert torch.equal(found.artifacts[key], value)
+
+
+def test_memory_of_a_batch_serves_a_later_one_and_never_while_it_is_held(tmp_path, make_cache):
+    frames = make_cache(tmp_path / "large", count=7, canvas=(96, 128)).artifact_set(
+        "camvid", "frames"
+    )
+    data = {"first": CacheDataset("first", frames, {}, view=ViewConfig(flip=True))}
+    options = {"seed": 1, "steps": 12, "threads": 1, "ahead": 0}
+    held = load(data, {"first": 3}, **options)
+    places, kept = set(), []
+    with Loader(data, {"first": 3}, **options) as loader:
+        for (batch,) in loader:
+            places.add(batch.images.data_ptr())
+            kept.append([replace(batch, images=batch.images.clone())])
+    assert len({batch.images.data_ptr() for (batch,) in held}) == 12
+    assert len(places) < 12
+    assert_same(held, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_for_a_gpu_are_pinned(data):
+    for batches in load(data, pin=True):
+        for batch in batches:
+            assert batch.images.is_pinned()
+            assert batch.mask.is_pinned()
+
+
 def test_starting_at_a_step_is_the_tail_of_starting_at_the_first(data):
     assert_same(load(data)[5:], load(data, start_step=5))
 
@@ -82,10 +126,10 @@ class Faulty:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def sample(self, epoch, place):
-        if place == 2:
+    def fill(self, batch, place, epoch, frame):
+        if frame == 2:
             raise self.error
-        return self.inner.sample(epoch, place)
+        self.inner.fill(batch, place, epoch, frame)
 
 
 @pytest.mark.parametrize("error", [CacheCorrupt("bits fell over"), ZeroDivisionError("bug")])
@@ -116,9 +160,9 @@ class Counting(Faulty):
         super().__init__(inner, None)
         self.samples = 0
 
-    def sample(self, epoch, place):
+    def fill(self, batch, place, epoch, frame):
         self.samples += 1
-        return self.inner.sample(epoch, place)
+        self.inner.fill(batch, place, epoch, frame)
 
 
 def test_no_more_is_read_ahead_than_asked_for(data):

@@ -1,0 +1,114 @@
+"""Where a batch's tensors lie: allocated whole before its frames are read straight into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.batch import Batch, Triplets
+from stillroom.storage_specs.buffers import lend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from stillroom.storage_specs.layout import ArraySpec
+
+Allocate = Callable[[tuple[int, ...], torch.dtype], "Tensor"]
+"""Makes a tensor of a shape and a type, of undefined content."""
+
+
+@dataclass(frozen=True)
+class FrameShapes:
+    """What one frame of a stream has in a batch, without the first axis.
+
+    Attributes:
+        size: (H, W) of the images, and of the labels
+        mask: (h, w)
+        artifacts: shape and type, by name
+        masks: (h, w) of the masks of other grids, by stride
+    """
+
+    size: tuple[int, int]
+    mask: tuple[int, int]
+    labelled: bool
+    artifacts: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    masks: dict[int, tuple[int, int]]
+
+
+def frame_shapes(
+    size: tuple[int, int],
+    out_stride: int,
+    artifacts: Mapping[str, tuple[ArraySpec, int]],
+    *,
+    labelled: bool,
+) -> FrameShapes:
+    """Return the shapes of frames of `size`.
+
+    Args:
+        out_stride: of the grid of the usual mask
+        artifacts: how each is stored, and the stride of its grid, by name
+    """
+
+    def cells(stride: int) -> tuple[int, int]:
+        return -(-size[0] // stride), -(-size[1] // stride)
+
+    def shape(spec: ArraySpec, stride: int) -> tuple[tuple[int, ...], torch.dtype]:
+        if spec.kind.geometry == "label":
+            return size, torch.int64
+        channels = spec.shape[0] if len(spec.shape) == 3 else 1
+        return (channels, *(cells(stride) if spec.kind.has_stride else size)), torch.float32
+
+    return FrameShapes(
+        size=size,
+        mask=cells(out_stride),
+        labelled=labelled,
+        artifacts={read: shape(*stored) for read, stored in artifacts.items()},
+        masks={stride: cells(stride) for _, stride in artifacts.values() if stride != out_stride},
+    )
+
+
+def empty_batch(stream: str, shapes: FrameShapes, count: int, allocate: Allocate) -> Batch:
+    """Return a batch of `count` frames to be filled in."""
+    size, masked = shapes.size, torch.bool
+    return Batch(
+        stream=stream,
+        labelled=shapes.labelled,
+        images=allocate((count, 3, *size), torch.float32),
+        labels=allocate((count, *size), torch.int64) if shapes.labelled else None,
+        mask=allocate((count, 1, *shapes.mask), masked),
+        artifacts={
+            read: allocate((count, *shape), dtype)
+            for read, (shape, dtype) in shapes.artifacts.items()
+        },
+        masks={
+            stride: allocate((count, 1, *cells), masked) for stride, cells in shapes.masks.items()
+        },
+        frame_ids=[""] * count,
+    )
+
+
+def empty_triplets(count: int, size: tuple[int, int], allocate: Allocate) -> Triplets:
+    """Return how `count` triplets lie in a batch, their flow to be filled in."""
+    itself = torch.arange(count)
+    before, after = itself + count, itself + 2 * count
+    return Triplets(
+        frames=torch.stack([before, itself, after], dim=1),
+        pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
+        flow=allocate((2 * count, 2, *size), torch.float32),
+        visible=allocate((2 * count, 1, *size), torch.bool),
+    )
+
+
+def reused(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor whose memory serves the next one when its last view is gone."""
+    return torch.from_numpy(lend(shape, torch.empty(0, dtype=dtype).numpy().dtype))
+
+
+def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor that a GPU reads by itself; torch keeps its memory for the next one."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
