@@ -109,7 +109,8 @@ class VideoSource:
         """Decode one frame: the same pixels whatever was decoded before.
 
         Raises:
-            FrameError: it is in the part of a file that was cut off, or the file is another now.
+            FrameError: it is in the part of a file that was cut off or comes after damage, or the
+                file is another now.
             SourceUnavailable: the file cannot be read now.
         """
         which, place = self._place(index)
@@ -180,6 +181,10 @@ def open_video(config: VideoConfig) -> VideoSource:
         _clip(name, path, clip, index, config.fps)
         for (name, path), clip, index in zip(found, names, indices, strict=True)
     ]
+    short = [clip.name for clip in clips if clip.file.index.ends_early]
+    _warn(
+        short, "ends long before the length that it states: if it was cut off, the rest is missing"
+    )
     if config.fps is not None:
         unknown = [clip.name for clip in clips if not ascends(clip.file.index)]
         _warn(unknown, "does not say when its frames are shown: `fps` counts them at its rate")

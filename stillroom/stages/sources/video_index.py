@@ -1,10 +1,11 @@
 """Index a video file: every frame that decodes, and the time at which it is shown.
 
 The count in a container is an estimate in some formats and may be wrong in others: a file that was
-cut off states frames that it lost, and one that was cut out of another has frames that no player
-shows. So the frames are decoded once and counted. Their times, which are exact, later identify the
-frame that a seek has landed on. Counting takes a while, and every command opens its sources: an
-index is kept in the user's cache folder.
+cut off states frames that it lost, one that was cut out of another has frames that no player shows,
+and an AVI counts those that its camera dropped. So the frames are decoded once and counted, up to
+the first that is damaged: what comes after it refers back to it. Their times, which are exact,
+later identify the frame that a seek has landed on. Counting takes a while, and every command opens
+its sources: an index is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 STATED = frozenset({".avi", ".m4v", ".mov", ".mp4"})
 """Containers with an index, whose count is no estimate from a duration."""
 DOUBTFUL = 4
-"""Frames before a cut that are not trusted: what was cut may be shown before what came whole."""
-_FORMAT = 1  # of a kept index; part of its name
+"""Frames before a cut, or damage, that are not trusted: what was lost may be shown before them."""
+_FORMAT = 2  # of a kept index; part of its name
+_RETRIES = 16  # after a frame that does not decode: at the end of a file none follows
+_MISSING_MS = 1000.0  # or a tenth of its length, if that is more, by which a file may end early
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +42,15 @@ class VideoIndex:
 
     Attributes:
         rate: frames a second as the container states them; 0 where it does not.
-        lost: frames that the container states and the file does not have any more.
-        times_ms: float64 (N,), when each frame that decodes is shown, from the start.
+        lost: frames that the container states, or that follow a damaged one, and cannot be read.
+        times_ms: float64 (N,), when each frame that decodes is shown, from the first.
+        stated_ms: length that a container without a count of frames states; 0 where it does not.
     """
 
     rate: float
     lost: int
     times_ms: NDArray[np.float64]
+    stated_ms: float = 0.0
 
     def __len__(self) -> int:
         """Count the frames, with those that are lost."""
@@ -55,6 +60,12 @@ class VideoIndex:
     def whole(self) -> int:
         """Number of the first frames that can be trusted."""
         return max(0, len(self.times_ms) - DOUBTFUL) if self.lost else len(self.times_ms)
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the frames end long before the stated length, and nothing else tells of a cut."""
+        missing = self.stated_ms - self.times_ms[-1]
+        return not self.lost and bool(missing > max(_MISSING_MS, 0.1 * self.stated_ms))
 
 
 def open_capture(path: Path, *options: int) -> cv2.VideoCapture | None:
@@ -96,16 +107,32 @@ def _decode(path: Path) -> VideoIndex:
         raise ConfigError(
             f"{path} holds no frame that can be decoded ({_bytes(path)}); take it out of the source"
         )
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    stated = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    lost = 0
-    if path.suffix.lower() in STATED and len(times) < stated and _packets(path) < stated:
-        # Were all of them in the file, those that do not show would be hidden on purpose.
-        lost = stated - len(times)
-        _check_the_disk(path)
+    rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    rate = rate if np.isfinite(rate) and rate > 0 else 0.0
     # 1000 is what a browser's recordings state where they do not know it.
-    usable = rate if np.isfinite(rate) and 0 < rate < 1000 else 0.0
-    return VideoIndex(usable, lost, np.array(times, np.float64))
+    index = VideoIndex(rate if rate < 1000 else 0.0, 0, np.array(times, np.float64))
+    goes_on = any(capture.grab() for _ in range(_RETRIES))
+    if path.suffix.lower() in STATED:
+        index = replace(index, lost=_lost(path, index, round(count), goes_on))
+    elif goes_on:
+        index = replace(index, lost=max(1, _packets(path) - len(times)))
+    elif rate and count > 0:
+        index = replace(index, stated_ms=1000 * count / rate)
+    if index.lost:
+        _check_the_disk(path)
+    return index
+
+
+def _lost(path: Path, index: VideoIndex, stated: int, goes_on: bool) -> int:
+    """Count the frames that a container states and that do not decode any more."""
+    decoded = len(index.times_ms)
+    if goes_on:
+        return max(1, stated - decoded)
+    if decoded >= stated or _packets(path) >= stated:
+        return 0  # were all of them in the file, those that do not show are hidden on purpose
+    if path.suffix.lower() == ".avi":  # it has a place for every moment, also for a dropped frame
+        decoded = max(decoded, 1 + round(index.times_ms[-1] * index.rate / 1000))
+    return max(0, stated - decoded)
 
 
 def _check_the_disk(path: Path) -> None:
@@ -150,13 +177,13 @@ def _read(kept: Path) -> VideoIndex | None:
         values = np.load(kept, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    if values.dtype != np.float64 or values.ndim != 1 or len(values) < 3:
+    if values.dtype != np.float64 or values.ndim != 1 or len(values) < 4:
         return None
-    return VideoIndex(float(values[0]), int(values[1]), values[2:].copy())
+    return VideoIndex(float(values[0]), int(values[1]), values[3:].copy(), float(values[2]))
 
 
 def _write(kept: Path, index: VideoIndex) -> None:
-    values = np.concatenate([[index.rate, index.lost], index.times_ms])
+    values = np.concatenate([[index.rate, index.lost, index.stated_ms], index.times_ms])
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _ROUNDING_MS = 1.0  # between two moments of a container that counts whole milliseconds
 _OFF = 0.01  # share by which a file may be faster or slower than it states
-_UNEVEN = 0.25  # share of an interval by which whole steps may miss it
+_UNEVEN = 0.25  # of a usual interval, by which whole ones may miss the moment of a frame
+_LONG = 0.03  # and share of an interval that is long
 
 
 def choose_frames(
@@ -85,7 +86,8 @@ def uneven(index: VideoIndex) -> bool:
         return False
     intervals = np.diff(index.times_ms)
     whole = np.diff(_steps(index))[: len(intervals)] * _usual_ms(index)
-    return bool((np.abs(intervals - whole) > _UNEVEN * intervals).any())
+    allowed = _UNEVEN * _usual_ms(index) + _LONG * intervals
+    return bool((np.abs(intervals - whole) > allowed).any())
 
 
 def _usual_ms(index: VideoIndex) -> float:
@@ -100,15 +102,19 @@ def _steps(index: VideoIndex) -> NDArray[np.int64]:
     steps[0] = 0
     if ascends(index) and not equally_spaced(index):
         intervals = np.diff(index.times_ms)
-        steps[1 : len(intervals) + 1] = np.rint(intervals / _usual_ms(index)).clip(min=1)
+        whole = np.floor(intervals / _usual_ms(index) + 0.5 + 1e-6)
+        steps[1 : len(intervals) + 1] = whole.clip(min=1)
     return np.cumsum(steps)
 
 
 def _moments_ms(index: VideoIndex) -> NDArray[np.float64]:
-    """Return when each frame is shown, after the first: those lost follow at the usual interval."""
+    """Return when each frame is shown after the first; those lost fill what is left of the file."""
     since = index.times_ms - index.times_ms[0]
-    lost = since[-1] + _usual_ms(index) * np.arange(1, index.lost + 1)
-    return np.concatenate([since, lost])
+    stated = len(index) * 1000 / index.rate if index.rate else 0.0
+    interval = (stated - since[-1]) / (index.lost + 1)
+    if interval <= 0:
+        interval = _usual_ms(index)
+    return np.concatenate([since, since[-1] + interval * np.arange(1, index.lost + 1)])
 
 
 def _nearest(moments: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -162,8 +162,8 @@ class VideoReader:
         """
         if number >= file.index.whole:
             raise FrameError(
-                f"{file.path.name}: the file is cut off; of the {len(file.index)} frames that it "
-                f"states, the first {file.index.whole} are whole; number {number} (from 0) is not"
+                f"{file.path.name}: the file is cut off or damaged; of its {len(file.index)} "
+                f"frames the first {file.index.whole} are whole; number {number} (from 0) is not"
             )
         if self._process != os.getpid():  # a fork shares its files' places with its parent
             _OF_THE_PARENT.extend(decoder for _, decoder in self._decoders)

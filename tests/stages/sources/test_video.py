@@ -309,7 +309,8 @@ def test_what_a_cut_file_has_lost_is_bad_frames_and_the_rest_is_right(
             good.append(index)
         except FrameError as error:
             reasons.append(str(error))
-    assert all(why.startswith(f"a.{suffix}: the file is cut off; of the 150") for why in reasons)
+    told = f"a.{suffix}: the file is cut off or damaged; of its 150 frames"
+    assert all(why.startswith(told) for why in reasons)
     assert str(tmp_path) not in "".join(reasons)
     assert good == list(range(len(good)))
     assert 60 < len(good) < 110
@@ -324,6 +325,89 @@ def test_a_cut_file_without_a_stated_count_holds_what_can_be_decoded(tmp_path: P
     assert 60 < len(source) < 110
     assert len(source) == len(sequential(path))
     source.load(len(source) - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("a.mp4", "mp4v"), ("a.avi", "XVID"), ("a.mkv", "mp4v")]
+)
+def test_frames_after_a_damaged_one_are_bad_and_none_is_passed_over(
+    tmp_path: Path, name: str, code: str
+) -> None:
+    path = film(tmp_path / name, code, 60)
+    whole, data = sequential(path), bytearray(path.read_bytes())
+    at = -1
+    for _ in range(31):
+        at = data.index(b"\0\0\1\xb6", at + 1)
+    data[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    source = opened(path)
+    assert len(source) == 60
+    for index in range(30 - DOUBTFUL):
+        np.testing.assert_array_equal(source.load(index).image, whole[index])
+    for index in (30 - DOUBTFUL, 30, 59):
+        with pytest.raises(
+            FrameError, match="cut off or damaged; of its 60 frames the first 26 are whole"
+        ):
+            source.load(index)
+
+
+def without_frames(path: Path, dropped: set[int]) -> None:
+    """Make an AVI's frames empty, as a camera writes those for which it had no time."""
+    data = bytearray(path.read_bytes())
+    at, index = data.index(b"movi") + 4, data.rindex(b"idx1") + 8
+    for number in range(max(dropped) + 1):
+        size = struct.unpack_from("<I", data, at + 4)[0]
+        if number in dropped:
+            struct.pack_into("<I4sI", data, at + 4, 0, b"JUNK", size - 8)
+            struct.pack_into("<I", data, index + 16 * number + 12, 0)
+        at += 8 + size + size % 2
+    path.write_bytes(data)
+
+
+def test_frames_that_a_camera_dropped_from_an_avi_are_not_taken_for_lost(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.avi", "MJPG", 50)
+    expected = sequential(path)
+    without_frames(path, {10, 11, 30})
+    source = opened(path)
+    there = [number for number in range(50) if number not in (10, 11, 30)]
+    assert len(source) == 47
+    for index, number in enumerate(there):
+        np.testing.assert_array_equal(source.load(index).image, expected[number])
+    assert [source.position(index)[1] for index in range(47)] == there
+    nearest = [{10: 9, 30: 29}.get(number, number) for number in range(0, 50, 2)]
+    taken = [int(name[-6:]) for name in opened(path, fps=12.5).frame_ids]
+    assert [there[place] for place in taken] == nearest
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    assert len(opened(path)) == 47  # cut off as well: of the 50, 3 were never there
+
+
+def test_an_end_long_before_the_stated_length_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = film(tmp_path / "a.mkv", "mp4v")
+    opened(path)
+    assert not caplog.records
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.6)])
+    for _ in range(2):  # counted, and by the index that is kept
+        caplog.clear()
+        assert 60 < len(opened(path)) < 110
+        (record,) = caplog.records
+        assert record.getMessage().startswith("a.mkv ends long before the length that it states")
+
+
+def test_a_video_that_is_to_be_turned_is_turned_wherever_it_is_read(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", "mp4v", 100)
+    upright, data = sequential(path), bytearray(path.read_bytes())
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = clockwise
+    path.write_bytes(data)
+    source = opened(path)
+    for index in (0, 1, 90, 40):
+        turned = np.rot90(upright[index], -1)
+        np.testing.assert_array_equal(source.load(index).image, turned)
 
 
 def test_frames_that_are_there_and_not_shown_are_not_taken_for_lost(

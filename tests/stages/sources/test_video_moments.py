@@ -153,9 +153,9 @@ def test_frames_that_a_camera_dropped_are_gaps_in_the_time_of_every_frame(shown)
 
 
 def test_the_frames_that_a_cut_variable_file_lost_are_bad_ones_at_the_end(shown):
-    source = shown(DARK_THEN_LIGHT, 16, fps=5, lost=20)
+    source = shown(DARK_THEN_LIGHT, 20, fps=5, lost=20)  # 60 frames in 3 s
     assert [numbers(source)[at] for at in (0, 1, 12, 13, -1)] == [0, 2, 36, 44, 52]
-    with pytest.raises(FrameError, match="cut off; of the 60 frames that it states, the first 36"):
+    with pytest.raises(FrameError, match="cut off or damaged; of its 60 frames the first 36"):
         source.load(13)
     assert times(shown(DARK_THEN_LIGHT, 16, lost=3))[-4:] == [99, 100, 101, 102]
 
@@ -196,6 +196,8 @@ def test_uneven_steps_are_said_where_time_is_asked_for_and_nowhere_else(shown, c
     times(shown([0, 40, 80, 120, 160, 176, 200, 240, 280], 25, fps=25))
     times(shown([0, 33, 67, 100, 133, 200, 233, 267], 30))  # one is dropped
     assert not warned(caplog)
+    times(shown([0, 40, 80, 120, 160, 260, 360, 460], 25))  # two and a half intervals
+    assert len(warned(caplog)) == 1
 
 
 @pytest.mark.parametrize("stated", [0.0, 500.0, 12.0])
