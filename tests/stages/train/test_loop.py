@@ -345,14 +345,14 @@ def test_weights_that_an_update_made_infinite_are_not_saved(make_job):
 def test_a_fault_of_the_cache_saves_the_last_whole_step(make_job):
     job = make_job("run", steps=9, checkpoint_every=100)
     data = job.streams["camvid"]
-    whole = data.sample
+    whole = data.fill
 
-    def sample(epoch, place):
-        if epoch == 1 and place == 0:
+    def fill(batch, place, epoch, frame):
+        if epoch == 1 and frame == 0:
             raise CacheCorrupt("bits fell over")
-        return whole(epoch, place)
+        whole(batch, place, epoch, frame)
 
-    data.sample = sample
+    data.fill = fill
     with pytest.raises(CacheCorrupt, match="camvid_000: bits fell over"):
         train(job)
     assert checkpoint(job)["step"] >= 2
