@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.layout import Definition
-from stillroom.storage_specs.shards.shard_index import index_bytes
-from stillroom.storage_specs.shards.zarr_arrays import shard_object
+from stillroom.storage_specs.shards.shard_chunks import chunks_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,5 +32,5 @@ def try_codec(spec: ArraySpec, values: NDArray[Any]) -> Trial:
     stored, *sides = Definition("trial", "trial", {}, 1, 1, (spec,)).stored(spec)
     arrays = [(stored, encoded.values)]
     arrays += [(side, encoded.side[side.attributes["role"]]) for side in sides]
-    size = sum(len(shard_object(of, 1, 1, 0, array[None])) - index_bytes(1) for of, array in arrays)
+    size = sum(len(chunk) for of, array in arrays for chunk in chunks_of(of, array))
     return Trial(spec.codec.decode(encoded.values, encoded.side), size)

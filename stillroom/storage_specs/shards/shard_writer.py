@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,7 @@ from stillroom.storage_specs.manifest import (
     encode_part,
     entry_of,
 )
-from stillroom.storage_specs.shards.shard_index import index_bytes, parse_index
-from stillroom.storage_specs.shards.zarr_arrays import shard_object
+from stillroom.storage_specs.shards.shard_chunks import chunks_of, shard_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ MEASURED = 4
 class ShardWriter:
     """One shard in the making; nothing is on disk before `commit`.
 
-    It holds quantised values only. Not for more than one thread at a time.
+    It holds compressed chunks only. Threads may put frames at the same time, in any order.
 
     Args:
         still_defined: whether the set on disk is still the one this shard is made for
@@ -67,13 +67,9 @@ class ShardWriter:
         self._rows: dict[int, FrameRow] = {}
         self._measured = range(self.start, self.stop, -(-(self.stop - self.start) // MEASURED))
         self._fidelity: Fidelity = {}
-        self._stored: list[StoredArray] = []
-        self._values: dict[str, NDArray[Any]] = {}
-        for spec in definition.arrays:
-            for stored in definition.stored(spec):
-                shape = (self.stop - self.start, *stored.shape)
-                self._stored.append(stored)
-                self._values[stored.path] = np.full(shape, stored.fill, stored.dtype)
+        self._taking = threading.Lock()
+        self._chunks: dict[int, dict[str, tuple[bytes, ...]]] = {}  # by frame and array
+        self._stored = [s for spec in definition.arrays for s in definition.stored(spec)]
 
     def put(self, row: FrameRow, arrays: Mapping[str, NDArray[Any] | Encoded]) -> None:
         """Encode one frame's arrays, keyed by artifact; one that is encoded already is kept so.
@@ -88,7 +84,7 @@ class ShardWriter:
             raise ArtifactError(
                 f"frame {row.frame_id}: expected arrays {sorted(specs)}, got {sorted(arrays)}"
             )
-        encoded: dict[str, NDArray[Any]] = {}
+        chunks: dict[str, tuple[bytes, ...]] = {}
         found: Fidelity = {}
         for artifact, spec in specs.items():
             try:
@@ -98,13 +94,14 @@ class ShardWriter:
             except ArtifactError as error:
                 raise ArtifactError(f"{artifact}, frame {row.frame_id}: {error}") from error
             values, *sides = self.definition.stored(spec)
-            encoded[values.path] = result.values
+            chunks[values.path] = chunks_of(values, result.values)
             for side in sides:
-                encoded[side.path] = result.side[side.attributes["role"]]
-        for path, array in encoded.items():
-            self._values[path][row.index - self.start] = array
-        self._fidelity = worst(self._fidelity, found)
-        self._rows[row.index] = row
+                chunks[side.path] = chunks_of(side, result.side[side.attributes["role"]])
+        with self._taking:
+            self._check_row(row, "ok")
+            self._chunks[row.index] = chunks
+            self._fidelity = worst(self._fidelity, found)
+            self._rows[row.index] = row
 
     def _encode(self, spec: ArraySpec, array: NDArray[Any] | Encoded) -> Encoded:
         if not isinstance(array, Encoded):
@@ -121,8 +118,9 @@ class ShardWriter:
 
     def bad(self, row: FrameRow) -> None:
         """Record a frame that cannot be used, with its reason; its arrays hold fill values."""
-        self._check_row(row, "bad")
-        self._rows[row.index] = row
+        with self._taking:
+            self._check_row(row, "bad")
+            self._rows[row.index] = row
 
     def commit(self) -> ShardPart:
         """Write the objects, then the manifest part; the shard exists from that moment on.
@@ -163,17 +161,9 @@ class ShardWriter:
         objects: dict[str, ObjectEntry] = {}
         sizes = np.zeros(self.stop - self.start, np.int64)
         for stored in self._stored:
-            content = shard_object(
-                stored,
-                definition.count,
-                definition.shard_frames,
-                self.shard,
-                self._values[stored.path],
-            )
-            chunks = definition.shard_frames * stored.chunks
-            index = parse_index(content[-index_bytes(chunks) :], chunks, len(content))
-            lengths = index[: len(sizes) * stored.chunks, 1].astype(np.int64)
-            sizes += lengths.reshape(len(sizes), -1).sum(axis=1)
+            frames = self._frames_of(stored)
+            sizes += [sum(map(len, chunks)) for chunks in frames]
+            content = shard_object(stored, definition.shard_frames, frames)
             self.objects.write_whole(stored.object_path(self.shard), content)
             objects[stored.path] = entry_of(content)
         rows = (self._rows[i] for i in range(self.start, self.stop))
@@ -190,6 +180,13 @@ class ShardWriter:
                 replace(row, bytes=int(size)) for row, size in zip(rows, sizes, strict=True)
             ),
         )
+
+    def _frames_of(self, stored: StoredArray) -> list[tuple[bytes, ...]]:
+        """One array's chunks of every frame; those of bad ones hold fill values."""
+        bad = self._chunks.keys() != self._rows.keys()
+        blank = chunks_of(stored, np.full(stored.shape, stored.fill, stored.dtype)) if bad else ()
+        every = (self._chunks.get(index) for index in range(self.start, self.stop))
+        return [blank if chunks is None else chunks[stored.path] for chunks in every]
 
     def _committed(self) -> ShardPart | None:
         """The part on disk if all that it names is whole; else what is left of it is withdrawn."""

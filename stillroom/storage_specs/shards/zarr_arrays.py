@@ -1,22 +1,23 @@
-"""Zarr's side of the contract: an array's metadata and the bytes of one shard object.
+"""Zarr's side of the contract: an array's metadata, and where in an object its chunks lie.
 
-zarr-python itself encodes both, in memory; only then do they go to disk, whole
+zarr-python itself says both, in memory; what goes to disk goes there whole
 (`durable_files.write_whole`), since Zarr's own store neither syncs nor renames.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stillroom.storage_specs.files.cautious_reads import json_of
 from stillroom.storage_specs.layout import KEY
+from stillroom.storage_specs.shards.shard_index import index_bytes, parse_index
 
 if TYPE_CHECKING:
-    import zarr
-    from numpy.typing import NDArray
     from zarr.abc.codec import BytesBytesCodec
     from zarr.core.buffer import Buffer
 
@@ -25,23 +26,57 @@ if TYPE_CHECKING:
 
 def array_json(stored: StoredArray, count: int, shard_frames: int) -> bytes:
     """The array's zarr.json, a pure function of its arguments."""
-    kept, _ = _in_memory(stored, count, shard_frames)
+    import zarr
+    from zarr.storage import MemoryStore
+
+    kept: dict[str, Buffer] = {}
+    zarr.create_array(
+        MemoryStore(kept),
+        shape=(count, *stored.shape),
+        chunks=(1, *stored.chunk_shape),
+        shards=(shard_frames, *stored.shard_shape),
+        dtype=np.dtype(stored.dtype),
+        fill_value=stored.fill,
+        compressors=_zarr_codecs(stored),
+        dimension_names=("frame", *stored.axes),
+        attributes={KEY: stored.attributes},
+        # All shards of an array in one folder: no four folders to create and sync for each.
+        chunk_key_encoding={"name": "default", "separator": "."},
+        zarr_format=3,
+        # A chunk of zeros that is not written could not be distinguished from a lost one.
+        config={"write_empty_chunks": True},
+    )
     return kept["zarr.json"].to_bytes()
 
 
-def shard_object(
-    stored: StoredArray, count: int, shard_frames: int, shard: int, values: NDArray[Any]
-) -> bytes:
-    """The bytes of one shard's object.
+@lru_cache(maxsize=64)
+def order_in_shard(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The order in which zarr-python writes the chunks of a shard into its object.
 
     Args:
-        values: (frames of this shard, *stored.shape) in the stored dtype
+        grid: chunks of the shard along each axis
+
+    Returns:
+        numbers of chunks, which count along the last axis first
     """
-    kept, array = _in_memory(stored, count, shard_frames)
-    start = shard * shard_frames
-    array[start : start + len(values)] = values
-    inside = stored.object_path(shard).removeprefix(f"{stored.path}/")
-    return kept[inside].to_bytes()
+    import zarr
+    from zarr.storage import MemoryStore
+
+    kept: dict[str, Buffer] = {}
+    array = zarr.create_array(
+        MemoryStore(kept),
+        shape=grid,
+        chunks=(1,) * len(grid),
+        shards=grid,
+        dtype="uint8",
+        compressors=None,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = 0
+    content = next(value for key, value in kept.items() if key != "zarr.json").to_bytes()
+    chunks = math.prod(grid)
+    index = parse_index(content[-index_bytes(chunks) :], chunks, len(content))
+    return tuple(int(number) for number in index[:, 0].argsort())
 
 
 def metadata_differences(
@@ -68,33 +103,6 @@ def metadata_differences(
         # A reader of Zarr has to refuse an unknown field.
         *sorted(actual.keys() - expected.keys()),
     ]
-
-
-def _in_memory(
-    stored: StoredArray, count: int, shard_frames: int
-) -> tuple[dict[str, Buffer], zarr.Array[Any]]:
-    """A fresh array in memory, and the dict in which its objects appear."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    kept: dict[str, Buffer] = {}
-    array = zarr.create_array(
-        MemoryStore(kept),
-        shape=(count, *stored.shape),
-        chunks=(1, *stored.chunk_shape),
-        shards=(shard_frames, *stored.shard_shape),
-        dtype=np.dtype(stored.dtype),
-        fill_value=stored.fill,
-        compressors=_zarr_codecs(stored),
-        dimension_names=("frame", *stored.axes),
-        attributes={KEY: stored.attributes},
-        # All shards of an array in one folder: no four folders to create and sync for each.
-        chunk_key_encoding={"name": "default", "separator": "."},
-        zarr_format=3,
-        # A chunk of zeros that is not written could not be distinguished from a lost one.
-        config={"write_empty_chunks": True},
-    )
-    return kept, array
 
 
 def _zarr_codecs(stored: StoredArray) -> list[BytesBytesCodec]:
