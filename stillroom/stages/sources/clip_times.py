@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,11 +15,14 @@ from stillroom.stages.sources.names import Names, at, natural_order
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from stillroom.stages.sources.source import Source
+
+_JITTER = 1 / 8  # of a step, by which times of a clock may miss it
+_COUNTED = 0.9  # share of nearly equal differences that are equal, where times count frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +102,30 @@ def times_of_clips(source: Source) -> dict[str, dict[int, int]]:
     return {clip: dict(sorted(times.items())) for clip, times in clips.items()}
 
 
-def usual_step(times: Iterable[int]) -> int:
-    """Return the most frequent difference between successive times, the least of several.
+def usual_step(times: Iterable[int]) -> tuple[int, int]:
+    """Return the difference that is usual between successive times, and what may miss it.
+
+    It is the most frequent one, the least of several, and nothing may miss it. Times that a clock
+    gave (33, 67, 100 ms) are told by their differences, of which many are nearly the same and few
+    are just the same: then it is their mean, which an eighth may miss.
 
     Args:
-        times: ascending, none twice; 1 for fewer than two
+        times: ascending, none twice; fewer than two have the step 1
     """
-    steps = Counter(later - earlier for earlier, later in pairwise(times))
-    most = max(steps.values(), default=0)
-    return min((step for step, count in steps.items() if count == most), default=1)
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    if not steps:
+        return 1, 0
+    counts = Counter(steps)
+    usual = min(counts, key=lambda step: (-counts[step], step))
+    alike = [step for step in steps if abs(step - usual) <= usual * _JITTER]
+    if counts[usual] >= _COUNTED * len(alike):
+        return usual, 0
+    usual = (sum(alike) + len(alike) // 2) // len(alike)
+    return usual, int(usual * _JITTER)
+
+
+def time_near(times: Sequence[int], wanted: int, within: int) -> int | None:
+    """Return the nearest of ascending times to one, the later of two; None if none is so near."""
+    place = bisect_left(times, wanted)
+    near = min(times[max(0, place - 1) : place + 1], key=lambda time: (abs(time - wanted), -time))
+    return near if abs(near - wanted) <= within else None

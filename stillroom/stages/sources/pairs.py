@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from stillroom.stages.settings import Settings
-from stillroom.stages.sources.clip_times import times_of_clips, usual_step
+from stillroom.stages.sources.clip_times import time_near, times_of_clips, usual_step
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,12 +93,17 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
     drawn: dict[tuple[int, int], tuple[int, int]] = {}  # (frame, partner): (offset, draw)
     chosen = lonely = 0
     for times in times_of_clips(source).values():
-        step = usual_step(times)
+        ordered = list(times)
+        step, jitter = usual_step(ordered)
         for time, frame in times.items():
             if not every and not source.labelled(frame):
                 continue
             there = [
-                [(k, times[time + k * step]) for k in offsets if time + k * step in times]
+                [
+                    (k, times[other])
+                    for k in offsets
+                    if (other := time_near(ordered, time + k * step, jitter)) is not None
+                ]
                 for offsets in _drawn_order(source.frame_ids[frame], config.offsets)
             ]
             if not all(there):

@@ -43,6 +43,11 @@ def test_what_is_as_frequent_is_the_smaller_step(film: Any) -> None:
     assert clip.breaks == {2}
 
 
+def test_times_that_a_clock_rounded_break_no_clip(film: Any) -> None:
+    ((clip,), _) = clips_of(film(timed("a", 0, 33, 67, 100, 133, 167, 267, 300)), asked())
+    assert clip.breaks == {6}
+
+
 def test_the_first_clips_and_frames_are_taken() -> None:
     source = DemoSource(DemoConfig(clips=4, frames_per_clip=5))
     found, _ = clips_of(source, asked(clips=2, frames=3))

@@ -111,7 +111,38 @@ def test_steps_are_the_clips_own_and_nothing_reaches_over_a_gap_or_into_another_
     [([], 1), ([5], 1), ([1, 3], 2), ([0, 2, 4, 5], 2), ([0, 1, 5, 9], 4), ([0, 3, 4, 7, 8], 1)],
 )
 def test_the_usual_step_is_the_most_frequent_and_the_least_of_several(times, step):
-    assert usual_step(times) == step
+    assert usual_step(times) == (step, 0)
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [
+        ([round(i * 1000 / 30) for i in range(50)], 33),
+        ([round(i * 1000 / 60) for i in range(50)], 17),
+        ([16 * 10**16 + 33_333_333 * i + 900_000 * (i % 3) for i in range(50)], 33_350_000),
+    ],
+)
+def test_times_of_a_clock_are_steps_that_it_may_miss_by_an_eighth(times, step):
+    found, jitter = usual_step(times)
+    assert found == pytest.approx(step, rel=0.01)
+    assert jitter == found // 8
+    source = Clips({"a": times, "b": times[:20] + times[21:]})
+    plan = plan_pairs(source, PairsConfig(of="all", offsets=(1, 3), draws=2, back=False))
+    place = {(clip, time): times.index(time) for clip, time in source.at}
+    apart = [
+        place[source.at[other]] - place[source.at[frame]]
+        for frame, other in zip(plan.frame, plan.partner, strict=True)
+    ]
+    assert apart == plan.offset.tolist()
+    # at the two ends of each clip; no frame beside the gap has lost both of its offsets
+    assert (plan.chosen, plan.lonely) == (95, 4)
+
+
+def test_a_few_odd_numbers_do_not_make_a_clock_of_a_counter():
+    times = [30 * i for i in range(20)] + [601] + [30 * i for i in range(21, 40)]  # CamVid's
+    assert usual_step(times) == (30, 0)
+    plan = plan_pairs(Clips({"a": times}), PairsConfig(of="all", offsets=(1,), back=False))
+    assert (plan.chosen, plan.lonely) == (35, 5)
 
 
 def test_a_source_without_labels_pairs_all_frames_and_one_without_clips_none():
