@@ -11,7 +11,7 @@ from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.class_lists import agree, numbered
 from stillroom.stages.train.dataset import is_labelled
-from stillroom.stages.train.reads import TRIPLETS, row_of
+from stillroom.stages.train.reads import TRIPLETS, how_to_cache, row_of
 from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import identity_differences
@@ -224,6 +224,7 @@ def check_objective(
     for stream, dataset in streams.items():
         available[stream] = {LABELS} if dataset.labelled else set()
         available[stream] |= {TRIPLETS} if dataset.clips else set()
+        available[stream] |= _said_stand_ins(stream, dataset)
         for set_name, stored in dataset.teachers.items():
             teacher = teacher_of(set_name)
             read = (need for need in dataset.needs if need.startswith(f"{teacher}/"))
@@ -240,6 +241,22 @@ def check_objective(
         for teacher in term.teachers:  # without logits, as many as the student's
             teacher_classes.setdefault(teacher, len(classes))
     objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
+
+
+def _said_stand_ins(stream: str, dataset: CacheDataset) -> set[str]:
+    """Return what a stream needs and has approximately, and warn of it."""
+    for read, other in dataset.stand_ins.items():
+        teacher, _, artifact = read.partition("/")
+        LOG.warning(
+            "stream %s: %s is not cached; %s, upsampled, stands in for it, so that a raised "
+            "threshold keeps other pixels than a build at that threshold does, near the edges of "
+            "things above all; %s, once",
+            stream,
+            read,
+            other.partition("@")[0],
+            how_to_cache(artifact, teacher),
+        )
+    return set(dataset.stand_ins)
 
 
 def _demand_same_classes(

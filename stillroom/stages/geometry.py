@@ -94,6 +94,8 @@ def apply_artifact(
             if out is None:
                 out = torch.empty(view.out_height, view.out_width, dtype=torch.int64)
             return apply_label(view, array, part, out)
+        case "nearest":
+            return apply_nearest(view, array, part, out)
         case "image":
             return apply_image(view, array.permute(2, 0, 1), part, out)
         case "vector":
@@ -136,14 +138,27 @@ def apply_label(
         (out_height, out_width), uint8 unless `out` is of another type
     """
     _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
-    part = part or _all_of(label)
-    rows, columns = _lines(view, 1)
-    pixels = (
-        nearest_axis(rows, part.height, part.rows.start),
-        nearest_axis(columns, part.width, part.columns.start),
-    )
     out = _room(out, (view.out_height, view.out_width), torch.uint8, torch.int64)
+    pixels = _nearest(view, part or _all_of(label))
     sample_labels(label.contiguous().numpy(), *pixels, IGNORE, out.numpy())
+    return out
+
+
+def apply_nearest(
+    view: View, pixels: Tensor, part: Part | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Bring a value of each pixel to a view as its label is: of the one under the sampled point.
+
+    Args:
+        pixels: (H, W) float32
+
+    Returns:
+        (1, out_height, out_width) float32, 0 outside
+    """
+    _demand(pixels.ndim == 2 and pixels.dtype == torch.float32, "pixels are (H, W) float32", pixels)
+    out = _room(out, (1, view.out_height, view.out_width), torch.float32)
+    under = _nearest(view, part or _all_of(pixels))
+    sample_labels(pixels.contiguous().numpy(), *under, 0, out[0].numpy())
     return out
 
 
@@ -269,6 +284,15 @@ def _between(view: View, part: Part, stride: int, out_stride: int) -> tuple[Axis
     return (
         linear_axis(rows, stride, part.height, part.rows.start),
         linear_axis(columns, stride, part.width, part.columns.start),
+    )
+
+
+def _nearest(view: View, part: Part) -> tuple[Axis, Axis]:
+    """Rows and columns of the pixels under the sampled points."""
+    rows, columns = _lines(view, 1)
+    return (
+        nearest_axis(rows, part.height, part.rows.start),
+        nearest_axis(columns, part.width, part.columns.start),
     )
 
 

@@ -209,14 +209,14 @@ def sample_field(
 
 @compiled
 def sample_labels(
-    labels: NDArray[np.uint8], rows: Axis, columns: Axis, outside: int, out: NDArray[Any]
+    labels: NDArray[Any], rows: Axis, columns: Axis, outside: int, out: NDArray[Any]
 ) -> None:
-    """Look up the label under each point.
+    """Look up the label, or another value of a pixel, under each point.
 
     Args:
         labels: (h, w)
         outside: label of what is off the grid
-        out: (H, W), of an integer type
+        out: (H, W)
     """
     out[: rows.begin] = outside
     out[rows.end :] = outside

@@ -26,6 +26,7 @@ FEATURES = "features"
 CODE = "code"
 PSEUDO_LABEL = "pseudo_label"
 CONFIDENCE = "confidence"
+PIXEL_CONFIDENCE = "pixel_confidence"
 FLOW = "flow"
 DEPTH = "depth"
 
@@ -41,8 +42,8 @@ class Artifact:
         axes: of one frame's array; the cache puts the axis "frame" before them
         dtype: of the decoded array
         geometry: how a view moves it: "image" and "field" bilinear, "masked_field" bilinear over
-            the values that are not 0, "label" nearest, "vector" bilinear with its vectors rescaled
-            and u negated on a flip
+            the values that are not 0, "label" and "nearest" the pixel under the point (outside 255
+            and 0), "vector" bilinear with its vectors rescaled and u negated on a flip
         codecs: names of the codecs that may store it, the usual one first
         picture: how it is drawn, a key of `stages.pictures.picture_kinds`
         statistics: what `cache stats` counts of it
@@ -59,13 +60,15 @@ class Artifact:
     output: str | None = None
     axes: tuple[str, ...]
     dtype: Literal["uint8", "float32"] = "float32"
-    geometry: Literal["image", "label", "field", "masked_field", "vector"]
+    geometry: Literal["image", "label", "nearest", "field", "masked_field", "vector"]
     codecs: tuple[str, ...]
     description: str
     picture: Literal[
         "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth"
     ]
-    statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
+    statistics: Literal[
+        "none", "classes", "scores", "confidence", "pixel_confidence", "moments", "range"
+    ] = "none"
     fidelity: Literal["error", "relative_error", "divergence"] = "error"
     fill_value: int = 0
     layered: bool = False
@@ -166,6 +169,17 @@ ARTIFACTS: dict[str, Artifact] = {
         description="the teacher's highest class probability, 0 to 1",
         picture="heat",
         statistics="confidence",
+    ),
+    PIXEL_CONFIDENCE: Artifact(
+        name=PIXEL_CONFIDENCE,
+        made_by="teacher",
+        output=LOGITS,
+        axes=PIXELS,
+        geometry="nearest",
+        codecs=("floor", "exact"),
+        description="the probability of the class of each canvas pixel, which thresholds look at",
+        picture="heat",
+        statistics="pixel_confidence",
     ),
     FLOW: Artifact(
         name=FLOW,

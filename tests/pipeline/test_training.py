@@ -239,6 +239,33 @@ def test_a_term_without_its_artifact_fails_before_the_first_step(built: Path) ->
         train_run(run)
 
 
+def test_a_raised_threshold_trains_as_a_build_at_it_does_once_the_cache_holds_it(
+    built: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raised = 'terms=[{name="cross_entropy", teacher="tiny", threshold=0.3}]'
+    held = 'cache.artifacts=["logits", "pseudo_label", "confidence"%s]'
+    low = ["cache.threshold=0.28", "cache.path=low.cache", held % ""]
+    build(load_run(built, low))
+    said = (
+        "stream more: tiny/pixel_confidence is not cached; tiny/confidence, upsampled, stands in",
+        "add 'pixel_confidence' to cache.artifacts and run `stillroom cache extend`",
+    )
+    for place, start in enumerate((check_terms, train_run)):
+        start(load_run(built, [*low, raised, "train.path=before"]))
+        assert [caplog.text.count(each) for each in said] == [place + 1] * 2
+    caplog.clear()
+    more = held % ', "pixel_confidence"'
+    build(load_run(built, [*low, more]), extend=True)
+    losses = train_run(load_run(built, [*low, more, raised, "train.path=after"])).losses
+    assert not any(each in caplog.text for each in said)
+    high = ["cache.threshold=0.3", "cache.path=high.cache"]
+    build(load_run(built, high))
+    plain = 'terms=[{name="cross_entropy", teacher="tiny"}]'
+    assert train_run(load_run(built, [*high, plain, "train.path=high"])).losses == losses
+    of_low = train_run(load_run(built, [*low, plain, "train.path=low"])).losses
+    assert 0 < losses["more/cross_entropy/tiny"] != of_low["more/cross_entropy/tiny"]
+
+
 def test_a_run_without_a_student_says_which_section_is_missing(built: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.toml"
     lines = built.read_text().splitlines()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stillroom.storage_specs.codecs.codec import Array, Codec, Encoded, Example, Side
+from stillroom.storage_specs.codecs.floor import Floor
 from stillroom.storage_specs.codecs.fp8 import FP8
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
 from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
@@ -240,6 +241,7 @@ def test_a_float64_beyond_float32_is_not_finite() -> None:
         (Flow(), -512.0, "got -512"),
         (Unit(), 1.01, "holds 0 to 1; got 1.01"),
         (Unit(), -0.01, "got -0.01"),
+        (Floor(), 1.01, "holds 0 to 1; got 1.01"),
     ],
 )
 def test_what_is_out_of_range_is_refused(codec: Codec, value: float, says: str) -> None:
@@ -251,7 +253,21 @@ def test_what_is_out_of_range_is_refused(codec: Codec, value: float, says: str) 
 
 def test_a_softmax_that_rounds_above_one_is_still_a_probability() -> None:
     x = np.float32([[1 + 2.0**-22, -(2.0**-30)]])
-    np.testing.assert_array_equal(round_trip(Unit(), x), [[1, 0]])
+    for codec in (Unit(), Floor()):
+        np.testing.assert_array_equal(round_trip(codec, x), [[1, 0]])
+
+
+def test_what_floor_stores_reaches_a_threshold_of_its_steps_exactly_where_the_value_does() -> None:
+    steps = np.array([float(np.float32(step / 200)) for step in range(201)], np.float32)
+    below = np.nextafter(steps[1:], np.float32(0))
+    np.testing.assert_array_equal(Floor().encode(steps).values, range(201))
+    np.testing.assert_array_equal(Floor().encode(below).values, range(200))
+    np.testing.assert_array_equal(round_trip(Floor(), steps), steps)
+    values = np.random.default_rng(0).uniform(0, 1, 5000).astype(np.float32)
+    stored = round_trip(Floor(), values)
+    for threshold in steps:
+        np.testing.assert_array_equal(stored >= threshold, values >= threshold)
+    assert (stored <= values).all()
 
 
 def test_a_channel_wider_than_float32_is_refused_by_byte() -> None:

@@ -101,6 +101,7 @@ class StatsCounter:
             pseudo_label=read(target, _held(target, "classes")),
             logits=read(target, scores),
             confidence=None if scores else read(target, confidence),
+            pixel_confidence=read(target, _held(target, "pixel_confidence")),
             features=read(target, features),
             stride=stride(scores or confidence),
             features_stride=stride(features),

@@ -118,7 +118,7 @@ class CacheConfig(Settings):
             artifact grids whole
         sources: names of the sources to cache; all of them if left out
         artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
-            "confidence", "depth"
+            "confidence", "pixel_confidence", "depth"
         pairs: of which frames of clips the optical flow is cached; of none if left out
         flows: names of the flow models to cache; all of them if left out
         frames: keep frames and labels too, so that training needs nothing but the cache

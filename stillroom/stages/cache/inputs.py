@@ -10,7 +10,7 @@ import numpy as np
 
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.stages.sources.pairs import BACKWARD
-from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW
+from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW, PIXEL_CONFIDENCE
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
@@ -150,7 +150,7 @@ def _of_pixels(row: Row, frame: CanvasFrame) -> Row:
 
 def mean_confidence(arrays: Arrays, frame: CanvasFrame) -> float | None:
     """Average the confidence over the frame's valid area; None where none is cached."""
-    confidence = arrays.get(CONFIDENCE)
+    confidence = arrays.get(CONFIDENCE, arrays.get(PIXEL_CONFIDENCE))
     if confidence is None:
         return None
     rows = -(-confidence.shape[0] * frame.valid[0] // frame.image.shape[0])

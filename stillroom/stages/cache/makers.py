@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from stillroom.storage_specs.artifacts import (
     FEATURES,
     IGNORE,
     LOGITS,
+    PIXEL_CONFIDENCE,
     PSEUDO_LABEL,
 )
 
@@ -42,6 +44,14 @@ class Output:
     frame: CanvasFrame
     threshold: float
 
+    @cached_property
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Highest class probability of each canvas pixel, and its class: (H, W), (H, W)."""
+        size = self.frame.image.shape[:2]
+        full = upsample_logits(self.grid[None], self.stride, (size[0], size[1]))[0]
+        probability, label = full.softmax(0).max(0)
+        return probability, label
+
 
 def unchanged(output: Output) -> Tensor:
     """Return the grid itself: (C, h, w)."""
@@ -55,14 +65,21 @@ def confidence(output: Output) -> Tensor:
 
 def pseudo_label(output: Output) -> Tensor:
     """Return the class of each canvas pixel, 255 where unsure or outside the photo: (H, W)."""
-    size = output.frame.image.shape[:2]
-    full = upsample_logits(output.grid[None], output.stride, (size[0], size[1]))[0]
-    best, label = full.softmax(0).max(0)  # (H, W)
-    label = torch.where(best >= output.threshold, label, torch.full_like(label, IGNORE))
+    probability, label = output.best
+    label = label.masked_fill(~(probability >= output.threshold), IGNORE)
+    return _cleared_outside(label, output, IGNORE).to(torch.uint8)
+
+
+def pixel_confidence(output: Output) -> Tensor:
+    """Return what `pseudo_label` compares with its threshold, 0 outside the photo: (H, W)."""
+    return _cleared_outside(output.best[0].clone(), output, 0)
+
+
+def _cleared_outside(pixels: Tensor, output: Output, value: int) -> Tensor:
     height, width = output.frame.valid
-    label[height:] = IGNORE
-    label[:, width:] = IGNORE
-    return label.to(torch.uint8)
+    pixels[height:] = value
+    pixels[:, width:] = value
+    return pixels
 
 
 def depth(output: Output) -> Tensor:
@@ -79,5 +96,6 @@ MAKERS: dict[str, Callable[[Output], Tensor]] = {
     FEATURES: unchanged,
     PSEUDO_LABEL: pseudo_label,
     CONFIDENCE: confidence,
+    PIXEL_CONFIDENCE: pixel_confidence,
     DEPTH: depth,
 }

@@ -77,7 +77,7 @@ class TeacherArtifacts:
 
     Attributes:
         artifacts: names as in the run file: "logits", "features/<layer>", "pseudo_label",
-            "confidence"
+            "confidence", "pixel_confidence"
         threshold: of pseudo labels, see `makers.Output`
     """
 
@@ -94,18 +94,18 @@ class TeacherArtifacts:
         output = self.teacher(np.stack([frame.image for frame in frames]))
         if LOGITS in output:
             demand_labels_fit(self.artifacts, output[LOGITS].shape[1])
-        return [
-            {name: self._of_frame(name, output, *each) for name in self.artifacts}
-            for each in enumerate(frames)
-        ]
+        return [self._of_frame(output, *each) for each in enumerate(frames)]
 
-    def _of_frame(
-        self, artifact: str, output: ModelOutput, position: int, frame: CanvasFrame
-    ) -> NDArray[np.generic]:
-        name = output_of(artifact, output)
-        of_frame = Output(output[name][position], self.teacher.strides[name], frame, self.threshold)
-        made: NDArray[np.generic] = MAKERS[artifact_of(artifact).name](of_frame).cpu().numpy()
-        return made
+    def _of_frame(self, output: ModelOutput, position: int, frame: CanvasFrame) -> Arrays:
+        names = {artifact: output_of(artifact, output) for artifact in self.artifacts}
+        of_frame = {  # one for all artifacts of a grid: what two of them need is computed once
+            name: Output(output[name][position], self.teacher.strides[name], frame, self.threshold)
+            for name in set(names.values())
+        }
+        return {
+            artifact: MAKERS[artifact_of(artifact).name](of_frame[name]).cpu().numpy()
+            for artifact, name in names.items()
+        }
 
     def shapes(self, canvas: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], int]]:
         """Find shape and stride of a frame's artifacts, by one forward pass on a black canvas."""
@@ -113,10 +113,10 @@ class TeacherArtifacts:
         output, strides = self.teacher(frame.image[None]), self.teacher.strides
         return {
             name: (
-                self._of_frame(name, output, 0, frame).shape,
+                made.shape,
                 strides[output_of(name, strides)] if artifact_of(name).has_stride else 1,
             )
-            for name in self.artifacts
+            for name, made in self._of_frame(output, 0, frame).items()
         }
 
 

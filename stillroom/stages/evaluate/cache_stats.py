@@ -1,8 +1,9 @@
 """What a teacher's cached output looks like over a whole source, in pieces that merge.
 
 What a threshold keeps follows the rule that makes pseudo-labels: logits upsampled to the frame's
-pixels, softmax, the highest probability at or above the threshold. Without logits the cached
-confidence, upsampled, and the cached pseudo-label stand for them.
+pixels, softmax, the highest probability at or above the threshold. The cached pixel confidence is
+that probability as the teacher gave it. Without it, it is computed from the cached logits; without
+these the cached confidence, upsampled, and the cached pseudo-label stand for them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class StatsFrame:
     """What the cache holds of one frame; None stands for what is not cached.
 
     label, pseudo_label: (H, W) uint8, 255 = none; logits (C, h, w), confidence (h, w), features
-    (A, h', w'): float32, decoded; stride: pixels to a position of logits and confidence
+    (A, h', w'), pixel_confidence (H, W): float32, decoded; stride: pixels to a position of logits
+    and confidence
     ranges: by artifact, what only has a range, (h'', w'') float32 with 0 for no value, and its
         stride
     size: (H, W) of the canvas; valid: (height, width) of the part that is no padding
@@ -50,6 +52,7 @@ class StatsFrame:
     size: tuple[int, int]
     valid: tuple[int, int]
     ranges: Mapping[str, tuple[NDArray[np.float32], int]] = field(default_factory=dict)
+    pixel_confidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,16 +155,20 @@ def _best_class(
     frame: StatsFrame, pseudo: NDArray[np.uint8] | None
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.uint8] | None]:
     """Highest probability and its class of every pixel of the valid part."""
-    scores = frame.confidence[None] if frame.confidence is not None else None
-    scores = frame.logits if frame.logits is not None else scores
-    if scores is None:
-        return None, None
-    full = upsample_logits(torch.from_numpy(scores[None]), frame.stride, frame.size)[0]
-    full = full[:, : frame.valid[0], : frame.valid[1]]
-    if frame.logits is None:
-        return full[0].numpy(), pseudo
-    sure, best = full.softmax(0).max(0)
-    return sure.numpy(), best.to(torch.uint8).numpy()
+    sure, best = None, pseudo
+    if frame.logits is not None:
+        probability, classes = _upsampled(frame.logits, frame).softmax(0).max(0)
+        sure, best = probability.numpy(), classes.to(torch.uint8).numpy()
+    elif frame.confidence is not None:
+        sure = _upsampled(frame.confidence[None], frame)[0].numpy()
+    if frame.pixel_confidence is not None:
+        sure = frame.pixel_confidence[: frame.valid[0], : frame.valid[1]]
+    return sure, best
+
+
+def _upsampled(grid: NDArray[np.float32], frame: StatsFrame) -> torch.Tensor:
+    full = upsample_logits(torch.from_numpy(grid[None]), frame.stride, frame.size)[0]
+    return full[:, : frame.valid[0], : frame.valid[1]]
 
 
 def _thresholds(
@@ -169,7 +176,7 @@ def _thresholds(
 ) -> dict[str, Any]:
     steps = np.searchsorted(np.asarray(THRESHOLDS, np.float32), sure, side="right")
     found: dict[str, Any] = {
-        "confidence": np.histogram(sure, BINS, (0, 1))[0].astype(np.int64),
+        "confidence": _bins(sure),
         "pixels": sure.size,
         "kept": _at_or_above(steps),
     }
@@ -180,6 +187,13 @@ def _thresholds(
     found["labelled_kept"] = _at_or_above(steps[counted])
     found["right"] = _at_or_above(steps[counted & (best == label)])
     return found
+
+
+def _bins(sure: NDArray[np.float32]) -> Counts:
+    """Count by bins; their edges in float32, as stored steps that lie on them are."""
+    edges = (np.arange(1, BINS) / BINS).astype(np.float32)
+    place = np.searchsorted(edges, sure.ravel(), side="right")
+    return np.bincount(place, minlength=BINS).astype(np.int64)
 
 
 def _at_or_above(steps: NDArray[np.integer[Any]]) -> Counts:

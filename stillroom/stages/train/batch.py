@@ -55,8 +55,9 @@ class Batch:
         artifacts: by key "<teacher>/<artifact>": "fpn/logits" (B, C, h, w), "fpn/features/<layer>"
             (B, A, h, w), "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres,
             0: no value, all floating; "fpn/pseudo_label" (B, H, W) int64, 255 where the teacher was
-            not confident; "fpn/features/<layer>@16" and its like on a grid of stride 16
-        masks: as `mask`, for other grids that artifacts are on, by stride
+            not confident; "fpn/pixel_confidence" (B, 1, H, W) in 0..1; "fpn/features/<layer>@16"
+            and its like on a grid of stride 16
+        masks: as `mask`, for other grids that artifacts are on, by stride; of clips also at 1
         frame_ids: B names, for messages
         triplets: of a stream of clips, how its frames lie in one another; None of single frames
     """

@@ -46,6 +46,7 @@ def frame_shapes(
     artifacts: Mapping[str, tuple[ArraySpec, int]],
     *,
     labelled: bool,
+    clips: bool,
 ) -> FrameShapes:
     """Return the shapes of frames of `size`.
 
@@ -63,12 +64,13 @@ def frame_shapes(
         channels = spec.shape[0] if len(spec.shape) == 3 else 1
         return (channels, *(cells(stride) if spec.kind.has_stride else size)), torch.float32
 
+    strides = {stride for _, stride in artifacts.values()} | ({1} if clips else set())
     return FrameShapes(
         size=size,
         mask=cells(out_stride),
         labelled=labelled,
         artifacts={read: shape(*stored) for read, stored in artifacts.items()},
-        masks={stride: cells(stride) for _, stride in artifacts.values() if stride != out_stride},
+        masks={stride: cells(stride) for stride in sorted(strides - {out_stride})},
     )
 
 

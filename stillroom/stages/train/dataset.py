@@ -17,7 +17,7 @@ from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import PhotometricConfig, jitter
-from stillroom.stages.train.reads import grid_of, how_to_cache
+from stillroom.stages.train.reads import grid_of, held_or_stand_in, how_to_cache
 from stillroom.stages.view import View, ViewConfig, sample_view
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import ConfigError
@@ -51,6 +51,9 @@ class CacheDataset:
             randomness
         flow: makes a sample a triplet; frames without neighbours are left out
 
+    Attributes:
+        stand_ins: by what is needed and not cached, what is read in its place
+
     Raises:
         CacheIncomplete: a set has uncommitted shards.
         ConfigError: the sets do not hold what is needed, or no frame is left.
@@ -75,7 +78,10 @@ class CacheDataset:
         self.flow = flow
         self.frames = frames
         self.teachers = dict(teachers)
-        self._grids = {read: grid_of(read, out_stride) for read in sorted(needs)}
+        held = {f"{teacher_of(k)}/{each}" for k, one in teachers.items() for each in one.arrays}
+        found = {read: held_or_stand_in(read, held) for read in sorted(needs)}
+        self.stand_ins = {read: other for read, other in found.items() if other != read}
+        self._grids = {read: grid_of(other, out_stride) for read, other in found.items()}
         wanted = {key for key, _ in self._grids.values()}
         self._holders = {
             f"{teacher_of(name)}/{artifact}": one
@@ -111,7 +117,9 @@ class CacheDataset:
             read: (self._holders[key].arrays[key.partition("/")[2]], stride)
             for read, (key, stride) in self._grids.items()
         }
-        self._shapes = frame_shapes(self.size, out_stride, specs, labelled=labelled)
+        self._shapes = frame_shapes(
+            self.size, out_stride, specs, labelled=labelled, clips=self.clips
+        )
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
             raise ConfigError(

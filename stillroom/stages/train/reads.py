@@ -6,10 +6,23 @@ stride 16. Label maps are at the image's own pixels, whatever the grid.
 
 from __future__ import annotations
 
-from stillroom.storage_specs.artifacts import LABELS, Artifact, artifact_of
+from typing import TYPE_CHECKING
+
+from stillroom.storage_specs.artifacts import (
+    CONFIDENCE,
+    LABELS,
+    PIXEL_CONFIDENCE,
+    Artifact,
+    artifact_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 TRIPLETS = "triplets"  # what a stream of clips has beside its artifacts, with their flow
 BESIDE = frozenset({LABELS, TRIPLETS})
+STAND_INS = {PIXEL_CONFIDENCE: f"{CONFIDENCE}@1"}
+"""What is read, approximately the same, from caches that do not hold an artifact."""
 
 
 def on_grid(key: str, stride: int, usual: int) -> str:
@@ -34,3 +47,11 @@ def grid_of(read: str, usual: int) -> tuple[str, int]:
     """Return the artifact's key and the stride of the grid that it is wanted on."""
     key, _, stride = read.partition("@")
     return key, int(stride) if stride else usual
+
+
+def held_or_stand_in(read: str, held: Container[str]) -> str:
+    """Return what is read of a cache that holds these keys: a stand-in of what it lacks, if any."""
+    key, _, _ = read.partition("@")
+    teacher, _, artifact = key.partition("/")
+    stand_in = f"{teacher}/{STAND_INS.get(artifact, '')}"
+    return stand_in if key not in held and stand_in.partition("@")[0] in held else read

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from stillroom.storage_specs.errors import ArtifactError
 
+UNIT_SLACK = 1e-5  # a softmax in float32 may end this far above 1
+
 Array = NDArray[Any]
 Side = Mapping[str, NDArray[np.float32]]
 """Side arrays by suffix, in the shapes of `Codec.side_shapes`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from stillroom.storage_specs.codecs.codec import (
+    UNIT_SLACK,
     Array,
     Codec,
     Encoded,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 FLOW_STEPS = 64  # a pixel
 FLOW_MAX = 32767 / FLOW_STEPS
-UNIT_SLACK = 1e-5  # a softmax in float32 may end this far above 1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from stillroom.storage_specs.codecs.floor import Floor
 from stillroom.storage_specs.codecs.fp8 import FP8
 from stillroom.storage_specs.codecs.kl import KL
 from stillroom.storage_specs.codecs.log import Log
@@ -29,6 +30,7 @@ CODECS: dict[str, type[Codec]] = {
     "half": Half,
     "byte": Byte,
     "unit": Unit,
+    "floor": Floor,
     "flow": Flow,
     "kl": KL,
     "fp8": FP8,

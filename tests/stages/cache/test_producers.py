@@ -13,6 +13,7 @@ from stillroom.stages.cache.inputs import mean_confidence
 from stillroom.stages.cache.makers import MAKERS
 from stillroom.stages.cache.producers import TeacherArtifacts, output_of
 from stillroom.stages.sources.canvas import CanvasFrame
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.errors import ConfigError
 
@@ -108,6 +109,28 @@ def test_the_last_class_that_a_pseudo_label_can_say_is_254() -> None:
     assert made_of(logits, ("logits",), stride=1)[0]["logits"].shape == (256, 8, 12)
 
 
+def test_the_confidence_of_a_pixel_is_what_its_pseudo_label_was_judged_by() -> None:
+    logits, names = some_logits(), ("pixel_confidence", "pseudo_label")
+    powers = upsample_logits(logits, 4, CANVAS).double().exp()
+    for position, arrays in enumerate(made_of(logits, names, valid=VALID)):
+        sure = arrays["pixel_confidence"]
+        assert (sure.shape, sure.dtype) == (CANVAS, np.float32)
+        expected = (powers[position] / powers[position].sum(0)).amax(0).numpy()
+        expected[VALID[0] :] = 0
+        expected[:, VALID[1] :] = 0
+        np.testing.assert_allclose(sure, expected, rtol=1e-6)
+        for threshold in (0.4, 0.6, 0.9):
+            judged = made_of(logits, names, valid=VALID, threshold=threshold)[position]
+            kept = np.where(sure >= np.float32(threshold), arrays["pseudo_label"], 255)
+            np.testing.assert_array_equal(judged["pseudo_label"], kept)
+
+
+def test_mean_confidence_is_taken_of_pixels_where_there_is_no_other() -> None:
+    made = made_of(some_logits(count=1), ("pixel_confidence",), valid=VALID)[0]
+    expected = made["pixel_confidence"][: VALID[0], : VALID[1]].mean(dtype=np.float64)
+    assert mean_confidence(made, canvas_frame(VALID)) == pytest.approx(expected, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("valid", "cells"),
     [((8, 12), (2, 3)), ((5, 9), (2, 3)), ((4, 8), (1, 2)), ((4, 9), (1, 3)), ((1, 1), (1, 1))],
@@ -130,7 +153,8 @@ def test_an_unknown_layer_is_refused_with_those_there_are(artifact: str) -> None
     with pytest.raises(ConfigError) as caught:
         made_of(some_logits(), (artifact,))
     assert repr(artifact) in str(caught.value)
-    assert "known: logits, pseudo_label, confidence, features/deep" in str(caught.value)
+    known = "known: logits, pseudo_label, confidence, pixel_confidence, features/deep"
+    assert known in str(caught.value)
     assert output_of("features/deep", ("logits", "features/deep")) == "features/deep"
     assert output_of("confidence", ("logits",)) == "logits"
 
@@ -148,11 +172,12 @@ def test_every_artifact_of_a_teacher_has_a_maker_and_no_other() -> None:
 
 
 def test_the_shapes_are_those_of_the_artifacts_and_strides_those_of_the_grids() -> None:
-    artifacts = ("logits", "pseudo_label", "confidence", "features/deep")
+    artifacts = ("logits", "pseudo_label", "confidence", "pixel_confidence", "features/deep")
     teacher: Any = Written(some_logits(count=1), 4)
     assert TeacherArtifacts(teacher, artifacts, 0.7).shapes(CANVAS) == {
         "logits": ((3, 2, 3), 4),
         "pseudo_label": ((8, 12), 1),
         "confidence": ((2, 3), 4),
+        "pixel_confidence": ((8, 12), 1),
         "features/deep": ((3, 2, 3), 4),
     }

@@ -131,6 +131,30 @@ def test_confidence_and_pseudo_labels_stand_in_for_logits() -> None:
     assert stats_of_frame(nothing, CLASSES).to_dict("abcd")["thresholds"][0]["kept"] is None
 
 
+@pytest.mark.parametrize("scores", ["logits", "confidence", None])
+def test_thresholds_are_judged_by_the_confidence_of_pixels_where_it_is_cached(scores) -> None:
+    (one,) = frames(1)
+    rng = np.random.default_rng(3)
+    sure = (rng.integers(90, 201, SIZE) / 200).astype(np.float32)  # often at a threshold itself
+    of = {**one.__dict__, "pixel_confidence": sure}
+    of["logits"] = one.logits if scores == "logits" else None
+    of["confidence"] = np.full((4, 6), 0.01, np.float32) if scores == "confidence" else None
+    found = stats_of_frame(StatsFrame(**of), CLASSES)
+    rows, columns = VALID
+    steps = np.rint(sure[:rows, :columns] * 200).astype(int)
+    label = one.label[:rows, :columns]
+    best = one.pseudo_label[:rows, :columns]
+    if scores == "logits":
+        logits = torch.from_numpy(one.logits[None])
+        best = upsample_logits(logits, STRIDE, SIZE)[0, :, :rows, :columns].argmax(0).numpy()
+    assert found.pixels == steps.size
+    assert found.confidence.tolist() == np.bincount((steps // 10).clip(max=19).ravel()).tolist()
+    for place, at in enumerate(range(100, 200, 10)):
+        kept = steps >= at
+        assert found.kept[place] == kept.sum()
+        assert found.right[place] == (kept & (label == best) & (label != 255)).sum()
+
+
 def test_the_chart_is_drawn_whatever_is_missing(tmp_path: Path) -> None:
     many = tuple(f"a class with quite a long name {index}" for index in range(90))
     rows = [

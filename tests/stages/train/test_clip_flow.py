@@ -102,6 +102,16 @@ def dataset(cache, view=None, **options):
     return CacheDataset("street", frames, {}, view=view, flow=flow, **options)
 
 
+def test_clips_tell_the_pixels_that_show_the_frame_whatever_the_students_grid(cache):
+    view = ViewConfig(crop=(64, 80), scale=(0.5, 0.5))  # half of what it shows is no canvas
+    clips = dataset(cache, view, out_stride=16)
+    for place in range(len(clips)):
+        for sample in clips.sample(0, place).samples:
+            assert sample.masks.keys() == {1}
+            assert torch.equal(sample.masks[1][0], sample.label != 255)
+            assert 0 < sample.masks[1].sum() < sample.masks[1].numel()
+
+
 def interior(label):
     """(H, W) bool: the pixels with one label all around, two pixels far: outlines are halves."""
     padded = nn.functional.pad(label[None, None].float(), (2, 2, 2, 2), value=-1)

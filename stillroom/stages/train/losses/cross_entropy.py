@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.terms.term import Term
 from stillroom.stages.upsample import upsample_logits
-from stillroom.storage_specs.artifacts import CONFIDENCE, IGNORE, LABELS, PSEUDO_LABEL
+from stillroom.storage_specs.artifacts import IGNORE, LABELS, PIXEL_CONFIDENCE, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LabelTerm(Term):
 
     Attributes:
         threshold: least confidence of a pseudo label, for raising the one of the cache without a
-            new build; reads the teacher's confidence. None keeps the cache's own
+            new build; reads the teacher's pixel_confidence. None keeps the cache's own
     """
 
     threshold: float | None = Field(default=None, gt=0, lt=1)
@@ -85,23 +85,17 @@ class LabelTerm(Term):
             return frozenset({LABELS})
         if self.teacher is None:
             return frozenset()
-        artifacts = [PSEUDO_LABEL] + ([CONFIDENCE] if self.threshold is not None else [])
+        artifacts = [PSEUDO_LABEL] + ([PIXEL_CONFIDENCE] if self.threshold is not None else [])
         return frozenset(self.key(artifact) for artifact in artifacts)
 
     def of_logits(self, given: TermInput, logits: Tensor) -> Tensor:
         """Return the cross entropy at the label map's size, to which the logits are upsampled."""
         labels = given.label_map()
         size = (labels.shape[1], labels.shape[2])
-        mask = None if given.batch.labelled else self._trusted(given, size)
+        mask = None
+        if self.threshold is not None and not given.batch.labelled:
+            mask = given.artifact(PIXEL_CONFIDENCE) >= self.threshold
         return cross_entropy(upsample_logits(logits, given.stride, size), labels, mask=mask)
-
-    def _trusted(self, given: TermInput, size: tuple[int, int]) -> Tensor:
-        """Tell which pseudo labels to learn: teachers label a canvas' padding as well."""
-        mask = given.pixel_mask
-        if self.threshold is not None:
-            confidence = upsample_logits(given.artifact(CONFIDENCE), given.stride, size)
-            mask = mask & (confidence >= self.threshold)
-        return mask
 
 
 class CrossEntropyTerm(LabelTerm):

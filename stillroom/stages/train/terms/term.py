@@ -144,10 +144,8 @@ class TermInput:
 
     @property
     def pixel_mask(self) -> Tensor:
-        """(B, 1, H, W) bool: the pixels below these positions."""
-        height, width = self.batch.images.shape[2:]
-        mask = self.mask.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
-        return mask[:, :, :height, :width]
+        """(B, 1, H, W) bool: the pixels that show the frame, of clips."""
+        return self.batch.mask_at(1, self.student.strides[LOGITS])
 
     @property
     def triplets(self) -> Triplets:

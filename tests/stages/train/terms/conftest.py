@@ -68,7 +68,7 @@ def make_input(sizes):
         mask=mask,
         artifacts={
             "fpn/logits": 3 * grids(CLASSES, 4),
-            "fpn/confidence": torch.rand(2, 1, *cells(4), generator=generator),
+            "fpn/pixel_confidence": torch.rand(2, 1, *SIZE, generator=generator),
             "fpn/pseudo_label": torch.randint(0, CLASSES, (2, *SIZE), generator=generator),
             "fpn/features/penultimate": grids(5, 4),
             "fpn/features/deep": grids(9, 4),
@@ -122,7 +122,7 @@ def make_clip(sizes):
             "fpn/features/penultimate": normal(6, 5, *cells(4)).relu(),
             "fpn/features/deep@8": normal(6, 9, *cells(8)).relu(),
         },
-        masks={8: mask(8)},
+        masks={1: mask(1), 8: mask(8)},
         triplets=Triplets(
             frames=torch.tensor([[2, 0, 4], [3, 1, 5]]),
             pairs=pairs,

@@ -56,8 +56,7 @@ def test_the_value_is_the_loss_over_all_pairs(make_clip, at, occlusion, variant)
         flow, weight = downsample_at_centres(near.flow, 4) / 4, downsample_by_means(weight, 4)
     else:
         logits = upsample_logits(given.output.logits, 4, SIZE)
-        mask = torch.kron(given.batch.mask, torch.ones(4, 4).bool())[..., : SIZE[0], : SIZE[1]]
-        flow = near.flow
+        mask, flow = given.batch.masks[1], near.flow
     match = Correspondence(flow, weight, mask[later])
     expected = temporal(logits[now], logits[later], match, variant=variant, mask=mask[now])
     assert 0.001 < given.term.value(given).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -80,6 +79,7 @@ def moving(logits, image, step):
         images=shifted(image, 4),
         labels=None,
         mask=mask,
+        masks={1: torch.kron(mask, torch.ones(4, 4).bool())},
         triplets=Triplets(
             frames=torch.tensor([[1, 0, 2]]),
             pairs=torch.tensor([[0, 1], [0, 2]]),

@@ -111,13 +111,11 @@ def test_an_auxiliary_head_learns_pseudo_labels_of_a_coarser_grid(make_input):
     term = AuxiliaryCrossEntropyTerm(
         name="auxiliary_cross_entropy", layer="stage4", teacher="fpn", threshold=0.5
     )
-    confidence = torch.zeros(2, 1, 2, 3)
-    confidence[0] = 0.9
-    artifacts = {"fpn/confidence@8": confidence}
-    given = make_input(term, labelled=False, labels=None)
-    artifacts |= given.batch.artifacts
+    confidence = torch.full((2, 1, 16, 22), 0.9)
+    confidence[1] = 0
+    artifacts = make_input(term).batch.artifacts | {"fpn/pixel_confidence": confidence}
     given = make_input(term, labelled=False, labels=None, artifacts=artifacts)
-    assert term.reads(labelled=False) == {"fpn/pseudo_label", "fpn/confidence"}
+    assert term.reads(labelled=False) == {"fpn/pseudo_label", "fpn/pixel_confidence"}
     given.state.eval()
     logits = upsample_logits(given.state(given.features), 8, (16, 22))
     expected = cross_entropy(logits[:1], artifacts["fpn/pseudo_label"][:1])
