@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from stillroom.stages.train.settings import TrainConfig
 
 # What changes no loss.
-UNCHANGING = ("train.path", "train.threads", "train.checkpoint_every", "train.gradients_every")
+UNCHANGING = (
+    "train.path",
+    "train.threads",
+    "train.loader",
+    "train.checkpoint_every",
+    "train.gradients_every",
+)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
         steps=job.steps,
         start_step=learner.step,
         threads=settings.threads,
+        processes=settings.loader == "processes",
         pin=device.type == "cuda",
     )
     with (

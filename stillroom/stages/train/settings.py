@@ -91,6 +91,7 @@ class TrainConfig(Settings):
         amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
         seed: with the frame and the epoch, the origin of every random number
         threads: threads that read and decode ahead
+        loader: "processes" takes so many processes instead, which share memory with this one
         validation: when to score the student, and on what
         checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
         gradients_every: steps between two measurements of each term's own gradient, which cost a
@@ -111,6 +112,7 @@ class TrainConfig(Settings):
     amp: Literal["auto", "off"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)
+    loader: Literal["threads", "processes"] = "threads"
     validation: ValidationConfig | None = None
     checkpoint_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=20, gt=0)

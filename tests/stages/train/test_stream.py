@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +66,82 @@ def test_batches_do_not_depend_on_threads_or_on_reading_ahead(data):
     assert plain[0][0].labels.shape == (3, 16, 20)
     assert plain[0][1].labels is None
     assert not plain[0][1].labelled
+
+
+def open_memory():
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            found += [link] * ("memfd:stillroom" in os.readlink(link))
+    return found
+
+
+@pytest.mark.slow
+def test_batches_of_processes_are_those_of_threads_and_nothing_of_them_stays(data):
+    plain = load(data)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    one = {"first": 3}
+    assert_same(plain, load(data, processes=True, ahead=3))
+    assert (
+        len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 1
+    )  # a pipe of multiprocessing
+    assert not multiprocessing.active_children()
+    with Loader({"first": data["first"]}, one, seed=1, steps=30, processes=True) as loader:
+        places = {batch.images.data_ptr() for (batch,) in loader}
+        assert open_memory()
+    assert len(places) < 30
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_process_is_raised_with_stream_and_frame(data):
+    objects = list((Path(data["first"].frames.place) / "camvid/fpn/logits").glob("c.*"))
+    assert objects
+    for path in objects:
+        content = bytearray(path.read_bytes())
+        content[10] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(CacheCorrupt, match="stream first, frame camvid_00"):
+        load(data, processes=True)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_of_and_ends_the_others(data):
+    def read_on(loader):
+        for _ in loader:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with (
+        Loader(data, BATCHES, seed=0, steps=1000, processes=True) as loader,
+        pytest.raises(ConfigError, match=r"process of the loader died.*lower train.threads"),
+    ):
+        read_on(loader)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_trainer_that_is_killed(data, tmp_path):
+    (tmp_path / "data.pickle").write_bytes(pickle.dumps(data["first"]))
+    code = (
+        "import os, pickle, signal, sys, multiprocessing\n"
+        "from stillroom.stages.train.stream import Loader\n"
+        "if __name__ == '__main__':\n"
+        "    data = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "    loader = Loader({'first': data}, {'first': 3}, seed=0, steps=99, processes=True)\n"
+        "    next(iter(loader))\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    asked = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "data.pickle")]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True)
+    children = [int(pid) for pid in done.stdout.split()]
+    assert children
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in children):
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
 def test_every_place_of_a_batch_holds_the_sample_of_its_frame(data):
