@@ -15,10 +15,11 @@ from stillroom.pipeline.training_checks import (
     student_classes,
 )
 from stillroom.stages.class_lists import agree
+from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.sources.open import open_source
-from stillroom.stages.torch_state import best_device, use_seed
+from stillroom.stages.torch_state import use_seed
 from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
@@ -104,7 +105,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         fingerprints=_fingerprints(settings, streams, scored),
         validate=None if scored is None else _validator(run, scored),
         on_step=on_step,
-        device=best_device(),
+        device=device_of(settings.device, "train"),
         may_differ=(*UNCHANGING, *ELSEWHERE),
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What changes no loss.
 UNCHANGING = (
     "train.path",
+    "train.device",
     "train.threads",
     "train.loader",
     "train.checkpoint_every",

@@ -88,6 +88,7 @@ class TrainConfig(Settings):
         poly_power: lr * (1 - step / steps) ** poly_power
         warmup_steps: the learning rate rises linearly over so many steps
         ema: decay of an exponential moving average of the weights, validated and exported instead
+        device: "auto" takes the first CUDA device, or the CPU
         amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
         seed: with the frame and the epoch, the origin of every random number
         threads: threads that read and decode ahead
@@ -109,6 +110,7 @@ class TrainConfig(Settings):
     poly_power: float = Field(default=0.9, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(default=0, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "off"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)

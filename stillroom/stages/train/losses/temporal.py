@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import field_validator
 
+from stillroom.stages.device_values import constants
 from stillroom.stages.models.teacher_settings import IMAGENET_MEAN, IMAGENET_STD
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
@@ -193,7 +194,7 @@ class TemporalTerm(Term):
         now, later = triplets.pairs.unbind(1)
         images = given.batch.images
         mean, deviation = (
-            images.new_tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD)
+            constants(each, images).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD)
         )
         images = (images - mean) / deviation
         finite = torch.isfinite(triplets.flow).all(1, keepdim=True)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stillroom.stages.device_values import constants
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -246,8 +248,7 @@ def _sample(maps: Tensor, points: Tensor) -> Tensor:
     0 for the coarsest level of a small frame.
     """
     height, width = maps.shape[-2:]
-    sides = points.new_tensor([width, height])
-    grid = (2 * points + 1) / sides - 1
+    grid = (2 * points + 1) / constants((width, height), points) - 1
     return F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)[:, 0]
 
 

@@ -1,0 +1,132 @@
+"""Training on the make-believe device: the values of the CPU, and nothing that waits for it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from make_believe.device import RECORD
+
+from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.adapt import adapt_cache
+from stillroom.pipeline.run_file.sections import RunConfig
+from stillroom.pipeline.training import train_run
+from stillroom.stages.train import loop
+from stillroom.stages.train.losses.table import LOSSES
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from pathlib import Path
+
+    from stillroom.stages.train.job import Progress
+
+STEPS = 4
+OF_TEACHERS = {"teacher": "tiny"}
+SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teacher alone
+    "auxiliary_cross_entropy": {"layer": "penultimate"},
+    "consistency_l2": {**OF_TEACHERS, "weight": 5e-5},
+    "cross_entropy": {},
+    "cross_image_memory": {**OF_TEACHERS, "pixels": 16, "pixel_memory": 40, "region_memory": 8},
+    "holistic": {**OF_TEACHERS, "weight": 1e-3, "width": 4},
+    "masked_generative": {**OF_TEACHERS, "weight": 1.0},
+    "multi_frame": {**OF_TEACHERS, "patch": 4},
+    "temporal": {},
+}
+TERMS = [{"name": name, **SECTIONS.get(name, OF_TEACHERS)} for name in LOSSES]
+
+
+@pytest.fixture
+def document(
+    run_file: Path, run_document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The run of every term; its cache, with code and flow, is made by the first test."""
+    path = tmp_path_factory.getbasetemp() / "every_term.cache"
+    found = copy.deepcopy(run_document)
+    found["sources"]["street"] |= {"frames_per_clip": 4}
+    found["flows"] = {"dis": {"kind": "dis"}}
+    found["cache"] |= {"path": str(path), "pairs": {"offsets": [1], "draws": 1}, "flows": ["dis"]}
+    found["adapt"] = {"tiny": {"channels": 4, "strides": [2, 1, 1], "epochs": 1}}
+    found["terms"] = TERMS
+    found["train"] |= {
+        "streams": {"street": {"batch": 2, "triplets": "dis"}, "more": {"batch": 2}},
+        "view": {"crop": [32, 32], "scale": [0.75, 1.5], "flip": True},
+        "steps": STEPS,
+        "ema": 0.9,
+        "optimiser": {"name": "adamw", "lr": 0.001, "clip": 10.0},
+        "gradients_every": 0,
+        "checkpoint_every": 100,
+    }
+    if not path.exists():
+        run = RunConfig.model_validate(found)
+        build(run)
+        adapt_cache(run)
+    return found
+
+
+def trained(document: dict[str, Any], folder: str, **settings: Any) -> dict[int, Progress]:
+    """Train, and return every step by its number."""
+    steps: dict[int, Progress] = {}
+    run = RunConfig.model_validate(
+        {**document, "train": {**document["train"], "path": folder, **settings}}
+    )
+    train_run(run, lambda progress: steps.update({progress.step: progress}))
+    return steps
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
+    """What each step waited for, in order: filled while a test trains."""
+    found: list[Counter[str]] = []
+    take = loop.take_step
+
+    def counted(*args: Any, **options: Any) -> Any:
+        RECORD.clear()
+        taken = take(*args, **options)
+        found.append(RECORD.waits)
+        return taken
+
+    monkeypatch.setattr(loop, "take_step", counted)
+    return found
+
+
+def test_every_term_has_the_value_that_it_has_on_the_cpu(document):
+    expected, found = (
+        trained(document, device, device=device, amp="off") for device in ("cpu", "cuda")
+    )
+    assert list(found) == list(expected) == list(range(1, STEPS + 1))
+    assert len(found[1].terms) >= len(LOSSES)
+    for step, progress in found.items():
+        assert progress.terms == pytest.approx(expected[step].terms, rel=2e-3, abs=1e-5)
+
+
+def test_no_step_waits_for_the_device(document, waits):
+    trained(document, "run", amp="off")
+    for step in waits[1:]:  # the first one makes the state of the optimisers
+        assert sum(step.values()) <= 95, step
+
+
+def test_half_precision_is_near_and_scales_its_loss(document):
+    whole, half = (trained(document, amp, amp=amp, steps=1) for amp in ("off", "auto"))
+    assert half[1].terms != whole[1].terms
+    assert half[1].terms == pytest.approx(whole[1].terms, rel=0.05, abs=1e-3)
+    state = torch.load("auto/last.pt", weights_only=True)
+    assert state["scaler"]["scale"] >= 1
+    assert {value.dtype for value in state["student"].values()} == {torch.float32}
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(document):
+    whole = trained(document, "whole")
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    settings = {**document["train"], "path": "parts"}
+    with pytest.raises(KeyboardInterrupt):
+        train_run(RunConfig.model_validate({**document, "train": settings}), stop)
+    rest = trained(document, "parts")
+    assert max(rest) == STEPS > len(rest) > 0
+    for step, progress in rest.items():
+        assert (progress.loss, progress.terms) == (whole[step].loss, whole[step].terms)
