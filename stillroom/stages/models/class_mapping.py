@@ -1,12 +1,10 @@
-"""A teacher's classes brought to the run's: those of one class are added up as probabilities."""
+"""A teacher's logits brought to the run's classes: one channel to two, groups to their sums."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
 # torch is imported by the functions below: planning a build must not wait for it.
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-
-    from stillroom.stages.models.dense_network import ModelOutput, TeacherNetwork
 
 Groups = tuple[tuple[int, ...], ...]
 """Channels of the teacher's logits for each class of the run."""
@@ -102,28 +98,39 @@ def group_logits(logits: Tensor, groups: Groups) -> Tensor:
     return torch.stack([lowest if one is None else one for one in made], dim=1)
 
 
-def with_groups(network: TeacherNetwork, groups: Groups, classes: int) -> TeacherNetwork:
-    """Return the network with logits of other classes; what else it gives is untouched.
+def in_run_classes(logits: Tensor, channels: int, groups: Groups | None, *, binary: bool) -> Tensor:
+    """Bring a network's own logits (B, channels, h, w) to the run's classes.
 
     Args:
-        classes: how many it tells apart; anything else that it gives is refused
+        channels: that it must have
+        groups: of its classes; None where they are the run's
+        binary: its one channel z is two classes, [0, z], of the probabilities 1 - sigmoid(z) and
+            sigmoid(z)
+
+    Raises:
+        ConfigError: the network gives another shape.
     """
-    own, forward = network.own_logits, network.forward
+    import torch
 
-    def mapped(images: Tensor) -> ModelOutput:
-        output = forward(images)
-        if LOGITS not in output:
-            raise ConfigError("mapping: this teacher gives no logits of classes; leave it out")
-        shape = tuple(output[LOGITS].shape)
-        if len(shape) != 4 or shape[1] != classes:
-            raise ConfigError(
-                f"the network gives logits of shape {shape}; expected (B, {classes}, h, w) for the "
-                f"{classes} classes that `mapping` brings to the run's"
-            )
-        return {**output, LOGITS: group_logits(output[LOGITS], groups)}
+    shape = tuple(logits.shape)
+    if len(shape) != 4 or shape[1] != channels:
+        wanted = "the one channel of `binary = true`" if binary else f"{channels} classes"
+        raise ConfigError(
+            f"the network gives logits of shape {shape}; expected (B, {channels}, h, w) for "
+            f"{wanted}{binary_hint(shape[1] if len(shape) == 4 else 0, channels)}"
+        )
+    if binary:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return logits if groups is None else group_logits(logits, groups)
 
-    return replace(
-        network,
-        forward=mapped,
-        own_logits=None if own is None else lambda images: group_logits(own(images), groups),
-    )
+
+def binary_hint(found: int, wanted: int) -> str:
+    """Return what to add to a complaint about a number of channels: "" where they are not 1 and 2.
+
+    Args:
+        found: channels that a network has
+        wanted: classes of its section
+    """
+    if (found, wanted) != (1, 2):
+        return ""
+    return "; a teacher's one channel z is taken as the two classes [0, z] with `binary = true`"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from stillroom.stages.models.class_mapping import binary_hint
 from stillroom.storage_specs.artifacts import ARTIFACTS, FEATURES, LOGITS, artifact_of
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 
@@ -185,6 +186,7 @@ def measure_grids(
         raise ConfigError(
             f"the network gives logits of shape {tuple(logits.shape)}; "
             f"expected (B, {classes or 'C'}, h, w) for {classes or 'C'} classes"
+            + binary_hint(logits.shape[1] if logits.ndim == 4 else 0, classes or 0)
         )
     if height == width:
         _demand_upright(network, (least, least + pad), device)

@@ -6,7 +6,7 @@ import logging
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.models.class_mapping import with_groups
+from stillroom.stages.models.class_mapping import in_run_classes
 from stillroom.stages.models.inference import as_frames, device_of, inference
 from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.storage_specs.artifacts import LOGITS
@@ -58,24 +58,29 @@ class Teacher:
         )
         if network.module is not None:
             network.module.to(device).eval().requires_grad_(False)
-        stated = None if config.classes is None else config.num_classes()
-        self._grids = self._measured(stated)
+        self._groups = config.groups()
+        self._grids = self._measured()
         self.strides = {name: grid.stride for name, grid in self._grids.items()}
         if config.size is not None and self._canvas is not None:
             self.strides = {
                 name: stride_on_canvas(stride, config.size, self._canvas)
                 for name, stride in self.strides.items()
             }
-        self.classes = config.class_names() if LOGITS in self._grids else None
+        self.classes = config.mapped().class_names() if LOGITS in self._grids else None
 
-    def _measured(self, classes: int | None) -> dict[str, Grid]:
+    def _measured(self) -> dict[str, Grid]:
         """Measure its grids at the size that it will see."""
         from stillroom.stages.models.dense_network import measure_grids
 
         config, made_for = self._config, self._network.made_for
+        classes = None if config.classes is None else config.mapped().num_classes()
         seen = config.size or self._canvas
+
+        def network(images: Tensor) -> ModelOutput:
+            return self._in_run_classes(self._network.forward(images))
+
         try:
-            return measure_grids(self._network.forward, config.pad, classes, self.device, seen)
+            grids = measure_grids(network, config.pad, classes, self.device, seen)
         except ConfigError as error:
             itself = error.__cause__ is not None  # the network did not run
             if made_for is None or made_for == seen or not itself:
@@ -84,6 +89,28 @@ class Teacher:
                 f"{error}\n  its files say that it was made for {made_for[0]}x{made_for[1]}: set "
                 f"`size = {list(made_for)}` in its section"
             ) from error
+        if classes == 1 and LOGITS in grids:
+            raise ConfigError(
+                "teacher: its logits have one channel, whose softmax is 1 everywhere: every pixel "
+                "would count as sure; where a sigmoid of it tells two classes apart, set "
+                "`binary = true` and name both, the one of low values first: "
+                'classes = ["background", "object"]'
+            )
+        return grids
+
+    def _in_run_classes(self, output: ModelOutput) -> ModelOutput:
+        """Bring the network's own logits to the run's classes."""
+        config = self._config
+        if not config.binary and self._groups is None:
+            return output
+        if LOGITS not in output:
+            key = "binary" if config.binary else "mapping"
+            raise ConfigError(f"{key}: this teacher gives no logits of classes; leave it out")
+        return {**output, LOGITS: self._logits_in_run_classes(output[LOGITS])}
+
+    def _logits_in_run_classes(self, logits: Tensor) -> Tensor:
+        channels, binary = self._config.num_channels(), self._config.binary
+        return in_run_classes(logits, channels, self._groups, binary=binary)
 
     @property
     def num_classes(self) -> int:
@@ -123,16 +150,24 @@ class Teacher:
             ArtifactError: frames of another shape or dtype.
             ConfigError: what the network gives does not follow the number or size of the frames.
         """
+        return self.run(frames)[1]
+
+    def run(self, frames: NDArray[np.uint8] | Tensor) -> tuple[ModelOutput, ModelOutput]:
+        """Return the grids as the network itself gives them, and those of a call.
+
+        Its own are padded, in its own classes and numbers.
+        """
         from stillroom.stages.models.dense_network import crop
 
         with inference(self.device, self._config.precision):
             images = self._images(frames)
-            output = self._network.forward(images)
+            own = self._network.forward(images)
+            output = self._in_run_classes(own)
             _demand_batch(output, len(images))
             strides = {name: self._grids[name].stride for name in output}
             output = crop(output, strides, images, *(self._config.size or frames.shape[1:3]))
         output = self._on_frames(output, (frames.shape[1], frames.shape[2]))  # in full precision
-        return {name: grid.float().contiguous() for name, grid in output.items()}
+        return own, {name: grid.float().contiguous() for name, grid in output.items()}
 
     def own_logits(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         """Return logits upsampled as the network itself does it: as its author will score it.
@@ -153,7 +188,8 @@ class Teacher:
         if self._network.own_logits is None:
             raise ConfigError("teacher: this network does not upsample its logits by itself")
         with inference(self.device, self._config.precision):
-            logits = self._network.own_logits(self._images(frames))
+            own = self._network.own_logits(self._images(frames))
+            logits = self._logits_in_run_classes(own)
         if self._config.size is None:
             return logits[..., : frames.shape[1], : frames.shape[2]].float()
         from torch.nn.functional import interpolate
@@ -239,8 +275,5 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
         network = load(config)
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    groups = config.groups()
-    if groups is not None:
-        network = with_groups(network, groups, config.num_classes())
     device = network.device or device_of(config.device, "teacher")
-    return Teacher(config.mapped(), network, device, described, canvas)
+    return Teacher(config, network, device, described, canvas)

@@ -62,6 +62,8 @@ class TeacherSettings(ModelSettings):
     Attributes:
         classes: names or number of its classes, or the name of a list (`CLASS_LISTS`); left out,
             those of the run's first labelled source
+        binary: its network has one channel z, before a sigmoid, for two classes: z is the logit of
+            the second one, 0 that of the first
         mapping: every class of the run -> those of its classes that are one; None where its
             classes are the run's
         mapping_drop: those of its classes that are none of the run's
@@ -79,6 +81,7 @@ class TeacherSettings(ModelSettings):
     """
 
     classes: Classes = None
+    binary: bool = False
     mapping: dict[str, OwnClasses] | None = None
     mapping_drop: OwnClasses = ()
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -93,7 +96,7 @@ class TeacherSettings(ModelSettings):
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
 
     added: ClassVar[tuple[str, ...]] = (
-        "mapping", "mapping_drop", "channels", "scale", "normalize", "size", "resample",
+        "binary", "mapping", "mapping_drop", "channels", "scale", "normalize", "size", "resample",
     )  # fmt: skip
 
     @model_validator(mode="before")
@@ -150,6 +153,8 @@ class TeacherSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _every_class_is_mapped_once(self) -> Self:
+        if self.classes is not None:
+            self.num_channels()
         if self.mapping is not None:
             if self.classes is None:
                 raise ConfigError("mapping: give the teacher's own `classes`, names or number")
@@ -193,6 +198,20 @@ class TeacherSettings(ModelSettings):
         if self.classes is None:
             raise ConfigError("teacher: `classes` is not given; state their names, or their number")
         return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    def num_channels(self) -> int:
+        """Return how many channels the network itself has for its classes.
+
+        Raises:
+            ConfigError: as `num_classes`; or it is binary, and its classes are not two.
+        """
+        classes = self.num_classes()
+        if self.binary and classes != 2:
+            raise ConfigError(
+                f"binary = true: one channel is two classes, and `classes` are {classes}; give "
+                'both names, that which a high value means second: ["background", "object"]'
+            )
+        return 1 if self.binary else classes
 
 
 def _is_reversed(mean: tuple[float, float, float], scale: float) -> bool:

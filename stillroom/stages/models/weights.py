@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stillroom.stages.models.class_mapping import binary_hint
 from stillroom.stages.models.safetensors_file import safetensors_sha256
 from stillroom.stages.models.tensor_file import (
     COUNTER,
@@ -197,6 +198,7 @@ def check_classes(state: Mapping[str, Tensor], layer: str, classes: int, path: P
         raise WeightsError(
             f"weights {path} are for {found.shape[0]} classes, but {classes} are configured; "
             "give `classes` as the file was trained with, or another file"
+            + binary_hint(found.shape[0], classes)
         )
 
 

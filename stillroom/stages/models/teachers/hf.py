@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stillroom.stages.models.class_mapping import binary_hint
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.teachers.hf_processor import (
     OTHER,
@@ -173,7 +174,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         _warn_of_other_classes(model.config, config)
         _warn_of_other_input(config, processor)
         _tell(config, processor)
-    forward = HfForward(model.eval(), config.num_classes())
+    forward = HfForward(model.eval(), config.num_channels())
     side = config.pad * -(-128 // config.pad)
     with suppress(Exception):  # a model of another size is searched when it is called on that
         forward.search(torch.zeros(1, 3, side, side))
@@ -196,10 +197,11 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
     }
     with _as_weights_error(config.path):
         found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
-    if found != config.num_classes():
+    if found != config.num_channels():
         raise WeightsError(
-            f"teacher {config.path} has {found} classes, but {config.num_classes()} are "
+            f"teacher {config.path} has {found} classes, but {config.num_channels()} are "
             "configured; give `classes` as the model was trained with"
+            + binary_hint(found, config.num_channels())
         )
     with _as_weights_error(config.path):
         model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
@@ -221,6 +223,8 @@ def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
 
     Whether "car" and "vehicle" are one class cannot be decided here, so that is no error.
     """
+    if config.binary:  # its one name is that of the second of two
+        return
     named = [str(model.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_classes())]
     wanted = config.class_names()
     nameless = all(name == f"LABEL_{i}" for i, name in enumerate(named))

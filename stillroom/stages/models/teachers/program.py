@@ -116,8 +116,8 @@ def logits_of(outputs: Mapping[str | int, Any], config: ProgramTeacherSettings) 
             f"teacher {config.path}: expected logits, got {kind}; export the network without its "
             "argmax, or let `output` name the logits"
         )
-    classes = config.num_classes()
-    if found.ndim == 4 and found.shape[1] != classes and found.shape[3] == classes:
+    channels = config.num_channels()
+    if found.ndim == 4 and found.shape[1] != channels and found.shape[3] == channels:
         found = found.permute(0, 3, 1, 2)  # of a program whose channels come last
     return found
 

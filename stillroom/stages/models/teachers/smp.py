@@ -51,10 +51,10 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     """
     from stillroom.stages.models.dense_network import TeacherNetwork
 
-    classes = config.num_classes()
-    network = build_smp(SmpDesign(config.architecture, config.encoder, classes, config.options))
+    channels = config.num_channels()
+    network = build_smp(SmpDesign(config.architecture, config.encoder, channels, config.options))
     if config.weights is not None:
-        load_smp_weights(network, config.weights, config.weights_key, classes)
+        load_smp_weights(network, config.weights, config.weights_key, channels)
     freeze_idle_layers(network)
     return TeacherNetwork(
         module=network,

@@ -58,11 +58,11 @@ def load_torchvision(config: TorchvisionTeacherConfig) -> TeacherNetwork:
     from torchvision.models import segmentation
 
     network: nn.Module = getattr(segmentation, config.architecture)(
-        weights=None, weights_backbone=None, num_classes=config.num_classes(), aux_loss=False
+        weights=None, weights_backbone=None, num_classes=config.num_channels(), aux_loss=False
     )
     family = config.architecture.partition("_")[0]
     if config.weights is not None:
-        classifier = (CLASSIFIERS[family], config.num_classes())
+        classifier = (CLASSIFIERS[family], config.num_channels())
         load_weights(
             network,
             config.weights,
