@@ -121,6 +121,7 @@ MADE_BEFORE = {
     [
         ("BGR", (3, 24, 40), 4),
         ("A fixed-size ViT", (3, 8, 14), 12),
+        ("One channel", (3, 24, 40), 4),
         ("Transformers", (3, 24, 40), 4),
         ("Exported: torch.export and TorchScript", (3, 24, 40), 4),
         ("ONNX", (3, 24, 40), 4),

@@ -21,7 +21,7 @@ from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from stillroom.pipeline.build.plan import SetPlan
     from stillroom.pipeline.build.sets import RunSet
@@ -37,6 +37,7 @@ class ModelLoader:
     def __init__(self, opened: OpenedRun) -> None:
         self._opened = opened
         self._built: tuple[str, Model] | None = None
+        self._looked: set[tuple[str, str]] = set()  # teachers, with artifacts of theirs
 
     def of(self, set_name: str) -> Model | None:
         """Return the model that a set is made by; None for the frames themselves."""
@@ -48,10 +49,27 @@ class ModelLoader:
             self._built = (name, self._build(name))
         return self._built[1]
 
+    def look_at(self, set_name: str, artifacts: Collection[str]) -> None:
+        """Look at a teacher before it is run over every frame, in this process once an artifact.
+
+        Raises:
+            ConfigError: it has no such outputs, or some that cannot be cached, see `look_at`.
+        """
+        model, name, run = self.of(set_name), teacher_of(set_name), self._opened.run
+        new = {(name, artifact) for artifact in artifacts} - self._looked
+        if isinstance(model, Teacher) and new:
+            grids = {output_of(artifact, model.strides) for artifact in artifacts}
+            look_at(f"teachers.{name}", model, run.cache.canvas, grids, run.cache.batch)
+        self._looked |= new
+
     def _build(self, name: str) -> Model:
-        if name in self._opened.teachers:
+        if name not in self._opened.teachers:
+            return build_flow_model(self._opened.run.flows[name])
+        try:
             return build_teacher(self._opened.teachers[name], self._opened.run.cache.canvas)
-        return build_flow_model(self._opened.run.flows[name])
+        except ConfigError as error:
+            reason = str(error).removeprefix("teacher: ")
+            raise ConfigError(f"teachers.{name}: {reason}") from error
 
 
 def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Producer:
@@ -68,17 +86,19 @@ def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Produce
 
 
 def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: bool) -> ModelLoader:
-    """Build every model that has work to do, once, and check what it is asked for.
+    """Build every model that has work to do, once, and look at what it gives.
 
     Args:
         here: this process computes the shards. Else workers do, whose devices it may lack: models
-            are then built on the CPU, and a user's own function for a GPU is left to the workers
+            are then built on the CPU, and a user's own function for a GPU is left to the workers,
+            which look at every teacher themselves
 
     Returns:
         the models; the one whose turn comes first is still in memory
 
     Raises:
-        ConfigError: no such network, device or layer, or cache.reuse is no cache.
+        ConfigError: no such network, device or layer, outputs that cannot be cached, or
+            cache.reuse is no cache.
         WeightsError: weights are unreadable, not finite, or belong to another network.
     """
     check_reuse(opened.run, plans)
@@ -90,7 +110,7 @@ def check_before_build(opened: OpenedRun, plans: Sequence[SetPlan], *, here: boo
     with threads(opened.run.cache.threads):
         for name in reversed(wanted):
             if here or not _needs_a_workers_gpu(opened, name):
-                _check_outputs(models.of(name), wanted[name], opened.run)
+                models.look_at(name, wanted[name])
     return models
 
 
@@ -110,12 +130,6 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
             f"cache.reuse = {run.cache.reuse}: there is no cache here; name the folder of an older "
             "cache, or leave the key out"
         ) from error
-
-
-def _check_outputs(model: Model | None, artifacts: list[str], run: RunConfig) -> None:
-    if isinstance(model, Teacher):
-        grids = {output_of(artifact, model.strides) for artifact in artifacts}
-        look_at(model, run.cache.canvas, grids, run.cache.batch)
 
 
 def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:

@@ -63,6 +63,7 @@ class ShardWorker:
             before_batch: called before each batch is computed; gives the shard up by raising
 
         Raises:
+            ConfigError: the teacher's outputs cannot be cached, see `ModelLoader.look_at`.
             CacheMismatch: the set on disk was built from something else (another device, say).
             CacheUnwritable: no space, no permission.
             SourceUnavailable: a source's file cannot be read now.
@@ -106,6 +107,7 @@ class ShardWorker:
             model = self._models.of(work.set_name)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
                 one = RunSet(*key, work.artifacts)
+                self._models.look_at(*key[1:], work.artifacts)
                 target = define_set(self._opened, self._cache, one, model)
                 producer = producer_for(self._opened, one, model)
                 if isinstance(model, Teacher):

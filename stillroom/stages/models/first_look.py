@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stillroom.stages.models.logits_check import check_logits
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -19,89 +21,113 @@ if TYPE_CHECKING:
     from stillroom.stages.models.dense_network import ModelOutput
     from stillroom.stages.models.teacher import Teacher
 
+LOG = logging.getLogger(__name__)
 TOLERANCE = {"float32": 1e-2}  # of the range of a grid's values; batches are summed otherwise
 HALF_TOLERANCE = 1e-1
 EVAL = "put every module in it to eval() and take out what is random (F.dropout has training=True)"
 
 
-def look_at(teacher: Teacher, canvas: tuple[int, int], grids: Collection[str], batch: int) -> None:
-    """Run a teacher on two drawn frames: each alone, one of them again, then both as a batch.
+def look_at(
+    place: str, teacher: Teacher, canvas: tuple[int, int], grids: Collection[str], batch: int
+) -> None:
+    """Run a teacher on two drawn frames: twice as it will be called, and each frame alone.
 
     Args:
+        place: its section, as messages name it
         grids: the outputs that are cached: others may be as they like
         batch: frames that it will be given at once; of 1, it is never given two
 
     Raises:
         ConfigError: they change from call to call or with the other frames of a batch, are not
-            finite at all, are probabilities, or logits of a single channel; or it fails.
+            finite at all, or are no logits, see `check_logits`; or it fails.
     """
     frames = _frames(canvas)
+    singly = [frames[:1], frames[1:]]
+    batches = [frames] if batch > 1 else singly
     with torch.random.fork_rng([]):  # what a network draws must not change what comes after it
-        alone = [_run(teacher, frames[i : i + 1]) for i in range(2)]
-        again = _run(teacher, frames[:1])
-        together = {name: torch.cat([one[name] for one in alone]) for name in again}
-        both = _run(teacher, frames) if batch > 1 else together
+        own, once = _run(place, teacher, batches)
+        _, again = _run(place, teacher, batches)
+        alone = _run(place, teacher, singly)[1] if batch > 1 else once
     tolerance = TOLERANCE.get(teacher.precision, HALF_TOLERANCE)
-    for name in sorted(set(grids) & both.keys()):
-        _check_finite(name, both[name])
-        if not _agree(alone[0][name], again[name], both[name], tolerance):
-            raise ConfigError(f"teacher: its {name} of one frame differ between two calls; {EVAL}")
-        if not _agree(together[name], both[name], both[name], tolerance):
-            raise ConfigError(
-                f"teacher: its {name} of a frame depend on the other frames of the batch, as with "
-                f"batch normalisation in training mode; {EVAL}"
-            )
-    if LOGITS in grids:
-        _check_logits(both)
+    for name in sorted(set(grids) & once.keys()):
+        what = f"{place}: its {name}"
+        _check_finite(what, once[name])
+        _demand_equal(once[name], again[name], tolerance, f"{what} differ between two calls", EVAL)
+        _demand_equal(
+            once[name],
+            alone[name],
+            tolerance,
+            f"{what} of a frame depend on the other frames of the batch",
+            f"batch normalisation in training mode does so; {EVAL}",
+        )
+    if LOGITS in grids and LOGITS in own:
+        check_logits(place, own[LOGITS])
 
 
-def _run(teacher: Teacher, frames: NDArray[np.uint8]) -> ModelOutput:
+def _run(
+    place: str, teacher: Teacher, batches: Sequence[NDArray[np.uint8]]
+) -> tuple[ModelOutput, ModelOutput]:
+    """Return the network's own grids of all frames, and those that the teacher makes of them."""
+    made = [_called(place, teacher, frames) for frames in batches]
+    own, grids = (
+        {name: torch.cat([one[name] for one in each]) for name in each[0]}
+        for each in zip(*made, strict=True)
+    )
+    return own, grids
+
+
+def _called(
+    place: str, teacher: Teacher, frames: NDArray[np.uint8]
+) -> tuple[ModelOutput, ModelOutput]:
     try:
-        return teacher(frames)
+        return teacher.run(frames)
     except StillroomError:
         raise
     except Exception as error:  # whatever somebody's network raises
         raise ConfigError(
-            f"teacher: fails on {len(frames)} drawn frame{'s' * (len(frames) > 1)} at the canvas' "
+            f"{place}: fails on {len(frames)} drawn frame{'s' * (len(frames) > 1)} at the canvas' "
             f"size ({type(error).__name__}: {error}); if it takes one frame at a time, set "
             "cache.batch = 1"
         ) from error
 
 
-def _check_finite(name: str, grid: Tensor) -> None:
-    if not torch.isfinite(grid).any():
-        raise ConfigError(
-            f"teacher: its {name} of two drawn frames hold no finite value; look at its weights, "
-            "its mean and std, and its precision"
-        )
-
-
-def _agree(one: Tensor, other: Tensor, of: Tensor, tolerance: float) -> bool:
-    """Whether two grids agree where both are finite; a NaN now and then is a bad row, later."""
-    sound = of[torch.isfinite(of)]
-    finite = torch.isfinite(one) & torch.isfinite(other)
-    difference = (one - other).abs()[finite].max() if finite.any() else one.new_zeros(())
-    return bool(difference <= tolerance * (sound.max() - sound.min()) + 1e-6)
-
-
-def _check_logits(output: ModelOutput) -> None:
-    logits = output.get(LOGITS)
-    if logits is None:
+def _check_finite(what: str, grid: Tensor) -> None:
+    """Refuse grids without a finite value; a NaN now and then is a bad row, later."""
+    finite = torch.isfinite(grid)
+    if finite.all():
         return
-    if logits.shape[1] == 1:
+    remedy = "look at its weights, its mean and std, and its precision"
+    if not finite.any():
+        raise ConfigError(f"{what} of two drawn frames hold no finite value; {remedy}")
+    odd = int((~finite.flatten(1).all(1)).sum())
+    LOG.warning(
+        "%s of %d of two drawn frames hold %d values that are not finite, as bad frames do; %s",
+        what,
+        odd,
+        int((~finite).sum()),
+        remedy,
+    )
+
+
+def _demand_equal(one: Tensor, other: Tensor, tolerance: float, problem: str, remedy: str) -> None:
+    """Refuse what differs by more than a share of the range of its values."""
+    sound = one[torch.isfinite(one)]
+    span = float(sound.max() - sound.min())
+    difference = _largest_difference(one, other)
+    if difference > tolerance * span + 1e-6:
         raise ConfigError(
-            "teacher: its logits have one channel, whose softmax is 1 everywhere, so that every "
-            "pixel would count as sure; give two classes, and return "
-            "torch.cat([torch.zeros_like(z), z], 1) of the channel z from a function of your own "
-            '(kind = "python")'
+            f"{problem}, by up to {difference:.4g} where their values span {span:.4g}; {remedy}"
         )
-    total = logits.sum(1)
-    if logits.min() >= 0 and logits.max() <= 1 + 1e-4 and (total - 1).abs().max() <= 1e-3:
-        raise ConfigError(
-            "teacher: its logits are probabilities (0 to 1, and 1 in sum over the classes): a "
-            "softmax of them is nearly even, so that no pixel would be sure; return what comes "
-            "before the softmax, or the logarithm of the probabilities"
-        )
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    """Between values that are finite in both; infinite where a frame has such in one of them."""
+    finite = torch.isfinite(one), torch.isfinite(other)
+    some = [each.flatten(1).any(1) for each in finite]
+    if not torch.equal(*some):
+        return float("inf")
+    both = finite[0] & finite[1]
+    return float((one - other).abs()[both].max()) if both.any() else 0.0
 
 
 def _frames(canvas: tuple[int, int]) -> NDArray[np.uint8]:
