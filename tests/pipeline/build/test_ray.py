@@ -75,7 +75,8 @@ def test_on_ray_a_shard_that_kills_its_worker_is_given_up_and_the_others_are_com
     text = networks.read_text().replace("exists('deadly')", f"exists('{folder}/deadly')")
     networks.write_text(text)
     Path("deadly").touch()
-    run = load_run(run_file, ['cache.sources=["street"]', "cache.shard_frames=5"])
+    workers = "teachers.tiny.device=auto"  # which this process leaves to look at their teacher
+    run = load_run(run_file, ['cache.sources=["street"]', "cache.shard_frames=5", workers])
     with pytest.raises(CacheIncomplete, match=r"(?s)2 shards failed three times.*worker died"):
         build(run, runner="ray")
     committed = Cache.open("street.cache").artifact_set("street", "frames").committed()
