@@ -20,6 +20,7 @@ _ROUNDING_MS = 1.0  # between two moments of a container that counts whole milli
 _OFF = 0.01  # share by which a file may be faster or slower than it states
 _UNEVEN = 0.25  # of a usual interval, by which whole ones may miss the moment of a frame
 _LONG = 0.03  # and share of an interval that is long
+_EXACT = 1e-6  # of an interval: what halves and whole ones may miss by rounding
 
 
 def choose_frames(
@@ -49,7 +50,7 @@ def choose_frames(
 def numbers_by_place(index: VideoIndex, fps: float) -> NDArray[np.int64]:
     """Choose the frames at a rate as if all were shown at the stated one: int64 (M,)."""
     step = max(1.0, index.rate / fps)
-    count = int((len(index) - 1) / step + 1e-6) + 1
+    count = int((len(index) - 1) / step + _EXACT) + 1
     numbers: NDArray[np.int64] = (np.arange(count) * step + 0.5).astype(np.int64)
     return numbers.clip(max=len(index) - 1)
 
@@ -102,7 +103,7 @@ def _steps(index: VideoIndex) -> NDArray[np.int64]:
     steps[0] = 0
     if ascends(index) and not equally_spaced(index):
         intervals = np.diff(index.times_ms)
-        whole = np.floor(intervals / _usual_ms(index) + 0.5 + 1e-6)
+        whole = np.floor(intervals / _usual_ms(index) + 0.5 + _EXACT)
         steps[1 : len(intervals) + 1] = whole.clip(min=1)
     return np.cumsum(steps)
 
@@ -119,9 +120,9 @@ def _moments_ms(index: VideoIndex) -> NDArray[np.float64]:
 
 def _nearest(moments: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Choose for each whole moment the nearest of the frames that round to it, the later of two."""
-    whole = np.floor(moments + 0.5).astype(np.int64)
+    whole = np.floor(moments + 0.5 + _EXACT).astype(np.int64)
     distance = np.abs(moments - whole).round(6)
     order = np.lexsort((-moments, distance, whole))
     times, first = np.unique(whole[order], return_index=True)
-    seen = times <= moments[-1] + 1e-6
+    seen = times <= moments[-1] + _EXACT
     return order[first][seen], times[seen]

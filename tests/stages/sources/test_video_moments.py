@@ -212,7 +212,7 @@ def test_a_rate_that_the_header_gets_wrong_is_read_from_the_moments(shown, state
 
 
 def retimed(path: Path, intervals_ms: list[int]) -> Path:
-    """Rewrite an mp4's table of times; it is cut to none of its old length."""
+    """Rewrite an mp4's table of times, and take out the edit that cuts it to its old length."""
     data = bytearray(path.read_bytes())
     scale = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
     at = data.index(b"stts") - 4
