@@ -13,6 +13,7 @@ import click
 from stillroom import __version__
 from stillroom.commands.cache import cache
 from stillroom.commands.options import JSON, SET, example, print_result, with_run
+from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
 
@@ -63,6 +64,7 @@ class _Echo(logging.Handler):
 
 
 main.add_command(cache)
+main.add_command(submit)
 main.add_command(sweep)
 
 

@@ -4,7 +4,8 @@
     python benchmarks/between_revisions/compare.py ../made --only resume afresh
 
 `../made` is from make.py beside this file. In copies of it the code of this checkout (or of --code)
-is asked what the other was asked, is given every command again and must change no file, goes on
+is asked what the other was asked, is given every command again and must change no file (but that
+a config may say keys that are new, as its version leaves them), goes on
 where builds and trainings were interrupted, and makes everything afresh. Prints a line a check and
 where it differs, and exits with 1 if one does. Not compared: time, memory, paths, `created_by`,
 advice in prose.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from make import COMMANDS, INTERRUPTED, Interrupted, Stillroom, contents, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+CONFIG = "config.json"  # of a run folder
 
 
 def asked(stillroom: Stillroom, question: str, answer: Any) -> tuple[Any, Any]:
@@ -56,11 +60,16 @@ def afresh(made: Path, stillroom: Stillroom, command: str, whole: str) -> tuple[
     return answer
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Return the digest of every file but pictures, which are drawn each time."""
+def files(folder: Path) -> dict[str, Any]:
+    """Return the digest of every file but pictures, which are drawn each time; configs as they are.
+
+    In them, keys that are new since say what was so before.
+    """
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
-        str(path.relative_to(folder)): digest(path.read_bytes())
+        str(path.relative_to(folder)): (
+            json.loads(path.read_text()) if path.name == CONFIG else digest(path.read_bytes())
+        )
         for path in paths
         if path.suffix != ".png"
     }
@@ -102,6 +111,7 @@ def differences(check: Callable[[], tuple[Any, Any]]) -> list[str]:
         f"{place}: expected {expected.get(place)}, found {found.get(place)}"
         for place in expected | found
         if expected.get(place) != found.get(place)
+        and not (place not in expected and {"config", CONFIG} & set(re.split("[ /]", place)))
     ]
 
 

@@ -28,6 +28,11 @@ def _seeds(context: click.Context, option: click.Parameter, given: str | None) -
 )
 @click.option("--seeds", callback=_seeds, metavar="N,N", help="Train only with these seeds.")
 @click.option(
+    "--teachers-only",
+    is_flag=True,
+    help="Build the cache and score the teachers; train no student.",
+)
+@click.option(
     "--retrain",
     is_flag=True,
     help="Train changed variants anew; old folders are kept as NAME.before1.",
@@ -42,6 +47,7 @@ def sweep(
     overrides: tuple[str, ...],
     only: tuple[str, ...],
     seeds: tuple[int, ...],
+    teachers_only: bool,
     retrain: bool,
     per_class: bool,
     dry_run: bool,
@@ -57,7 +63,8 @@ def sweep(
     from stillroom.pipeline.sweep.file import load_sweep
     from stillroom.pipeline.sweep.run import plan_sweep
 
-    plan = plan_sweep(load_sweep(sweep_file, overrides, seeds), only, seeds)
+    asked = load_sweep(sweep_file, overrides, seeds)
+    plan = plan_sweep(asked, only, seeds, teachers_only=teachers_only)
     if dry_run:
         print_result(plan.to_dict(), sweeps.plan(plan), as_json)
         return

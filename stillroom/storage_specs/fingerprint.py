@@ -88,8 +88,20 @@ def plain(value: Any, field: str = "") -> Any:
 
 
 def fingerprint(document: Any) -> str:
-    """sha256 of the canonical JSON, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(document)).hexdigest()
+    """sha256 of the canonical JSON, as 64 hexadecimal digits; a Digest where it holds Digests."""
+    new, old = (
+        hashlib.sha256(canonical_json(one)).hexdigest() for one in (document, _older(document))
+    )
+    return new if new == old else Digest(new, old)
+
+
+def _older(document: Any) -> Any:
+    """The document as versions wrote it that knew only the older form of its Digests."""
+    if isinstance(document, dict):
+        return {key: _older(each) for key, each in document.items()}
+    if isinstance(document, list | tuple):
+        return [_older(each) for each in document]
+    return document.older if isinstance(document, Digest) else document
 
 
 def sha256_file(path: Path) -> str:

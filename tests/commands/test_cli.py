@@ -27,6 +27,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("train",),
         ("eval",),
         ("sweep",),
+        ("submit",),
         ("demo",),
     ],
 )

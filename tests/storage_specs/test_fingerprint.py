@@ -13,6 +13,7 @@ from stillroom.storage_specs.fingerprint import (
     ABSENT,
     ANY,
     Difference,
+    Digest,
     canonical_json,
     differences,
     fingerprint,
@@ -95,3 +96,15 @@ def test_true_is_not_one() -> None:
 def test_a_files_sha256(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"weights")
     assert sha256_file(tmp_path / "w") == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_fingerprint_over_digests_agrees_with_that_over_their_older_forms() -> None:
+    def document(weights: str) -> dict[str, object]:
+        return {"teacher": {"weights": weights, "kind": "smp"}, "more": [1, weights]}
+
+    found = fingerprint(document(Digest("new", older="old")))
+    assert found == fingerprint(document("new"))
+    assert not isinstance(fingerprint(document("new")), Digest)
+    before = fingerprint(document("old"))
+    assert differences({"teacher": before}, {"teacher": found}) == []
+    assert differences({"teacher": fingerprint(document("other"))}, {"teacher": found}) != []

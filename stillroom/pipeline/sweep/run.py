@@ -81,11 +81,18 @@ class Hooks:
     on_event: OnEvent = lambda _: None
 
 
-def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepPlan:
+def plan_sweep(
+    sweep: Sweep,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    *,
+    teachers_only: bool = False,
+) -> SweepPlan:
     """Read what is done, and change nothing.
 
     Args:
         only, seeds: these variants and seeds are chosen; all of them if left out
+        teachers_only: no variant is
 
     Raises:
         ConfigError: there is no such variant; a source or a record cannot be read.
@@ -98,11 +105,14 @@ def plan_sweep(sweep: Sweep, only: Sequence[str] = (), seeds: Sequence[int] = ()
     missing = _missing_shards(sweep.run)
     records = SweepRecords(sweep.run)
     trials = (*sweep.teachers, *sweep.students)
-    chosen = tuple(
-        trial
-        for trial in trials
-        if trial.seed is None
-        or ((not only or trial.row in only) and (not seeds or trial.seed in seeds))
+    students = () if teachers_only else sweep.students
+    chosen = (
+        *sweep.teachers,
+        *(
+            trial
+            for trial in students
+            if (not only or trial.row in only) and (not seeds or trial.seed in seeds)
+        ),
     )
     return SweepPlan(sweep, {trial: records.state(trial) for trial in trials}, chosen, missing)
 

@@ -62,7 +62,8 @@ class SweepRecords:
         """
         wanted = self._scored(trial)
         found = run_folder.read_json(trial.record)
-        result = found if isinstance(found, dict) and found.get("scored") == wanted else None
+        scored = found.get("scored") if isinstance(found, dict) else None
+        result = found if scored is not None and not differences(scored, wanted) else None
         if trial.seed is None:
             return State("new" if result is None else "done", wanted, result=result)
         folder = trial.place

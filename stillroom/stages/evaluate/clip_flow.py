@@ -18,7 +18,7 @@ from stillroom.stages.models.flow.flow_model import build_flow_model
 from stillroom.stages.warp import visible
 from stillroom.storage_specs.codecs.quantised import FLOW_MAX, Flow
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, FrameError
-from stillroom.storage_specs.fingerprint import fingerprint
+from stillroom.storage_specs.fingerprint import Digest, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +102,10 @@ class KeptFlow:
             WeightsError: the model's weights are not there.
         """
         self._config = config
-        self._folder = folder / fingerprint(config.identity())[:16]
+        known = fingerprint(config.identity())
+        older = known.older if isinstance(known, Digest) else known
+        places = [folder / one[:16] for one in (known, older)]
+        self._folder = places[1] if places[1].is_dir() else places[0]
         self._both_ways = both_ways
         self._model: FlowModel | None = None
 

@@ -27,9 +27,13 @@ from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep, slug
 from stillroom.pipeline.sweep.results import SweepResult, rows_of, spread
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
+from stillroom.pipeline.sweep.state import SweepRecords
 from stillroom.pipeline.sweep.trial_process import EventWriter
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
+from stillroom.stages.models.teachers.python import PythonTeacherConfig
+from stillroom.stages.train.run_folder import write_json
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.fingerprint import Digest, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -543,6 +547,26 @@ def test_a_student_that_failed_before_its_first_checkpoint_is_to_be_trained(plac
     plan = plan_sweep(load_sweep(sweep.file))
     assert [state.kind for trial, state in plan.states.items() if trial.seed == 0] == ["new"]
     assert not run_sweep(plan).failed
+
+
+def test_a_teacher_that_was_scored_by_an_older_digest_of_its_weights_stays_scored(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = sweep_with("variants = { a = {} }")
+    (teacher,) = sweep.teachers
+    scored = SweepRecords(sweep.run).state(teacher).scored
+    weights = Digest("the new form", older="the old form")
+    monkeypatch.setattr(PythonTeacherConfig, "identity", lambda _: {"weights": weights})
+    for form, kind in (("the old form", "done"), ("another", "new")):
+        known = {**scored, "teacher": fingerprint({"weights": form})}
+        write_json(teacher.record, {"scored": known})
+        assert SweepRecords(sweep.run).state(teacher).kind == kind
+
+
+def test_only_the_teachers_of_a_sweep(place: Path) -> None:
+    plan = plan_sweep(sweep_with("variants = { a = {}, b = {} }"), teachers_only=True)
+    assert [trial.row for trial in plan.chosen] == ["teacher:tiny"]
+    assert len(plan.states) == 3
 
 
 def test_a_teacher_of_other_classes_is_not_scored_and_that_is_said(place: Path) -> None:

@@ -19,6 +19,7 @@ from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.warp import visible
 from stillroom.storage_specs.errors import CacheUnwritable, ConfigError, FrameError
+from stillroom.storage_specs.fingerprint import Digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +88,22 @@ def test_a_pair_is_computed_once_for_all_who_ask(tmp_path: Path, computed: list[
     kept(tmp_path, preset="ultrafast").between(frame(0), frame(1))
     assert len(computed) == 6
     assert len(files(tmp_path)) == 6
+
+
+def test_flow_that_was_kept_by_an_older_digest_of_the_weights_is_found(
+    tmp_path: Path, computed: list[Any]
+) -> None:
+    class Weighted(DisConfig):
+        def identity(self) -> dict[str, Any]:
+            return {**super().identity(), "weights": weights[0]}
+
+    weights = ["the old form"]
+    config = Weighted.model_validate({})
+    before = KeptFlow(config, tmp_path, both_ways=False).between(frame(0), frame(1))
+    weights[0] = Digest("the new form", older="the old form")
+    after = KeptFlow(config, tmp_path, both_ways=False).between(frame(0), frame(1))
+    assert torch.equal(before.flow, after.flow)
+    assert len(computed) == 1
 
 
 def test_a_file_is_an_array_that_anyone_can_read(tmp_path: Path) -> None:
