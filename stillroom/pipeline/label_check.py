@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 MOST = 256  # frames, spread over a stream, in which a class is looked for
 NAMED = 20  # classes in a message
+ALL = 0.9995  # of the pixels: 100.0 %
 LIKELY = (
     f"by default `ignore` is [{IGNORE}], to which masks of 0 and {IGNORE} lose their object: those "
     f"take `ignore = []` and `mapping = {{ 0 = 0, {IGNORE} = 1 }}`"
@@ -48,6 +49,31 @@ def check_built_labels(run: RunConfig, report: BuildReport) -> None:
             seen = np.array([pixels[index] > 0 for index in range(len(plan.classes))])
             _look(frames, _not_counted(report, plan, usable), seen, most=len(usable))
             _tell(f"source {plan.source}", f"its {len(usable)}", seen, plan.classes)
+
+
+def check_pseudo_labels(run: RunConfig, report: BuildReport) -> None:
+    """Say where the threshold of pseudo labels has kept next to no pixel, or left out next to none.
+
+    A threshold of 0 is to keep all.
+    """
+    stated = f"cache.threshold = {run.cache.threshold:g}"
+    others = f"`stillroom cache stats {run.cache.path}` shows what others keep"
+    for (source, teacher), share in report.pseudo_labelled().items():
+        if share < 1 - ALL:
+            problem = (
+                f"it is next to never as sure as {stated}, and terms on its pseudo labels learn "
+                "nothing; lower the threshold, or see whether its logits are too small (cosines, a "
+                f"temperature); {others}"
+            )
+        elif share >= ALL and run.cache.threshold > 0:
+            problem = (
+                f"{stated} leaves next to none out; raise the threshold, or see whether its logits "
+                f"are too large; {others}"
+            )
+        else:
+            continue
+        place = f"teacher {teacher}: {100 * share:.1f} % of {source}'s pixels have a pseudo label"
+        LOG.warning("%s: %s", place, problem)
 
 
 def _not_counted(

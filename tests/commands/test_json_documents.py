@@ -40,7 +40,8 @@ DOCUMENTS = {
     ),
     "cache build RUN": (
         "cache shards shards_computed frames_computed bytes_written rows_retried bad_frames "
-        "label_pixels(street(sky building road pavement tree pole sign car pedestrian)) seconds "
+        "label_pixels(street(sky building road pavement tree pole sign car pedestrian)) "
+        "pseudo_labelled(street/tiny more/tiny) seconds "
         "produce_seconds"
     ),
     "cache info RUN": (

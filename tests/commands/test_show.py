@@ -48,6 +48,14 @@ def test_a_file_that_is_bad_in_every_set_is_one_frame() -> None:
     assert said.endswith("; 1 bad row: stillroom cache info a.cache --bad")
 
 
+def test_the_share_of_pixels_with_a_pseudo_label_is_a_line_of_a_build() -> None:
+    pixels = Counter({("street", "tiny"): 2000, ("street", "frames"): 0, ("more", "tiny"): 1000})
+    sure = Counter({("street", "tiny"): 868})
+    report = BuildReport([], shards=3, photo_pixels=pixels, sure_pixels=sure)
+    _, said = build_report(Path("a.cache"), report)
+    assert said == "pixels with a pseudo label: street/tiny 43.4%, more/tiny 0.0%"
+
+
 def test_in_a_narrow_terminal_headings_wrap_and_nothing_is_cut() -> None:
     table = grid(("class", "pixel accuracy", "waiting"), [("pedestrian", 0.1154, "1%")])
     console = Console(width=10, file=io.StringIO())

@@ -79,7 +79,10 @@ def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
         text += f"; {bad} bad row{'s' * (bad > 1)}"
         text += f" ({frames} frame{'s' * (frames > 1)})" if frames else ""
         text += f": stillroom cache info {path} --bad"
-    return [text]
+    kept = ", ".join(
+        f"{'/'.join(of)} {share:.1%}" for of, share in report.pseudo_labelled().items()
+    )
+    return [text, f"pixels with a pseudo label: {kept}"] if kept else [text]
 
 
 def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:

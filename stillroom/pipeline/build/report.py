@@ -45,6 +45,8 @@ class BuildReport:
         bad: unusable rows by (source, set), those of earlier builds of the same cache included
         bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
         label_pixels: by source, the pixels of each class in the labels that were computed
+        photo_pixels: by (source, set), those that a teacher had to say a class of
+        sure_pixels: those of them that it is sure enough of for a pseudo label
         computed: the shards that were
     """
 
@@ -59,6 +61,8 @@ class BuildReport:
     label_pixels: defaultdict[str, Counter[int]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
+    photo_pixels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sure_pixels: Counter[tuple[str, str]] = field(default_factory=Counter)
     computed: set[ShardWork] = field(default_factory=set)
 
     def add(self, report: ShardReport) -> None:
@@ -69,12 +73,22 @@ class BuildReport:
         self.produce_seconds += report.produce_seconds
         self.bad[report.work.source, report.work.set_name] += report.bad
         self.label_pixels[report.work.source] += report.label_pixels
+        self.photo_pixels[report.work.source, report.work.set_name] += report.photo_pixels
+        self.sure_pixels[report.work.source, report.work.set_name] += report.sure_pixels
         self.computed.add(report.work)
 
     @property
     def wanted(self) -> int:
         """Shards of all sets."""
         return sum(plan.shards for plan in self.plans)
+
+    def pseudo_labelled(self) -> dict[tuple[str, str], float]:
+        """Return the share of the computed pixels with a pseudo label, by source and teacher."""
+        return {
+            (source, teacher_of(name)): self.sure_pixels[source, name] / pixels
+            for (source, name), pixels in self.photo_pixels.items()
+            if pixels
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -92,6 +106,10 @@ class BuildReport:
                 }
                 for plan in self.plans
                 if plan.classes and plan.missing
+            },
+            "pseudo_labelled": {
+                f"{source}/{name}": share
+                for (source, name), share in self.pseudo_labelled().items()
             },
             "seconds": self.wall_seconds,
             "produce_seconds": self.produce_seconds,

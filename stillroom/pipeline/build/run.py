@@ -17,7 +17,7 @@ from stillroom.pipeline.build.report import (
     stop_if_too_bad,
 )
 from stillroom.pipeline.build.sets import RunSet, define_set, stored_set
-from stillroom.pipeline.label_check import check_built_labels
+from stillroom.pipeline.label_check import check_built_labels, check_pseudo_labels
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, StillroomError
@@ -71,6 +71,7 @@ def build(
         del opened  # the listing's memory serves for the catalogues
         _save_catalogues(run, plans)
     check_built_labels(run, report)
+    check_pseudo_labels(run, report)
     report.bad_frames = count_bad_frames(run, plans) if any(report.bad.values()) else 0
     report.wall_seconds = time.perf_counter() - started
     return report

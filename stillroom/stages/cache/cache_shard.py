@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.storage_specs.artifacts import IGNORE, LABELS
+from stillroom.storage_specs.artifacts import IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 
@@ -52,6 +52,8 @@ class ShardReport:
 
     Attributes:
         label_pixels: how many pixels have each class in the shard's labels, by class index
+        photo_pixels: how many there are in the photos that a teacher was given for pseudo labels
+        sure_pixels: how many of those have one
     """
 
     work: ShardWork
@@ -61,6 +63,26 @@ class ShardReport:
     wall_seconds: float
     produce_seconds: float
     label_pixels: Counter[int] = field(default_factory=Counter)
+    photo_pixels: int = 0
+    sure_pixels: int = 0
+
+
+@dataclass
+class _Pixels:
+    """The pixels of rows that were written, as a `ShardReport` counts them."""
+
+    labels: Counter[int] = field(default_factory=Counter)
+    photo: int = 0
+    sure: int = 0
+
+    def count(self, arrays: Arrays, loaded: Any) -> None:
+        if LABELS in arrays:
+            self.labels += class_pixels(arrays[LABELS])
+        if PSEUDO_LABEL in arrays:
+            height, width = loaded.valid
+            self.photo += height * width
+            label = arrays[PSEUDO_LABEL][:height, :width]
+            self.sure += int(np.count_nonzero(label != IGNORE))
 
 
 @dataclass(frozen=True)
@@ -100,8 +122,8 @@ def cache_shard(job: ShardJob) -> ShardReport:
         ThreadPoolExecutor(1, "encode") as encoder,
     ):
         batches = _decoded_batches(job, decoders)
-        puts: deque[Future[Counter[int]]] = deque()
-        label_pixels: Counter[int] = Counter()
+        puts: deque[Future[None]] = deque()
+        pixels = _Pixels()
         produce_seconds = 0.0
         first = job.target.shard_range(job.work.shard)[0]
         with job.turn:
@@ -111,13 +133,13 @@ def cache_shard(job: ShardJob) -> ShardReport:
                 made = job.produce(good) if good else []
                 seconds = time.perf_counter() - began
                 produce_seconds += seconds
-                puts.append(encoder.submit(_put, job, writer, first, batch, made, seconds))
+                puts.append(encoder.submit(_put, job, writer, pixels, first, batch, made, seconds))
                 first += len(batch)
                 # Two batches may wait to be encoded; more would only hold memory.
                 while len(puts) > 2:
-                    label_pixels += puts.popleft().result()
+                    puts.popleft().result()
         for put in puts:
-            label_pixels += put.result()
+            put.result()
     part = writer.commit()
     return ShardReport(
         work=job.work,
@@ -126,7 +148,9 @@ def cache_shard(job: ShardJob) -> ShardReport:
         bytes=sum(entry.bytes for entry in part.objects.values()),
         wall_seconds=time.perf_counter() - started,
         produce_seconds=produce_seconds,
-        label_pixels=label_pixels,
+        label_pixels=pixels.labels,
+        photo_pixels=pixels.photo,
+        sure_pixels=pixels.sure,
     )
 
 
@@ -160,17 +184,13 @@ def _decode(job: ShardJob, index: int) -> Any:
 def _put(
     job: ShardJob,
     writer: ShardWriter,
+    pixels: _Pixels,
     first: int,
     batch: list[Any],
     made: list[Arrays],
     seconds: float,
-) -> Counter[int]:
-    """Encode one batch, whose first input has the index `first`, into the writer.
-
-    Returns:
-        the pixels of each class in its labels
-    """
-    label_pixels: Counter[int] = Counter()
+) -> None:
+    """Encode one batch, whose first input has the index `first`, into the writer, and count it."""
     arrays_of = iter(made)
     each = seconds / max(1, len(made))
     for index, loaded in enumerate(batch, start=first):
@@ -179,10 +199,9 @@ def _put(
             continue
         arrays = next(arrays_of)
         row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=each)
-        if put_row(writer, row, arrays) and LABELS in arrays:
-            label_pixels += class_pixels(arrays[LABELS])
+        if put_row(writer, row, arrays):
+            pixels.count(arrays, loaded)
     job.on_frames(len(batch))
-    return label_pixels
 
 
 def class_pixels(label: NDArray[np.generic]) -> Counter[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.artifacts import CONFIDENCE
+from stillroom.storage_specs.artifacts import CONFIDENCE, PSEUDO_LABEL
 from stillroom.storage_specs.errors import CacheMismatch
 from stillroom.storage_specs.fingerprint import differences, identity_differences
 
@@ -56,8 +56,9 @@ class Reuse:
         if crc32c is None or crc32c != frame.crc32c():
             return None
         arrays: dict[str, Any] = {name: self._old.encoded(name, index) for name in self._old.arrays}
-        if CONFIDENCE in arrays:  # its mean goes into the row; encoded anew it is the same
-            arrays[CONFIDENCE] = self._old.read(CONFIDENCE, index)
+        for name in {CONFIDENCE, PSEUDO_LABEL} & arrays.keys():
+            # Its mean goes into the row, or its pixels are counted; encoded anew it is the same.
+            arrays[name] = self._old.read(name, index)
         return arrays
 
 

@@ -45,11 +45,12 @@ def test_ray_writes_the_bytes_that_a_plain_loop_writes(
         "sources.street.frames_per_clip=4", "flows={dis={kind='dis',preset='ultrafast'}}",
         "cache.pairs={offsets=[1]}",
     ]  # fmt: skip
-    build(load_run(run_file, [*clips, "cache.path=inline.cache"]))
+    inline = build(load_run(run_file, [*clips, "cache.path=inline.cache"]))
     on_ray = load_run(run_file, [*clips, "cache.path=ray.cache", "cache.workers=2"])
     report = build(on_ray, runner="ray")
     # 20 and 6 frames, each twice, and 6 pairs in each of 5 clips
     assert report.shards == 2 * (5 + 2) + 8
+    assert report.pseudo_labelled() == inline.pseudo_labelled()
     assert artifact_bytes(Path("ray.cache")) == artifact_bytes(Path("inline.cache"))
     assert manifest_rows(Path("ray.cache")) == manifest_rows(Path("inline.cache"))
 
