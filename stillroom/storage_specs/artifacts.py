@@ -92,7 +92,7 @@ ARTIFACTS: dict[str, Artifact] = {
         axes=("y", "x", "rgb"),
         dtype="uint8",
         geometry="image",
-        codecs=("raw",),
+        codecs=("raw", "rgb"),
         description="the canvas frame, RGB",
         picture="photo",
     ),

@@ -17,6 +17,7 @@ from stillroom.storage_specs.codecs.floor import Floor
 from stillroom.storage_specs.codecs.fp8 import FP8
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
 from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
+from stillroom.storage_specs.codecs.rgb import Rgb
 from stillroom.storage_specs.codecs.table import CODECS, codec_from_dict
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -34,7 +35,8 @@ def drawn(data: st.DataObject, name: str) -> tuple[Codec, np.ndarray]:
     """A codec with some of its options, and an array that it takes."""
     example = data.draw(st.sampled_from(CODECS[name].examples))
     channels = st.integers(example.channels, example.channels + 4)
-    shape = data.draw(st.tuples(channels, st.integers(1, 5), st.integers(1, 5)))
+    last = st.integers(1, 5) if example.last is None else st.just(example.last)
+    shape = data.draw(st.tuples(channels, st.integers(1, 5), last))
     element: st.SearchStrategy[Any] = st.integers(int(example.low), int(example.high))
     if example.dtype == "float32":
         low, high = (float(np.float32(value)) for value in (example.low, example.high))
@@ -131,7 +133,7 @@ def test_a_part_of_what_can_be_cut_decodes_as_the_part_of_the_whole(
 @every_codec
 def test_an_empty_array_stays_empty(name: str) -> None:
     for example in CODECS[name].examples:
-        x = np.zeros((example.channels + 2, 0, 5), example.dtype)
+        x = np.zeros((example.channels + 2, 0, example.last or 5), example.dtype)
         codec = codec_of(name, example)
         assert round_trip(codec, x).shape == x.shape
         assert np.broadcast_to(codec.bound(x), x.shape).shape == x.shape
@@ -275,6 +277,20 @@ def test_a_channel_wider_than_float32_is_refused_by_byte() -> None:
     x[1] = [-3e38, 3e38]
     with pytest.raises(ArtifactError, match=r"channel 1 spans -3e\+38 to 3e\+38"):
         Byte().encode(x)
+
+
+def test_rgb_is_green_and_the_others_less_green_each_from_the_row_above() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
+    red, green, blue = np.moveaxis(x.astype(int), -1, 0)
+    steps = np.stack([red - green + 128, green, blue - green + 128], axis=-1)
+    d = (np.diff(steps, axis=0, prepend=0) + 128) % 256 - 128
+    stored = Rgb().encode(x).values
+    np.testing.assert_array_equal(stored, np.where(d >= 0, 2 * d, -2 * d - 1))
+    assert Rgb().decode(stored, {}, stored) is stored  # a reader has one buffer for both
+    np.testing.assert_array_equal(stored, x)
+    for other in (x[..., :2], x[..., 0]):
+        with pytest.raises(ArtifactError, match=r"codec rgb takes .*\(y, x, 3\), got \(7, 5"):
+            Rgb().encode(other)
 
 
 def test_byte_needs_a_channel_axis_and_raw_needs_bytes() -> None:

@@ -40,6 +40,7 @@ class Example:
         low, high: least and greatest value
         zero: whether it takes 0 besides
         channels: the fewest
+        last: length of the last axis, where it is given
     """
 
     low: float
@@ -48,6 +49,7 @@ class Example:
     dtype: Literal["float32", "uint8"] = "float32"
     zero: bool = False
     channels: int = 1
+    last: int | None = None
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,28 @@ def undo_plane(stored: NDArray[Any], scale: float, out: NDArray[np.float32]) -> 
 
 
 @compiled
+def undo_rgb(stored: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Pixels of "above" predicted green, and red and blue less green.
+
+    Args:
+        stored, out: (h, w, 3); may be the same memory
+    """
+    height, width, _ = stored.shape
+    row, one, half = np.zeros(3 * width, np.uint8), np.uint8(1), np.uint8(128)
+    for y in range(height):
+        differences, pixels = stored[y].reshape(3 * width), out[y].reshape(3 * width)
+        for i in range(3 * width):
+            z = differences[i]
+            row[i] = np.uint8(row[i] + np.uint8((z >> one) ^ np.uint8(-(z & one))))
+        for i in range(0, 3 * width, 3):
+            green = row[i + 1]
+            base = np.uint8(green - half)
+            pixels[i] = np.uint8(row[i] + base)
+            pixels[i + 1] = green
+            pixels[i + 2] = np.uint8(row[i + 2] + base)
+
+
+@compiled
 def differences(steps: NDArray[Any], rule: int, bits: int, out: NDArray[Any]) -> None:
     """Steps as differences from what their neighbours foretell.
 

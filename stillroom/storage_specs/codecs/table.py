@@ -16,6 +16,7 @@ from stillroom.storage_specs.codecs.kl import KL
 from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
 from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
+from stillroom.storage_specs.codecs.rgb import Rgb
 from stillroom.storage_specs.codecs.topk import TopK
 from stillroom.storage_specs.errors import ConfigError
 
@@ -36,6 +37,7 @@ CODECS: dict[str, type[Codec]] = {
     "fp8": FP8,
     "topk": TopK,
     "log": Log,
+    "rgb": Rgb,
 }
 
 

@@ -232,8 +232,8 @@ class ShardWriter:
 
 
 def _measured(spec: ArraySpec, given: NDArray[Any] | Encoded, encoded: Encoded) -> Fidelity:
-    """Measure the errors of an array; empty for one that came encoded, or is not lossy."""
-    if isinstance(given, Encoded) or spec.codec.name == "raw":
+    """Measure the errors of an array; empty for one that came encoded, or is kept as bytes."""
+    if isinstance(given, Encoded) or spec.kind.dtype == "uint8":
         return {}
     return {spec.artifact: measured(spec.codec, given, encoded, spec.kind.fidelity)}
 
