@@ -173,6 +173,7 @@ def weights(path: Path) -> dict[str, Any]:
         about = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del about["stillroom"]  # its version
+    about.pop("sha256", None)  # of what follows, in later versions
     about["config"] = steady(json.loads(about["config"]))
     return about | {
         name: f"{array.dtype} {array.shape} {digest(array.tobytes())}"
