@@ -74,6 +74,47 @@ def batch_norm_in_training_mode():
     return lambda images: net(images)
 
 
+class DropPath(nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.drop_prob = rate
+
+    def forward(self, z):
+        if not self.training:
+            return z
+        kept = 1 - self.drop_prob
+        return z * z.new_empty(len(z), 1, 1, 1).bernoulli_(kept) / kept
+
+
+def seldom_drops():
+    net = Changed(DropPath(1e-9))  # in no look, in some frame of a large build
+    return lambda images: net(images)
+
+
+def evaluates():
+    net = Changed(nn.Sequential(nn.BatchNorm2d(9), nn.Dropout(0.5), DropPath(0.5))).eval()
+    net.change.append(nn.Dropout(0))  # in training mode, as what never drops may be
+    return lambda images: net(images)
+
+
+def dropout_beside_a_masked_class():
+    def change(z):
+        return torch.cat([nn.functional.dropout(z[:, 1:], 0.1), torch.full_like(z[:, :1], -1e9)], 1)
+
+    return Changed(change)
+
+
+def one_memory_for_all():
+    net, kept = Changed(lambda z: z), {}
+
+    def run(images):
+        output = net(images)
+        memory = kept.setdefault(images.shape, torch.empty_like(output["logits"]))
+        return {**output, "logits": memory.copy_(output["logits"])}
+
+    return run
+
+
 def first_of_the_batch():
     return Changed(lambda z: z[:1].expand_as(z))
 
@@ -148,7 +189,7 @@ def nothing_is_cached() -> bool:
     return not Path("street.cache").exists() or not Cache.open("street.cache").sets()
 
 
-CALLS = r"its logits differ between two calls, by up to \d[\d.]* where their values span \d[\d.]*;"
+CALLS = r"its logits differ between two calls, by up to \d[\d.]* where values span \d[\d.]*;"
 BATCH = r"its logits of a frame depend on the other frames of the batch, by up to \d"
 
 
@@ -160,7 +201,10 @@ BATCH = r"its logits of a frame depend on the other frames of the batch, by up t
         ("dropout_in_later_rows", CALLS),
         ("dropout_of_bright_frames", CALLS),
         ("counts_its_calls", CALLS),
+        ("dropout_beside_a_masked_class", CALLS),
         ("batch_norm_in_training_mode", BATCH),
+        ("seldom_drops", "it computes with DropPath in training mode: put every module"),
+        ("one_memory_for_all", "its logits of every call are in the same memory, where"),
         ("first_of_the_batch", BATCH),
         ("place_in_the_batch", BATCH),
         ("nan_in_later_rows", r"its logits of a frame depend on the other .* by up to inf"),
@@ -191,9 +235,20 @@ def test_a_refusal_is_one_line_of_the_command(networks: Path) -> None:
 def test_frames_are_looked_at_one_by_one_where_they_will_be_given_so(networks: Path) -> None:
     build(load_run(networks, [*as_teacher("one_at_a_time"), "cache.batch=1"]))
     assert Cache.open("street.cache").artifact_set("street", "tiny").committed() == {0, 1, 2}
-    for name in ("functional_dropout", "dropout_of_bright_frames"):  # of the second frame alone
-        with pytest.raises(ConfigError, match=CALLS):
+    for name, message in (
+        ("functional_dropout", CALLS),
+        ("dropout_of_bright_frames", CALLS),  # the second alone
+        ("one_memory_for_all", "its logits of every call are in the same memory"),
+        # It depends on no other frame: there is none. But it is not what was trained.
+        ("batch_norm_in_training_mode", "it computes with BatchNorm2d in training mode"),
+    ):
+        with pytest.raises(ConfigError, match=f"^teachers.tiny: {message}"):
             build(load_run(networks, [*as_teacher(name), "cache.batch=1", "cache.path=one.cache"]))
+
+
+def test_what_drops_and_normalises_may_be_there_in_evaluation_mode(networks: Path) -> None:
+    build(load_run(networks, as_teacher("evaluates")))
+    assert Cache.open("street.cache").artifact_set("street", "tiny").committed() == {0, 1, 2}
 
 
 def test_a_build_of_features_alone_does_not_ask_for_logits(networks: Path) -> None:
