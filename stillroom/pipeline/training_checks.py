@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
@@ -12,7 +14,14 @@ from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.class_lists import agree, numbered
 from stillroom.stages.train.dataset import is_labelled
 from stillroom.stages.train.reads import TRIPLETS, how_to_cache, row_of
-from stillroom.storage_specs.artifacts import FRAMES, LABELS, LOGITS, PSEUDO_LABEL, artifact_of
+from stillroom.storage_specs.artifacts import (
+    FRAMES,
+    LABELS,
+    LOGITS,
+    PIXEL_CONFIDENCE,
+    PSEUDO_LABEL,
+    artifact_of,
+)
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError
 from stillroom.storage_specs.fingerprint import identity_differences
 from stillroom.storage_specs.layout import teacher_of
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.stages.view import ViewConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.codecs.codec import Codec
     from stillroom.storage_specs.store import Cache
 
 LOG = logging.getLogger(__name__)
@@ -221,6 +231,7 @@ def check_objective(
     teacher_classes: dict[str, int] = {}
     thresholds: dict[str, float] = {}
     softmax_only: set[str] = set()
+    highest: dict[str, float] = {}
     for stream, dataset in streams.items():
         available[stream] = {LABELS} if dataset.labelled else set()
         available[stream] |= {TRIPLETS} if dataset.clips else set()
@@ -237,10 +248,18 @@ def check_objective(
                     softmax_only.add(teacher)
             if PSEUDO_LABEL in stored.identity:
                 thresholds[teacher] = stored.identity[PSEUDO_LABEL]["threshold"]
+            if PIXEL_CONFIDENCE in stored.arrays:
+                highest[teacher] = _highest_below_one(stored.arrays[PIXEL_CONFIDENCE].codec)
     for term in objective.terms:
         for teacher in term.teachers:  # without logits, as many as the student's
             teacher_classes.setdefault(teacher, len(classes))
-    objective.check(available, teacher_classes, len(classes), thresholds, softmax_only)
+    objective.check(available, teacher_classes, len(classes), thresholds, softmax_only, highest)
+
+
+def _highest_below_one(codec: Codec) -> float:
+    """Return what is stored of a probability that is all but 1."""
+    stored = codec.encode(np.nextafter(np.ones(1, np.float32), np.float32(0)))
+    return float(codec.decode(stored.values, stored.side)[0])
 
 
 def _said_stand_ins(stream: str, dataset: CacheDataset) -> set[str]:

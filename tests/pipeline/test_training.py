@@ -258,6 +258,8 @@ def test_a_raised_threshold_trains_as_a_build_at_it_does_once_the_cache_holds_it
     build(load_run(built, [*low, more]), extend=True)
     losses = train_run(load_run(built, [*low, more, raised, "train.path=after"])).losses
     assert not any(each in caplog.text for each in said)
+    with pytest.raises(ConfigError, match=r"threshold 0\.999 is above 0\.995"):
+        check_terms(load_run(built, [*low, more, raised.replace("0.3", "0.999")]))
     high = ["cache.threshold=0.3", "cache.path=high.cache"]
     build(load_run(built, high))
     plain = 'terms=[{name="cross_entropy", teacher="tiny"}]'

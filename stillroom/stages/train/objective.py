@@ -182,6 +182,7 @@ class Objective:
         student_classes: int,
         teacher_thresholds: Mapping[str, float] = MappingProxyType({}),
         softmax_only: Collection[str] = frozenset(),
+        highest_confidence: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Refuse, before the first step, an objective that the run cannot feed.
 
@@ -193,6 +194,7 @@ class Objective:
             teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255
                 already
             softmax_only: teachers whose cached logits stand for their softmax alone (codec "topk")
+            highest_confidence: below 1 that a teacher's cached pixel confidence can be
 
         Raises:
             ConfigError: with every fault found: a term without a teacher or with an unknown one,
@@ -203,7 +205,8 @@ class Objective:
         kinds = {LABELS in held for held in available.values()}
         faults = teacher_faults(terms, teacher_classes, student_classes, kinds)
         if not faults:  # needs the teachers' names
-            faults = reading_faults(terms, available) + threshold_faults(terms, teacher_thresholds)
+            faults = reading_faults(terms, available)
+            faults += threshold_faults(terms, teacher_thresholds, highest_confidence)
             faults += softmax_faults(terms, softmax_only)
         if faults:
             raise ConfigError("\n".join(faults))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.stages.train.losses.cross_entropy import LabelTerm
 from stillroom.stages.train.reads import BESIDE, TRIPLETS, how_to_cache, row_of
-from stillroom.storage_specs.artifacts import LABELS
+from stillroom.storage_specs.artifacts import LABELS, PIXEL_CONFIDENCE
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,8 +88,14 @@ def reading_faults(
     return faults + [_unused_term(label, terms[label]) for label in terms if label not in active]
 
 
-def threshold_faults(terms: Mapping[str, Term], cached: Mapping[str, float]) -> list[str]:
-    """Find thresholds below the one that a teacher's pseudo labels were cached with."""
+def threshold_faults(
+    terms: Mapping[str, Term], cached: Mapping[str, float], highest: Mapping[str, float]
+) -> list[str]:
+    """Find thresholds below the one that a teacher's pseudo labels were cached with, or too high.
+
+    Args:
+        cached, highest: as of `Objective.check`
+    """
     faults = []
     for label, term in terms.items():
         threshold = term.threshold if isinstance(term, LabelTerm) else None
@@ -98,6 +104,13 @@ def threshold_faults(terms: Mapping[str, Term], cached: Mapping[str, float]) -> 
             faults.append(
                 f"term {label}: threshold {threshold} is below {held}, the one that the "
                 "pseudo labels were cached with, and would change nothing"
+            )
+        most = highest.get(term.teacher or "", 1.0)
+        if threshold is not None and threshold > most:
+            faults.append(
+                f"term {label}: threshold {threshold} is above {most:g}, the highest that the "
+                f"cached {PIXEL_CONFIDENCE} tells from 1, and would keep next to nothing; lower "
+                f"it, or store {PIXEL_CONFIDENCE} with codec exact"
             )
     return faults
 

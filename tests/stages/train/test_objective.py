@@ -358,6 +358,15 @@ def test_a_threshold_below_the_one_of_the_cache_is_refused():
     check(section, available=available, teacher_thresholds={"fpn": 0.5})
 
 
+def test_a_threshold_that_the_cached_confidence_cannot_tell_from_1_is_refused():
+    section = {"name": "cross_entropy", "teacher": "fpn", "threshold": 0.999}
+    available = {"coco": {"fpn/pseudo_label", "fpn/pixel_confidence"}}
+    with pytest.raises(ConfigError, match=r"threshold 0\.999 is above 0\.995.*codec exact"):
+        check(section, available=available, highest_confidence={"fpn": 0.995})
+    check({**section, "threshold": 0.995}, available=available, highest_confidence={"fpn": 0.995})
+    check(section, available=available)
+
+
 def test_a_run_without_terms_is_refused():
     with pytest.raises(ConfigError, match="no terms"):
         objective()
