@@ -203,7 +203,7 @@ class CacheDataset:
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
             rng = generator(self.seed, self.name, epoch, like, "jitter")
-            into.image.copy_(jitter(self.jitter, into.image, shown, rng))
+            jitter(self.jitter, into.image, shown, rng)
         if into.label is not None:
             read_view(self.frames, LABELS, index, view, out=into.label)
         for read, (key, out_stride) in self._grids.items():

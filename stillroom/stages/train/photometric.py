@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import torch
+import numpy as np
 from pydantic import Field
 
 from stillroom.stages.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class PhotometricConfig(Settings):
@@ -41,26 +38,23 @@ def jitter(
     Always takes three numbers from `rng`, so that switching one factor off moves no other.
 
     Args:
-        image: (3, H, W) float32 RGB, 0..255
+        image: (3, H, W) float32 RGB, 0..255, contiguous; changed in place
         mask: (1, H, W) bool, True where the image shows the frame; elsewhere it is left alone, and
             does not count in the mean
 
     Returns:
-        (3, H, W) float32
+        the image
     """
+    from stillroom.stages.train.photometric_kernels import mean_grey, relight
+
     draws = rng.uniform(-1.0, 1.0, 3).tolist()
-    if config.is_off() or not bool(mask.any()):
+    if config.is_off():
         return image
     strengths = (config.brightness, config.contrast, config.saturation)
     brightness, contrast, saturation = (
-        1.0 + draw * strength for draw, strength in zip(draws, strengths, strict=True)
+        np.float32(1.0 + draw * strength) for draw, strength in zip(draws, strengths, strict=True)
     )
-    luma = image.new_tensor(_LUMA)[:, None, None]
-    lit = image * brightness
-    if config.contrast:
-        middle = (lit * luma).sum(0, keepdim=True)[mask].mean()
-        lit = middle + (lit - middle) * contrast
-    if config.saturation:
-        grey = (lit * luma).sum(0, keepdim=True)  # (1, H, W)
-        lit = grey + (lit - grey) * saturation
-    return torch.where(mask, lit.clamp_(0.0, 255.0), image)
+    pixels, shown = image.numpy(), mask[0].numpy()
+    middle = mean_grey(pixels, shown, brightness) if config.contrast else np.float32(0)
+    relight(pixels, shown, middle, brightness, contrast, saturation)
+    return image

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.photometric import PhotometricConfig, jitter
+from stillroom.stages.train.photometric import PhotometricConfig
+from stillroom.stages.train.photometric import jitter as jitter_in_place
 
 
 class Draws:
@@ -16,6 +17,11 @@ class Draws:
     def uniform(self, low: float, high: float, count: int) -> np.ndarray:
         assert (low, high, count) == (-1.0, 1.0, 3)
         return np.array(self.values)
+
+
+def jitter(config, image, mask, rng):
+    """A jittered copy."""
+    return jitter_in_place(config, image.clone(memory_format=torch.contiguous_format), mask, rng)
 
 
 @pytest.fixture
@@ -67,6 +73,42 @@ def test_switching_one_factor_off_moves_no_other(image):
 
 def test_no_strength_or_nothing_shown_changes_nothing(image):
     rng = np.random.default_rng(0)
-    assert jitter(PhotometricConfig(), image, ALL, rng) is image
+    assert torch.equal(jitter(PhotometricConfig(), image, ALL, rng), image)
     strong = PhotometricConfig(brightness=0.5, contrast=0.5)
-    assert jitter(strong, image, ~ALL, rng) is image
+    assert torch.equal(jitter(strong, image, ~ALL, rng), image)
+
+
+def test_the_image_itself_is_changed(image):
+    before = image.clone()
+    assert jitter_in_place(PhotometricConfig(brightness=0.5), image, ALL, Draws(1, 0, 0)) is image
+    assert not torch.equal(image, before)
+
+
+def pass_by_pass(config, image, mask, draws):
+    """The same in torch, a pass over the image for each step."""
+    strengths = config.brightness, config.contrast, config.saturation
+    brightness, contrast, saturation = (1 + d * s for d, s in zip(draws, strengths, strict=True))
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    lit = image * brightness
+    if config.contrast:
+        middle = (lit * luma).sum(0, keepdim=True)[mask].mean()
+        lit = middle + (lit - middle) * contrast
+    if config.saturation:
+        grey = (lit * luma).sum(0, keepdim=True)
+        lit = grey + (lit - grey) * saturation
+    return torch.where(mask, lit.clamp(0, 255), image)
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.4])
+def test_it_is_what_torch_computes_pass_by_pass(contrast):
+    config = PhotometricConfig(brightness=0.4, contrast=contrast, saturation=0.6)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        image = torch.from_numpy(rng.uniform(0, 255, (3, 37, 41)).astype(np.float32))
+        mask = torch.from_numpy(rng.random((1, 37, 41)) < 0.8)
+        draws = rng.uniform(-1, 1, 3)
+        found = jitter(config, image, mask, Draws(*draws))
+        expected = pass_by_pass(config, image, mask, draws)
+        # To the bit, but for the mean, which torch adds up in float32.
+        tolerance = 1e-3 if contrast else 0
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
