@@ -51,7 +51,8 @@ def cache() -> None:
 @_with_build_options
 @click.option(
     "--retry-bad", is_flag=True,
-    help="Withdraw every shard with a bad row, its reasons printed first, and compute it again.",
+    help="Withdraw every shard with a bad row or label, the reasons printed first, and compute it "
+    "again.",
 )  # fmt: skip
 def build(run: RunConfig, **options: Any) -> None:
     """Run the teachers over all frames that are not cached yet. Running it again resumes."""
@@ -100,10 +101,10 @@ def _build(
 
 @cache.command(epilog=example("stillroom cache info runs/camvid.cache --bad"))
 @with_cache
-@click.option("--bad", is_flag=True, help="List every unusable frame with its reason.")
+@click.option("--bad", is_flag=True, help="List every unusable frame and label with its reason.")
 @JSON
 def info(folder: Path | str, bad: bool, as_json: bool) -> None:
-    """Print what a cache holds: sets, frames, bytes by artifact, bad frames, fingerprints."""
+    """Print what a cache holds: sets, frames, bytes by artifact, what is bad, fingerprints."""
     from stillroom.commands.show import caches
     from stillroom.pipeline.cache_tools.info import describe_cache
 

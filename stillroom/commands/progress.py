@@ -142,7 +142,10 @@ def retry_lines(plan: SetPlan) -> str:
     from stillroom.pipeline.build.report import reasons_of
 
     shards = plan.retried_shards
-    head = f"{plan.source}/{plan.set_name}: {len(plan.retried)} bad rows in {len(shards)} shards "
+    labels = sum(row.bad_label for row in plan.retried)
+    counts = {"bad rows": len(plan.retried) - labels, "bad labels": labels}
+    what = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    head = f"{plan.source}/{plan.set_name}: {what} in {len(shards)} shards "
     return f"{head}are tried again\n{reasons_of(plan.retried)}".rstrip()
 
 
@@ -156,6 +159,7 @@ def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
 
     written: Counter[str] = Counter()
     bad: Counter[str] = Counter()
+    bad_labels: Counter[str] = Counter()
 
     def on_plan(plans: list[SetPlan]) -> None:
         for plan in plans:
@@ -173,7 +177,9 @@ def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
         if event.report is not None:
             written[name] += event.report.bytes
             bad[name] += event.report.bad
+            bad_labels[name] += event.report.bad_labels
         note = size(written[name]) + (f"  {bad[name]} bad" if bad[name] else "")
+        note += f"  {bad_labels[name]} bad labels" if bad_labels[name] else ""
         bars.update(name, advance=event.frames, note=note)
 
     with Bars("frames") as bars:

@@ -63,6 +63,7 @@ class FrameRow:
 
     Attributes:
         status: "ok", or "bad" with its reason: then the arrays hold only fill values
+        reason: why it is bad; of an ok row why its label, 255 everywhere, could not be used
         valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
         bytes: encoded bytes of the frame over all arrays of the set; filled in by the commit
         crc32c: of the canvas frame's pixels, to notice that a source file has changed
@@ -80,6 +81,11 @@ class FrameRow:
     crc32c: int | None = None
     seconds: float = 0.0
     confidence: float | None = None
+
+    @property
+    def bad_label(self) -> bool:
+        """Whether the frame can be used, but for its label."""
+        return self.status == "ok" and self.reason != ""
 
 
 @dataclass(frozen=True)
@@ -274,6 +280,11 @@ def schema_of(table: pa.Table) -> pa.Schema:
 def bad_rows(table: pa.Table) -> list[FrameRow]:
     """The rows, of a table of a manifest, that cannot be used."""
     return list(_rows(table.filter(pc.equal(table["status"], "bad"))))
+
+
+def bad_labels(table: pa.Table) -> list[FrameRow]:
+    """The rows, of a table of a manifest, whose frames can be used, but for their labels."""
+    return [row for row in _rows(table.filter(pc.not_equal(table["reason"], ""))) if row.bad_label]
 
 
 def _rows(table: pa.Table) -> Iterator[FrameRow]:

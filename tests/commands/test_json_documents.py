@@ -18,7 +18,7 @@ COST = (
     "device))"
 )
 EVALUATION = (
-    "model source frames skipped unlabelled miou mean_accuracy pixel_accuracy absent "
+    "model source frames skipped unlabelled bad_labels miou mean_accuracy pixel_accuracy absent "
     f"classes(name iou accuracy pixels) {COST} sheet video pictures"
 )
 ERRORS = (
@@ -40,13 +40,14 @@ DOCUMENTS = {
     ),
     "cache build RUN": (
         "cache shards shards_computed frames_computed bytes_written rows_retried bad_frames "
+        "bad_labels "
         "label_pixels(street(sky building road pavement tree pole sign car pedestrian)) "
         "pseudo_labelled(street/tiny more/tiny) seconds "
         "produce_seconds"
     ),
     "cache info RUN": (
         "sets(source set_name frames committed_frames shards committed_shards fingerprint "
-        "arrays(frames) bytes(frames) bad mean_confidence fidelity)"
+        "arrays(frames) bytes(frames) bad bad_labels mean_confidence fidelity)"
     ),
     "cache verify RUN": (
         "cache faults repaired missing_shards(more/frames more/tiny street/frames street/tiny)"

@@ -78,6 +78,10 @@ def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
     if bad:
         text += f"; {bad} bad row{'s' * (bad > 1)}"
         text += f" ({frames} frame{'s' * (frames > 1)})" if frames else ""
+    labels = sum(report.bad_labels.values())
+    if labels:
+        text += f"; {labels} label{'s' * (labels > 1)} left out"
+    if bad or labels:
         text += f": stillroom cache info {path} --bad"
     kept = ", ".join(
         f"{'/'.join(of)} {share:.1%}" for of, share in report.pseudo_labelled().items()
@@ -89,7 +93,7 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:
     """Lay out what a cache holds.
 
     Args:
-        bad: list the bad frames, too
+        bad: list the bad frames and labels, too
     """
     rows = (
         (
@@ -97,25 +101,31 @@ def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:
             _rows(one.frames, one.arrays),
             one.committed_frames,
             len(one.bad),
+            len(one.bad_labels),
             f"{one.committed_shards}/{one.shards}",
             size(sum(one.bytes.values())),
             one.fingerprint[:12],
         )
         for one in sets
     )
-    table = grid(("set", "frames", "committed", "bad", "shards", "bytes", "fingerprint"), rows)
+    heads = "set", "frames", "committed", "bad", "bad labels", "shards", "bytes", "fingerprint"
     columns = "array", "shape", "codec", "bytes", "a frame", "largest error", "KL pixel", "spatial"
     arrays = grid(columns, (_array(one, name) for one in sets for name in one.arrays))
-    parts: list[RenderableType] = [table, "", arrays]
+    parts: list[RenderableType] = [grid(heads, rows), "", arrays]
     if bad:
-        reasons = [
-            (f"{one.source}/{one.set_name} {frame_id}", reason)
-            for one in sets
-            for frame_id, reason in one.bad.items()
-        ]
-        listing = grid(("bad frame", "reason"), reasons, left=(0, 1))
-        parts += ["", listing if reasons else "no bad frames"]
+        parts += ["", _reasons("bad frame", sets, [one.bad for one in sets])]
+    if bad and any(one.bad_labels for one in sets):
+        parts += ["", _reasons("bad label", sets, [one.bad_labels for one in sets])]
     return parts
+
+
+def _reasons(what: str, sets: list[SetInfo], found: list[dict[str, str]]) -> RenderableType:
+    reasons = [
+        (f"{one.source}/{one.set_name} {frame_id}", reason)
+        for one, of_set in zip(sets, found, strict=True)
+        for frame_id, reason in of_set.items()
+    ]
+    return grid((what, "reason"), reasons, left=(0, 1)) if reasons else f"no {what}s"
 
 
 def _array(one: SetInfo, name: str) -> list[str]:

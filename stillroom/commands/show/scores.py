@@ -84,7 +84,8 @@ def _remarks(found: Evaluation) -> list[str]:
     if found.result.unlabelled:
         remarks.append(f"frames without a label, not predicted: {found.result.unlabelled}")
     skipped = [f"{frame.frame_id}: {frame.reason}" for frame in found.result.skipped]
-    return remarks + _faults(skipped, "frame")
+    bad_labels = [f"{frame.frame_id}: {frame.reason}" for frame in found.result.bad_labels]
+    return remarks + _faults(skipped, "frame") + _faults(bad_labels, "label")
 
 
 def _along_clips(found: dict[str, VideoEvaluation]) -> list[RenderableType]:

@@ -15,7 +15,7 @@ from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
-from stillroom.storage_specs.manifest import bad_rows
+from stillroom.storage_specs.manifest import bad_labels, bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ class SetPlan:
     Attributes:
         frames: its rows: of a flow set they are pairs of frames
         artifacts: that it holds or is to hold
+        retried: the bad rows, and those with a bad label, whose shards are to be withdrawn and
+            computed again
         classes: names of the label values, where it holds labels
-        retried: the bad rows whose shards are to be withdrawn and computed again
+        labels: how many frames should have one, where it holds labels
     """
 
     source: str
@@ -45,6 +47,7 @@ class SetPlan:
     artifacts: tuple[str, ...]
     retried: tuple[FrameRow, ...] = ()
     classes: tuple[str, ...] = ()
+    labels: int = 0
 
     @property
     def retried_shards(self) -> list[int]:
@@ -81,7 +84,7 @@ def plan_build(
 
     Args:
         extend: put artifacts that a teacher's set lacks into an extension set beside it
-        retry_bad: count shards with bad rows as missing
+        retry_bad: count shards with bad rows or bad labels as missing
 
     Raises:
         CacheMismatch: a set on disk was built from something else than this run, or lacks some of
@@ -119,11 +122,12 @@ def plan_build(
 def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
     frames, shard_frames = len(opened.inputs(one.source, one.name)), opened.preset.shard_frames
     committed = frozenset() if one.stored is None else one.stored.committed()
-    bad = bad_rows(one.stored.rows()) if retry_bad and one.stored is not None else []
+    rows = one.stored.rows() if retry_bad and one.stored is not None else None
+    bad = [] if rows is None else [*bad_rows(rows), *bad_labels(rows)]
     committed -= {row.index // shard_frames for row in bad}
     wanted = range(-(-frames // shard_frames))
     missing = tuple(shard for shard in wanted if shard not in committed)
-    classes = opened.run.classes_of(one.source) if LABELS in one.artifacts else None
+    labelled = LABELS in one.artifacts
     return SetPlan(
         one.source,
         one.name,
@@ -132,7 +136,8 @@ def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
         missing,
         one.artifacts,
         retried=tuple(bad),
-        classes=classes or (),
+        classes=(opened.run.classes_of(one.source) or ()) if labelled else (),
+        labels=opened.sources[one.source].label_count() if labelled else 0,
     )
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from stillroom.pipeline.build.sets import stored_set
 from stillroom.storage_specs.errors import TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
-from stillroom.storage_specs.manifest import bad_rows
+from stillroom.storage_specs.manifest import SCHEMA, bad_labels, bad_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
 
     from stillroom.pipeline.build.plan import SetPlan
     from stillroom.pipeline.run_file.sections import RunConfig
@@ -44,6 +46,7 @@ class BuildReport:
     Attributes:
         bad: unusable rows by (source, set), those of earlier builds of the same cache included
         bad_frames: how many frames those are rows of: a file that is torn costs a row in every set
+        bad_labels: rows of which only the label is unusable, likewise
         label_pixels: by source, the pixels of each class in the labels that were computed
         photo_pixels: by (source, set), those that a teacher had to say a class of
         sure_pixels: those of them that it is sure enough of for a pseudo label
@@ -58,6 +61,7 @@ class BuildReport:
     wall_seconds: float = 0.0
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
     bad_frames: int = 0
+    bad_labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     label_pixels: defaultdict[str, Counter[int]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
@@ -72,6 +76,7 @@ class BuildReport:
         self.bytes += report.bytes
         self.produce_seconds += report.produce_seconds
         self.bad[report.work.source, report.work.set_name] += report.bad
+        self.bad_labels[report.work.source, report.work.set_name] += report.bad_labels
         self.label_pixels[report.work.source] += report.label_pixels
         self.photo_pixels[report.work.source, report.work.set_name] += report.photo_pixels
         self.sure_pixels[report.work.source, report.work.set_name] += report.sure_pixels
@@ -99,6 +104,7 @@ class BuildReport:
             "bytes_written": self.bytes,
             "rows_retried": sum(len(plan.retried) for plan in self.plans),
             "bad_frames": {f"{source}/{name}": n for (source, name), n in self.bad.items() if n},
+            "bad_labels": {source: n for (source, _), n in self.bad_labels.items() if n},
             "label_pixels": {
                 plan.source: {
                     name: self.label_pixels[plan.source][index]
@@ -117,51 +123,58 @@ class BuildReport:
 
 
 def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
-    """Begin a report with the frames that earlier builds found unusable.
+    """Begin a report with the frames and labels that earlier builds found unusable.
 
     Raises:
         TooManyBadFrames: those are too many already.
     """
     report = BuildReport(plans)
     for plan in plans:
-        rows = [r for r in _bad_rows(run, plan) if r.index // plan.shard_frames not in plan.missing]
-        report.bad[plan.source, plan.set_name] = len(rows)
+        table = _rows(run, plan)
+        for counter, find in ((report.bad, bad_rows), (report.bad_labels, bad_labels)):
+            shards = (row.index // plan.shard_frames for row in find(table))
+            counter[plan.source, plan.set_name] = sum(one not in plan.missing for one in shards)
         stop_if_too_bad(run, report, plan)
     return report
 
 
-def _bad_rows(run: RunConfig, plan: SetPlan) -> list[FrameRow]:
+def _rows(run: RunConfig, plan: SetPlan) -> pa.Table:
     stored = stored_set(run, plan.source, plan.set_name)
-    return [] if stored is None else bad_rows(stored.rows())
+    return SCHEMA.empty_table() if stored is None else stored.rows()
 
 
 def count_bad_frames(run: RunConfig, plans: list[SetPlan]) -> int:
     """Count frames with an unusable row in any set; a bad pair does not tell which frame it is."""
-    rows = ((plan, row) for plan in plans for row in _bad_rows(run, plan))
+    rows = ((plan, row) for plan in plans for row in bad_rows(_rows(run, plan)))
     return len({(p.source, row.frame_id) for p, row in rows if p.set_name not in run.flows})
 
 
 def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
-    """Raise TooManyBadFrames where a set has more of them than the run allows."""
-    limit = run.cache.max_bad_fraction * plan.frames
-    if report.bad[plan.source, plan.set_name] <= limit:
-        return
-    # Another shard may be committed by now that the report has not heard of: the rows have it all.
-    rows = _bad_rows(run, plan)
-    if len(rows) > limit:
-        raise TooManyBadFrames(
-            f"{plan.source}/{plan.set_name}: {len(rows)} of {plan.frames} frames are unusable so "
-            f"far, more than cache.max_bad_fraction = {run.cache.max_bad_fraction:g} allows\n"
-            + reasons_of(rows)
-            + "  see all of them with `stillroom cache info RUN.toml --bad`; "
-            + _remedies(rows, teacher_of(plan.set_name))
-            + " and build into another cache.path, or raise the limit; `stillroom cache build "
-            "RUN.toml --retry-bad` tries them again if the cause has passed; committed shards stay"
-        )
+    """Raise TooManyBadFrames where a set has more bad frames, or labels, than the run allows."""
+    share, place = run.cache.max_bad_fraction, (plan.source, plan.set_name)
+    for what, total, counter, find in (
+        ("frames", plan.frames, report.bad, bad_rows),
+        ("labels", plan.labels, report.bad_labels, bad_labels),
+    ):
+        # Another shard may be committed by now that the report has not heard of: the rows have all.
+        rows = find(_rows(run, plan)) if counter[place] > share * total else []
+        if len(rows) > share * total:
+            raise TooManyBadFrames(
+                f"{plan.source}/{plan.set_name}: {len(rows)} of {total} {what} are unusable so "
+                f"far, more than cache.max_bad_fraction = {share:g} allows\n"
+                + reasons_of(rows)
+                + "  see all of them with `stillroom cache info RUN.toml --bad`; "
+                + _remedies(rows, teacher_of(plan.set_name))
+                + " and build into another cache.path, or raise the limit; `stillroom cache build "
+                "RUN.toml --retry-bad` tries them again if the cause has passed; committed shards "
+                "stay"
+            )
 
 
 def _remedies(rows: list[FrameRow], model: str) -> str:
     """What mends the causes of such rows, as far as their reasons differ."""
+    if rows[0].bad_label:
+        return "mend the label files, or the source's classes, mapping and `ignore`,"
     output = [NOT_FINITE in row.reason for row in rows]
     remedies = [] if all(output) else ["mend the source"]
     if any(output):

@@ -11,7 +11,7 @@ import numpy as np
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.object_store import place_of
-from stillroom.storage_specs.manifest import PairRow, bad_rows
+from stillroom.storage_specs.manifest import PairRow, bad_labels, bad_rows
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class SetInfo:
         arrays: name -> (shape, codec)
         bytes: encoded bytes by array
         bad: reason by frame_id
+        bad_labels: reason by frame_id, of frames that can be used, but for their labels
         fidelity: worst error and divergences by array, as measured on a few frames of every shard
     """
 
@@ -42,6 +43,7 @@ class SetInfo:
     arrays: dict[str, tuple[str, str]]
     bytes: dict[str, int]
     bad: dict[str, str]
+    bad_labels: dict[str, str]
     mean_confidence: float | None
     fidelity: Fidelity
 
@@ -95,6 +97,7 @@ def _describe(target: ArtifactSet) -> SetInfo:
         },
         bytes=target.sizes(),
         bad=bad,
+        bad_labels={row.frame_id: row.reason for row in bad_labels(rows)},
         mean_confidence=float(np.mean(confidences)) if confidences else None,
         fidelity=target.fidelity(),
     )

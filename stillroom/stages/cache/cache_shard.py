@@ -51,6 +51,7 @@ class ShardReport:
     """What a worker reports of a finished shard: counts and seconds, never arrays.
 
     Attributes:
+        bad_labels: how many frames can be used, but for their labels
         label_pixels: how many pixels have each class in the shard's labels, by class index
         photo_pixels: how many there are in the photos that a teacher was given for pseudo labels
         sure_pixels: how many of those have one
@@ -62,6 +63,7 @@ class ShardReport:
     bytes: int
     wall_seconds: float
     produce_seconds: float
+    bad_labels: int = 0
     label_pixels: Counter[int] = field(default_factory=Counter)
     photo_pixels: int = 0
     sure_pixels: int = 0
@@ -148,6 +150,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
         bytes=sum(entry.bytes for entry in part.objects.values()),
         wall_seconds=time.perf_counter() - started,
         produce_seconds=produce_seconds,
+        bad_labels=sum(row.bad_label for row in part.rows),
         label_pixels=pixels.labels,
         photo_pixels=pixels.photo,
         sure_pixels=pixels.sure,

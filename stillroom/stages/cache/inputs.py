@@ -10,7 +10,7 @@ import numpy as np
 
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.stages.sources.pairs import BACKWARD
-from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW, PIXEL_CONFIDENCE
+from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW, LABELS, PIXEL_CONFIDENCE
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
@@ -67,8 +67,13 @@ class FrameInputs:
         return FrameRow(index, self.source.frame_ids[index])
 
     def finished_row(self, index: int, loaded: CanvasFrame, arrays: Arrays) -> FrameRow:
-        """Add valid area, checksum of the pixels, and the mean confidence where there is one."""
+        """Add valid area, checksum of the pixels, and the mean confidence where there is one.
+
+        A row with a label has the reason why it cannot be used; what needs none does not care.
+        """
         row = _of_pixels(self.row(index), loaded)
+        if LABELS in arrays:
+            row = replace(row, reason=loaded.label_fault)
         return replace(row, confidence=mean_confidence(arrays, loaded))
 
 

@@ -31,12 +31,14 @@ class EvaluationResult:
         frames: how many were scored.
         skipped: those that could not be used, with reasons.
         unlabelled: how many were passed over, because none of their pixels has a label.
+        bad_labels: those that were passed over, because their label cannot be used, with reasons.
     """
 
     scores: Scores
     frames: int
     skipped: tuple[SkippedFrame, ...]
     unlabelled: int = 0
+    bad_labels: tuple[SkippedFrame, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
@@ -44,6 +46,7 @@ class EvaluationResult:
             "frames": self.frames,
             "skipped": [asdict(frame) for frame in self.skipped],
             "unlabelled": self.unlabelled,
+            "bad_labels": [asdict(frame) for frame in self.bad_labels],
             **self.scores.to_dict(),
         }
 
@@ -60,7 +63,8 @@ def evaluate(
 
     Logits are upsampled bilinearly by their stride before the argmax. Padding does not count: the
     pixels outside a frame's valid area are scored as ignored whatever their label says. Frames
-    with no labelled pixel are not predicted: of a sparsely labelled clip they are most.
+    with no labelled pixel are not predicted: of a sparsely labelled clip they are most. Nor are
+    those whose label cannot be used, which are told apart.
 
     Args:
         predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
@@ -76,6 +80,7 @@ def evaluate(
     """
     matrix = ConfusionMatrix(len(classes))
     skipped: list[SkippedFrame] = []
+    bad_labels: list[SkippedFrame] = []
     scored = unlabelled = 0
 
     def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
@@ -83,9 +88,15 @@ def evaluate(
         for frame in frames:
             if isinstance(frame, SkippedFrame) or (scored_label(frame) != IGNORE).any():
                 yield frame
+                continue
+            if frame.label_fault:
+                bad_labels.append(SkippedFrame(frame.frame_id, frame.label_fault))
             else:
                 unlabelled += 1
-                on_frames(scored + len(skipped) + unlabelled)
+            on_frames(done())
+
+    def done() -> int:
+        return scored + len(skipped) + len(bad_labels) + unlabelled
 
     for found in predictions(predictor, labelled(), batch):
         if isinstance(found, SkippedFrame):
@@ -94,14 +105,15 @@ def evaluate(
             _check_channels(found, classes)
             matrix.update(found.classes, scored_label(found.frame))
             scored += 1
-        on_frames(scored + len(skipped) + unlabelled)
+        on_frames(done())
     if not scored:
-        raise ConfigError(_nothing_scored(skipped, unlabelled))
+        raise ConfigError(_nothing_scored([*skipped, *bad_labels], unlabelled))
     return EvaluationResult(
         scores=matrix.scores(classes),
         frames=scored,
         skipped=tuple(skipped),
         unlabelled=unlabelled,
+        bad_labels=tuple(bad_labels),
     )
 
 
@@ -160,14 +172,15 @@ def scored_label(frame: CanvasFrame) -> NDArray[np.uint8]:
 
 
 def _nothing_scored(skipped: Sequence[SkippedFrame], unlabelled: int) -> str:
-    if unlabelled:
+    if unlabelled and not skipped:
         return (
             f"nothing to evaluate: no pixel of {unlabelled} frames has a label; name a source, "
             "or as many frames of it, that has some"
         )
     if not skipped:
         return "nothing to evaluate: the source has no frames"
+    without = f", and {unlabelled} have no label" if unlabelled else ""
     return (
-        f"nothing to evaluate: none of {len(skipped)} frames could be used; "
+        f"nothing to evaluate: none of {len(skipped)} frames could be used{without}; "
         f"the first, {skipped[0].frame_id}: {skipped[0].reason}"
     )

@@ -27,12 +27,14 @@ class CanvasFrame:
         image: uint8 (H, W, 3) RGB, 0 outside the valid area.
         label: uint8 (H, W), 255 outside the valid area; None in an unlabelled source.
         valid: (height, width) of the valid area, which starts at the top left corner.
+        label_fault: as of a `Frame`.
     """
 
     frame_id: str
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None
     valid: tuple[int, int]
+    label_fault: str = ""
 
     def crc32c(self) -> int:
         """Checksum of the pixels, by which a changed source file is noticed."""
@@ -58,7 +60,9 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
     if rows == 0 or columns == 0:
         raise FrameError(f"{frame.frame_id}: the image has no pixels ({rows}x{columns})")
     if (rows, columns) == (height, width):
-        return CanvasFrame(frame.frame_id, frame.image, frame.label, (height, width))
+        return CanvasFrame(
+            frame.frame_id, frame.image, frame.label, (height, width), frame.label_fault
+        )
     valid = fitted_size((rows, columns), (height, width))
     image = np.zeros((height, width, 3), np.uint8)
     image[: valid[0], : valid[1]] = _resize_image(frame.image, valid)
@@ -66,7 +70,7 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
     if frame.label is not None:
         label = np.full((height, width), IGNORE, np.uint8)
         label[: valid[0], : valid[1]] = _resize_label(frame.label, valid)
-    return CanvasFrame(frame.frame_id, image, label, valid)
+    return CanvasFrame(frame.frame_id, image, label, valid, frame.label_fault)
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:

@@ -97,6 +97,10 @@ class DemoSource:
         every = self.config.label_every
         return self.config.labelled and self._time(index) % every == every // 2
 
+    def label_count(self) -> int:
+        """Count the frames with a label."""
+        return sum(map(self.labelled, range(len(self))))
+
     def load(self, index: int) -> Frame:
         """Draw one frame."""
         drawn = draw(self._scene(index), self._time(index))

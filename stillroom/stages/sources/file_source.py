@@ -19,6 +19,8 @@ from stillroom.storage_specs.errors import FrameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
+
     from stillroom.stages.sources.label_ids import LabelIds
     from stillroom.stages.sources.listing import Listing
 
@@ -38,7 +40,7 @@ class FileSource:
         ids: how label files are read; None in an unlabelled source.
         position_of: reads clip and time from a frame's id, where the listing does not have them.
         sparse: whether a frame of a labelled source may have no label: it is then ignored
-            everywhere, where in other sources it is a fault of the frame.
+            everywhere, which in other sources is a fault of its label.
     """
 
     frames: Listing
@@ -63,9 +65,11 @@ class FileSource:
     def load(self, index: int) -> Frame:
         """Read one frame and, in a labelled source, its label map.
 
+        A label file that is missing or damaged, of another size than its image, or holds ids
+        outside the class list is a fault of the label alone.
+
         Raises:
-            FrameError: a file is missing or damaged, its path is no text, its label is of another
-                size than its image, or holds ids outside the class list.
+            FrameError: the image is missing or damaged, or its path is no text.
             SourceUnavailable: a file cannot be read now.
         """
         path, frame_id = Path(self.frames.image_path(index)), self.frame_ids[index]
@@ -73,18 +77,16 @@ class FileSource:
         image = read_image(path)
         if self.ids is None:
             return Frame(frame_id, image)
+        label, fault = np.full(image.shape[:2], IGNORE, np.uint8), ""
         label_path = self.frames.label_path(index)
-        if label_path is None and self.sparse:
-            return Frame(frame_id, image, np.full(image.shape[:2], IGNORE, np.uint8))
-        if label_path is None:
-            raise FrameError(f"{path.name}: it has no label file")
-        name, raw = Path(label_path).name, read_label(Path(label_path))
-        if raw.shape != image.shape[:2]:
-            raise FrameError(
-                f"{name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
-                f"{image.shape[0]}x{image.shape[1]} (height x width)"
-            )
-        return Frame(frame_id, image, self.ids.convert(name, raw))
+        if label_path is not None:
+            try:
+                label = _read_ids(Path(label_path), self.ids, image.shape[:2])
+            except FrameError as error:
+                fault = str(error)
+        elif not self.sparse:
+            fault = f"{path.name}: it has no label file"
+        return Frame(frame_id, image, label, fault)
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Return clip and time of a frame, where the layout has them."""
@@ -96,6 +98,12 @@ class FileSource:
         """Tell whether the frame has a label file."""
         return self.ids is not None and self.frames.labelled(index)
 
+    def label_count(self) -> int:
+        """Count the frames that should have a label file."""
+        if self.ids is None or self.sparse:
+            return self.frames.label_count()
+        return len(self)
+
     def identity(self) -> dict[str, Any]:
         """Return kind, classes, id mapping and the listing's fingerprint."""
         return {
@@ -103,3 +111,19 @@ class FileSource:
             "frames": len(self.frames),
             "listing_sha256": self.frames.sha256,
         }
+
+
+def _read_ids(path: Path, ids: LabelIds, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read the class indices (H, W) of a label file.
+
+    Raises:
+        FrameError: it cannot be used as the label of an image of this (height, width).
+        SourceUnavailable: it cannot be read now.
+    """
+    raw = read_label(path)
+    if raw.shape != size:
+        raise FrameError(
+            f"{path.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
+            f"{size[0]}x{size[1]} (height x width)"
+        )
+    return ids.convert(path.name, raw)

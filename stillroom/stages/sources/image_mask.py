@@ -25,7 +25,7 @@ class ImageMaskConfig(LabelSettings):
         masks: the folder of masks, laid out like it.
         image_ending: dropped from an image's name before pairing ("_leftImg8bit").
         mask_ending: dropped from a mask's name before pairing ("_gtFine_labelIds").
-        without_mask: an image without a mask becomes a bad row, or is left out.
+        without_mask: an image without a mask has a bad label, or is left out.
     """
 
     kind: Literal["image_mask"] = "image_mask"

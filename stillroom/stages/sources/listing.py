@@ -114,6 +114,10 @@ class Listing:
         """Tell whether a frame has a label file."""
         return self.labels is not None and bool(self.labels.pattern[int(index)].is_valid)
 
+    def label_count(self) -> int:
+        """Count the frames that have a label file."""
+        return 0 if self.labels is None else len(self) - int(self.labels.pattern.null_count)
+
     def take(self, indices: Any) -> Listing:
         """Return the frames at some indices, in that order."""
         labels = None if self.labels is None else self.labels.take(indices)

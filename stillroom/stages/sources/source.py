@@ -21,11 +21,14 @@ class Frame:
         image: uint8 (H, W, 3), RGB.
         label: uint8 (H, W) class indices, 255 = ignore; None in an unlabelled source. 255
             everywhere in a frame without a label, where a labelled source may hold such frames.
+        label_fault: why the label cannot be used, where it should be there: it is then 255
+            everywhere, and the image is as good as any. The same text on every machine.
     """
 
     frame_id: str
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None = None
+    label_fault: str = ""
 
 
 class Source(Protocol):
@@ -54,6 +57,9 @@ class Source(Protocol):
 
     def labelled(self, index: int) -> bool:
         """Tell whether the frame itself has a label; no file is opened."""
+
+    def label_count(self) -> int:
+        """Count the frames that should have a label; no file is opened."""
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the frames' content, as plain JSON values without absolute paths."""

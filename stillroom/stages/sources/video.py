@@ -127,6 +127,10 @@ class VideoSource:
         """Tell that no frame of a video has a label."""
         return False
 
+    def label_count(self) -> int:
+        """Count no labels."""
+        return 0
+
     def identity(self) -> dict[str, Any]:
         """Return the rate and a fingerprint of the files' names, sizes and counts of frames.
 

@@ -40,6 +40,7 @@ class CacheDataset:
     """Frames of one stream, with their labels and artifacts, from committed artifact sets.
 
     Frames that are bad in any of the sets are left out; `skipped` has them, with the reason.
+    Of a frame whose label alone is bad that is left out; `bad_labels` has it, likewise.
 
     Args:
         name: the stream's
@@ -120,6 +121,8 @@ class CacheDataset:
         self._shapes = frame_shapes(
             self.size, out_stride, specs, labelled=labelled, clips=self.clips
         )
+        reasons = {i: rows["reason"][i] for i in usable if labelled}
+        self.bad_labels = {self.frame_ids[i]: why for i, why in reasons.items() if why}
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
             raise ConfigError(

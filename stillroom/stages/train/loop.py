@@ -73,6 +73,9 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
         if dataset.skipped:
             count = len(dataset.skipped)
             LOG.warning("stream %s: %d bad row%s left out", stream, count, "s" * (count > 1))
+        if dataset.bad_labels:
+            count = len(dataset.bad_labels)
+            LOG.warning("stream %s: %d bad label%s left out", stream, count, "s" * (count > 1))
     device = torch.device(job.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = new_learner(job.student, job.objective, job.settings, device)

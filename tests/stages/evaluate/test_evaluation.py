@@ -137,13 +137,13 @@ def test_a_small_frame_is_scored_within_its_valid_area() -> None:
 
 def test_bad_frames_are_skipped_counted_and_named() -> None:
     good = frame(random_label(0))
-    source = ListSource([good, FrameError("truncated"), good, FrameError("no label file"), good])
+    source = ListSource([good, FrameError("truncated"), good, FrameError("torn"), good])
     done: list[int] = []
     result = evaluate_source(Reader(), source, (6, 8), batch=2, on_frames=done.append)
     assert result.frames == 3
     assert result.skipped == (
         SkippedFrame("frame1", "truncated"),
-        SkippedFrame("frame3", "no label file"),
+        SkippedFrame("frame3", "torn"),
     )
     assert done == [1, 2, 3, 4, 5]
     document = json.loads(json.dumps(result.to_dict()))
@@ -162,6 +162,22 @@ def test_frames_without_a_labelled_pixel_are_counted_and_not_predicted() -> None
     assert done[-1] == 5
     assert result.to_dict()["unlabelled"] == 3
     assert result.scores == evaluate(Reader(), [on_canvas(some)], CLASSES).scores
+
+
+def test_frames_whose_label_cannot_be_used_are_named_apart_and_not_predicted() -> None:
+    some = random_label(0)
+    bad = Frame("frame1", frame(some).image, np.full((6, 8), 255, np.uint8), "no label file")
+    none = frame(np.full((6, 8), 255))
+    frames = [frame(some), bad, none, FrameError("truncated")]
+    predictor, done = Reader(), list[int]()
+    result = evaluate_source(predictor, ListSource(frames), (12, 16), on_frames=done.append)
+    assert predictor.batches == [(1, 12, 16)]
+    assert (result.frames, result.unlabelled, len(result.skipped)) == (1, 1, 1)
+    assert result.bad_labels == (SkippedFrame("frame1", "no label file"),)
+    assert result.to_dict()["bad_labels"] == [{"frame_id": "frame1", "reason": "no label file"}]
+    assert (done[-1], done) == (4, sorted(done))
+    with pytest.raises(ConfigError, match="none of 1 frames could be used, and 1 have no label; "):
+        evaluate_source(Reader(), ListSource([none, bad]), (6, 8))
 
 
 def test_labels_in_the_padding_alone_are_none() -> None:
