@@ -66,9 +66,7 @@ class Artifact:
     picture: Literal[
         "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth"
     ]
-    statistics: Literal[
-        "none", "classes", "scores", "confidence", "pixel_confidence", "moments", "range"
-    ] = "none"
+    statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
     fidelity: Literal["error", "relative_error", "divergence"] = "error"
     fill_value: int = 0
     layered: bool = False
@@ -179,7 +177,6 @@ ARTIFACTS: dict[str, Artifact] = {
         codecs=("floor", "exact"),
         description="the probability of the class of each canvas pixel, which thresholds look at",
         picture="heat",
-        statistics="pixel_confidence",
     ),
     FLOW: Artifact(
         name=FLOW,

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.pipeline.cache_tools.over_shards import over_shards
-from stillroom.pipeline.cache_tools.stats_counter import SetStats, StatsCounter, labels_of
+from stillroom.pipeline.cache_tools.stats_counter import (
+    SetStats,
+    StatsCounter,
+    confidence_of,
+    labels_of,
+)
 from stillroom.storage_specs.artifacts import FEATURES, FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.files.object_store import absolute
@@ -94,7 +99,9 @@ def measure_stats(
     if not shards:
         raise CacheIncomplete(f"{folder}: nothing is committed; {BUILD}")
     counter = StatsCounter(
-        request.array, {(one.source, one.name): labels_of(cache, one) for one in shards}
+        request.array,
+        {(one.source, one.name): labels_of(cache, one) for one in shards},
+        {(one.source, one.name): confidence_of(cache, one) for one in shards},
     )
     pieces = over_shards(counter, shards, on_shard, ray_address=ray_address)
     # In the order of the shards: the same sums whichever was ready first.

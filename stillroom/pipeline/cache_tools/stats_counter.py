@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.artifacts import FRAMES, LABELS, PSEUDO_LABEL
+from stillroom.storage_specs.artifacts import (
+    FRAMES,
+    LABELS,
+    LOGITS,
+    PIXEL_CONFIDENCE,
+    PSEUDO_LABEL,
+)
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
     from stillroom.stages.evaluate.cache_stats import CacheStats
@@ -52,6 +59,14 @@ def labels_of(cache: Cache, target: ArtifactSet) -> ArtifactSet | None:
     return kept if names is None or others in (None, names) else None
 
 
+def confidence_of(cache: Cache, target: ArtifactSet) -> ArtifactSet | None:
+    """Return the set with the confidence by pixel, perhaps an extension, of what logits made."""
+    if not any(spec.kind.output == LOGITS for spec in target.arrays.values()):
+        return None
+    sets = cache.teacher_sets(target.source, teacher_of(target.name))
+    return next((one for one in sets if PIXEL_CONFIDENCE in one.arrays), None)
+
+
 @dataclass(frozen=True)
 class StatsCounter:
     """Counts shards; a task of Ray gets it by pickle.
@@ -59,36 +74,45 @@ class StatsCounter:
     Attributes:
         features: the array whose moments are taken
         labels: by source and set, the set with the labels of its frames
+        confidences: likewise, that with its teacher's confidence by pixel
     """
 
     features: str | None
     labels: dict[tuple[str, str], ArtifactSet | None]
+    confidences: dict[tuple[str, str], ArtifactSet | None]
 
     def __call__(self, target: ArtifactSet, shard: int) -> CacheStats:
         """Count the usable frames of a shard."""
         from stillroom.stages.evaluate.cache_stats import CacheStats, stats_of_frame
 
         labels = self.labels[target.source, target.name]
+        confidences = self.confidences[target.source, target.name]
         classes = len(_classes(target, labels))
         held = self.features in target.arrays
         channels = target.arrays[self.features].shape[0] if held and self.features else 0
-        labelled = set() if labels is None else set(labels.usable().tolist())
+        labelled, sure = _usable(labels), _usable(confidences)
         found = CacheStats.empty(classes, channels)
         for row in target.part(shard).rows:
             if row.status == "ok":
                 with_label = labels if row.index in labelled else None
+                with_confidence = confidences if row.index in sure else None
                 valid = (row.valid_height, row.valid_width)
-                frame = self._frame(target, with_label, row.index, valid)
+                frame = self._frame(target, with_label, with_confidence, row.index, valid)
                 found = found.merge(stats_of_frame(frame, classes))
         return found
 
     def _frame(
-        self, target: ArtifactSet, labels: ArtifactSet | None, index: int, valid: tuple[int, int]
+        self,
+        target: ArtifactSet,
+        labels: ArtifactSet | None,
+        confidences: ArtifactSet | None,
+        index: int,
+        valid: tuple[int, int],
     ) -> Any:
         from stillroom.stages.evaluate.cache_stats import StatsFrame
 
-        def read(of: ArtifactSet, artifact: str | None) -> Any:
-            return None if artifact is None else of.read(artifact, index)
+        def read(of: ArtifactSet | None, artifact: str | None) -> Any:
+            return None if of is None or artifact is None else of.read(artifact, index)
 
         def stride(artifact: str | None) -> int:
             return int(target.arrays[artifact].attributes.get("stride", 1)) if artifact else 1
@@ -97,11 +121,11 @@ class StatsCounter:
         features = self.features if self.features in target.arrays else None
         ranges = [name for name, spec in target.arrays.items() if spec.kind.statistics == "range"]
         return StatsFrame(
-            label=None if labels is None else read(labels, LABELS),
+            label=read(labels, LABELS),
             pseudo_label=read(target, _held(target, "classes")),
             logits=read(target, scores),
             confidence=None if scores else read(target, confidence),
-            pixel_confidence=read(target, _held(target, "pixel_confidence")),
+            pixel_confidence=read(confidences, PIXEL_CONFIDENCE),
             features=read(target, features),
             stride=stride(scores or confidence),
             features_stride=stride(features),
@@ -124,6 +148,10 @@ class StatsCounter:
             feature_classes=origin if known and self.features in target.arrays else "",
             missing_shards=target.shards - len(target.committed()),
         )
+
+
+def _usable(of: ArtifactSet | None) -> set[int]:
+    return set() if of is None else set(of.usable().tolist())
 
 
 def _held(of: ArtifactSet, statistics: str) -> str | None:

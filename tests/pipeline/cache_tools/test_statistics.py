@@ -13,6 +13,7 @@ from stillroom.cli import main
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.statistics import StatsRequest, measure_stats
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.evaluate.cache_stats import THRESHOLDS, CacheStats
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.store import Cache
 
@@ -68,6 +69,33 @@ def test_kept_pixels_are_those_that_have_a_pseudo_label(run_file: Path) -> None:
     build(run)
     found = measure_stats(run.cache.path, StatsRequest("street")).sets[0]
     assert found.stats.kept[0] == found.stats.pseudo_labels[:255].sum()
+
+
+def test_an_extension_with_the_confidence_of_pixels_tells_what_builds_keep(run_file: Path) -> None:
+    Path("sure_network.py").write_text(
+        "from tiny_networks import Tiny\n\n\n"
+        "class Sure(Tiny):\n"
+        "    def forward(self, images):\n"
+        "        return {'logits': 12 * super().forward(images)['logits']}\n\n\n"
+        "def teacher():\n    return Sure(9, 0)\n"
+    )
+    sure = ['teachers.tiny.target="sure_network:teacher"', 'cache.sources=["street"]']
+
+    def built(artifacts: str, threshold: float, path: str, extend: bool = False) -> CacheStats:
+        settings = [f"cache.artifacts=[{artifacts}]", f"cache.threshold={threshold}"]
+        run = load_run(run_file, [*sure, *settings, f"cache.path={path}"])
+        build(run, extend=extend)
+        return measure_stats(run.cache.path, StatsRequest("street")).sets[0].stats
+
+    held = '"logits", "pseudo_label"'
+    before = built(held, 0.5, "low.cache")
+    found = built(f'{held}, "pixel_confidence"', 0.5, "low.cache", extend=True)
+    kept = dict(zip(THRESHOLDS, found.kept.tolist(), strict=True))
+    for threshold in (0.5, 0.6, 0.75):
+        labels = built('"pseudo_label"', threshold, f"{threshold}.cache").pseudo_labels
+        assert 0 < kept[threshold] == labels[:255].sum()
+    assert found.right.any()
+    assert found.kept.tolist() != before.kept.tolist()  # of logits as the codec keeps them
 
 
 def test_statistics_do_not_depend_on_sharding(run_file: Path) -> None:
