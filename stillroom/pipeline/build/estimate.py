@@ -121,6 +121,7 @@ def _estimate_set(
 ) -> SetEstimate:
     if not plan.missing:
         return SetEstimate(plan, {}, 0.0)
+    models.look_at(plan.set_name, plan.artifacts)
     model, one = models.of(plan.set_name), RunSet(plan.source, plan.set_name, plan.artifacts)
     producer = producer_for(opened, one, model)
     inputs = sample_of(opened.inputs(plan.source, plan.set_name))

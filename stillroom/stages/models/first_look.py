@@ -60,7 +60,7 @@ def look_at(
         what = f"{place}: its {name}"
         _demand_own_memory(what, [own[name] for own, _ in (*once, *again)])
         first, second, single = (
-            torch.cat([grids[name] for _, grids in calls]) for calls in (once, again, alone)
+            torch.cat([made[name] for _, made in calls]) for calls in (once, again, alone)
         )
         _check_finite(what, first)
         _demand_equal(first, second, tolerance, f"{what} differ between two calls", remedy)
@@ -99,6 +99,8 @@ def _has_modes(module: nn.Module) -> bool:
 def _called(place: str, teacher: Teacher, frames: NDArray[np.uint8]) -> Call:
     try:
         return teacher.run(frames)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
     except StillroomError:
         raise
     except Exception as error:  # whatever somebody's network raises
@@ -119,7 +121,8 @@ def _check_finite(what: str, grid: Tensor) -> None:
         raise ConfigError(f"{what} of two drawn frames hold no finite value; {remedy}")
     odd = int((~finite.flatten(1).all(1)).sum())
     LOG.warning(
-        "%s of %d of two drawn frames hold %d values that are not finite, as bad frames do; %s",
+        "%s of %d of two drawn frames hold %d values that are not finite; such frames are left out "
+        "of a cache as bad ones: %s",
         what,
         odd,
         int((~finite).sum()),

@@ -162,6 +162,10 @@ def honest():
     return Changed(lambda z: z)
 
 
+def one_for_the_batch():
+    return Changed(lambda z: z.mean(0, keepdim=True))
+
+
 def one_at_a_time():
     net = Changed(lambda z: z)
 
@@ -208,6 +212,7 @@ BATCH = r"its logits of a frame depend on the other frames of the batch, by up t
         ("first_of_the_batch", BATCH),
         ("place_in_the_batch", BATCH),
         ("nan_in_later_rows", r"its logits of a frame depend on the other .* by up to inf"),
+        ("one_for_the_batch", r"logits: 2 frames give a grid of shape \(1, 9, 8, 16\)"),
         ("one_at_a_time", r"fails on 2 drawn frames at the canvas' size \(AssertionError"),
         ("nothing_finite", "its logits of two drawn frames hold no finite value"),
         ("class_ids", "its logits are int64, so class ids"),
@@ -225,9 +230,10 @@ def test_outputs_that_cannot_be_trusted_are_refused_before_a_build(
     assert nothing_is_cached()
 
 
-def test_a_refusal_is_one_line_of_the_command(networks: Path) -> None:
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_refusal_is_one_line_of_the_command(networks: Path, option: list[str]) -> None:
     arguments = ["cache", "build", str(networks), "--set", *as_teacher("functional_dropout")]
-    result = CliRunner().invoke(main, arguments)
+    result = CliRunner().invoke(main, [*arguments, *option])
     assert result.exit_code == 2
     assert "error: teachers.tiny: its logits differ" in result.output.replace("\n", " ")
 
