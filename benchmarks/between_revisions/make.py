@@ -100,9 +100,9 @@ eval runs/camvid_all_terms teacher:fpn camvid_all_terms.toml
 eval runs/video teacher:heavy video.toml --video
 """.strip().splitlines()
 VARYING = {  # keys of documents that the clock or the machine decides, and advice in prose
-    "cost", "created_by", "frames_per_second", "latency", "path", "paths", "peak_memory_mb",
-    "produce_seconds", "recommendation", "seconds", "seconds_per_step", "speed", "wait_seconds",
-    "waiting", "wall_seconds",
+    "cost", "created_by", "frames_per_second", "latency", "pace", "path", "paths",
+    "peak_memory_mb", "produce_seconds", "recommendation", "seconds", "seconds_per_step", "speed",
+    "wait_seconds", "waiting", "wall_seconds",
 }  # fmt: skip
 
 

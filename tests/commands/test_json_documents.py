@@ -43,7 +43,8 @@ DOCUMENTS = {
         "bad_labels "
         "label_pixels(street(sky building road pavement tree pole sign car pedestrian)) "
         "pseudo_labelled(street/tiny more/tiny) seconds "
-        "produce_seconds"
+        "produce_seconds "
+        "pace(teacher_busy encoders_busy decode_wait_seconds encode_wait_seconds change)"
     ),
     "cache info RUN": (
         "sets(source set_name frames committed_frames shards committed_shards fingerprint "

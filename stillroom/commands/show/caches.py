@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
+    from stillroom.pipeline.build.pace import Pace
     from stillroom.pipeline.build.report import BuildReport
     from stillroom.pipeline.cache_tools.info import SetInfo
     from stillroom.pipeline.cache_tools.verify import VerifyReport
@@ -86,7 +87,17 @@ def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
     kept = ", ".join(
         f"{'/'.join(of)} {share:.1%}" for of, share in report.pseudo_labelled().items()
     )
-    return [text, f"pixels with a pseudo label: {kept}"] if kept else [text]
+    lines = [f"pixels with a pseudo label: {kept}"] if kept else []
+    return [text, *lines, *_pace(report.pace)]
+
+
+def _pace(pace: Pace) -> list[str]:
+    """Lay out how busy the models were; nothing where none worked."""
+    if pace.teacher_busy is None or pace.encoders_busy is None:
+        return []
+    change = pace.advice()
+    text = f"teacher busy {pace.teacher_busy:.0%}, encoders {pace.encoders_busy:.0%}"
+    return [text + (f"; {change}" if change else "")]
 
 
 def cache_info(sets: list[SetInfo], *, bad: bool) -> list[RenderableType]:

@@ -8,9 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.cores import SHARDS_IN_FLIGHT, thread_counts
+from stillroom.pipeline.build.placement import nodes_of, placed
 from stillroom.pipeline.cluster.connection import first_line
 from stillroom.storage_specs.errors import StillroomError
-from stillroom.storage_specs.layout import teacher_of
 
 if TYPE_CHECKING:
     from stillroom.pipeline.build.worker import ShardWorker
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 STARTS = 3  # in a row that may fail
-SHARDS_IN_FLIGHT = 2  # an actor's next shard is decoded while its teacher works on this one
+LOOK_SECONDS = 5.0  # between two looks at whether the cluster has grown
 
 
 class NoWorker(StillroomError):
@@ -32,8 +33,8 @@ class RayWorker:
     Its constructor cannot fail: of that Ray would hand on only the text of a traceback.
     """
 
-    def __init__(self, run: RunConfig) -> None:
-        self._run = run
+    def __init__(self, run: RunConfig, cores: int) -> None:
+        self._run, self._cores = run, cores
         self._worker: ShardWorker | None = None
 
     def ready(self) -> None:
@@ -44,8 +45,10 @@ class RayWorker:
         """
         from stillroom.pipeline.build.worker import ShardWorker
         from stillroom.pipeline.run_file.opened_run import open_run
+        from stillroom.stages.cache.shard_threads import ShardThreads
 
-        self._worker = ShardWorker(open_run(self._run))
+        threads = ShardThreads(*thread_counts(self._run.cache, self._cores))
+        self._worker = ShardWorker(open_run(self._run), threads)
 
     def work(self, work: ShardWork) -> ShardReport:
         """As `ShardWorker.work`."""
@@ -87,33 +90,43 @@ class ActorPool:
         actors: those that may
     """
 
-    def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork]) -> None:
-        self._ray, self._run = ray, run
-        cluster = ray.cluster_resources()
-        self._gpus = int(cluster.get("GPU", 0)) if _use_gpus(run, works) else 0
-        # One CPU stays free of actors, if there is more than one.
-        room = max(1, int(cluster.get("CPU", 0)) - 1)
-        room = min(room, self._gpus) if self._gpus else room
-        asked = min(run.cache.workers or max(1, self._gpus), len(works))
-        if asked > room:
-            LOG.warning("Ray has room for %d of the %d workers asked for", room, asked)
+    def __init__(self, ray: Any, run: RunConfig, shards: int, *, gpu: bool) -> None:
+        self._ray, self._run, self._gpu = ray, run, gpu
         self._failed_starts = 0
-        self._last_ready = time.monotonic()
+        self._last_ready = self._looked = time.monotonic()
         self.starting: dict[Any, Actor] = {}
         self.actors: list[Actor] = []
-        for _ in range(min(asked, room)):
+        self._placement = placed(run, nodes_of(ray), gpu=gpu)
+        asked = min(run.cache.workers or 1, shards)
+        if asked > max(1, self._placement.room):
+            LOG.warning(
+                "Ray has room for %d of the %d workers asked for", self._placement.room, asked
+            )
+        self._start_up_to(shards)
+
+    def grow(self, shards: int) -> None:
+        """Start more actors where the cluster has grown and so many shards still wait."""
+        if time.monotonic() - self._looked < LOOK_SECONDS or self._failed_starts >= STARTS:
+            return
+        self._looked = time.monotonic()
+        self._placement = placed(self._run, nodes_of(self._ray), gpu=self._gpu)
+        self._start_up_to(len(self.actors) + len(self.starting) + shards)
+
+    def _start_up_to(self, most: int) -> None:
+        for _ in range(len(self.actors) + len(self.starting), min(self._placement.workers, most)):
             self._start()
 
     def _start(self) -> None:
-        """Start an actor, with a GPU where models use one; threads for two shards, a heartbeat."""
+        """Start an actor with what its threads and its model use."""
+        cpus = self._placement.cpus
         remote = self._ray.remote(
-            num_cpus=1,
-            num_gpus=1 if self._gpus else 0,
-            max_concurrency=SHARDS_IN_FLIGHT + 1,
+            num_cpus=cpus,
+            num_gpus=self._placement.gpus,
+            max_concurrency=SHARDS_IN_FLIGHT + 1,  # and a heartbeat
             max_restarts=0,
             max_task_retries=0,
         )(RayWorker)
-        handle = remote.remote(self._run)
+        handle = remote.remote(self._run, cpus)
         self.starting[handle.ready.remote()] = Actor(handle)
 
     def add_actor(self, reference: Any) -> None:
@@ -156,10 +169,9 @@ class ActorPool:
         if self.actors:
             self._last_ready = now
         if now - self._last_ready > limit:
-            each = "1 CPU and 1 GPU" if self._gpus else "1 CPU"
             raise NoWorker(
                 f"no Ray worker became ready within {limit:g} s (cache.shard_timeout)\n"
-                f"  asked for: {len(self.starting)} workers of {each} each\n"
+                f"  asked for: {len(self.starting)} workers of {self._placement} each\n"
                 f"  the cluster has {_amounts(self._ray.cluster_resources())}; "
                 f"free: {_amounts(self._ray.available_resources())}\n"
                 "  free some of it, or give another --address; if workers only start slowly, "
@@ -180,14 +192,6 @@ class ActorPool:
     def _kill(self, actor: Actor) -> None:
         with contextlib.suppress(Exception):  # gone already, and perhaps its cluster too
             self._ray.kill(actor.handle)
-
-
-def _use_gpus(run: RunConfig, works: list[ShardWork]) -> bool:
-    """Whether a model that has work to do may run on a GPU; frames are written without one."""
-    devices = {name: teacher.device for name, teacher in run.teachers.items()}
-    devices |= {name: flow.device for name, flow in run.flows.items()}
-    names = {teacher_of(work.set_name) for work in works}
-    return any(devices.get(name, "cpu") != "cpu" for name in names)
 
 
 def cause_of(error: Any) -> Exception:

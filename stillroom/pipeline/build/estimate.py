@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.cores import cores_here, thread_counts
 from stillroom.pipeline.build.model_loader import ModelLoader, check_reuse, producer_for
 from stillroom.pipeline.build.plan import SetPlan, plan_build
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
+from stillroom.stages.cache.shard_threads import ShardThreads, Turn
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.store import Cache
@@ -145,6 +147,7 @@ def cache_sample(
     """
     inputs = sample_of(opened.inputs(one.source, one.name))
     sample = define_set(opened, cache, one, model, len(inputs))
+    turn, threads = Turn(), ShardThreads(*thread_counts(opened.run.cache, cores_here()))
     jobs = (
         ShardJob(
             work=ShardWork(one.source, one.name, shard, one.artifacts),
@@ -152,11 +155,13 @@ def cache_sample(
             produce=producer,
             target=sample,
             batch=opened.run.cache.batch,
-            turn=contextlib.nullcontext(),
+            turn=turn,
+            threads=threads,
         )
         for shard in range(sample.shards)
     )
-    return sample, [cache_shard(job) for job in jobs]
+    with threads:
+        return sample, [cache_shard(job) for job in jobs]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ The cache's commits are the only truth: before a shard is tried again, the drive
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.actor_pool import (
-    SHARDS_IN_FLIGHT,
     ActorPool,
     cause_of,
     reason_of,
 )
+from stillroom.pipeline.build.cores import SHARDS_IN_FLIGHT
+from stillroom.pipeline.build.placement import by_device, nodes_of
 from stillroom.pipeline.build.report import BuildEvent
 from stillroom.pipeline.build.sets import stored_set
 from stillroom.pipeline.cluster.connection import connected, first_line
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardWork
 
+LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
 POLL_SECONDS = 0.5
 
@@ -48,19 +51,33 @@ def run_on_ray(
             f"cache.path = {run.cache.path}: Ray's workers have memories of their own; give a "
             "folder or a bucket, or build with --runner inline"
         )
+    run = with_absolute_paths(run)
+    given_up: dict[ShardWork, str] = {}
     with connected(run.cache.workers or 1, address) as ray:
-        return _ShardQueue(ray, with_absolute_paths(run), works, listen).run()
+        without, on_gpus, lacking = by_device(run, works, nodes_of(ray))
+        for name in lacking:
+            LOG.warning(
+                "%s RUNS ON CPUS: the cluster has no GPU; with device = 'cuda' in its section Ray "
+                "is asked for one, which an autoscaler brings", name
+            )  # fmt: skip
+        # One after the other, so that nothing that runs on a CPU holds a GPU.
+        for some, gpu in ((without, False), (on_gpus, True)):
+            if some:
+                given_up |= _ShardQueue(ray, run, some, listen, gpu=gpu).run()
+    return given_up
 
 
 class _ShardQueue:
     """The shards still to do, the actors that do them, and the attempts that failed."""
 
-    def __init__(self, ray: Any, run: RunConfig, works: list[ShardWork], listen: Listener) -> None:
+    def __init__(
+        self, ray: Any, run: RunConfig, works: list[ShardWork], listen: Listener, *, gpu: bool
+    ) -> None:
         self._ray, self._run, self._listen = ray, run, listen
         self._waiting = deque(works)
         self._failures: dict[ShardWork, list[str]] = {}
         self._quarantined: dict[ShardWork, str] = {}
-        self._pool = ActorPool(ray, run, works)
+        self._pool = ActorPool(ray, run, len(works), gpu=gpu)
 
     def run(self) -> dict[ShardWork, str]:
         """Go on until every shard is committed or quarantined."""
@@ -73,6 +90,7 @@ class _ShardQueue:
                 for actor in tuple(pool.actors):
                     self._check_progress(actor)
                 pool.check()
+                pool.grow(len(self._waiting))
             return self._quarantined
         finally:
             pool.close()

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.pace import Pace
 from stillroom.pipeline.build.sets import stored_set
 from stillroom.storage_specs.errors import TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
@@ -59,6 +60,7 @@ class BuildReport:
     bytes: int = 0
     produce_seconds: float = 0.0
     wall_seconds: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
     bad_frames: int = 0
     bad_labels: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -75,6 +77,7 @@ class BuildReport:
         self.frames += report.frames
         self.bytes += report.bytes
         self.produce_seconds += report.produce_seconds
+        self.pace.add(report)
         self.bad[report.work.source, report.work.set_name] += report.bad
         self.bad_labels[report.work.source, report.work.set_name] += report.bad_labels
         self.label_pixels[report.work.source] += report.label_pixels
@@ -119,6 +122,7 @@ class BuildReport:
             },
             "seconds": self.wall_seconds,
             "produce_seconds": self.produce_seconds,
+            "pace": self.pace.to_dict(),
         }
 
 

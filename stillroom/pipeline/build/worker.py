@@ -10,6 +10,7 @@ from stillroom.pipeline.build.model_loader import ModelLoader, producer_for
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.stages.cache.cache_shard import ShardJob, cache_shard
 from stillroom.stages.cache.reuse import Reuse
+from stillroom.stages.cache.shard_threads import Turn
 from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import use_threads
 from stillroom.storage_specs.layout import teacher_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
     from stillroom.stages.cache.producers import Producer
+    from stillroom.stages.cache.shard_threads import ShardThreads
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
     Arrays = dict[str, NDArray[Any]]
@@ -32,19 +34,24 @@ if TYPE_CHECKING:
 class ShardWorker:
     """Computes shards of a run, here or in a Ray actor.
 
-    Two threads may call `work` at once: a turn then keeps the teacher to one shard at a time, while
-    the other shard is decoded, encoded or written.
+    SHARDS_IN_FLIGHT threads may call `work` at once: a turn then keeps the teacher to one shard at
+    a time, while others are decoded, encoded or written.
 
     Args:
+        threads: that decode and encode
         models: of the same run, where one may have been built already
     """
 
-    def __init__(self, opened: OpenedRun, models: ModelLoader | None = None) -> None:
+    def __init__(
+        self, opened: OpenedRun, threads: ShardThreads, models: ModelLoader | None = None
+    ) -> None:
         use_threads(opened.run.cache.threads)
         self._opened = opened
         self._cache = Cache.create(opened.run.cache.path)
-        self._turn = threading.Lock()
+        self._turn = Turn()
+        self._counting = threading.Lock()
         self._opening = threading.Lock()
+        self._threads = threads
         self._models = ModelLoader(opened) if models is None else models
         self._model = ""  # the name of that which the sets are made by
         self._sets: dict[tuple[str, str], tuple[Producer, ArtifactSet]] = {}
@@ -70,11 +77,12 @@ class ShardWorker:
         """
 
         def count(frames: int) -> None:
-            self._progress[work] = self._progress.get(work, 0) + frames
+            with self._counting:
+                self._progress[work] = self._progress.get(work, 0) + frames
             self._last_progress = time.monotonic()
             on_frames(frames)
 
-        def produce(inputs: Sequence[Any]) -> list[Arrays]:
+        def produce(inputs: Sequence[Any]) -> Sequence[Arrays]:
             before_batch()
             return producer(inputs)
 
@@ -86,6 +94,7 @@ class ShardWorker:
             target=target,
             batch=self._opened.run.cache.batch,
             turn=self._turn,
+            threads=self._threads,
             on_frames=count,
         )
         self._last_progress = time.monotonic()
@@ -103,7 +112,7 @@ class ShardWorker:
         key, name = (work.source, work.set_name), teacher_of(work.set_name)
         with self._opening:
             if name != self._model:  # let the old one go before the new one takes its memory
-                self._sets, self._model = {}, name
+                self._sets, self._model, self._turn = {}, name, Turn()
             model = self._models.of(work.set_name)
             if key not in self._sets:  # defining a set takes a forward pass, for its shapes
                 one = RunSet(*key, work.artifacts)

@@ -129,7 +129,10 @@ class CacheConfig(Settings):
         threshold: pseudo-labels below this class probability become 255
         batch: frames a teacher sees at once
         threads: torch threads of a worker on a CPU
+        encoders, decoders: threads of a worker that compress, and that read and decode; as many as
+            it has CPUs if left out, of encoders at most 8
         workers: teachers side by side (runner "ray"); one a GPU if left out, or one
+        num_gpus: GPUs of a worker whose model uses one (runner "ray"): 0.5 lets two share one
         max_bad_fraction: share of unusable frames of a source above which the build stops
         shard_timeout: seconds without a finished batch after which a worker is replaced
     """
@@ -149,7 +152,10 @@ class CacheConfig(Settings):
     threshold: float = Field(default=0.7, ge=0, le=1)
     batch: int = Field(default=4, gt=0)
     threads: int = Field(default=2, gt=0)
+    encoders: int | None = Field(default=None, gt=0)
+    decoders: int | None = Field(default=None, gt=0)
     workers: int | None = Field(default=None, gt=0)
+    num_gpus: float = Field(default=1.0, gt=0, le=1)
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     shard_timeout: float = Field(default=900.0, gt=0)
 

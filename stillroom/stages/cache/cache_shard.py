@@ -6,25 +6,27 @@ No Ray here: a plain loop, a Ray actor and a debugger all call `cache_shard`.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.stages.cache.device_copy import Underway
+from stillroom.stages.cache.shard_threads import Tasks
 from stillroom.storage_specs.artifacts import IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from stillroom.stages.cache.inputs import Inputs
     from stillroom.stages.cache.producers import Producer
+    from stillroom.stages.cache.shard_threads import ShardThreads, Turn
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
     from stillroom.storage_specs.shards.shard_writer import ShardWriter
@@ -52,6 +54,11 @@ class ShardReport:
 
     Attributes:
         bad_labels: how many frames can be used, but for their labels
+        wall_seconds: from the first frame asked for to the commit
+        produce_seconds: of the model
+        turn_seconds: the model was this shard's or waited for it, with nothing else to do
+        decode_wait_seconds, encode_wait_seconds: of those, for frames, and for room behind it
+        encode_seconds: of all encoders together, whose number is `encoders`
         label_pixels: how many pixels have each class in the shard's labels, by class index
         photo_pixels: how many there are in the photos that a teacher was given for pseudo labels
         sure_pixels: how many of those have one
@@ -64,12 +71,17 @@ class ShardReport:
     wall_seconds: float
     produce_seconds: float
     bad_labels: int = 0
+    turn_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+    encode_wait_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    encoders: int = 1
     label_pixels: Counter[int] = field(default_factory=Counter)
     photo_pixels: int = 0
     sure_pixels: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pixels:
     """The pixels of rows that were written, as a `ShardReport` counts them."""
 
@@ -77,14 +89,18 @@ class _Pixels:
     photo: int = 0
     sure: int = 0
 
-    def count(self, arrays: Arrays, loaded: Any) -> None:
-        if LABELS in arrays:
-            self.labels += class_pixels(arrays[LABELS])
-        if PSEUDO_LABEL in arrays:
-            height, width = loaded.valid
-            self.photo += height * width
-            label = arrays[PSEUDO_LABEL][:height, :width]
-            self.sure += int(np.count_nonzero(label != IGNORE))
+    @classmethod
+    def of(cls, arrays: Arrays, loaded: Any) -> _Pixels:
+        labels = class_pixels(arrays[LABELS]) if LABELS in arrays else Counter[int]()
+        if PSEUDO_LABEL not in arrays:
+            return cls(labels)
+        height, width = loaded.valid
+        label = arrays[PSEUDO_LABEL][:height, :width]
+        return cls(labels, height * width, int(np.count_nonzero(label != IGNORE)))
+
+    def __add__(self, other: _Pixels) -> _Pixels:
+        labels = self.labels + other.labels
+        return _Pixels(labels, self.photo + other.photo, self.sure + other.sure)
 
 
 @dataclass(frozen=True)
@@ -95,9 +111,10 @@ class ShardJob:
         inputs: what the set's rows are made from
         batch: inputs that a model gets at once; batches are cut inside the shard, so that the same
             shard is the same bytes whoever computes it
-        turn: held while the teacher runs; two shards in two threads then overlap decoding, encoding
-            and writing of one with the teacher's work on the other
-        on_frames: called with the number of frames done, as they are done
+        turn: held while the teacher runs; shards in several threads then overlap decoding,
+            encoding and writing of some with the teacher's work on another
+        threads: that decode and encode, for all these shards
+        on_frames: called with the number of frames done, as they are done, by any thread
     """
 
     work: ShardWork
@@ -105,9 +122,9 @@ class ShardJob:
     produce: Producer
     target: ArtifactSet
     batch: int
-    turn: AbstractContextManager[object]
+    turn: Turn
+    threads: ShardThreads
     on_frames: Callable[[int], None] = lambda _: None
-    decode_threads: int = 2
 
 
 def cache_shard(job: ShardJob) -> ShardReport:
@@ -118,62 +135,110 @@ def cache_shard(job: ShardJob) -> ShardReport:
         SourceUnavailable: a frame's file cannot be read now; nothing was committed.
     """
     started = time.perf_counter()
-    writer = job.target.writer(job.work.shard)
-    with (
-        ThreadPoolExecutor(job.decode_threads, "decode") as decoders,
-        ThreadPoolExecutor(1, "encode") as encoder,
-    ):
-        batches = _decoded_batches(job, decoders)
-        puts: deque[Future[None]] = deque()
-        pixels = _Pixels()
-        produce_seconds = 0.0
-        first = job.target.shard_range(job.work.shard)[0]
-        with job.turn:
-            for batch in batches:
-                good = [loaded for loaded in batch if not isinstance(loaded, FrameError)]
-                began = time.perf_counter()
-                made = job.produce(good) if good else []
-                seconds = time.perf_counter() - began
-                produce_seconds += seconds
-                puts.append(encoder.submit(_put, job, writer, pixels, first, batch, made, seconds))
-                first += len(batch)
-                # Two batches may wait to be encoded; more would only hold memory.
-                while len(puts) > 2:
-                    puts.popleft().result()
-        for put in puts:
-            put.result()
-    part = writer.commit()
+    shard = _ShardInHand(job, job.target.writer(job.work.shard))
+    try:
+        shard.fill()
+    finally:
+        shard.give_up()
+    part = shard.writer.commit()
     return ShardReport(
         work=job.work,
         frames=len(part.rows),
         bad=sum(row.status == "bad" for row in part.rows),
         bytes=sum(entry.bytes for entry in part.objects.values()),
         wall_seconds=time.perf_counter() - started,
-        produce_seconds=produce_seconds,
+        produce_seconds=shard.produce_seconds,
+        turn_seconds=shard.turn_seconds,
+        decode_wait_seconds=shard.decoded.waited,
+        encode_wait_seconds=shard.encode_wait_seconds,
+        encode_seconds=shard.stored.seconds,
+        encoders=job.threads.encoders,
         bad_labels=sum(row.bad_label for row in part.rows),
-        label_pixels=pixels.labels,
-        photo_pixels=pixels.photo,
-        sure_pixels=pixels.sure,
+        label_pixels=shard.pixels.labels,
+        photo_pixels=shard.pixels.photo,
+        sure_pixels=shard.pixels.sure,
     )
 
 
-def _decoded_batches(job: ShardJob, decoders: ThreadPoolExecutor) -> Iterator[list[Any]]:
-    """Batches of the shard in order, two batches decoded ahead; starts decoding at once."""
-    indices = job.target.shard_range(job.work.shard)
-    ahead = deque(decoders.submit(_decode, job, index) for index in indices[: 2 * job.batch])
-    waiting = iter(indices[2 * job.batch :])
+class _ShardInHand:
+    """A shard's frames on their way from the decoders through the model to the encoders."""
+
+    def __init__(self, job: ShardJob, writer: ShardWriter) -> None:
+        self._job, self.writer = job, writer
+        self.decoded: Tasks[Any] = Tasks(job.threads.decoding)
+        self.stored: Tasks[_Pixels] = Tasks(job.threads.encoding)
+        self.pixels = _Pixels()
+        self.produce_seconds = self.turn_seconds = self.encode_wait_seconds = 0.0
+
+    def fill(self) -> None:
+        """Have every frame put or called bad."""
+        batches = _decoded_batches(self._job, self.decoded)
+        with self._job.turn as idle_seconds:
+            began = time.perf_counter()
+            for index, batch, made, seconds in _produced(self._job, batches):
+                self.produce_seconds += seconds
+                self._store(index, batch, made, seconds / max(1, len(made)))
+            self.turn_seconds = idle_seconds + time.perf_counter() - began
+            self.encode_wait_seconds = self.stored.waited
+        while self.stored:
+            self.pixels += self.stored.next()
+
+    def _store(self, first: int, batch: list[Any], made: Sequence[Arrays], each: float) -> None:
+        """Hand a batch to the encoders, and wait while too much waits for them."""
+        job, arrays_of = self._job, iter(made)
+        for index, loaded in enumerate(batch, start=first):
+            arrays = {} if isinstance(loaded, FrameError) else next(arrays_of)
+            self.stored.submit(_put, job, self.writer, index, loaded, arrays, each)
+        # More than two batches, and a frame an encoder, would only hold memory.
+        while self.stored.ready() or len(self.stored) > 2 * job.batch + job.threads.encoders:
+            self.pixels += self.stored.next()
+
+    def give_up(self) -> None:
+        """Leave no thread at work on this shard."""
+        self.decoded.give_up()
+        self.stored.give_up()
+
+
+def _decoded_batches(job: ShardJob, decoded: Tasks[Any]) -> Iterator[list[Any]]:
+    """Batches of the shard in order, two batches and more ahead; starts decoding at once."""
+    waiting = iter(job.target.shard_range(job.work.shard))
+    for index in islice(waiting, 2 * job.batch + job.threads.decoders):
+        decoded.submit(_decode, job, index)
 
     def batches() -> Iterator[list[Any]]:
-        while ahead:
+        while decoded:
             batch = []
-            for _ in range(min(job.batch, len(ahead))):
-                batch.append(ahead.popleft().result())
-                following = next(waiting, None)
-                if following is not None:
-                    ahead.append(decoders.submit(_decode, job, following))
+            for _ in range(min(job.batch, len(decoded))):
+                batch.append(decoded.next())
+                for index in islice(waiting, 1):
+                    decoded.submit(_decode, job, index)
             yield batch
 
     return batches()
+
+
+def _produced(
+    job: ShardJob, batches: Iterator[list[Any]]
+) -> Iterator[tuple[int, list[Any], Sequence[Arrays], float]]:
+    """Index of its first frame, inputs, arrays and the model's seconds, of each batch.
+
+    What a GPU computes is waited for when the batch behind it is under way.
+    """
+    index = job.target.shard_range(job.work.shard)[0]
+    before: tuple[int, list[Any], Underway] | None = None
+    for batch in batches:
+        good = [loaded for loaded in batch if not isinstance(loaded, FrameError)]
+        began = time.perf_counter()
+        made = job.produce(good) if good else ()
+        seconds = time.perf_counter() - began
+        if before is not None:
+            yield (*before, before[2].seconds)
+        before = (index, batch, made) if isinstance(made, Underway) else None
+        if before is None:
+            yield index, batch, made, seconds
+        index += len(batch)
+    if before is not None:
+        yield (*before, before[2].seconds)
 
 
 def _decode(job: ShardJob, index: int) -> Any:
@@ -185,26 +250,18 @@ def _decode(job: ShardJob, index: int) -> Any:
 
 
 def _put(
-    job: ShardJob,
-    writer: ShardWriter,
-    pixels: _Pixels,
-    first: int,
-    batch: list[Any],
-    made: list[Arrays],
-    seconds: float,
-) -> None:
-    """Encode one batch, whose first input has the index `first`, into the writer, and count it."""
-    arrays_of = iter(made)
-    each = seconds / max(1, len(made))
-    for index, loaded in enumerate(batch, start=first):
-        if isinstance(loaded, FrameError):
-            writer.bad(replace(job.inputs.row(index), status="bad", reason=str(loaded)))
-            continue
-        arrays = next(arrays_of)
-        row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=each)
+    job: ShardJob, writer: ShardWriter, index: int, loaded: Any, arrays: Arrays, seconds: float
+) -> _Pixels:
+    """Encode one frame into the writer, and count its pixels."""
+    pixels = _Pixels()
+    if isinstance(loaded, FrameError):
+        writer.bad(replace(job.inputs.row(index), status="bad", reason=str(loaded)))
+    else:
+        row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=seconds)
         if put_row(writer, row, arrays):
-            pixels.count(arrays, loaded)
-    job.on_frames(len(batch))
+            pixels = _Pixels.of(arrays, loaded)
+    job.on_frames(1)
+    return pixels
 
 
 def class_pixels(label: NDArray[np.generic]) -> Counter[int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from stillroom.stages.cache.device_copy import stacked, start_of, to_host
 from stillroom.stages.cache.makers import MAKERS, Output
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.storage_specs.artifacts import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from stillroom.stages.cache.inputs import CanvasPair
     from stillroom.stages.models.dense_network import ModelOutput
@@ -39,7 +41,7 @@ MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
 class Producer(Protocol):
     """Makes the arrays of a set's rows."""
 
-    def __call__(self, inputs: Sequence[Any], /) -> list[Arrays]:
+    def __call__(self, inputs: Sequence[Any], /) -> Sequence[Arrays]:
         """Return artifacts by name, one dict an input, in the order of `inputs`."""
 
 
@@ -63,12 +65,14 @@ class FlowOfPairs:
     model: FlowModel
     limit: float = float("inf")
 
-    def __call__(self, pairs: Sequence[CanvasPair]) -> list[Arrays]:
+    def __call__(self, pairs: Sequence[CanvasPair]) -> Sequence[Arrays]:
         """Return the flow (2, H, W) float32 from each frame to its partner, in canvas pixels."""
-        frames = np.stack([pair.frame.image for pair in pairs])
-        partners = np.stack([pair.partner.image for pair in pairs])
+        device = self.model.device
+        began = start_of(device)
+        frames = stacked([pair.frame.image for pair in pairs], device)
+        partners = stacked([pair.partner.image for pair in pairs], device)
         flow = self.model.flow(frames, partners).clamp(-self.limit, self.limit)
-        return [{FLOW: each} for each in flow.cpu().numpy()]
+        return to_host([{FLOW: each} for each in flow], began)
 
 
 @dataclass(frozen=True)
@@ -85,25 +89,29 @@ class TeacherArtifacts:
     artifacts: tuple[str, ...]
     threshold: float
 
-    def __call__(self, frames: Sequence[CanvasFrame]) -> list[Arrays]:
+    def __call__(self, frames: Sequence[CanvasFrame]) -> Sequence[Arrays]:
         """Return the artifacts of each frame, in order: float32, or uint8 of pseudo labels.
 
         Raises:
             ConfigError: the teacher has no such output, or more classes than a byte can tell apart.
         """
-        output = self.teacher(np.stack([frame.image for frame in frames]))
+        began = start_of(self.teacher.device)
+        output = self.teacher(stacked([frame.image for frame in frames], self.teacher.device))
         if LOGITS in output:
             demand_labels_fit(self.artifacts, output[LOGITS].shape[1])
-        return [self._of_frame(output, *each) for each in enumerate(frames)]
+        made = [self._of_frame(output, *each) for each in enumerate(frames)]
+        return to_host(made, began)
 
-    def _of_frame(self, output: ModelOutput, position: int, frame: CanvasFrame) -> Arrays:
+    def _of_frame(
+        self, output: ModelOutput, position: int, frame: CanvasFrame
+    ) -> dict[str, Tensor]:
         names = {artifact: output_of(artifact, output) for artifact in self.artifacts}
         of_frame = {  # one for all artifacts of a grid: what two of them need is computed once
             name: Output(output[name][position], self.teacher.strides[name], frame, self.threshold)
             for name in set(names.values())
         }
         return {
-            artifact: MAKERS[artifact_of(artifact).name](of_frame[name]).cpu().numpy()
+            artifact: MAKERS[artifact_of(artifact).name](of_frame[name])
             for artifact, name in names.items()
         }
 
@@ -113,7 +121,7 @@ class TeacherArtifacts:
         output, strides = self.teacher(frame.image[None]), self.teacher.strides
         return {
             name: (
-                made.shape,
+                tuple(made.shape),
                 strides[output_of(name, strides)] if artifact_of(name).has_stride else 1,
             )
             for name, made in self._of_frame(output, 0, frame).items()

@@ -209,7 +209,7 @@ class Teacher:
 
     def _images(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         """Resize, normalise and pad: (B, 3, H', W'), channels in the network's order."""
-        batch = as_frames(frames).to(self.device).permute(0, 3, 1, 2)
+        batch = as_frames(frames).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         if self._config.channels == "bgr":
             batch = batch.flip(1)
         if self._config.size is not None:

@@ -28,6 +28,7 @@ from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.cache.producers import TeacherArtifacts
+from stillroom.stages.cache.shard_threads import ShardThreads
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.find_images import FoundFiles, find_images
 from stillroom.storage_specs.errors import (
@@ -45,8 +46,6 @@ from stillroom.storage_specs.store import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stillroom.pipeline.build.model_loader import ModelLoader
-    from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.models.teachers.families import TeacherConfig
     from stillroom.stages.sources.canvas import CanvasFrame
@@ -397,7 +396,7 @@ def test_an_interrupted_build_gives_up_before_the_next_batch_and_says_so_once(
     class Patient:
         """Finishes shard 0 at once; any other waits for a batch that it may not begin."""
 
-        def __init__(self, opened: OpenedRun, models: ModelLoader | None) -> None:
+        def __init__(self, *_: object) -> None:
             pass
 
         def work(
@@ -448,7 +447,7 @@ def test_a_worker_asks_before_each_batch_whether_to_go_on(run_file: Path) -> Non
         if len(asked) == 2:
             raise InterruptedError
 
-    worker = ShardWorker(open_run(run))
+    worker = ShardWorker(open_run(run), ShardThreads(1, 1))
     with pytest.raises(InterruptedError):
         worker.work(ShardWork("street", "tiny", 0, ("logits",)), before_batch=twice)
     assert len(asked) == 2

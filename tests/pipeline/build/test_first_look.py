@@ -15,6 +15,7 @@ from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardWork
+from stillroom.stages.cache.shard_threads import ShardThreads
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.store import Cache
 
@@ -320,7 +321,7 @@ def test_workers_look_at_their_teachers_themselves(networks: Path) -> None:
     # "auto" may be a GPU of a worker: the process that plans the build does not call such a
     # function. A worker of Ray's is this object, which has no models of somebody else's.
     run = load_run(networks, [*as_teacher("functional_dropout"), "teachers.tiny.device=auto"])
-    worker = ShardWorker(open_run(run))
+    worker = ShardWorker(open_run(run), ShardThreads(1, 1))
     work = ShardWork("street", "tiny", 0, run.cache.artifacts)
     with pytest.raises(ConfigError, match=f"^teachers.tiny: {CALLS}"):
         worker.work(work)

@@ -107,6 +107,9 @@ class FakeRay:
 
     available_resources = cluster_resources
 
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": self.resources}]
+
     def remote(self, **options: Any) -> Any:
         def start(kind: type) -> Any:
             assert kind is RayWorker
@@ -235,7 +238,48 @@ def test_no_more_workers_are_started_than_the_cluster_has_room_for(
     assert [options["num_gpus"] for options in fake.options] == [0, 0]
     run = load_run(run_file, ["cache.workers=2", "teachers.tiny.device=auto"])
     fake, _ = on_fake(monkeypatch, run, {}, CPU=8, GPU=1)
-    assert [options["num_gpus"] for options in fake.options] == [1]
+    assert [options["num_gpus"] for options in fake.options] == [0, 1]  # frames, then the teacher
+    works = [WORKS[0], *(ShardWork("street", "tiny", shard, ("logits",)) for shard in range(9))]
+    fake, _ = on_fake(monkeypatch, run, {}, works, CPU=8, GPU=1)
+    assert [options["num_gpus"] for options in fake.options] == [0, 1, 1]  # one may come yet
+
+
+class Growing(FakeRay):
+    """A cluster whose GPUs come when it is looked at for the third time."""
+
+    looks = 0
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.looks += 1
+        gpus = 2 if self.looks > 2 else 0
+        return [*super().nodes(), {"Alive": True, "Resources": {"CPU": 5, "GPU": gpus}}]
+
+
+def test_gpus_that_come_late_are_used_and_asked_for_before(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillroom.pipeline.build.actor_pool.LOOK_SECONDS", 0.0)
+    works = [ShardWork("street", "tiny", shard, ("logits",)) for shard in range(30)]
+    fake = Growing({"heartbeat": [({}, 0.0)], "work": [done]}, CPU=3)
+    run = load_run(run_file, ["teachers.tiny.device=cuda", "cache.num_gpus=0.5"])
+    monkeypatch.setattr(
+        "stillroom.pipeline.build.ray_runner.connected", lambda *_: contextlib.nullcontext(fake)
+    )
+    assert run_on_ray(run, works, None, lambda _: None) == {}
+    assert [options["num_gpus"] for options in fake.options] == [0.5] * 4
+    # Of a machine that was yet to come nothing was known; those that came have their CPUs shared.
+    assert [options["num_cpus"] for options in fake.options] == [1, 1, 1, 1]
+    assert {work.shard for work in fake.shards} == set(range(30))
+
+
+def test_a_teacher_on_the_cpus_of_a_cluster_says_so(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for device, gpus, loud in (("auto", 0, True), ("auto", 1, False), ("cpu", 0, False)):
+        caplog.clear()
+        run = load_run(run_file, [f"teachers.tiny.device={device}"])
+        on_fake(monkeypatch, run, {}, CPU=8, GPU=gpus)
+        assert ("tiny RUNS ON CPUS" in caplog.text) == loud
 
 
 @pytest.mark.parametrize(

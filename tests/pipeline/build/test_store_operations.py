@@ -13,6 +13,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.build.worker import ShardWorker
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
+from stillroom.stages.cache.shard_threads import ShardThreads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def by_shard(run_file: Path, changes: list[str], counts: Counter[str]) -> dict[s
     plans = plan_build(opened, extend=True)
     found: dict[str, list[Any]] = defaultdict(list)
     found["plan"].append(dict(counts))
-    worker = ShardWorker(opened)
+    worker = ShardWorker(opened, ShardThreads(1, 1))
     for work in [work for plan in plans for work in plan.works()]:
         counts.clear()
         worker.work(work)

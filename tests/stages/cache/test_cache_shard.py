@@ -12,6 +12,7 @@ import pytest
 from stillroom.stages.cache.cache_shard import ShardJob, ShardReport, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs
 from stillroom.stages.cache.producers import frames_and_labels
+from stillroom.stages.cache.shard_threads import ShardThreads, Turn
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.codecs.plain import Half, Raw
@@ -93,9 +94,10 @@ def fill(target: ArtifactSet, shard: int = 0, **changes: Any) -> ShardReport:
         "produce": say_numbers,
         "target": target,
         "batch": BATCH,
-        "turn": threading.Lock(),
+        "turn": Turn(),
     }
-    return cache_shard(ShardJob(**{**given, **changes}))
+    with ShardThreads(changes.pop("decoders", 2), changes.pop("encoders", 2)) as threads:
+        return cache_shard(ShardJob(**{**given, "threads": threads, **changes}))
 
 
 def test_rows_and_arrays_stand_in_the_order_of_the_source(target: ArtifactSet) -> None:
@@ -123,7 +125,7 @@ def test_batches_are_cut_inside_the_shard_whatever_the_threads_do(
 
     source = Numbered(unreadable=(2,), delay=lambda index: delays[index % 2])
     for shard in (0, 1):
-        fill(target, shard, produce=produce, source=source, decode_threads=threads)
+        fill(target, shard, produce=produce, source=source, decoders=threads)
     # a batch is four frames of the source, not four that could be read
     assert seen == [[0, 1, 3], [4, 5, 6, 7], [8], [9, 10, 11, 12]]
 
@@ -194,7 +196,7 @@ def test_where_producing_fails_nothing_is_committed(target: ArtifactSet) -> None
             raise RuntimeError("out of memory")
         return say_numbers(frames)
 
-    turn = threading.Lock()
+    turn = Turn()
     with pytest.raises(RuntimeError, match="out of memory"):
         fill(target, produce=produce, turn=turn)
     assert target.committed() == frozenset()
@@ -202,19 +204,20 @@ def test_where_producing_fails_nothing_is_committed(target: ArtifactSet) -> None
     assert fill(target, turn=turn).frames == 9  # and the shard can be tried again
 
 
-@pytest.mark.parametrize("failing_batch", [0, 1, 2])
+@pytest.mark.parametrize("encoders", [1, 3])
+@pytest.mark.parametrize("failing", [0, 4, 8])
 def test_an_error_behind_the_teachers_back_surfaces(
-    target: ArtifactSet, failing_batch: int
+    target: ArtifactSet, failing: int, encoders: int
 ) -> None:
     told: list[int] = []
 
     def on_frames(frames: int) -> None:
         told.append(frames)
-        if len(told) == failing_batch + 1:
+        if len(told) == failing + 1:
             raise OSError("no listener")
 
     with pytest.raises(OSError, match="no listener"):
-        fill(target, on_frames=on_frames)
+        fill(target, on_frames=on_frames, encoders=encoders)
     assert target.committed() == frozenset()
 
 
@@ -222,7 +225,7 @@ def test_progress_counts_every_frame_and_only_one_shard_has_the_teacher(
     target: ArtifactSet,
 ) -> None:
     told: list[int] = []
-    turn = threading.Lock()
+    turn = Turn()
 
     def produce(frames: Sequence[CanvasFrame]) -> Made:
         assert turn.locked()
@@ -231,7 +234,101 @@ def test_progress_counts_every_frame_and_only_one_shard_has_the_teacher(
     fill(
         target, source=Numbered(unreadable=(3,)), produce=produce, turn=turn, on_frames=told.append
     )
-    assert told == [4, 4, 1]
+    assert told == [1] * 9
+
+
+@pytest.mark.parametrize("encoders", [1, 2, 7])
+def test_the_bytes_of_a_shard_are_the_same_whoever_encodes_its_frames(
+    target: ArtifactSet, tmp_path: Path, encoders: int
+) -> None:
+    slow = [0.02, 0.0, 0.01]
+
+    class Lagging(FrameInputs):
+        def finished_row(self, index: int, *of: Any) -> Any:
+            time.sleep(slow[index % 3])  # frames are done in another order than they were begun
+            return super().finished_row(index, *of)
+
+    def objects(folder: Path) -> dict[str, bytes]:
+        kept = [path for path in folder.rglob("c.*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+    other = Cache.create(tmp_path / "other.cache").define(
+        "s", "t", {}, COUNT, SHARD_FRAMES, tuple(target.arrays.values())
+    )
+    source = Numbered(unreadable=(2,))
+    for shard in (0, 1):
+        fill(target, shard, source=source, encoders=1)
+        fill(other, shard, inputs=Lagging(source, CANVAS), encoders=encoders)
+    plain = objects(tmp_path / "my.cache")
+    assert len(plain) == 4
+    assert objects(tmp_path / "other.cache") == plain
+
+
+def test_no_more_frames_wait_for_encoders_than_there_is_room_for(target: ArtifactSet) -> None:
+    done, most = threading.Semaphore(0), []
+    begun = [0, 0]  # frames that the teacher gave, frames that were encoded
+
+    class Held(FrameInputs):
+        def finished_row(self, index: int, *of: Any) -> Any:
+            done.acquire()
+            begun[1] += 1
+            return super().finished_row(index, *of)
+
+    def produce(frames: Sequence[CanvasFrame]) -> Made:
+        begun[0] += len(frames)
+        most.append(begun[0] - begun[1])
+        done.release(1)
+        return say_numbers(frames)
+
+    filling = threading.Thread(
+        target=fill,
+        args=(target,),
+        kwargs={"inputs": Held(Numbered(), CANVAS), "produce": produce, "batch": 1, "encoders": 1},
+    )
+    filling.start()
+    for _ in range(SHARD_FRAMES):
+        done.release()
+    filling.join(60)
+    assert not filling.is_alive()
+    assert max(most) <= 2 * 1 + 1 + 1  # two batches, one an encoder, and the one that is new
+
+
+def test_a_shard_that_fails_leaves_no_thread_at_work_on_it(target: ArtifactSet) -> None:
+    at_work: set[int] = set()
+
+    class Slow(FrameInputs):
+        def load(self, index: int) -> CanvasFrame:
+            at_work.add(index)
+            time.sleep(0.05)
+            loaded = super().load(index)
+            at_work.remove(index)
+            return loaded
+
+    def produce(frames: Sequence[CanvasFrame]) -> Made:
+        raise RuntimeError("out of memory")
+
+    with ShardThreads(4, 2) as threads:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            fill(target, inputs=Slow(Numbered(), CANVAS), produce=produce, threads=threads)
+        assert not at_work
+
+
+def test_a_report_says_what_the_teacher_waited_for(target: ArtifactSet) -> None:
+    turn = Turn()
+
+    def produce(frames: Sequence[CanvasFrame]) -> Made:
+        time.sleep(0.02)
+        return say_numbers(frames)
+
+    first = fill(target, 0, produce=produce, turn=turn, encoders=3)
+    time.sleep(0.2)
+    second = fill(target, 1, produce=produce, turn=turn, source=Numbered(delay=lambda _: 0.05))
+    assert first.encoders == 3
+    assert first.produce_seconds >= 3 * 0.02
+    assert first.turn_seconds >= first.produce_seconds + first.encode_wait_seconds
+    assert second.turn_seconds >= 0.2 + second.produce_seconds  # nobody had the model
+    assert second.decode_wait_seconds >= 0.05
+    assert second.encode_seconds > 0
 
 
 def test_frames_and_labels_are_what_the_canvas_shows() -> None:

@@ -24,11 +24,13 @@ VALID = (5, 9)  # of 8 x 12 pixels; 2 x 3 cells of stride 4: rows 0-1, columns 0
 class Written:
     """A teacher whose logits are given: (B, C, h, w)."""
 
+    device = "cpu"
+
     def __init__(self, logits: torch.Tensor, stride: int) -> None:
         self._logits = logits
         self.strides = {"logits": stride, "features/deep": stride}
 
-    def __call__(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def __call__(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         assert frames.shape == (len(self._logits), *CANVAS, 3)
         return {"logits": self._logits, "features/deep": 2 * self._logits}
 

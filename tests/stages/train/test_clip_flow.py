@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ from torch import nn
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.cache.producers import frames_and_labels
+from stillroom.stages.cache.shard_threads import ShardThreads, Turn
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
@@ -80,11 +80,10 @@ def build(folder, config, exact, source=None):
     }  # fmt: skip
     for name, (items, produce, arrays) in sets.items():
         target = cache.define("street", name, {}, len(items), SHARD_FRAMES, arrays)
-        for shard in range(target.shards):
-            cache_shard(
-                ShardJob(ShardWork("street", name, shard, ()), items, produce, target, 4,
-                         contextlib.nullcontext())
-            )  # fmt: skip
+        with ShardThreads(1, 1) as threads:
+            for shard in range(target.shards):
+                work = ShardWork("street", name, shard, ())
+                cache_shard(ShardJob(work, items, produce, target, 4, Turn(), threads))
     return cache
 
 

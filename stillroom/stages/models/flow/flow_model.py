@@ -100,7 +100,8 @@ class FlowModel:
         if not first.numel():
             raise ArtifactError(f"frames: expected some pixels, got {tuple(first.shape)}")
         with inference(self.device, self._config.precision):
-            flow = self._network.estimate(first.to(self.device), second.to(self.device))
+            both = (each.to(self.device, non_blocking=True) for each in (first, second))
+            flow = self._network.estimate(*both)
         return flow.float().contiguous()
 
 
