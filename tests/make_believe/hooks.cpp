@@ -1,6 +1,7 @@
 // What a CPU build of torch must be told before it takes tensors of device "cuda": that there is
 // one such device, with one stream on which everything is done at once. device.py has the values.
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace {
@@ -44,6 +45,7 @@ struct CUDAHooks final : public CUDAHooksInterface {
   DeviceIndex getCurrentDevice() const override { return 0; }
   int getNumGPUs() const override { return 1; }
   bool isPinnedPtr(const void*) const override { return false; }
+  Allocator* getPinnedMemoryAllocator() const override { return c10::GetDefaultCPUAllocator(); }
 };
 
 REGISTER_CUDA_HOOKS(CUDAHooks)

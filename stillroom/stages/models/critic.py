@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stillroom.stages.moments import moments
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 Design = Literal["paper", "released"]
@@ -167,16 +168,15 @@ class RunningNorm(nn.Module):
             x: (B, C, h, w)
             mask: (B, 1, h, w) bool, True where a position counts; where none does nothing changes
         """
-        kept = x.transpose(0, 1).flatten(1)  # (C, B h w)
-        if mask is not None:
-            kept = kept[:, mask.flatten()]
-        if not kept.shape[1]:
-            return
-        rate = max(SLOWEST, 1 / (int(self.observed) + 1))
+        columns = x.transpose(0, 1).flatten(1)  # (C, B h w)
+        found = moments(columns, None if mask is None else mask.flatten())
+        rate = (1 / (self.observed.double() + 1)).clamp(min=SLOWEST).to(self.mean.dtype)
         # New tensors: scores whose backward pass is still to come hold on to the old ones.
-        self.mean = self.mean.lerp(kept.mean(1).to(self.mean.dtype), rate)
-        self.variance = self.variance.lerp(kept.var(1, correction=0).to(self.variance.dtype), rate)
-        self.observed = self.observed + 1
+        mean = self.mean.lerp(found.mean.to(self.mean.dtype), rate)
+        variance = self.variance.lerp(found.variance.to(self.variance.dtype), rate)
+        self.mean = torch.where(found.there, mean, self.mean)
+        self.variance = torch.where(found.there, variance, self.variance)
+        self.observed = self.observed + found.there
 
 
 def _unchanged(layer: nn.Module) -> nn.Module:

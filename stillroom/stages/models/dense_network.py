@@ -98,7 +98,7 @@ class Normalise(nn.Module):
     ) -> None:
         super().__init__()
         self.pad = pad
-        self._order = torch.channels_last if channels_last else torch.contiguous_format
+        self.order = torch.channels_last if channels_last else torch.contiguous_format
         # They come from the config every time, so a checkpoint need not repeat them.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -109,7 +109,7 @@ class Normalise(nn.Module):
         below, right = -images.shape[-2] % self.pad, -images.shape[-1] % self.pad
         if below or right:
             images = nn.functional.pad(images, (0, right, 0, below))
-        return images.contiguous(memory_format=self._order)
+        return images.contiguous(memory_format=self.order)
 
 
 def crop(

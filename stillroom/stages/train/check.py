@@ -86,7 +86,7 @@ def check(job: TrainJob, steps: int = 3) -> Check:
                     for batch, output in zip(batches, forward(job, learner, batches), strict=True):
                         _measure(job, learner, batch, output, found)
                 began = time.perf_counter()
-                take_step(job, learner, batches, lr_at(job, learner.step))
+                take_step(job, learner, [batches], lr_at(job, learner.updates)).values()
                 _synchronise(device)
                 step_seconds = min(step_seconds, time.perf_counter() - began)
                 learner.step += 1

@@ -39,7 +39,7 @@ class Learner:
 
     Attributes:
         terms: what the objective's terms train or remember
-        step: steps done
+        step: steps done; skipped: those among them that the loss scale left out
         window: sums since the last line of metrics; last: the means of that line
         best_score, best_step: of the best validation so far
         seconds, wait_seconds: of training, validation left out, and waiting for data in it
@@ -51,12 +51,23 @@ class Learner:
     ema: Ema | None
     terms: torch.nn.Module
     step: int = 0
+    skipped: int = 0
     window: Window = field(default_factory=Window)
     last: dict[str, float] = field(default_factory=dict)
     best_score: float | None = None
     best_step: int | None = None
     seconds: float = 0.0
     wait_seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.student.parameters()).device
+
+    @property
+    def updates(self) -> int:
+        """How often the weights were moved, which the schedule and the average go by."""
+        return self.step - self.skipped
 
     @property
     def shown(self) -> Student:
@@ -72,6 +83,7 @@ class Learner:
             "ema": None if self.ema is None else self.ema.student.state_dict(),
             "terms": self.terms.state_dict(),
             "step": self.step,
+            "skipped": self.skipped,
             "window": self.window.state(),
             "last": self.last,
             "best_score": self.best_score,
@@ -91,7 +103,7 @@ class Learner:
         self.terms.load_state_dict(state["terms"])
         self.window = Window(**state["window"])
         self.last = dict(state["last"])
-        self.step = state["step"]
+        self.step, self.skipped = state["step"], state.get("skipped", 0)
         self.best_score, self.best_step = state["best_score"], state["best_step"]
         self.seconds, self.wait_seconds = state["seconds"], state["wait_seconds"]
 
@@ -101,19 +113,28 @@ def new_learner(
 ) -> Learner:
     """Set a student and its objective up for their first step, on the device."""
     student.to(device)
+    if device.type == "cuda":  # a CPU brings weights into its own order anyway
+        student.to(memory_format=student.normalise.order)  # type: ignore[call-overload]
     objective.states.to(device).train()
-    return Learner(
+    learner = Learner(
         student=student,
         optimiser=build_optimiser(student, settings.optimiser, objective.trained()),
-        scaler=torch.amp.GradScaler(device.type, enabled=uses_amp(settings, device)),
+        scaler=torch.amp.GradScaler(
+            device.type, enabled=amp_type(settings, device) == torch.float16
+        ),
         ema=None if settings.ema is None else Ema(student, settings.ema),
         terms=objective.states,
     )
+    if settings.compile:
+        student.compile()
+    return learner
 
 
-def uses_amp(settings: TrainConfig, device: torch.device) -> bool:
-    """Tell whether the student computes in float16: on a GPU, unless it is switched off."""
-    return settings.amp == "auto" and device.type == "cuda"
+def amp_type(settings: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """Return the type that the student computes in, None for float32: always on a CPU."""
+    if device.type != "cuda" or settings.amp == "off":
+        return None
+    return torch.bfloat16 if settings.amp == "bfloat16" else torch.float16
 
 
 def save_last(path: Path, learner: Learner, about: Mapping[str, Any]) -> None:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
     from stillroom.stages.models.student import Student
 
 
@@ -29,9 +33,16 @@ class Ema:
     def update(self, student: Student, step: int) -> None:
         """Take in the weights after `step` earlier updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = student.state_dict()
-        for name, average in self.student.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(current[name].to(average.dtype), 1 - decay)
-            else:
-                average.copy_(current[name])
+        current, average = student.state_dict(), self.student.state_dict()
+        numbers = [name for name, one in average.items() if one.is_floating_point()]
+        counters = sorted(average.keys() - set(numbers))
+        # A few kernels for all of them together, where each would have its own.
+        torch._foreach_lerp_(*_both(numbers, average, current), 1 - decay)
+        if counters:
+            torch._foreach_copy_(*_both(counters, average, current))
+
+
+def _both(
+    names: Sequence[str], one: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    return [one[name] for name in names], [other[name] for name in names]

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from stillroom.stages.train.batch import Batch
-
 ADVICE = (
     "Nothing was saved over the last checkpoint. Lower train.optimiser.lr or a term's weight, or "
     "set train.optimiser.clip or train.warmup_steps, and give train.path another folder"
@@ -23,7 +21,7 @@ ADVICE = (
 
 
 def demand_finite(
-    what: str, value: float, step: int, terms: Mapping[str, float], batches: Iterable[Batch]
+    what: str, value: float, step: int, terms: Mapping[str, float], frame_ids: Iterable[str]
 ) -> None:
     """Stop at a loss or a gradient's norm that is not finite (ConfigError), naming the terms.
 
@@ -34,7 +32,7 @@ def demand_finite(
         return
     listing = ", ".join(f"{name} {number:.4g}" for name, number in terms.items())
     guilty = [name for name, number in terms.items() if not math.isfinite(number)]
-    frames = ", ".join(frame_id for batch in batches for frame_id in batch.frame_ids)
+    frames = ", ".join(frame_ids)
     raise ConfigError(
         f"training stopped in step {step}: {what} is {value}; not finite: "
         f"{', '.join(guilty) or 'no term by itself'}; terms: {listing}; frames: {frames}. {ADVICE}"

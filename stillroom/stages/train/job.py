@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 UNCHANGING = (
     "train.path",
     "train.device",
+    "train.compile",
     "train.threads",
     "train.loader",
     "train.checkpoint_every",
@@ -88,6 +89,11 @@ class TrainJob:
             return self.settings.steps
         return steps_of(*self._first(), self.settings.epochs or 1)
 
+    @property
+    def parts(self) -> int:
+        """Number of batches of every stream that a step takes, one after the other."""
+        return self.settings.accumulate or 1
+
     def epoch(self, step: int) -> float:
         """Return the passes of the first stream that `step` steps amount to."""
         count, batch = self._first()
@@ -95,7 +101,7 @@ class TrainJob:
 
     def _first(self) -> tuple[int, int]:
         name = next(iter(self.streams))
-        return len(self.streams[name]), self.settings.streams[name].batch
+        return len(self.streams[name]), self.settings.streams[name].batch * self.parts
 
 
 @dataclass(frozen=True)

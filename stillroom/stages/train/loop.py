@@ -1,9 +1,9 @@
 """The training loop, from top to bottom.
 
     claim the folder -> resume -> for each step:
-        wait for the streams' batches -> one forward of the student over all of them
-        -> the objective, stream by stream -> backward -> clip -> optimiser -> average
-        -> metrics -> validate -> checkpoint
+        wait for the streams' batches -> take_step (step.py): one forward of the student over all of
+        them -> the objective, stream by stream -> backward -> clip -> optimiser -> average
+        -> session.py: metrics -> validate -> checkpoint
     -> export
 
 A step depends on the weights, the step's number and the seed, and on nothing else: a run that was
@@ -15,29 +15,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillroom.stages.nvtx import nvtx_ranges
 from stillroom.stages.train import run_folder
-from stillroom.stages.train.checkpoint import (
-    Learner,
-    export,
-    load_checkpoint,
-    new_learner,
-    save_best,
-    save_last,
-)
-from stillroom.stages.train.finite import demand_finite_weights
+from stillroom.stages.train.checkpoint import Learner, export, load_checkpoint, new_learner
 from stillroom.stages.train.interrupt import DeferredInterrupt
-from stillroom.stages.train.job import Progress, TrainJob, TrainResult
-from stillroom.stages.train.metrics import Metrics, Window
-from stillroom.stages.train.step import Step, lr_at, take_step
+from stillroom.stages.train.job import TrainJob, TrainResult
+from stillroom.stages.train.metrics import Metrics
+from stillroom.stages.train.session import Session
 from stillroom.stages.train.stream import Loader
-from stillroom.stages.train.watch import ZeroWatch
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,107 +80,46 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
 
 def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[str, Any]) -> None:
     """Take every step that is left; last.pt is up to date when this returns."""
-    settings = job.settings
-    loader = Loader(
-        job.streams,
-        {name: stream.batch for name, stream in settings.streams.items()},
-        seed=settings.seed,
-        steps=job.steps,
-        start_step=learner.step,
-        threads=settings.threads,
-        processes=settings.loader == "processes",
-        pin=device.type == "cuda",
-    )
     with (
-        loader,
-        Metrics(settings.path, learner.step) as metrics,
+        _loader(job, learner.step, pin=device.type == "cuda") as loader,
+        Metrics(job.settings.path, learner.step) as metrics,
         DeferredInterrupt() as interrupt,
+        nvtx_ranges(device),
     ):
-        steps, watch = iter(loader), ZeroWatch()
+        batches, session = iter(loader), Session(job, learner, metrics, about)
         while learner.step < job.steps:
             began = time.perf_counter()
             try:
-                batches = next(steps)
+                with span("wait"):
+                    parts = [next(batches) for _ in range(job.parts)]
             except Exception:
-                _save(job, learner, about)  # the weights are those of a whole step
+                session.save()  # the weights are those of a whole step
                 raise
             learner.wait_seconds += time.perf_counter() - began
-            lr = lr_at(job, learner.step)
-            batches = [batch.to(device, non_blocking=True) for batch in batches]
-            step = take_step(job, learner, batches, lr, gradients=_gradients_due(job, learner.step))
-            learner.step += 1
-            learner.window.add(step.loss, step.terms)
-            watch.add(step.terms, learner.step)
+            session.step(parts)
             learner.seconds += time.perf_counter() - began
-            _log(job, learner, lr, step, metrics)
-            scores = _validate(job, learner, metrics, about)
-            if learner.step % settings.checkpoint_every == 0 or learner.step == job.steps:
-                _save(job, learner, about)
-                metrics.flush()
+            session.follow()
             try:
-                if job.on_step is not None:
-                    job.on_step(_progress(job, learner, step, lr, scores))
+                session.tell()
                 interrupt.raise_if_asked()
             except KeyboardInterrupt:
-                _save(job, learner, about)
+                session.save()
                 LOG.warning("interrupted at step %d of %d, saved", learner.step, job.steps)
                 raise
 
 
-def _save(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> None:
-    kept = (*learner.student.parameters(), *learner.terms.parameters())
-    demand_finite_weights(kept, learner.step)
-    save_last(job.settings.path / run_folder.LAST, learner, about)
-
-
-def _gradients_due(job: TrainJob, step: int) -> bool:
-    every = job.settings.gradients_every
-    return every > 0 and step % every == 0
-
-
-def _log(job: TrainJob, learner: Learner, lr: float, step: Step, metrics: Metrics) -> None:
-    if step.gradients:
-        metrics.values("gradients", learner.step, job.epoch(learner.step), step.gradients)
-    if learner.step % job.settings.log_every and learner.step not in (1, job.steps):
-        return  # the first step has a line of its own: curves begin where training does
-    learner.last = learner.window.mean()
-    learner.window = Window()
-    metrics.steps(learner.step, job.epoch(learner.step), lr, learner.last, learner.seconds)
-    if step.watched:
-        metrics.values("watched", learner.step, job.epoch(learner.step), step.watched)
-
-
-def _validate(
-    job: TrainJob, learner: Learner, metrics: Metrics, about: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
-    """Score the student where it is time to, and keep it where it is the best so far."""
-    asked = job.settings.validation
-    if job.validate is None or asked is None:
-        return None
-    if learner.step % asked.every and learner.step != job.steps:
-        return None
-    with torch.no_grad():
-        scores = job.validate(learner.shown.eval())
-    metrics.values("scores", learner.step, job.epoch(learner.step), scores)
-    if job.score not in scores:
-        raise ConfigError(f"validation gave {', '.join(scores) or 'nothing'}, and no {job.score!r}")
-    score = float(scores[job.score])
-    if math.isfinite(score) and (learner.best_score is None or score > learner.best_score):
-        learner.best_score, learner.best_step = score, learner.step
-        save_best(job.settings.path / run_folder.BEST, learner, scores, about)
-    return scores
-
-
-def _progress(
-    job: TrainJob,
-    learner: Learner,
-    step: Step,
-    lr: float,
-    scores: Mapping[str, Any] | None,
-) -> Progress:
-    epoch = job.epoch(learner.step)
-    times = learner.seconds, learner.wait_seconds
-    return Progress(learner.step, job.steps, epoch, step.loss, step.terms, lr, *times, scores)
+def _loader(job: TrainJob, start_step: int, *, pin: bool) -> Loader:
+    settings = job.settings
+    return Loader(
+        job.streams,
+        {name: stream.batch for name, stream in settings.streams.items()},
+        seed=settings.seed,
+        steps=job.steps * job.parts,
+        start_step=start_step * job.parts,
+        threads=settings.threads,
+        processes=settings.loader == "processes",
+        pin=pin,
+    )
 
 
 def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:

@@ -17,6 +17,7 @@ from stillroom.stages.train.objective_checks import (
     unused_stream,
 )
 from stillroom.stages.train.reads import BESIDE, on_grid
+from stillroom.stages.train.step_part import step_part
 from stillroom.stages.train.terms.term import TermInput, TermState
 from stillroom.storage_specs.artifacts import LABELS, LOGITS
 from stillroom.storage_specs.errors import ConfigError
@@ -121,10 +122,13 @@ class Objective:
         """Return the parameters of terms that the student's optimiser is to train."""
         return [parameter for state in self._states().values() for parameter in state.trained()]
 
-    def after_step(self) -> None:
-        """Let every term's state do what follows a step of the optimiser."""
+    def after_step(self, *, taken: bool = True) -> None:
+        """Let every term's state do what follows a step of the optimiser, or one left out."""
         for state in self._states().values():
-            state.after_step()
+            if taken:
+                state.after_step()
+            else:
+                state.forget()
 
     def watched(self) -> dict[str, Tensor]:
         """Return the numbers that the terms' states show, by "<term>/<name>": ()."""
@@ -157,7 +161,8 @@ class Objective:
     ) -> Tensor:
         """Return the value of one term: () float32, unweighted."""
         term, state = self._by_label()[label], self._states().get(label)
-        return TermInput(term, output, batch, student, state, progress, self._cached).value()
+        with step_part(f"term {label}"):
+            return TermInput(term, output, batch, student, state, progress, self._cached).value()
 
     def weight(self, label: str, labelled: bool) -> float:
         """Return the factor of a term's value in the loss, on such a stream."""

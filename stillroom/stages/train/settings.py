@@ -89,7 +89,11 @@ class TrainConfig(Settings):
         warmup_steps: the learning rate rises linearly over so many steps
         ema: decay of an exponential moving average of the weights, validated and exported instead
         device: "auto" takes the first CUDA device, or the CPU
-        amp: "auto" runs the student in float16 on a GPU; a CPU always computes in float32
+        amp: of the student on a GPU: "auto" is float16, whose loss is scaled; "bfloat16" needs no
+            scale; "off" is float32, in which a CPU always computes
+        accumulate: batches of every stream whose gradients a step adds up, for frames that do not
+            fit at once; 1 if left out
+        compile: lets torch.compile make kernels of the student, on its first steps
         seed: with the frame and the epoch, the origin of every random number
         threads: threads that read and decode ahead
         loader: "processes" takes so many processes instead, which share memory with this one
@@ -111,7 +115,9 @@ class TrainConfig(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    amp: Literal["auto", "off"] = "auto"
+    amp: Literal["auto", "bfloat16", "off"] = "auto"
+    accumulate: int | None = Field(default=None, gt=0)
+    compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)
     loader: Literal["threads", "processes"] = "threads"

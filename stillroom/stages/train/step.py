@@ -1,15 +1,21 @@
-"""One training step: forward, objective, backward, update."""
+"""One training step: forward, objective, backward, update.
+
+Nothing here waits for a GPU before it has all of the step's work: the numbers of a step are read
+when the next one is on its way.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.train.checkpoint import uses_amp
+from stillroom.stages.device_values import Late
+from stillroom.stages.train.checkpoint import amp_type
 from stillroom.stages.train.finite import demand_finite, gradient_norm
 from stillroom.stages.train.optimiser import (
     learning_rate,
@@ -17,10 +23,11 @@ from stillroom.stages.train.optimiser import (
     trained_parameters,
 )
 from stillroom.stages.train.order import stable_seed
+from stillroom.stages.train.step_part import step_part
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -30,15 +37,18 @@ if TYPE_CHECKING:
     from stillroom.stages.train.job import TrainJob
 
 
+LOSS = "the loss"
+
+
 @dataclass(frozen=True)
 class Step:
     """The values of one step.
 
     Attributes:
         loss: the weighted sum
-        terms: each term's value, unweighted, by "<stream>/<term>"
+        terms: each term's value, unweighted, by "<stream>/<term>"; mean over the parts of a step
         gradients: 2-norm of each weighted term's own gradient, by the same names, where it was
-            asked
+            asked; of the first part
         watched: numbers of the terms' states, by "<term>/<name>", before the update
     """
 
@@ -48,50 +58,137 @@ class Step:
     watched: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+class Taken:
+    """A step that was taken, whose numbers may still be on their way from the device.
+
+    Attributes:
+        number: of the step, counted from 1
+        lr: the learning rate that it used
+    """
+
+    def __init__(self, number: int, lr: float, batches: Iterable[Batch]) -> None:
+        self.number = number
+        self.lr = lr
+        self._frame_ids = [frame_id for batch in batches for frame_id in batch.frame_ids]
+        self._coming: list[tuple[list[tuple[str, str]], Late]] = []
+
+    def put(self, **kinds: Mapping[str, Tensor]) -> None:
+        """Begin to copy numbers, (), to the host: by kind and name, in one transfer."""
+        names = [(kind, name) for kind, values in kinds.items() for name in values]
+        every = [value.detach() for values in kinds.values() for value in values.values()]
+        self._coming.append((names, Late(torch.stack(every))))
+
+    def values(self) -> Step:
+        """Return the numbers, when they have arrived.
+
+        Raises:
+            ConfigError: the loss or its gradient was not finite.
+        """
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for names, late in self._coming:
+            for (kind, name), number in zip(names, late.tensor().tolist(), strict=True):
+                found[kind][name] = number
+        for what, number in found["whole"].items():
+            demand_finite(what, number, self.number, found["terms"], self._frame_ids)
+        return Step(found["whole"][LOSS], found["terms"], found["gradients"], found["watched"])
+
+
 def take_step(
-    job: TrainJob, learner: Learner, batches: list[Batch], lr: float, *, gradients: bool = False
-) -> Step:
+    job: TrainJob,
+    learner: Learner,
+    parts: list[list[Batch]],
+    lr: float,
+    *,
+    gradients: bool = False,
+) -> Taken:
     """Update the weights once.
 
+    Numbers that are not finite are found before the weights change on a CPU, where it costs nothing
+    to look at them, and on a GPU where the step's values are read: before they are saved.
+
     Args:
+        parts: a batch of every stream, once or several times, whose gradients are averaged; on
+            any device
         gradients: measure those of each term by itself as well, by a backward pass a term
 
     Raises:
-        ConfigError: where the loss or its gradient is not finite
+        ConfigError: the loss or its gradient is not finite, or does not fit into the memory
     """
-    seed_step(job, learner)
-    weighted, values = _terms(job, learner, batches)
-    loss = torch.stack(list(weighted.values())).sum()
-    shown = job.objective.watched()
-    every = loss, *values.values(), *shown.values()
-    # One transfer from the device for all of them.
-    found = torch.stack([value.detach() for value in every]).tolist()
-    terms = dict(zip(values, found[1 : 1 + len(values)], strict=True))
-    watched = dict(zip(shown, found[1 + len(values) :], strict=True))
-    demand_finite("the loss", found[0], learner.step + 1, terms, batches)
-    norms = _gradients_of(weighted, learner) if gradients else {}
+    taken = Taken(learner.step + 1, lr, [batch for part in parts for batch in part])
     learner.optimiser.zero_grad(set_to_none=True)
-    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    _demand_finite_gradient(job, learner, terms, batches)
-    set_learning_rate(learner.optimiser, lr)
+    sums: dict[str, Tensor] = {}
+    for place, part in enumerate(parts):
+        seed_step(job, learner, place)
+        with step_part("copy"):
+            batches = [batch.to(learner.device, non_blocking=True) for batch in part]
+        weighted, values = _terms(job, learner, batches)
+        loss = torch.stack(list(weighted.values())).sum() / len(parts)
+        shares = {LOSS: loss, **{name: value / len(parts) for name, value in values.items()}}
+        sums = {name: sums.get(name, 0) + share.detach() for name, share in shares.items()}
+        if place == len(parts) - 1:
+            shown = job.objective.watched()
+            taken.put(whole={LOSS: sums.pop(LOSS)}, terms=sums, watched=shown)
+            _look_now(taken, loss)
+        if gradients and place == 0:
+            taken.put(gradients=_gradients_of(weighted, learner))
+        with step_part("backward"):
+            learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    with step_part("optimiser"):
+        _update(job, learner, taken)
+    return taken
+
+
+def _update(job: TrainJob, learner: Learner, taken: Taken) -> None:
+    """Move the weights and all that follows them; nothing where the loss scale was too high.
+
+    Such a scale makes gradients infinite, and the scaler leaves the step out and halves it. Below 1
+    it explains nothing any more.
+    """
+    scaler = learner.scaler
+    scaler.unscale_(learner.optimiser)
+    norm = gradient_norm(trained_parameters(learner.optimiser), job.settings.optimiser.clip)
+    if not scaler.is_enabled():
+        taken.put(whole={"the gradient's norm": norm})
+        _look_now(taken, norm)
+    set_learning_rate(learner.optimiser, taken.lr)
+    moved = _moved(learner)
+    if not moved and scaler.get_scale() < 1:
+        taken.put(whole={"the gradient's norm": norm})
+        taken.values()
+    scaler.update()
+    job.objective.after_step(taken=moved)
+    if not moved:
+        learner.skipped += 1
+    elif learner.ema is not None:
+        learner.ema.update(learner.student, learner.updates)
+
+
+def _look_now(taken: Taken, number: Tensor) -> None:
+    """Stop at what is not finite, where that does not wait for a device."""
+    if not number.is_cuda:
+        taken.values()
+
+
+def _moved(learner: Learner) -> bool:
+    """Let the scaler step the optimiser, and return whether it did."""
+    moved: list[bool] = []
+    hook = learner.optimiser.register_step_post_hook(lambda *_: moved.append(True))
     learner.scaler.step(learner.optimiser)
-    learner.scaler.update()
-    job.objective.after_step()
-    if learner.ema is not None:
-        learner.ema.update(learner.student, learner.step)
-    return Step(found[0], terms, norms, watched)
+    hook.remove()
+    return bool(moved)
 
 
-def seed_step(job: TrainJob, learner: Learner) -> None:
+def seed_step(job: TrainJob, learner: Learner, part: int = 0) -> None:
     """Let dropout and its like depend on the step, and not on what happened before it."""
-    torch.manual_seed(stable_seed(job.settings.seed, "step", learner.step))
+    batch = learner.step * job.parts + part
+    torch.manual_seed(stable_seed(job.settings.seed, "step", batch))
 
 
 def lr_at(job: TrainJob, step: int) -> float:
     """Return the learning rate of a step: warm-up, then poly.
 
     Args:
-        step: steps done before it
+        step: updates of the weights before it
     """
     settings = job.settings
     return learning_rate(
@@ -107,8 +204,10 @@ def forward(job: TrainJob, learner: Learner, batches: list[Batch]) -> list[Stude
     """Run the student once over the frames of all batches; its output, a part for each batch."""
     device = batches[0].images.device
     images = torch.cat([batch.images for batch in batches])  # (sum of B, 3, H, W)
+    half = amp_type(job.settings, device)
     with (
-        torch.autocast(device.type, enabled=uses_amp(job.settings, device)),
+        step_part("forward"),
+        torch.autocast(device.type, dtype=half, enabled=half is not None),
         demand_a_spread("the student"),
     ):
         output = learner.student.train()(images)
@@ -156,9 +255,8 @@ def _split(output: StudentOutput, batches: list[Batch]) -> Iterator[StudentOutpu
         start = part.stop
 
 
-def _gradients_of(weighted: Mapping[str, Tensor], learner: Learner) -> dict[str, float]:
-    norms = {name: term_gradient_norm(value, learner) for name, value in weighted.items()}
-    return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
+def _gradients_of(weighted: Mapping[str, Tensor], learner: Learner) -> dict[str, Tensor]:
+    return {name: term_gradient_norm(value, learner) for name, value in weighted.items()}
 
 
 def term_gradient_norm(value: Tensor, learner: Learner) -> Tensor:
@@ -171,17 +269,3 @@ def term_gradient_norm(value: Tensor, learner: Learner) -> Tensor:
     found = torch.autograd.grad(value * scale, parameters, retain_graph=True, allow_unused=True)
     there = [gradient for gradient in found if gradient is not None]
     return torch.nn.utils.get_total_norm(there) / scale if there else value.new_zeros(())
-
-
-def _demand_finite_gradient(
-    job: TrainJob, learner: Learner, terms: Mapping[str, float], batches: list[Batch]
-) -> None:
-    """Clip the gradient where that is asked for, and stop at one that is not finite.
-
-    With a loss scale, such a gradient only means that the scale is too high: the scaler leaves the
-    step out and halves it. Below 1 that is no explanation any more.
-    """
-    learner.scaler.unscale_(learner.optimiser)
-    norm = gradient_norm(trained_parameters(learner.optimiser), job.settings.optimiser.clip)
-    if not learner.scaler.is_enabled() or learner.scaler.get_scale() < 1:
-        demand_finite("the gradient's norm", norm.item(), learner.step + 1, terms, batches)

@@ -64,7 +64,8 @@ def matched_with_labels(
     labels = labels.long()
     if mask is not None:
         labels = labels.masked_fill(~mask.squeeze(1), IGNORE)
-    if bool(((labels != IGNORE) & ((labels < 0) | (labels >= classes))).any()):
+    strange = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
+    if not strange.is_cuda and bool(strange.any()):
         raise ArtifactError(
             f"labels must be 0..{classes - 1} or {IGNORE} for a student of {classes} "
             f"classes, got {int(labels.min())}..{int(labels.max())}"

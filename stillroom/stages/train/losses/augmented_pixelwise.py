@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.loss_parts.augmentation import Augmentation
     from stillroom.stages.train.terms.term import TermInput
 
+LEAST_TILE = 64  # pixels
 CovarianceOf = Literal["label", "target"]
 
 
@@ -41,8 +42,8 @@ def augmented_pixelwise(
     p = softmax over classes of teacher/T,  z = student,  y = label of pixel i
 
     Memory: a few times B H W C. "label" sorts the pixels by class and makes one (C, C) matrix h a
-    class that is there, B H W C^2 and C^2 A multiplications a class. "target" needs one such
-    matrix
+    class that is there (on a GPU one a class, and copies a tile of at least C pixels), B H W C^2
+    and C^2 A multiplications a class. "target" needs one such matrix
 
     Yuan et al., "FAKD: Feature Augmented Knowledge Distillation for Semantic Segmentation", 2022,
     eq. 8; arXiv:2208.14143. After Wang et al., "Implicit Semantic Data Augmentation for Deep
@@ -72,6 +73,9 @@ def augmented_pixelwise(
         if covariance_of == "target":
             excess = log_matmul_exp(log_q, spread * _between_own(augmentation, log_q.dtype))
             surprise = (log_p.exp() * (log_p - log_q + excess)).sum(dim=1)
+        elif covariance_of == "label" and labels.is_cuda:
+            excess = _by_tiles(log_q, labels.flatten(), augmentation, spread)
+            surprise = (log_p.exp() * (log_p - log_q + excess)).sum(dim=1)
         elif covariance_of == "label":
             parts = []
             order = labels.flatten().argsort(stable=True)
@@ -94,6 +98,30 @@ def _by_class(order: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Ten
     for one, rows in enumerate(torch.split(order, counts)):
         if len(rows):
             yield rows, one
+
+
+def _by_tiles(log_q: Tensor, labels: Tensor, augmentation: Augmentation, spread: float) -> Tensor:
+    """Each pixel's excess (BHW, C), 0 without a label, for a GPU that is not to be waited for.
+
+    How many pixels a class has is known there alone. So they are laid out by class in tiles of one
+    size, of which there are always enough, and each tile is multiplied by its class's matrix.
+    """
+    pixels, classes = log_q.shape
+    side = max(LEAST_TILE, classes)
+    tiles = pixels // side + classes + 1  # of which each class leaves less than one empty
+    order = labels.argsort(stable=True)
+    counts = (labels[:, None] == torch.arange(classes + 1, device=labels.device)).sum(0)
+    needed = (counts + side - 1) // side
+    ends = needed.cumsum(0)
+    rank = torch.arange(pixels, device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+    place = torch.empty_like(order)
+    place[order] = (ends - needed)[labels[order]] * side + rank
+    of_tile = torch.searchsorted(ends, torch.arange(tiles, device=labels.device), right=True)
+    each = [spread * _between(augmentation, one, log_q.dtype) for one in range(classes)]
+    matrices = torch.stack([*each, torch.zeros_like(each[0])])[of_tile.clamp(max=classes)]
+    laid_out = log_q.new_zeros(tiles * side, classes).index_copy(0, place, log_q)
+    found = log_matmul_exp(laid_out.view(tiles, side, classes), matrices)  # (tiles, side, C)
+    return found.flatten(0, 1)[place]
 
 
 def _between(augmentation: Augmentation, one: int, dtype: torch.dtype) -> Tensor:

@@ -32,6 +32,7 @@ def cross_image_memory(
     teacher: Tensor,
     *,
     memory: Tensor,
+    there: Tensor | None = None,
     temperature: float = 0.1,
     chosen: Tensor | None = None,
     mask: Tensor | None = None,
@@ -43,6 +44,7 @@ def cross_image_memory(
 
     student, teacher: (B, A, H, W) features, the student's brought to the teacher's channels
     memory: (K, A) vectors m of length 1; none give a loss of 0
+    there: (K,) bool, True where a vector counts; None: all of them
     temperature, chosen, mask: as of `cross_image_pixel`
     returns: () mean over the counted pixels, in nats
     memory used: a few times n K floats (n = H W without `chosen`), beside B n A and K A: frame by
@@ -60,8 +62,9 @@ def cross_image_memory(
         )
     student, teacher, counted = unit_pixels(student, teacher, chosen, mask)
     memory = memory.detach().to(student.dtype)[None]  # (1, K, A): as one frame
-    there = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
-    others = Others(memory, memory, there, temperature)
+    if there is None:
+        there = torch.ones(memory.shape[1], dtype=torch.bool, device=memory.device)
+    others = Others(memory, memory, there[None], temperature)
     if memory.shape[1] == 0:
         return student.sum() * 0
     return summed_kl(student, teacher, counted, others) / counted.sum().clamp(min=1)
@@ -115,18 +118,19 @@ class CrossImageMemoryTerm(FeatureTerm):
         parts = [(1.0, memory.pixels, self.pixel_contrast)]
         if self.region_weight:
             parts.append((self.region_weight, memory.regions, self.region_contrast))
-        found = [
-            weight
-            * cross_image_memory(
+        found = []
+        for weight, queue, number in parts:
+            vectors, there = queue.drawn(number)
+            value = cross_image_memory(
                 student,
                 teacher,
-                memory=queue.drawn(number),
+                memory=vectors,
+                there=there,
                 temperature=self.temperature,
                 chosen=chosen,
                 mask=mask,
             )
-            for weight, queue, number in parts
-        ]
+            found.append(weight * value)
         memory.note(teacher, given.labels_on_grid())
         return torch.stack(found).sum()
 
@@ -182,4 +186,8 @@ class RelationMemory(TermState):
             noted = [(empty, queue.place[:0]), *self._noted[name]]
             vectors, of = (torch.cat(parts) for parts in zip(*noted, strict=True))
             queue.put(gathered(vectors), gathered(of))
-            self._noted[name].clear()
+        self.forget()
+
+    def forget(self) -> None:
+        for noted in self._noted.values():
+            noted.clear()

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from stillroom.stages.device_values import Late
 from stillroom.stages.models.critic import NARROWEST, Critic, Design
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
 from stillroom.stages.train.loss_parts.masks import masked_mean, matched
@@ -198,6 +199,7 @@ class CriticState(TermState):
         self.penalty = penalty
         self._optimiser = torch.optim.Adam(critic.parameters(), lr, BETAS)
         self._waiting: list[Maps] = []
+        self._shown: list[Late] = []  # whether each of them has anything in it
 
     def trained(self) -> list[nn.Parameter]:
         """Return nothing for the student's optimiser: the two want opposite things."""
@@ -209,6 +211,7 @@ class CriticState(TermState):
             if self.training:
                 kept = maps.detached()
                 self._waiting.append(kept)
+                self._shown.append(Late(maps.shown.any()))
                 for logits in (kept.teacher, kept.student):
                     self.critic.observe(logits, kept.images, kept.mask)
             with _unchanged(self.critic):
@@ -216,8 +219,9 @@ class CriticState(TermState):
 
     def after_step(self) -> None:
         """Train the critic on what was scored since its last step."""
-        waiting, self._waiting = self._waiting, []
-        if not any(bool(maps.shown.any()) for maps in waiting):
+        waiting, shown = self._waiting, self._shown
+        self.forget()
+        if not any(bool(one.tensor()) for one in shown):
             return
         maps = Maps(
             torch.cat([one.student for one in waiting]),
@@ -227,12 +231,15 @@ class CriticState(TermState):
         )
         with torch.autocast(maps.student.device.type, enabled=False):
             # On the CPU, whose generator the loop sets, wherever the critic is.
-            alpha = torch.rand(len(maps.mask)).to(maps.student.device)
+            alpha = torch.rand(len(maps.mask)).to(maps.student.device, non_blocking=True)
             loss = critic_loss(self.critic, maps, alpha, penalty=self.penalty)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        self._waiting, self._shown = [], []
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the optimiser's state, in plain types."""

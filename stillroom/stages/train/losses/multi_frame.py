@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import PositiveInt, field_validator
 
+from stillroom.stages.moments import moments
 from stillroom.stages.train.loss_parts.conv_lstm import ConvLstm
 from stillroom.stages.train.loss_parts.masks import masked_mean, matched_grids
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
@@ -61,12 +62,8 @@ class Embeddings:
         size, and student and teacher agree on nothing. An embedding of zeros has 0.
         """
         each = self.teacher.movedim(1, 0).flatten(1)  # (D, B N N)
-        counted = None if self.counted is None else self.counted.flatten()
-        values = each if counted is None else each[:, counted]
-        if not values.numel():
-            return values.new_zeros(())
-        size = values.square().mean().sqrt()
-        spread = values.var(1, correction=0).mean().sqrt()
+        found = moments(each, None if self.counted is None else self.counted.flatten())
+        size, spread = found.square.sqrt(), found.variance.mean().sqrt()
         return torch.where(size > 0, spread / size.clamp(min=torch.finfo(size.dtype).tiny), 0)
 
 
@@ -260,12 +257,15 @@ class EmbeddingState(TermState):
         self.network.clip_weights()
         for spread in self.watched().values():
             self.narrow.copy_(torch.where(spread < LEAST_SPREAD, self.narrow + 1, 0))
-        self._spreads = []
+        self.forget()
         self._until_check -= 1  # reading a number off a GPU waits for it: not at every step
         if self._until_check == 0:
             self._until_check = PATIENCE
             if not self._warned and int(self.narrow) >= PATIENCE:
                 self._warn()
+
+    def forget(self) -> None:
+        self._spreads = []
 
     def _warn(self) -> None:
         self._warned = True

@@ -40,6 +40,9 @@ class TermState(nn.Module):
     def after_step(self) -> None:
         """Do what follows each step of the student's optimiser: nothing, unless overridden."""
 
+    def forget(self) -> None:
+        """Drop what was kept for `after_step`: the optimiser left the step out."""
+
     def watched(self) -> dict[str, Tensor]:
         """Return numbers, (), that metrics show beside the term's value, as of the last batches."""
         return {}

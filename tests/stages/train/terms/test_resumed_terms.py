@@ -102,7 +102,7 @@ def begin(tmp_path, make_student):
         student_sizes = {"logits": CLASSES, "features/penultimate": 8}
         teachers = {"fpn/logits": CLASSES, "fpn/features/penultimate": 5}
         objective.prepare(Sizes(CLASSES, student_sizes, student.strides, teachers))
-        job = SimpleNamespace(objective=objective, settings=settings, steps=STEPS)
+        job = SimpleNamespace(objective=objective, settings=settings, steps=STEPS, parts=1)
         return job, new_learner(student, objective, settings, torch.device("cpu"))
 
     return make
@@ -111,7 +111,9 @@ def begin(tmp_path, make_student):
 def run(job, learner, until):
     found = []
     while learner.step < until:
-        found.append(take_step(job, learner, batches(learner.step), 0.05, gradients=True))
+        found.append(
+            take_step(job, learner, [batches(learner.step)], 0.05, gradients=True).values()
+        )
         learner.step += 1
     return found
 
