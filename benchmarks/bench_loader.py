@@ -69,7 +69,7 @@ def cpu_ms(batches: Any, start: int, steps: int) -> float:
 
 def rate(batches: Any, seconds: float, workers: int, processes: bool) -> float:
     """Frames a second, once it has run for a while: processes take seconds to start."""
-    settled = time.perf_counter() + seconds * (4 if processes else 1)
+    settled = time.perf_counter() + seconds * (8 if processes else 1)
     began = frames = 0
     for batch in batches(0, 4000, workers, processes):
         now = time.perf_counter()

@@ -18,13 +18,12 @@ What is given as `out` is filled and returned; without it the result has memory 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.view_axes import axes_between, axes_under, sampled_lines, whole_of
 from stillroom.stages.view_kernels import (
-    linear_axis,
     nearest_axis,
     sample_field,
     sample_labels,
@@ -37,38 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.view import View
-    from stillroom.stages.view_kernels import Axis, Line
+    from stillroom.stages.view_axes import Part
     from stillroom.storage_specs.artifacts import Artifact
-
-
-@dataclass(frozen=True)
-class Part:
-    """Where an array that is a window of a larger grid lies in it: positions.
-
-    Attributes:
-        height, width: of the whole grid
-        rows, columns: that the array holds
-    """
-
-    height: int
-    width: int
-    rows: slice
-    columns: slice
-
-
-def part_needed(view: View, size: tuple[int, int], stride: int, out_stride: int) -> Part:
-    """Find the positions of a grid that a view needs: given these, `apply_*` need no others.
-
-    Args:
-        size: (height, width) of the grid in positions
-        stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
-    """
-    whole = Part(*size, slice(0, size[0]), slice(0, size[1]))
-    spans = []
-    for axis, length in zip(_between(view, whole, stride, out_stride), size, strict=True):
-        first, last = sorted((int(axis.low[0]), int(axis.low[-1])))
-        spans.append(slice(first, min(last + 2, length)))
-    return Part(*size, *spans)
 
 
 def apply_artifact(
@@ -117,7 +86,7 @@ def apply_image(
         (C, out_height, out_width) float32
     """
     _demand(image.ndim == 3, "an image is (C, H, W)", image)
-    rows, columns = _between(view, part or _all_of(image), 1, 1)
+    rows, columns = axes_between(view, part or whole_of(image), 1, 1)
     pixels = image.permute(1, 2, 0).contiguous()
     pixels = pixels if pixels.dtype == torch.uint8 else pixels.float()
     out = _room(out, (len(image), view.out_height, view.out_width), torch.float32)
@@ -139,7 +108,7 @@ def apply_label(
     """
     _demand(label.ndim == 2 and label.dtype == torch.uint8, "a label map is (H, W) uint8", label)
     out = _room(out, (view.out_height, view.out_width), torch.uint8, torch.int64)
-    pixels = _nearest(view, part or _all_of(label))
+    pixels = axes_under(view, part or whole_of(label))
     sample_labels(label.contiguous().numpy(), *pixels, IGNORE, out.numpy())
     return out
 
@@ -157,7 +126,7 @@ def apply_nearest(
     """
     _demand(pixels.ndim == 2 and pixels.dtype == torch.float32, "pixels are (H, W) float32", pixels)
     out = _room(out, (1, view.out_height, view.out_width), torch.float32)
-    under = _nearest(view, part or _all_of(pixels))
+    under = axes_under(view, part or whole_of(pixels))
     sample_labels(pixels.contiguous().numpy(), *under, 0, out[0].numpy())
     return out
 
@@ -184,7 +153,7 @@ def apply_field(
     _demand(
         stride > 0 and out_stride > 0, f"strides are above 0, got {stride}, {out_stride}", field
     )
-    rows, columns = _between(view, part or _all_of(field), stride, out_stride)
+    rows, columns = axes_between(view, part or whole_of(field), stride, out_stride)
     height, width = len(rows.low), len(columns.low)
     out = _room(out, (len(field), height, width), torch.float32)
     every = rows._replace(begin=0, end=height), columns._replace(begin=0, end=width)
@@ -210,10 +179,10 @@ def apply_masked_field(
     Args:
         field: (C, h, w); the rest as for `apply_field`
     """
-    part = part or _all_of(field)
+    part = part or whole_of(field)
     there = (field != 0).to(field.dtype)
     made, weight = apply_field(view, torch.cat([field, there]), stride, out_stride, part).chunk(2)
-    rows, columns = _between(view, part, stride, out_stride)
+    rows, columns = axes_between(view, part, stride, out_stride)
     inside = (slice(None), slice(rows.begin, rows.end), slice(columns.begin, columns.end))
     out = _room(out, tuple(made.shape), torch.float32).zero_()
     out[inside] = torch.where(weight < 0.5, 0, made / weight)[inside]
@@ -260,7 +229,7 @@ def view_mask(
     valid = canvas if valid is None else valid
     size = min(valid[0], canvas[0]), min(valid[1], canvas[1])
     spans = []
-    for line, length in zip(_lines(view, out_stride), size, strict=True):
+    for line, length in zip(sampled_lines(view, out_stride), size, strict=True):
         axis = nearest_axis(line, length, 0)
         centres = math.ceil(line[2] / out_stride - 0.5)  # that lie on the output
         spans.append(slice(axis.begin, min(axis.end, centres)))
@@ -268,37 +237,6 @@ def view_mask(
     out = _room(out, shape, torch.bool).zero_()
     out[0, spans[0], spans[1]] = True
     return out
-
-
-def _lines(view: View, out_stride: int) -> tuple[Line, Line]:
-    """The sampled points along both axes."""
-    return (
-        (float(view.top), float(view.height), view.out_height, False, out_stride),
-        (float(view.left), float(view.width), view.out_width, view.flip, out_stride),
-    )
-
-
-def _between(view: View, part: Part, stride: int, out_stride: int) -> tuple[Axis, Axis]:
-    """Rows and columns to sample between positions."""
-    rows, columns = _lines(view, out_stride)
-    return (
-        linear_axis(rows, stride, part.height, part.rows.start),
-        linear_axis(columns, stride, part.width, part.columns.start),
-    )
-
-
-def _nearest(view: View, part: Part) -> tuple[Axis, Axis]:
-    """Rows and columns of the pixels under the sampled points."""
-    rows, columns = _lines(view, 1)
-    return (
-        nearest_axis(rows, part.height, part.rows.start),
-        nearest_axis(columns, part.width, part.columns.start),
-    )
-
-
-def _all_of(grid: Tensor) -> Part:
-    height, width = grid.shape[-2:]
-    return Part(height, width, slice(0, height), slice(0, width))
 
 
 def _room(out: Tensor | None, shape: tuple[int, ...], *dtypes: torch.dtype) -> Tensor:

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stillroom.stages.geometry import (
-    Part,
     apply_field,
     apply_image,
     apply_label,
     apply_vector,
-    part_needed,
     view_mask,
 )
 from stillroom.stages.upsample import upsample_logits
 from stillroom.stages.view import View, ViewConfig, identity_view, sample_view
+from stillroom.stages.view_axes import Part, part_needed
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 CANVAS = (48, 64)

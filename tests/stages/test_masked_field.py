@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.stages.geometry import apply_artifact, apply_masked_field, part_needed
+from stillroom.stages.geometry import apply_artifact, apply_masked_field
 from stillroom.stages.view import View, identity_view
+from stillroom.stages.view_axes import part_needed
 from stillroom.storage_specs.artifacts import ARTIFACTS, AXIS_LENGTHS
 
 CANVAS = (48, 64)

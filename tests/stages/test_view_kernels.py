@@ -19,10 +19,10 @@ from stillroom.stages.geometry import (
     apply_field,
     apply_image,
     apply_label,
-    part_needed,
     view_mask,
 )
 from stillroom.stages.view import View
+from stillroom.stages.view_axes import part_needed
 from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.errors import ArtifactError
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import apply_artifact, part_needed
+from stillroom.stages.geometry import apply_artifact
+from stillroom.stages.view_axes import part_needed
 from stillroom.storage_specs.errors import CacheIncomplete
 
 if TYPE_CHECKING:
