@@ -20,6 +20,7 @@ from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, Weights
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.stages.models.student import Student
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Model:
     module: Any
     classes: tuple[str, ...] | None
     idle: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A student that `stillroom train` trained.
+
+    Attributes:
+        section: the student's in its run file, without weights to begin from
+        config: the whole run file, as the run folder keeps it
+    """
+
+    name: str
+    student: Student
+    classes: tuple[str, ...]
+    section: StudentConfig
+    config: dict[str, Any]
 
 
 def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> Model:
@@ -58,17 +75,26 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
         )
     if own_upsampling:
         raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
-    path = Path(model)
-    if not path.exists():
+    if not Path(model).exists():
         raise ConfigError(
             f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
             "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
         )
-    return _open_student(path / run_folder.MODEL if path.is_dir() else path)
+    trained = open_trained(Path(model))
+    student = trained.student.to(best_device())
+    predictor = StudentPredictor(student)
+    return Model(trained.name, predictor, student, trained.classes, student.idle_parameters)
 
 
-def _open_student(path: Path) -> Model:
-    """Build a student by its run folder, with the weights of a checkpoint."""
+def open_trained(path: Path) -> TrainedStudent:
+    """Build a student by its run folder, with the weights of a checkpoint, on the CPU.
+
+    Args:
+        path: a run folder, or a checkpoint in one
+
+    Raises: as `open_model`.
+    """
+    path = path / run_folder.MODEL if path.is_dir() else path
     folder = path.parent
     document = run_folder.read_json(folder / run_folder.CONFIG)
     if not isinstance(document, dict) or not {"student", "classes"} <= document.keys():
@@ -82,7 +108,8 @@ def _open_student(path: Path) -> Model:
             f"{folder / run_folder.LAST}"
         )
     classes = tuple(document["classes"])
-    student = build_student(_as_trained(document["student"], folder), len(classes))
+    section = _as_trained(document["student"], folder)
+    student = build_student(section, len(classes))
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         if checkpoint is None or "student" not in checkpoint:
@@ -90,9 +117,8 @@ def _open_student(path: Path) -> Model:
         fit_state(student, checkpoint.get("ema") or checkpoint["student"], path)
     else:
         fit_state(student.network, read_tensors(path), path)
-    student.to(best_device())
     name = str(folder) if path.name == run_folder.MODEL else str(path)
-    return Model(name, StudentPredictor(student), student, classes, student.idle_parameters)
+    return TrainedStudent(name, student, classes, section, document)
 
 
 def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:

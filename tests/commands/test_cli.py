@@ -28,6 +28,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("eval",),
         ("sweep",),
         ("submit",),
+        ("export",),
         ("demo",),
     ],
 )

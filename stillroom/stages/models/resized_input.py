@@ -74,13 +74,13 @@ def grid_on_canvas(
 def _sample(grid: Tensor, strides: tuple[int, int], sizes: tuple[Size, Size]) -> Tensor:
     stride, wanted = strides
     rows, columns = (
-        _weights(cells, -(-there // wanted), wanted * seen / (stride * there)).to(grid.device)
+        resize_weights(cells, -(-there // wanted), wanted * seen / (stride * there)).to(grid.device)
         for cells, seen, there in zip(grid.shape[-2:], *sizes, strict=True)
     )
     return rows @ grid @ columns.T  # (h', h) (B, C, h, w) (w, w')
 
 
-def _weights(cells: int, count: int, ratio: float) -> Tensor:
+def resize_weights(cells: int, count: int, ratio: float) -> Tensor:
     """Return how much each of `count` positions takes of each cell, which lie `ratio` apart.
 
     A triangle around its centre, as wide as to leave no cell out; edges are repeated.

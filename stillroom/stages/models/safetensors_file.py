@@ -72,6 +72,23 @@ def unpack(content: bytes, where: str) -> dict[str, Tensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text beside a file's tensors.
+
+    Raises:
+        WeightsError: it cannot be read, or is no safetensors file.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            return dict(_header(view)[0].get(METADATA, {}))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: truncated, or not a safetensors file ({error}); copy it again"
+        ) from error
+
+
 def safetensors_sha256(path: Path) -> str:
     """Return the sha256 of a file's tensors and metadata, in whatever order they stand in it.
 

@@ -55,8 +55,8 @@ def load_export(config: ExportTeacherConfig) -> TeacherNetwork:
     from stillroom.stages.models.dense_network import TeacherNetwork
 
     device = device_of(config.device, "teacher")
-    with _as_weights_error(config.path):
-        load = _scripted if _is_torchscript(config.path) else _exported
+    with as_weights_error(config.path):
+        load = _scripted if _is_torchscript(config.path) else load_program
         module, takes = load(config.path, device)
     takes.demand_images(config)
     demand_finite(module.state_dict(), config.path)
@@ -100,7 +100,8 @@ def _scripted(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
     return _modeless(module.eval()), ProgramInput((None,) * 4, _name(dtype))
 
 
-def _exported(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
+def load_program(path: Path, device: str) -> tuple[nn.Module, ProgramInput]:
+    """Load what torch.export.save wrote, of one input; within `as_weights_error`."""
     import torch
     from torch.export.passes import move_to_device_pass
 
@@ -146,8 +147,7 @@ def _demand_evaluation(program: torch.export.ExportedProgram, path: Path) -> Non
 
 def _training(path: Path, operation: str) -> WeightsError:
     return WeightsError(
-        f"teacher {path}: {operation} is in training mode; call .eval() on the network, and export "
-        "it again"
+        f"{path}: {operation} is in training mode; call .eval() on the network, and export it again"
     )
 
 
@@ -174,7 +174,7 @@ def _is_torchscript(path: Path) -> bool:
         folders = {name.split("/")[1] for name in archive.namelist() if name.count("/") > 0}
     if "data.pkl" in folders and "code" not in folders:
         raise WeightsError(
-            f"teacher {path}: holds weights, or a pickled module, and no program; save it with "
+            f"{path}: holds weights, or a pickled module, and no program; save it with "
             "torch.export.save, or build the network from code and give it `weights` (kind smp, "
             "torchvision or python)"
         )
@@ -205,7 +205,7 @@ def _demand_plain_tensors(path: Path) -> None:
         for name in archive.namelist():
             if f"/{COMPILED}/" in name:
                 raise WeightsError(
-                    f"teacher {path}: holds compiled code (AOTInductor), which would be run as it "
+                    f"{path}: holds compiled code (AOTInductor), which would be run as it "
                     "is; save the program with torch.export.save"
                 )
             if name.endswith(".pt") and archive.getinfo(name).file_size:
@@ -216,22 +216,23 @@ def _demand_plain_tensors(path: Path) -> None:
                 place = str(entry.get("path_name"))
                 if entry.get("use_pickle") or not place.startswith(("weight_", "tensor_")):
                     raise WeightsError(
-                        f"teacher {path}: {key} is a pickled object, and unpickling can run code; "
+                        f"{path}: {key} is a pickled object, and unpickling can run code; "
                         "export a network of plain tensors"
                     )
 
 
 @contextmanager
-def _as_weights_error(path: Path) -> Iterator[None]:
+def as_weights_error(path: Path) -> Iterator[None]:
+    """Say of whatever loading a program raises that the file is none, or damaged."""
     try:
         yield
     except StillroomError:
         raise
     except OSError as error:
-        raise WeightsError(f"teacher {path}: cannot be read: {error}") from error
+        raise WeightsError(f"{path}: cannot be read: {error}") from error
     except Exception as error:  # a damaged program fails in as many ways as it has parts
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
         raise WeightsError(
-            f"teacher {path}: truncated, or no program of torch.export.save or torch.jit.save, of "
+            f"{path}: truncated, or no program of torch.export.save or torch.jit.save, of "
             f"one input, that this version of torch loads ({reason}); export it again"
         ) from error

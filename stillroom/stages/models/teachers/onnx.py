@@ -80,7 +80,7 @@ def load_onnx(config: OnnxTeacherConfig) -> TeacherNetwork:
             "onnxruntime-gpu to run them on a GPU"
         ) from error
     device = _device(onnxruntime, config)
-    network = _OnnxNetwork(_session(onnxruntime, config, device), config)
+    network = _OnnxNetwork(open_session(onnxruntime, config.path, device), config)
     return TeacherNetwork(
         module=None,
         forward=in_batches(network, network.input.batch),
@@ -102,7 +102,12 @@ def _device(onnxruntime: Any, config: OnnxTeacherConfig) -> str:
     return device
 
 
-def _session(onnxruntime: Any, config: OnnxTeacherConfig, device: str) -> Any:
+def open_session(onnxruntime: Any, path: Path, device: str) -> Any:
+    """Open a session on an ONNX file.
+
+    Raises:
+        WeightsError: it is truncated, or none.
+    """
     import torch
 
     options = onnxruntime.SessionOptions()
@@ -110,10 +115,10 @@ def _session(onnxruntime: Any, config: OnnxTeacherConfig, device: str) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CPUExecutionProvider"] if device == "cpu" else [CUDA]
     try:
-        return onnxruntime.InferenceSession(config.path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no base but this
         raise WeightsError(
-            f"teacher {config.path}: cannot be loaded, truncated or no ONNX file: {error}"
+            f"{path}: cannot be loaded, truncated or no ONNX file: {error}"
         ) from error
 
 
