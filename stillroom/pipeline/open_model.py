@@ -75,11 +75,6 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
         )
     if own_upsampling:
         raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
-    if not Path(model).exists():
-        raise ConfigError(
-            f"{model}: no such run folder or checkpoint; give a folder that `stillroom train` "
-            "wrote, a last.pt, best.pt or model.safetensors in it, or teacher:NAME"
-        )
     trained = open_trained(Path(model))
     student = trained.student.to(best_device())
     predictor = StudentPredictor(student)
@@ -94,6 +89,11 @@ def open_trained(path: Path) -> TrainedStudent:
 
     Raises: as `open_model`.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such run folder or checkpoint; give a folder that `stillroom train` "
+            "wrote, or a last.pt, best.pt or model.safetensors in it"
+        )
     path = path / run_folder.MODEL if path.is_dir() else path
     folder = path.parent
     document = run_folder.read_json(folder / run_folder.CONFIG)

@@ -147,6 +147,8 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("cache", "info", "nowhere.cache", "--set", "cache.path=x"), "this is a cache"),
         (("eval", "teacher:tiny", "run.toml", "--sheet", "run.toml/x.png"), "folder cannot be"),
         (("eval", ".", "run.toml"), "no run folder"),
+        (("export", "nowhere", "--to", "onnx"), "no such run folder or checkpoint"),
+        (("export", ".", "--to", "onnx", "--out", "x.pt2"), "expected a name ending in .onnx"),
     ],
 )
 def test_a_users_error_is_one_message_and_exit_code_2(

@@ -82,6 +82,10 @@ DOCUMENTS = {
         "paths(model last metrics config fingerprints) already_finished"
     ),
     "eval run RUN --limit 2": EVALUATION,
+    "export run --to safetensors": (
+        "path to bytes size canvas classes comparison(frames pixels largest_difference "
+        "largest_logit differing_labels wrong_labels)"
+    ),
     "eval run teacher:tiny RUN --limit 2": f"models({EVALUATION})",
 }
 FAULT = "source set shard array index kind message"
