@@ -93,15 +93,21 @@ def check_labels(
     absent, and all of it where no pixel has a label.
 
     Raises:
-        ConfigError: every term reads labels alone, and no pixel has one.
+        ConfigError: every term reads labels alone, and no pixel has one, or there is one class.
     """
     reads = {
         name: objective.reads(dataset.labelled, clips=dataset.clips)
         for name, dataset in streams.items()
     }
-    labelled = [name for name in streams if LABELS in reads[name]]
-    empty = [name for name in labelled if not _has_labels(name, streams[name], classes)]
     others = frozenset().union(*reads.values()) - {LABELS}
+    labelled = [name for name in streams if LABELS in reads[name]]
+    if len(classes) == 1 and labelled and not others:
+        raise ConfigError(
+            f"train.streams: {classes[0]!r} is the one class, which every pixel is of, and every "
+            "term reads labels, so there is nothing to learn; name what it stands out from as a "
+            f"class, too ({LIKELY})"
+        )
+    empty = [name for name in labelled if not _has_labels(name, streams[name], classes)]
     if empty and empty == labelled and not others:
         raise ConfigError(
             f"train.streams: no pixel of {', '.join(empty)} has a label and every term reads "
@@ -144,8 +150,8 @@ def _tell(place: str, frames: str, seen: NDArray[np.bool_], classes: Sequence[st
     """Warn where a source or stream has no labelled pixel, or none of some classes."""
     if not seen.any():
         LOG.warning(
-            "%s: no pixel of %s frames has a label; look at the classes, mapping and `ignore` of "
-            "the source (%s)",
+            "%s: no pixel of %s frames has a label; look at the classes, mapping, `ignore` and "
+            "`unlisted` of the source (%s)",
             place,
             frames,
             LIKELY,

@@ -162,6 +162,15 @@ def test_a_run_without_a_labelled_pixel_is_refused_where_no_teacher_helps(
     assert "stream town: no pixel of its 6 frames has a label" in caplog.text
 
 
+def test_a_run_that_learns_one_class_from_labels_alone_is_refused(masks: Masks) -> None:
+    path = masks((0, 255))
+    changes = ['sources.town.classes=["object"]', "teachers={}", 'cache.artifacts=["logits"]']
+    report = built(path, *changes)
+    assert report.label_pixels["town"] == {0: 6 * 32 * 24}  # of what is not the object
+    with pytest.raises(ConfigError, match="'object' is the one class, which every pixel is of"):
+        prepare_job(load_run(path, changes))
+
+
 def test_one_of_two_labelled_streams_may_be_empty_and_is_named(
     masks: Masks, caplog: pytest.LogCaptureFixture
 ) -> None:

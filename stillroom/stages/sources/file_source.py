@@ -120,7 +120,7 @@ def _read_ids(path: Path, ids: LabelIds, size: tuple[int, ...]) -> NDArray[np.ui
         FrameError: it cannot be used as the label of an image of this (height, width).
         SourceUnavailable: it cannot be read now.
     """
-    raw = read_label(path)
+    raw = read_label(path, ids.apart())
     if raw.shape != size:
         raise FrameError(
             f"{path.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "

@@ -28,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 LOSSY = ("JPEG", "JPEG2000", "MPO", "AVIF")
+SUBFILE, NO_PAGE = 254, 0b101  # TIFF's NewSubfileType: a smaller version, a mask of another page
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -68,15 +69,17 @@ class Decoded:
         stored: Pillow's name for what is in the file, such as "RGB;16B"; "" where it tells none
         lossy: whether a pixel may differ from what was saved
         highest: of a PGM that has another one than its type: its values were stretched
+        pages: how many the file holds, of which this is the first; 1 where they were not counted
     """
 
     image: Image.Image
     stored: str
     lossy: bool
     highest: int | None
+    pages: int = 1
 
 
-def decode_image(path: Path) -> Decoded:
+def decode_image(path: Path, *, count_pages: bool = False) -> Decoded:
     """Open, decode completely, and turn upright.
 
     Raises:
@@ -100,6 +103,7 @@ def decode_image(path: Path) -> Decoded:
                 stored=str(arguments[0]) if arguments else "",
                 lossy=opened.format in LOSSY or (opened.format == "WEBP" and b"VP8L" not in data),
                 highest=arguments[1] if codec in ("ppm", "ppm_plain") else None,
+                pages=_pages(opened) if count_pages else 1,
             )
     except MemoryError:
         raise
@@ -110,6 +114,16 @@ def decode_image(path: Path) -> Decoded:
     except Exception as fault:  # a damaged file makes Pillow's decoders raise nearly anything
         reason = re.sub(r" at 0x[0-9a-fA-F]+", "", str(fault)) or type(fault).__name__
         raise FrameError(f"{path.name}: cannot be decoded: {reason}") from fault
+
+
+def _pages(opened: Image.Image) -> int:
+    """Count the pages of the first one's size; it is no longer the current one then."""
+    size, pages = opened.size, 1
+    for page in range(1, getattr(opened, "n_frames", 1)):
+        opened.seek(page)
+        subfile = getattr(opened, "tag_v2", {}).get(SUBFILE, 0)
+        pages += opened.size == size and not subfile & NO_PAGE
+    return pages
 
 
 def _high_byte(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from stillroom.stages.sources.image_files import Decoded
 
 
-def read_label(path: Path) -> NDArray[np.integer[Any]]:
+FAR_APART = 32  # grey values: two ids that no loss of a usual JPEG makes one another
+
+
+def read_label(path: Path, apart: int = 1) -> NDArray[np.integer[Any]]:
     """Read a label map's raw ids.
 
     Grey values; of a palette its greys, or its indices where there is a colour in it; 0 and 255 of
     one bit; the value of three equal channels of 8 bits, where no alpha hides any and no lossy
     compression has touched them; whole floating-point numbers. A PGM's values are those in the
     file, whatever its highest.
+
+    Args:
+        apart: the least difference of two ids that mean different things; grey values that were
+            compressed with loss are read where it is large
 
     Returns:
         unsigned or signed integers (H, W), of 8, 16 or 32 bits as in the file.
@@ -38,14 +45,18 @@ def read_label(path: Path) -> NDArray[np.integer[Any]]:
         FrameError: as for an image, or the file holds colours instead of ids.
         SourceUnavailable: it cannot be read now.
     """
-    found = decode_image(path)
+    found = decode_image(path, count_pages=True)
     image = found.image
+    if found.pages > 1:
+        raise _no_ids(path, f"has {found.pages} pages")
     if image.mode == "1":
         return np.array(image, dtype=np.uint8) * np.uint8(255)
     if image.mode == "P":
         return _of_palette(path, image)
     if image.mode == "F":
         return _whole(path, np.asarray(image))
+    if image.mode == "L" and found.lossy and apart < FAR_APART:
+        raise _no_ids(path, "is compressed with loss, so that an id may have become another")
     if image.mode in ("L", *SIXTEEN_BIT):
         return _as_stored(np.array(image), found.highest)
     if image.mode in ("RGB", "RGBA", "LA"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -32,6 +33,11 @@ class LabelIds:
     classes: tuple[str, ...]
     index_of: Mapping[int, int]
     ignore_unlisted: bool = False
+
+    def apart(self) -> int:
+        """Return the least difference of two ids that mean different things; 256 where none do."""
+        pairs = pairwise(sorted(self.index_of.items()))
+        return min((b - a for (a, one), (b, other) in pairs if one != other), default=256)
 
     def convert(self, name: str, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Turn raw ids (H, W) into class indices uint8 (H, W).

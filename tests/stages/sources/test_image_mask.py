@@ -78,6 +78,16 @@ def test_unlisted_ids_may_be_ignored_on_request(root: Path) -> None:
     assert first_row(config(root, classes=("a",), unlisted="ignore")) == [0, 255, 255, 255]
 
 
+def test_ids_are_as_far_apart_as_the_nearest_two_that_mean_different_things(root: Path) -> None:
+    def apart(**changes: Any) -> int:
+        return config(root, **changes).label_ids().apart()
+
+    assert apart() == 1
+    assert apart(classes=("a", "b"), mapping={0: 0, 255: 1}, ignore=()) == 255
+    assert apart(mapping={0: 0, 1: 0, 90: 1, 130: 2}) == 40
+    assert apart(classes=("a",), ignore=()) == 256
+
+
 def test_sixteen_bit_ids_map_too(root: Path) -> None:
     put(root / "masks" / "s" / "1.png", np.tile(np.array([7, 300, 40000, 7], np.uint16), (3, 1)))
     settings = config(root, mapping={7: 0, 300: 1, 40000: 2})

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import AppendingTiffWriter
 
 from stillroom.stages.sources.label_files import read_label
 from stillroom.storage_specs.errors import FrameError
@@ -132,3 +133,33 @@ def test_a_pgm_of_another_highest_value_keeps_its_ids(
     (tmp_path / "b.pgm").write_bytes(b"P2\n" + head + " ".join(map(str, ids[0])).encode())
     for name in ("a.pgm", "b.pgm"):
         np.testing.assert_array_equal(read_label(tmp_path / name), ids)
+
+
+def test_a_grey_jpeg_is_read_only_where_no_id_can_have_become_another(tmp_path: Path) -> None:
+    ids = np.repeat(np.repeat(IDS[:, :8], 5, axis=0), 5, axis=1)
+    path = save(tmp_path / "a.jpg", Image.fromarray(ids), quality=95)
+    assert set(np.unique(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))) - set(np.unique(ids))
+    for apart in (1, 31):
+        with pytest.raises(FrameError, match=r"a\.jpg: .* is compressed with loss, so that an id"):
+            read_label(path, apart)
+    assert read_label(path, 32).shape == ids.shape
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".png", ".webp"])
+def test_a_file_of_several_pages_is_no_label(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.fromarray(np.uint8(index == IDS)) for index in range(3)]
+    more = {"save_all": True, "append_images": pages[1:], "lossless": True}
+    path = save(tmp_path / f"a{suffix}", pages[0], **more)
+    with pytest.raises(FrameError, match=r"this one has 3 pages; save the ids"):
+        read_label(path)
+
+
+def test_smaller_versions_and_masks_of_a_tiff_are_no_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with AppendingTiffWriter(str(path)) as file:
+        for subfile, page in ((0, IDS), (1, IDS[::2, ::2]), (4, IDS)):
+            Image.fromarray(page).save(file, format="TIFF", tiffinfo={254: subfile})
+            file.newFrame()
+    with Image.open(path) as opened:
+        assert opened.n_frames == 3
+    np.testing.assert_array_equal(read_label(path), IDS)
