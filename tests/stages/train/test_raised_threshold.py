@@ -38,10 +38,12 @@ STRIDES = pytest.mark.parametrize("stride", [4, 8, 16, 32])
 class Teacher:
     """Logits of which a few places are unsure."""
 
+    device = "cpu"
+
     def __init__(self) -> None:
         self.strides = {"logits": STRIDE}
 
-    def __call__(self, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    def __call__(self, frames: np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(int(frames[0, 0, 0, 0]))
         return {"logits": 4 * torch.randn(len(frames), CLASSES, *GRID, generator=generator)}
 
