@@ -77,19 +77,27 @@ main.add_command(sweep)
     is_flag=True,
     help="Take three steps, print each term's value, gradient, time and memory; write nothing.",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Take some steps, print where their time goes, and write a trace for torch's profiler.",
+)
 @JSON
-def train(run: RunConfig, check: bool, as_json: bool) -> None:
+def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
     """Stage two: train a student from the cache. Running it again resumes.
 
     With no [[terms]] that name a teacher this trains a baseline, or a teacher.
     """
     from stillroom.commands import progress
     from stillroom.commands.show import students
-    from stillroom.pipeline.training import check_terms
+    from stillroom.pipeline.training import check_terms, profile_training
 
     if check:
         found = check_terms(run)
         print_result(asdict(found), students.term_checks(found), as_json)
+    elif profile:
+        times = profile_training(run)
+        print_result(times.to_dict(), students.training_profile(times), as_json)
     else:
         result = progress.train_with_bar(run)
         print_result(result.to_dict(), students.train_result(result), as_json)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.check import Check
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.job import Progress, TrainResult
+    from stillroom.stages.train.profile import Profile
     from stillroom.stages.train.settings import TrainConfig
 
 CURVES = "curves.png"
@@ -69,6 +70,16 @@ def check_terms(run: RunConfig, steps: int = 3) -> Check:
     from stillroom.stages.train.check import check
 
     return check(prepare_job(run), steps)
+
+
+def profile_training(run: RunConfig) -> Profile:
+    """Take a few steps and measure where their time goes; the trace is all that is written.
+
+    Raises: as `prepare_job`.
+    """
+    from stillroom.stages.train.profile import profile
+
+    return profile(prepare_job(run))
 
 
 def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = None) -> TrainJob:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.spans import listening
+from stillroom.storage_specs.spans import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
-    import torch
 
 
-def nvtx_ranges(device: torch.device) -> AbstractContextManager[None]:
-    """Open a range for every span of a with-block, where its work is a GPU's."""
-    return listening(_range) if device.type == "cuda" else nullcontext()
+def show_ranges(device: str) -> None:
+    """Open a range for every span of this process from here on, if its work is a GPU's.
+
+    Args:
+        device: where it is done, as torch names it
+    """
+    if device.startswith("cuda"):
+        tell(_range)
 
 
 def _range(name: str) -> Callable[[], None]:

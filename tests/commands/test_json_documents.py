@@ -76,6 +76,10 @@ DOCUMENTS = {
     "train RUN --check": (
         "step_seconds terms(stream label weight values gradients seconds peak_bytes)"
     ),
+    "train RUN --profile": (
+        "steps step_seconds parts(name seconds share) loader(name seconds share) bottleneck advice "
+        "trace"
+    ),
     "train RUN": (
         "steps best_score best_step losses(loss street/cross_entropy street/probability_l2/tiny "
         "more/probability_l2/tiny) seconds wait_seconds skipped(street more) "

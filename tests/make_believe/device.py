@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
-from collections import Counter
+import time
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Before torch, which looks for devices when it is imported.
 ctypes.CDLL(os.environ["STILLROOM_MAKE_BELIEVE"], mode=ctypes.RTLD_GLOBAL)
 
 import torch  # noqa: E402
+from make_believe.record import RECORD, line  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PACKAGE = str(Path(__file__).parents[2] / "stillroom") + os.sep
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 HALVES = (torch.float16, torch.bfloat16)
 # Operators whose result, or its shape, the host has to know before it goes on.
@@ -49,41 +48,6 @@ RESIZING = (
     "arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm",
     "tril_indices", "triu_indices",
 )  # fmt: skip
-
-
-class Record:
-    """What happened since `clear`.
-
-    Attributes:
-        waits: synchronisations of host and device, by the line of stillroom and what it did
-        late: waits for an event, which a step ahead of it hides, by line
-        ranges: NVTX ranges that were opened, by name
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.waits: Counter[str] = Counter()
-        self.late: Counter[str] = Counter()
-        self.ranges: Counter[str] = Counter()
-
-    def wait(self, what: str) -> None:
-        self.waits[f"{_line()}: {what}"] += 1
-
-
-RECORD = Record()
-
-
-def _line() -> str:
-    """The line of the package that is being run; the test's, where it runs none."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(PACKAGE):
-            return f"{path.removeprefix(PACKAGE)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "elsewhere"
 
 
 class DeviceTensor(torch.Tensor):
@@ -240,11 +204,27 @@ def _cast(tree: Any, one: torch.dtype, other: torch.dtype) -> Any:
 class Event:
     """In place of torch.cuda.Event: what it stands for is done already."""
 
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.seconds = 0.0
+
     def record(self, stream: Any = None) -> None:
-        pass
+        self.seconds = time.perf_counter()
 
     def synchronize(self) -> None:
-        RECORD.late[_line()] += 1
+        RECORD.late[line()] += 1
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1e3 * (end.seconds - self.seconds)
+
+
+class Stream:
+    """In place of torch.cuda.Stream: everything happens at once, in whichever it is asked for."""
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def wait_event(self, event: Event) -> None:
+        pass
 
 
 def install() -> None:
@@ -276,6 +256,7 @@ def install() -> None:
 def _of_torch_cuda() -> dict[str, Callable[..., Any] | type]:
     return {
         "Event": Event,
+        "Stream": Stream,
         "_lazy_init": lambda: None,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
@@ -287,6 +268,7 @@ def _of_torch_cuda() -> dict[str, Callable[..., Any] | type]:
         "is_initialized": lambda: True,
         "manual_seed_all": lambda seed: None,
         "set_rng_state": lambda state, device=None: None,
+        "stream": lambda stream: nullcontext(),
         "synchronize": lambda device=None: RECORD.wait("synchronize"),
     }
 

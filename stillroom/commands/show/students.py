@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.demo import DemoResult
     from stillroom.stages.train.check import Check
     from stillroom.stages.train.job import TrainResult
+    from stillroom.stages.train.profile import Profile
 
 
 def train_result(result: TrainResult) -> list[RenderableType]:
@@ -59,6 +60,23 @@ def term_checks(found: Check) -> list[RenderableType]:
         f"a whole step of training: {found.step_seconds:.2f} s; its terms alone: {terms:.2f} s",
         "value: unweighted, first step to last; gradient: 2-norm of the weighted term's, by the "
         "student's parameters; time and memory: of the term alone, forward and back",
+    ]
+
+
+def training_profile(found: Profile) -> list[RenderableType]:
+    """Lay out where the time of a step goes."""
+    of_step, of_loader = (
+        [(part.name, f"{part.seconds * 1e3:.2f} ms", f"{part.share:.1%}") for part in parts]
+        for parts in (found.parts, found.loader)
+    )
+    held_up = next(part for part in (*found.loader, *found.parts) if part.name == found.bottleneck)
+    return [
+        grid(("of a step", "time", "share"), of_step),
+        *([grid(("beside it, in the loader", "time", "share"), of_loader)] if of_loader else []),
+        f"a step takes {found.step_seconds * 1e3:.1f} ms, mean of {found.steps}; a GPU is waited "
+        "for after each part, which makes a step slower than in training",
+        f"what holds it up: {found.bottleneck} ({held_up.share:.1%}); {found.advice}",
+        f"trace: {found.trace} (chrome://tracing, https://ui.perfetto.dev)",
     ]
 
 

@@ -18,6 +18,7 @@ from stillroom.stages.cache.shard_threads import Tasks
 from stillroom.storage_specs.artifacts import IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +141,8 @@ def cache_shard(job: ShardJob) -> ShardReport:
         shard.fill()
     finally:
         shard.give_up()
-    part = shard.writer.commit()
+    with span("commit"):
+        part = shard.writer.commit()
     return ShardReport(
         work=job.work,
         frames=len(part.rows),
@@ -244,7 +246,8 @@ def _produced(
 def _decode(job: ShardJob, index: int) -> Any:
     """Load an input; the error of one that cannot be used is its value."""
     try:
-        return job.inputs.load(index)
+        with span("decode"):
+            return job.inputs.load(index)
     except FrameError as error:
         return error
 
@@ -258,7 +261,9 @@ def _put(
         writer.bad(replace(job.inputs.row(index), status="bad", reason=str(loaded)))
     else:
         row = replace(job.inputs.finished_row(index, loaded, arrays), seconds=seconds)
-        if put_row(writer, row, arrays):
+        with span("encode"):
+            written = put_row(writer, row, arrays)
+        if written:
             pixels = _Pixels.of(arrays, loaded)
     job.on_frames(1)
     return pixels

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stillroom.stages.nvtx import show_ranges
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
+from stillroom.storage_specs.spans import span
 
 # torch is imported by the functions below: planning a build must not wait for it.
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ def inference(device: str, precision: str) -> Iterator[None]:
 
     dtype = getattr(torch, precision)
     reduced = dtype != torch.float32
+    show_ranges(device)
     with (
+        span("model"),
         torch.inference_mode(),
         torch.autocast(device, dtype=dtype if reduced else None, enabled=reduced),
     ):

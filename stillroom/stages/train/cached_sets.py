@@ -10,6 +10,7 @@ import torch
 from stillroom.stages.geometry import apply_artifact
 from stillroom.stages.view_axes import part_needed
 from stillroom.storage_specs.errors import CacheIncomplete
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,4 +73,5 @@ def read_view(
         values = artifact_set.read_window(artifact, index, part.rows, part.columns)
     # torch refuses quietly to share memory that it may not write.
     array = torch.from_numpy(np.require(values, requirements=["W"]))
-    return apply_artifact(view, array, row, strides, part, out)
+    with span("warp"):
+        return apply_artifact(view, array, row, strides, part, out)

@@ -21,7 +21,7 @@ from stillroom.stages.train.step import (
     take_step,
     term_gradient_norm,
 )
-from stillroom.stages.train.stream import Loader
+from stillroom.stages.train.stream import open_loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,19 +74,19 @@ def check(job: TrainJob, steps: int = 3) -> Check:
     device = torch.device(job.device)
     found: dict[tuple[str, str], TermCheck] = {}
     step_seconds = math.inf
-    batches_of = {name: stream.batch for name, stream in job.settings.streams.items()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = new_learner(job.student, job.objective, job.settings, device)
-        loader = Loader(job.streams, batches_of, seed=job.settings.seed, steps=steps)
-        with loader:
-            for loaded in loader:
-                batches = [batch.to(device) for batch in loaded]
+        with open_loader(job, steps=steps) as loader:
+            loaded = iter(loader)
+            for _ in range(steps):
+                parts = [[one.to(device) for one in next(loaded)] for _ in range(job.parts)]
+                batches = parts[0]
                 with _states_kept(job):
                     seed_step(job, learner)
                     for batch, output in zip(batches, forward(job, learner, batches), strict=True):
                         _measure(job, learner, batch, output, found)
                 began = time.perf_counter()
-                take_step(job, learner, [batches], lr_at(job, learner.updates)).values()
+                take_step(job, learner, parts, lr_at(job, learner.updates)).values()
                 _synchronise(device)
                 step_seconds = min(step_seconds, time.perf_counter() - began)
                 learner.step += 1

@@ -22,6 +22,7 @@ from stillroom.stages.view import View, ViewConfig, sample_view
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -206,7 +207,8 @@ class CacheDataset:
         if not self.jitter.is_off():
             shown = view_mask(view, self.canvas, valid, 1)
             rng = generator(self.seed, self.name, epoch, like, "jitter")
-            jitter(self.jitter, into.image, shown, rng)
+            with span("jitter"):
+                jitter(self.jitter, into.image, shown, rng)
         if into.label is not None:
             read_view(self.frames, LABELS, index, view, out=into.label)
         for read, (key, out_stride) in self._grids.items():

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom.stages.nvtx import nvtx_ranges
+from stillroom.stages.nvtx import show_ranges
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import Learner, export, load_checkpoint, new_learner
 from stillroom.stages.train.interrupt import DeferredInterrupt
 from stillroom.stages.train.job import TrainJob, TrainResult
 from stillroom.stages.train.metrics import Metrics
 from stillroom.stages.train.session import Session
-from stillroom.stages.train.stream import Loader
+from stillroom.stages.train.stream import open_loader
 from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
 
 def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[str, Any]) -> None:
     """Take every step that is left; last.pt is up to date when this returns."""
+    show_ranges(device.type)
     with (
-        _loader(job, learner.step, pin=device.type == "cuda") as loader,
+        open_loader(job, learner.step) as loader,
         Metrics(job.settings.path, learner.step) as metrics,
         DeferredInterrupt() as interrupt,
-        nvtx_ranges(device),
     ):
         batches, session = iter(loader), Session(job, learner, metrics, about)
         while learner.step < job.steps:
@@ -106,20 +106,6 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
                 session.save()
                 LOG.warning("interrupted at step %d of %d, saved", learner.step, job.steps)
                 raise
-
-
-def _loader(job: TrainJob, start_step: int, *, pin: bool) -> Loader:
-    settings = job.settings
-    return Loader(
-        job.streams,
-        {name: stream.batch for name, stream in settings.streams.items()},
-        seed=settings.seed,
-        steps=job.steps * job.parts,
-        start_step=start_step * job.parts,
-        threads=settings.threads,
-        processes=settings.loader == "processes",
-        pin=pin,
-    )
 
 
 def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:

@@ -10,6 +10,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+import torch
+
 from stillroom.stages.train.filler_processes import ProcessFillers
 from stillroom.stages.train.fillers import ThreadFillers
 from stillroom.stages.train.order import draws
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.fillers import Fillers, Filling
+    from stillroom.stages.train.job import TrainJob
 
 
 class Loader:
@@ -109,3 +112,22 @@ class Loader:
         for place, (epoch, frame) in enumerate(drawn):
             filling.fill(place, epoch, frame)
         return filling
+
+
+def open_loader(job: TrainJob, start_step: int = 0, steps: int | None = None) -> Loader:
+    """Open the loader of a run: `job.parts` batches of every stream for each of its steps.
+
+    Args:
+        steps: up to which; to the end if left out
+    """
+    settings = job.settings
+    return Loader(
+        job.streams,
+        {name: stream.batch for name, stream in settings.streams.items()},
+        seed=settings.seed,
+        steps=(job.steps if steps is None else steps) * job.parts,
+        start_step=start_step * job.parts,
+        threads=settings.threads,
+        processes=settings.loader == "processes",
+        pin=torch.device(job.device).type == "cuda",
+    )

@@ -23,6 +23,7 @@ from stillroom.storage_specs.shards.shard_index import (
     without_crc,
 )
 from stillroom.storage_specs.shards.tiles import fill
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -187,10 +188,13 @@ def read_frame(
         if offset == MISSING:
             raise ValueError("its chunk was never written")
         if compressed:
-            chunk = file.read(offset, length)
-            decompress(stored.compressor, without_crc(chunk), tile)
+            with span("read"):
+                chunk = file.read(offset, length)
+            with span("decode"):
+                decompress(stored.compressor, without_crc(chunk), tile)
         else:
-            _read_into(tile, file, offset, length)
+            with span("read"):
+                _read_into(tile, file, offset, length)
 
     fill(stored, window, out, fill_chunk)
 

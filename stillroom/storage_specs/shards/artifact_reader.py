@@ -10,6 +10,7 @@ from stillroom.storage_specs.buffers import lend, remember, scratch
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError
 from stillroom.storage_specs.shards.tiles import window_of
+from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,8 @@ class ArtifactReader:
             )
         into = out if self._kept_as_it_is else self._borrowed()
         found = self._together(shard, position, frames, into, None)
-        return self._codec.decode(found.values, found.side, out)
+        with span("decode"):
+            return self._codec.decode(found.values, found.side, out)
 
     def window(
         self, shard: int, position: int, frames: int, rows: slice, columns: slice
@@ -85,7 +87,8 @@ class ArtifactReader:
         out = lend(seen.shape(axes, self._shape), self._dtype)
         into = out if self._kept_as_it_is else None
         found = self._together(shard, position, frames, into, seen)
-        return self._codec.decode(found.values, found.side, out)
+        with span("decode"):
+            return self._codec.decode(found.values, found.side, out)
 
     def encoded(self, shard: int, position: int, frames: int) -> Encoded:
         """The stored values of a shard's frame, an array of its own, and what the codec needs."""

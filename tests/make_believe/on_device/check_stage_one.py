@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from make_believe.device import RECORD
+from make_believe.record import RECORD
 from pydantic import TypeAdapter
 from stages.models.teachers.test_every_teacher import FRAMES, SAMPLES
 
@@ -64,8 +64,11 @@ def test_a_build_writes_the_arrays_that_the_cpu_writes(run_file: Path) -> None:
     def objects(device: str) -> dict[str, bytes]:
         path = run_file.parent / f"{device}.cache"
         changes = [f"teachers.tiny.device={device}", f"cache.path={path}"]
+        RECORD.clear()
         report = build(load_run(run_file, changes))
         assert report.bad_frames == 0
+        if device == "cuda":
+            assert {"decode", "model", "encode", "commit"} <= set(RECORD.ranges)
         files = [f for f in path.rglob("c.*") if f.is_file()]
         return {str(file.relative_to(path)): file.read_bytes() for file in files}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from make_believe.device import RECORD
+from make_believe.record import RECORD
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.adapt import adapt_cache
@@ -103,6 +103,7 @@ def test_every_term_has_the_value_that_it_has_on_the_cpu(document):
         trained(document, device, device=device, amp="off") for device in ("cpu", "cuda")
     )
     assert list(found) == list(expected) == list(range(1, STEPS + 1))
+    assert {"wait", "copy", "forward", "term temporal", "backward"} <= RECORD.ranges.keys()
     assert len(found[1].terms) >= len(LOSSES)
     for step, progress in found.items():
         assert progress.terms == pytest.approx(expected[step].terms, rel=2e-3, abs=1e-5)

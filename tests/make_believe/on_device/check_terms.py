@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from make_believe.device import RECORD
+from make_believe.record import RECORD
 
 from stillroom.stages.device_values import Late, constants
 from stillroom.stages.moments import moments

@@ -31,7 +31,7 @@ def test_a_minimal_section_is_enough_and_survives_json():
         ({"optimiser": {"name": "adam"}}, "'sgd' or 'adamw'"),
         ({"optimiser": {"lr": float("nan")}}, "greater than 0|finite"),
         ({"unlabelled_weight": 0}, "greater than 0"),
-        ({"amp": "on"}, "'auto' or 'off'"),
+        ({"amp": "on"}, "'auto', 'bfloat16' or 'off'"),
     ],
 )
 def test_nonsense_is_refused(change, message):
