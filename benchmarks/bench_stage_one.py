@@ -7,9 +7,9 @@ are sleeps too, so that this machine's cores do not matter: reading 2 ms a frame
 row says, a commit 50 ms. Arithmetic: encoders * seconds of the teacher / seconds of encoders, at
 most 100 %, both as they were measured, for a sleep takes longer than it is told to. Then the real
 thing: JPEGs are decoded, logits, confidence and pseudo labels of preset "fast" are encoded, and
-shards are written. Arithmetic there: cores * 10 ms / CPU ms a frame, at most 100 %, of the cores
-that the machine has, and of those that this process was given (its CPU time by wall time) on a
-machine that others use. Prints Markdown tables; a minute or two.
+shards are written. Arithmetic there: cores * ms of the teacher / CPU ms a frame, at most 100 %, of
+the cores that the machine has, and of those that this process was given (its CPU time by wall time)
+on a machine that others use. Prints Markdown tables; a minute or two.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import queue
 import tempfile
-import threading
 import time
 import types
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +35,7 @@ from stillroom.pipeline.build.cores import SHARDS_IN_FLIGHT, cores_here
 from stillroom.pipeline.build.pace import Pace
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.cache.shard_threads import ShardThreads, Turn
+from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.presets import load_preset
@@ -44,6 +43,8 @@ from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from stillroom.stages.cache.cache_shard import ShardReport
 
 TEACHER, READING, COMMIT = 0.010, 0.002, 0.050  # seconds, the first two a frame
 BATCH = 8
@@ -53,25 +54,18 @@ def worked(
     target: Any, inputs: Any, produce: Callable[[Any], Any], decoders: int, encoders: int
 ) -> Pace:
     """Fill all shards of a set as a worker does: a few at a time around one teacher."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for shard in range(target.shards):
-        waiting.put(shard)
-    pace, turn, counting = Pace(), Turn(), threading.Lock()
+    pace, turn = Pace(), Turn()
 
-    def work(beside: ShardThreads) -> None:
-        with suppress(queue.Empty):
-            while True:
-                one = ShardWork("s", "t", waiting.get_nowait(), ())
-                report = cache_shard(ShardJob(one, inputs, produce, target, BATCH, turn, beside))
-                with counting:
-                    pace.add(report)
+    def work(shard: int) -> ShardReport:
+        one = ShardWork("s", "t", shard, ())
+        return cache_shard(ShardJob(one, inputs, produce, target, BATCH, turn, beside))
 
-    with ShardThreads(decoders, encoders) as beside:
-        threads = [threading.Thread(target=work, args=[beside]) for _ in range(SHARDS_IN_FLIGHT)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with (
+        ShardThreads(decoders, encoders) as beside,
+        ThreadPoolExecutor(SHARDS_IN_FLIGHT) as pool,
+    ):
+        for report in pool.map(work, range(target.shards)):
+            pace.add(report)
     return pace
 
 
@@ -108,7 +102,8 @@ class Frames:
         if not self.images:
             time.sleep(READING)
             return index
-        return np.array(Image.open(io.BytesIO(self.images[index % len(self.images)])))
+        image = np.array(Image.open(io.BytesIO(self.images[index % len(self.images)])))
+        return CanvasFrame(str(index), image, None, image.shape[:2])
 
     def row(self, index: int) -> FrameRow:
         """Return a frame's row."""
@@ -152,10 +147,10 @@ def real_set(folder: Path, classes: int, canvas: tuple[int, int], stride: int) -
         label = cv2.resize(logits.argmax(axis=0).astype(np.uint8), canvas[::-1], interpolation=0)
         confidence = (raised / raised.sum(axis=0)).max(axis=0)
         arrays.append({"logits": logits, "confidence": confidence, "pseudo_label": label})
-    return Cache.create(folder).define("s", "t", {}, 4 * 64, 64, specs), arrays
+    return Cache.create(folder).define("s", "t", {}, 3 * 64, 64, specs), arrays
 
 
-def with_codecs() -> None:
+def with_codecs(teacher: float) -> None:
     cores = cores_here()
     print(
         f"| size | teacher busy | encoders busy | CPU ms a frame | cores for all of it | {cores} "
@@ -170,7 +165,7 @@ def with_codecs() -> None:
             target, arrays = real_set(Path(folder) / "a.cache", classes, canvas, stride)
 
             def produce(frames: Sequence[Any], arrays: Any = arrays) -> list[dict[str, Any]]:
-                time.sleep(TEACHER * len(frames))
+                time.sleep(teacher * len(frames))
                 return [arrays[k % len(arrays)] for k in range(len(frames))]
 
             writer = target.writer(0)  # what is compiled is compiled
@@ -178,7 +173,7 @@ def with_codecs() -> None:
             wall, cpu = time.perf_counter(), time.process_time()
             pace = worked(target, Frames([content.getvalue()]), produce, cores, cores)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        needed = cpu / (target.count * TEACHER)  # cores that keep up with the teacher
+        needed = cpu / (target.count * teacher)  # cores that keep up with the teacher
         print(
             f"| {name} | {pace.teacher_busy:.0%} | {pace.encoders_busy:.0%} "
             f"| {1e3 * cpu / target.count:.1f} | {needed:.1f} | {min(1.0, cores / needed):.0%} "
@@ -188,10 +183,12 @@ def with_codecs() -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher-ms", type=float, default=1e3 * TEACHER, help="with real codecs")
+    teacher = parser.parse_args().teacher_ms / 1e3
     with_sleeps()
     print()
-    with_codecs()
+    with_codecs(teacher)
 
 
 if __name__ == "__main__":
