@@ -96,7 +96,7 @@ class Running:
 
     def __init__(self, case: str, folder: Path, options: argparse.Namespace) -> None:
         self.pipes: dict[str, Any] = {}
-        sides = {name: side for name, side in SIDES.items() if side.fits(CASES[case])}
+        sides = {name: SIDES[name] for name in options.loaders if SIDES[name].fits(CASES[case])}
         self.absent = [name for name, side in sides.items() if not side.is_there]
         for name, side in sides.items():
             if name in self.absent:
@@ -181,7 +181,7 @@ def page(results: dict[str, Any]) -> str:
             f"| {kind} | {spread(taken, 0)} |" for kind, taken in found["frames_per_second"].items()
         ]
         for name, same in found["same_bytes_as_before"].items():
-            lines += ["", f"{name}: {'the same bytes as' if same else 'OTHER BYTES THAN'} before"]
+            lines += ["", f"{name}: {'the same bytes as' if same else 'other bytes than'} before"]
         if found["absent"]:
             lines += ["", f"not installed: {', '.join(found['absent'])}"]
         lines.append("")
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="another checkout of stillroom")
     parser.add_argument("--peers", help="a folder with more packages")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--loaders", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--frames", type=int, default=32, help="a round, at least")
     parser.add_argument("--rate-rounds", type=int, default=3)

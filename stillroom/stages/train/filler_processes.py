@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.dataset import CacheDataset
 
 ALIGNMENT = 64  # bytes; of every tensor
+GRACE_SECONDS = 30.0
 
 
 class Block(NamedTuple):
@@ -180,10 +181,18 @@ class _Process:
 
 
 def _begin(datasets: Mapping[str, CacheDataset], parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever trains ends in order, and ends this
+    # Whoever trains ends its step first and saves, even if both are told to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _Process.datasets, _Process.parent, _Process.batches = datasets, parent, {}
+
+
+def _end_later(*_: object) -> None:
+    ending = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+    ending.daemon = True  # an end in order comes first
+    ending.start()
 
 
 def _end_with_parent() -> None:

@@ -342,6 +342,13 @@ def test_weights_that_an_update_made_infinite_are_not_saved(make_job):
     assert checkpoint(job)["step"] == 3
 
 
+@pytest.mark.slow
+def test_processes_that_load_train_what_threads_train(make_job):
+    by_threads = train(make_job("threads", seed=0))
+    by_processes = train(make_job("processes", seed=0, loader="processes"))
+    assert by_processes.losses == by_threads.losses
+
+
 def test_a_fault_of_the_cache_saves_the_last_whole_step(make_job):
     job = make_job("run", steps=9, checkpoint_every=100)
     data = job.streams["camvid"]

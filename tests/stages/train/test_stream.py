@@ -106,6 +106,18 @@ def test_a_fault_in_a_process_is_raised_with_stream_and_frame(data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_everybody_lets_the_step_end_first(data, sent):
+    with Loader({"first": data["first"]}, {"first": 3}, seed=1, steps=6, processes=True) as loader:
+        steps = iter(loader)
+        found = [next(steps)]
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, sent)
+        found += steps
+    assert_same(found, load({"first": data["first"]}, {"first": 3}, steps=6))
+
+
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_of_and_ends_the_others(data):
     def read_on(loader):
         for _ in loader:
