@@ -100,8 +100,8 @@ class ArtifactSet:
             CacheCorrupt: it is not the one that was committed.
             CacheIncomplete: the shard has been withdrawn since.
         """
-        if self._parts.renew(shard):
-            self._forget(shard)  # built again: nothing that was read before fits what is there now
+        # Of a shard that was built again nothing that was read before fits what is there now.
+        self._parts.renew(shard, self._forget)
         entry = self._entry(shard, path)
         if entry is None:
             return

@@ -22,6 +22,8 @@ from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import decode_part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from stillroom.storage_specs.files.object_store import ObjectStore
@@ -101,16 +103,18 @@ class Parts:
             self.read(shard)
         return self._held[shard]
 
-    def renew(self, shard: int) -> bool:
-        """Look at a part again; return whether it is another than the one that was held.
+    def renew(self, shard: int, changed: Callable[[int], None]) -> None:
+        """Look at a part again; call `changed` with the shard if it is another than was held.
 
-        Raises what `read` raises.
+        That is called before the new part is held: who finds nothing new must find that what was
+        read before is forgotten. Raises what `read` raises.
         """
         before, content = self._held.get(shard), self._content(shard)
         if before is not None and before.crc32c == google_crc32c.value(content):
-            return False
+            return
+        if before is not None:
+            changed(shard)
         self._decoded(shard, content)
-        return before is not None
 
     def forget(self, shard: int) -> None:
         """Read a part anew when something of it is next needed."""

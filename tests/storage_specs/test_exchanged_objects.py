@@ -116,6 +116,46 @@ def test_a_shard_that_was_withdrawn_under_a_reader_is_said_to_be_missing(tmp_pat
         reader.read("logits", 0)
 
 
+def test_a_side_that_was_read_just_before_another_thread_met_the_rebuild_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = build(tmp_path / "a.cache", 1.0)
+    *_, inner = reader._readers["logits"]._side_readers.values()
+    whole, calls = inner.whole, []
+
+    def read_and_be_overtaken(shard: int, frames: int) -> Any:
+        found = whole(shard, frames)
+        calls.append(shard)
+        if len(calls) == 1:
+            build(tmp_path / "a.cache", 100.0)
+            reader._parts.renew(shard, reader._forget)
+        return found
+
+    monkeypatch.setattr(inner, "whole", read_and_be_overtaken)
+    found = reader.read("logits", 1)
+    np.testing.assert_array_equal(found, opened(reader).read("logits", 1))
+    assert len(calls) == 2
+
+
+def test_a_rebuild_is_not_old_news_before_what_was_read_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = build(tmp_path / "a.cache", 1.0)
+    reader.read("logits", 1)
+    build(tmp_path / "a.cache", 100.0)
+    forget, between = reader._forget, []
+
+    def let_another_read_first(shard: int) -> None:
+        if not between:
+            between.append(None)
+            between.append(reader.read("logits", 1).copy())
+        forget(shard)
+
+    monkeypatch.setattr(reader, "_forget", let_another_read_first)
+    reader.read("logits", 1)
+    np.testing.assert_array_equal(between[1], opened(reader).read("logits", 1))
+
+
 def test_threads_that_read_while_shards_are_built_again_never_see_a_mixture(
     tmp_path: Path,
 ) -> None:

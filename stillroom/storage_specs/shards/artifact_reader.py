@@ -45,6 +45,7 @@ class ArtifactReader:
         self._kept_as_it_is = self._dtype == np.dtype(stored.dtype)
         self._side_readers = {side.attributes["role"]: reader_of(side) for side in sides}
         self._sides: dict[int, list[dict[str, NDArray[np.float32]]]] = {}
+        self._forgotten: dict[int, int] = {}  # how often
 
     def read(
         self, shard: int, position: int, frames: int, out: NDArray[Any] | None = None
@@ -113,15 +114,18 @@ class ArtifactReader:
 
     def side(self, shard: int, position: int, frames: int) -> dict[str, NDArray[np.float32]]:
         """What the codec needs besides; small, so that all of a shard's are read at once."""
-        whole = self._sides.get(shard)
-        if whole is None:
+        while (whole := self._sides.get(shard)) is None:
+            before = self._forgotten.get(shard)
             columns = {role: each.whole(shard, frames) for role, each in self._side_readers.items()}
-            whole = [{role: of[i] for role, of in columns.items()} for i in range(frames)]
-            remember(self._sides, shard, whole)
+            found = [{role: of[i] for role, of in columns.items()} for i in range(frames)]
+            remember(self._sides, shard, found)
+            if self._forgotten.get(shard) != before:  # built again while it was read
+                self._sides.pop(shard, None)
         return whole[position]
 
     def forget(self, shard: int) -> None:
         """Look at a shard's objects anew when it is next read."""
+        self._forgotten[shard] = self._forgotten.get(shard, 0) + 1
         self._sides.pop(shard, None)
         for each in (self.values, *self._side_readers.values()):
             each.forget(shard)
