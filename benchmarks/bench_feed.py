@@ -109,14 +109,18 @@ def stillroom_share(out: Path, workers: int, rate: float, seconds: float) -> flo
     import shutil
 
     from stillroom.pipeline.training import train_run
-    from stillroom.stages.train import loop
-    from stillroom.stages.train.step import Step
+    from stillroom.stages.train import session
+    from stillroom.stages.train.step import Step, Taken
 
-    def sleep(job: Any, learner: Any, batches: Any, lr: float, **_: object) -> Step:
+    class Slept(Taken):
+        def values(self) -> Step:
+            return Step(1.0, {"camvid/cross_entropy": 0.5, "camvid/pixelwise_kl": 0.5})
+
+    def sleep(job: Any, learner: Any, parts: Any, lr: float, **_: object) -> Taken:
         time.sleep(BATCH / rate)
-        return Step(1.0, {"camvid/cross_entropy": 0.5, "camvid/pixelwise_kl": 0.5})
+        return Slept(learner.step + 1, lr, [])
 
-    loop.take_step = sleep
+    session.take_step = sleep
     times: list[float] = []
     name = f"feed-{rate:g}"
     shutil.rmtree(out / name, ignore_errors=True)

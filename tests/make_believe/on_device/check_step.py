@@ -12,7 +12,8 @@ from make_believe.record import RECORD
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.cache_tools.adapt import adapt_cache
 from stillroom.pipeline.run_file.sections import RunConfig
-from stillroom.pipeline.training import train_run
+from stillroom.pipeline.training import prepare_job, train_run
+from stillroom.stages.train.checkpoint import new_learner
 from stillroom.stages.train.losses.table import LOSSES
 from stillroom.stages.train.session import Session
 
@@ -141,3 +142,15 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(document):
     assert max(rest) == STEPS > len(rest) > 0
     for step, progress in rest.items():
         assert (progress.loss, progress.terms) == (whole[step].loss, whole[step].terms)
+
+
+def test_weights_lie_in_the_order_of_their_images(document):
+    document["student"] = {"kind": "smp", "architecture": "FPN", "encoder": "mobilenet_v2"}
+    document["terms"] = [{"name": "cross_entropy", "teacher": "tiny"}]
+    job = prepare_job(RunConfig.model_validate(document))
+    learner = new_learner(job.student, job.objective, job.settings, torch.device("cuda"))
+    for students in (learner.student, learner.ema.student):
+        kernels = [one for one in students.parameters() if one.ndim == 4 and one.shape[1] > 1]
+        assert kernels
+        for one in kernels:
+            assert one.is_contiguous(memory_format=torch.channels_last)
