@@ -32,7 +32,7 @@ def test_every_kind_of_teacher_says_the_same(kind: str, tmp_path: Path, monkeypa
         pytest.skip("onnxruntime's own CUDA provider runs it, and not torch")
     torch.manual_seed(1)
     monkeypatch.syspath_prepend(tmp_path)
-    section = {"kind": kind, "classes": 5, **SAMPLES[kind](tmp_path)}
+    section = {"kind": kind, "classes": 5, **SAMPLES[kind](tmp_path, 5)}
     here, there = teacher_on("cpu", section), teacher_on("cuda", section)
     expected, found = here(FRAMES), there(FRAMES)
     assert found.keys() == expected.keys()
