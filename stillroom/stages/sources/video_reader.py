@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DECODERS = 4  # open at a time: two shards are read side by side, and files may end within them
-RECENT = 4  # wanted frames that a decoder remembers: threads ask for neighbours in any order
+DECODERS = 4  # open at a time: three shards are read side by side, and files may end within them
+RECENT = 8  # wanted frames that a decoder remembers: so many threads ask for them in any order
 REACH = 64  # frames over which reading on is preferred to a seek
 MARGINS = (16, 64, 256)  # frames that a seek aims before the wanted one: later ones may refer back
 
