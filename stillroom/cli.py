@@ -14,6 +14,7 @@ from stillroom import __version__
 from stillroom.commands.cache import cache
 from stillroom.commands.export import export
 from stillroom.commands.options import JSON, SET, example, print_result, with_run
+from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
@@ -66,6 +67,7 @@ class _Echo(logging.Handler):
 
 main.add_command(cache)
 main.add_command(export)
+main.add_command(predict)
 main.add_command(submit)
 main.add_command(sweep)
 

@@ -20,8 +20,8 @@ from stillroom.stages.models.exported.student_program import StudentProgram
 from stillroom.stages.pictures.palette import palette
 from stillroom.stages.sources.images import ImagesConfig
 from stillroom.stages.sources.open import SourceConfig, open_source
+from stillroom.stages.train import run_folder
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.files.durable_files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def export_student(
     """
     out = _place(model, to, options.out)
     trained = open_trained(model)
-    about = _about(trained, options.size)
+    about = about_of(trained, options.size)
     frames = _Frames(_source(trained, options.images), about.size, options.frames, on_frames)
     program = StudentProgram(trained.student, about.canvas, about.size)
     content = pack_student(program, about, to)
@@ -112,8 +112,7 @@ def export_student(
             exported = FORMATS[to].open(copy, "cpu")
             comparison = compare(program, exported.run, frames)
         comparison.demand_equal()
-    make_folder(out.parent)
-    write_whole(out.parent, out.name, content)
+    run_folder.write_whole(out, content)
     return ExportResult(out, to, about, len(content), comparison)
 
 
@@ -128,7 +127,8 @@ def _place(model: Path, to: str, out: Path | None) -> Path:
     return out
 
 
-def _about(trained: TrainedStudent, size: tuple[int, int] | None) -> About:
+def about_of(trained: TrainedStudent, size: tuple[int, int] | None = None) -> About:
+    """What is said of a student that takes frames of a size; the canvas's if left out."""
     height, width = trained.config["cache"]["canvas"]
     colours = tuple((red, green, blue) for red, green, blue in palette(trained.classes).tolist())
     canvas = (height, width)

@@ -29,6 +29,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("sweep",),
         ("submit",),
         ("export",),
+        ("predict",),
         ("demo",),
     ],
 )
@@ -147,6 +148,11 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("cache", "info", "nowhere.cache", "--set", "cache.path=x"), "this is a cache"),
         (("eval", "teacher:tiny", "run.toml", "--sheet", "run.toml/x.png"), "folder cannot be"),
         (("eval", ".", "run.toml"), "no run folder"),
+        (
+            ("predict", "nowhere", "run.toml", "--out", "x"),
+            "run.toml: neither an image nor a video",
+        ),
+        (("predict", "nowhere", ".", "--out", "x"), "--out x lies in ."),
         (("export", "nowhere", "--to", "onnx"), "no such run folder or checkpoint"),
         (("export", ".", "--to", "onnx", "--out", "x.pt2"), "expected a name ending in .onnx"),
     ],

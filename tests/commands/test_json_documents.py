@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from stillroom.cli import main
 
@@ -86,6 +87,7 @@ DOCUMENTS = {
         "paths(model last metrics config fingerprints) already_finished"
     ),
     "eval run RUN --limit 2": EVALUATION,
+    "predict run photo.png --out predicted": "out model predicted found skipped films",
     "export run --to safetensors": (
         "path to bytes size canvas classes comparison(frames pixels largest_difference "
         "largest_logit differing_labels wrong_labels)"
@@ -116,6 +118,7 @@ def document(command: str, run_file: Path) -> dict[str, Any]:
 def test_every_document_has_the_keys_that_it_always_had(run_file: Path) -> None:
     with run_file.open("a") as file:
         file.write("adapt = { tiny = { channels = 4, strides = [2, 1, 1], epochs = 1 } }\n")
+    Image.new("RGB", (48, 32)).save(run_file.parent / "photo.png")
     found = {command: keys(document(command, run_file)) for command in DOCUMENTS}
     assert found == DOCUMENTS
     victim = run_file.parent / "street.cache/street/tiny/logits/c.1.0.0.0"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from itertools import permutations
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
-from stillroom.stages.sources.listing import Listing, joined
+from stillroom.stages.sources.listing import Files, Listing, PathPattern, joined
+from stillroom.stages.sources.names import text_of
 from stillroom.stages.sources.source_settings import SourceSettings
 from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ImagesConfig(SourceSettings):
@@ -51,6 +55,19 @@ def open_images(config: ImagesConfig) -> FileSource:
     ids = pa.concat_arrays([each.ids for each in found])
     listing = Listing(ids, joined([each.files for each in found])).ordered()
     return FileSource(listing, config.stated())
+
+
+def open_image_files(paths: Sequence[Path]) -> FileSource:
+    """Open single image files as a source; a frame is named as its file.
+
+    Raises:
+        ConfigError: two files have one name.
+    """
+    ids = text_of(path.name for path in paths)
+    whole = tuple(PathPattern(str(path), len(path.name), "") for path in paths)
+    sizes = pa.array([path.stat().st_size for path in paths], pa.int64())
+    files = Files(whole, pa.array(range(len(paths)), pa.int32()), sizes)
+    return FileSource(Listing(ids, files).ordered(), ImagesConfig(root=tuple(paths)).stated())
 
 
 def _prefixes(roots: list[Path]) -> list[str]:

@@ -184,5 +184,5 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise CacheUnwritable(
             f"{path}: cannot be written ({error.strerror or error}); free some space or make the "
-            "folder writable, and run the same command again: it resumes from the last checkpoint"
+            "folder writable, and run the same command again: it keeps what is whole"
         ) from error

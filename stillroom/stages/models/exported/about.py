@@ -68,6 +68,11 @@ class About:
         return about
 
 
+def is_export(metadata: Mapping[str, str]) -> bool:
+    """Tell whether a file with these metadata is one of `stillroom export`, of any version."""
+    return FORMAT in metadata
+
+
 @dataclass(frozen=True)
 class Exported:
     """An exported student, opened.

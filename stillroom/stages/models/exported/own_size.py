@@ -1,0 +1,46 @@
+"""Labels at a frame's own pixels, whatever size the model takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from stillroom.stages.sources.canvas import to_canvas
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.stages.models.exported.about import Exported
+    from stillroom.stages.sources.source import Frame
+
+
+def labels_of(model: Exported, frame: Frame) -> NDArray[np.uint8]:
+    """Fit a frame into what the model takes, and bring what it says back to the frame's size.
+
+    Returns:
+        (H, W) uint8, classes of the highest logit; logits are resized, bilinear, and not labels
+
+    Raises:
+        FrameError: the frame has no pixels.
+    """
+    fitted = to_canvas(frame, model.about.size)
+    made = model.run(torch.from_numpy(np.ascontiguousarray(fitted.image))[None])
+    size, (height, width) = frame.image.shape[:2], fitted.valid
+    labels = made["labels"][0]
+    if size != model.about.size:
+        labels = _highest(made["logits"][:, :, :height, :width], size)
+    return np.asarray(labels.cpu().numpy(), np.uint8)
+
+
+def _highest(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The class of the highest of the resized logits; of one class after the other, for memory."""
+    labels = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    best = torch.full(size, -torch.inf, device=logits.device)
+    for number, one in enumerate(logits[0]):
+        resized = F.interpolate(one[None, None], size, mode="bilinear")[0, 0]
+        labels[resized > best] = number
+        best = best.maximum(resized)
+    return labels
