@@ -23,7 +23,7 @@ from stillroom.stages.pictures.overlay import overlay, write_legend
 from stillroom.stages.sources.image_files import read_image
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
-from stillroom.storage_specs.errors import ConfigError, FrameError
+from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -183,7 +183,13 @@ class _Writer:
         for clip, inside in clips.items():
             rate = min(inside[0].rate, 240.0)
             path = self._out / f"{clip}.mp4"
-            films.append(write_film(path, self._overlays(inside), frames_per_second=rate))
+            try:
+                films.append(write_film(path, self._overlays(inside), frames_per_second=rate))
+            except ArtifactError as error:
+                raise ConfigError(
+                    f"{path}: {error}; labels and overlays are written: leave --fps out for images "
+                    "of several sizes"
+                ) from error
         return tuple(films)
 
     def _overlays(self, frames: Sequence[InputFrame]) -> Iterator[NDArray[np.uint8]]:

@@ -151,6 +151,13 @@ def test_images_make_a_film_where_a_rate_is_given(run: Path) -> None:
     assert cv2.VideoCapture("out/film.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
+def test_images_of_several_sizes_make_no_film(run: Path, photos: Path) -> None:
+    with pytest.raises(ConfigError, match=r"film\.mp4: .*of one size.*leave --fps out"):
+        predict(run, [photos], Path("out"), fps=5)
+    assert not Path("out/film.mp4").exists()
+    assert predict(run, [photos], Path("out")).found == 3
+
+
 def test_what_cannot_be_predicted_is_named(run: Path, photos: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.onnx: no such model"):
         predict(Path("nowhere.onnx"), [photos], Path("out"))
