@@ -69,6 +69,7 @@ class Actor:
     """An actor as the driver sees it.
 
     Attributes:
+        cpus: that it asked Ray for
         running: by Ray reference, the shards that it has been given
         counted: frames already reported, by shard
         heartbeat: the Ray reference that was asked for, and when; None while none is
@@ -76,6 +77,7 @@ class Actor:
     """
 
     handle: Any
+    cpus: int
     running: dict[Any, ShardWork] = field(default_factory=dict)
     counted: dict[ShardWork, int] = field(default_factory=dict)
     heartbeat: tuple[Any, float] | None = None
@@ -104,12 +106,19 @@ class ActorPool:
             )
         self._start_up_to(shards)
 
-    def grow(self, shards: int) -> None:
-        """Start more actors where the cluster has grown and so many shards still wait."""
+    def follow_cluster(self, shards: int) -> None:
+        """Start more actors where the cluster has grown and so many shards still wait.
+
+        Those that wait for more CPUs than any machine has left ask for fewer.
+        """
         if time.monotonic() - self._looked < LOOK_SECONDS or self._failed_starts >= STARTS:
             return
         self._looked = time.monotonic()
         self._placement = placed(self._run, nodes_of(self._ray), gpu=self._gpu)
+        for reference, actor in tuple(self.starting.items()):
+            if actor.cpus > self._placement.cpus:
+                self._kill(self.starting.pop(reference))
+                self._start()
         self._start_up_to(len(self.actors) + len(self.starting) + shards)
 
     def _start_up_to(self, most: int) -> None:
@@ -127,7 +136,7 @@ class ActorPool:
             max_task_retries=0,
         )(RayWorker)
         handle = remote.remote(self._run, cpus)
-        self.starting[handle.ready.remote()] = Actor(handle)
+        self.starting[handle.ready.remote()] = Actor(handle, cpus)
 
     def add_actor(self, reference: Any) -> None:
         """Take in the actor whose `ready` was answered, if it could start.

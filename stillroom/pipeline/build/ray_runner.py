@@ -90,7 +90,7 @@ class _ShardQueue:
                 for actor in tuple(pool.actors):
                     self._check_progress(actor)
                 pool.check()
-                pool.grow(len(self._waiting))
+                pool.follow_cluster(len(self._waiting))
             return self._quarantined
         finally:
             pool.close()

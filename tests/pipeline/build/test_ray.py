@@ -272,6 +272,31 @@ def test_gpus_that_come_late_are_used_and_asked_for_before(
     assert {work.shard for work in fake.shards} == set(range(30))
 
 
+class Shrinking(FakeRay):
+    """A cluster whose large machine is lost before anything has started there."""
+
+    looks = 0
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.looks += 1
+        gone = {"Alive": self.looks < 3, "Resources": {"CPU": 9}}
+        return [*super().nodes(), gone]
+
+
+def test_a_worker_that_waits_for_a_lost_machine_asks_for_what_is_left(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillroom.pipeline.build.actor_pool.LOOK_SECONDS", 0.0)
+    said = {"heartbeat": [({}, 0.0)], "work": [done], "ready": [NEVER, None]}
+    fake = Shrinking(said, CPU=3)
+    monkeypatch.setattr(
+        "stillroom.pipeline.build.ray_runner.connected", lambda *_: contextlib.nullcontext(fake)
+    )
+    assert run_on_ray(load_run(run_file), list(WORKS), None, lambda _: None) == {}
+    assert [options["num_cpus"] for options in fake.options] == [8, 2]
+    assert fake.killed == 2  # the one that waited, and at the end the other
+
+
 def test_a_teacher_on_the_cpus_of_a_cluster_says_so(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
