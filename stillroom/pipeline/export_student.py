@@ -124,6 +124,8 @@ def _place(model: Path, to: str, out: Path | None) -> Path:
         raise ConfigError(f"--out {out}: expected a name ending in {suffix}, by which it is known")
     if out.is_dir():
         raise ConfigError(f"--out {out}: this is a folder; name a file in it")
+    if out.name == run_folder.MODEL and (out.parent / run_folder.CONFIG).exists():
+        raise ConfigError(f"--out {out}: this is the run's own file; give it another name")
     return out
 
 
@@ -141,7 +143,7 @@ def _source(trained: TrainedStudent, images: Path | None) -> Source:
         return open_source(ImagesConfig(root=images))
     config = trained.config
     (name, stream), *_ = config["train"]["streams"].items()
-    name = config["evaluate"]["source"] if config.get("evaluate") else stream["source"] or name
+    name = config["evaluate"]["source"] if config.get("evaluate") else stream.get("source") or name
     try:
         section: SourceConfig = TypeAdapter(SourceConfig).validate_python(config["sources"][name])
         return open_source(section)

@@ -23,7 +23,7 @@ from stillroom.stages.pictures.overlay import overlay, write_legend
 from stillroom.stages.sources.image_files import read_image
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
-from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
+from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +97,7 @@ def predict(
         else:
             try:
                 writer.write(frame)
-            except FrameError as error:
+            except (FrameError, SourceUnavailable) as error:
                 skipped[frame.name] = str(error)
         on_frames(done, len(frames))
     if len(skipped) == len(frames):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom.cli import main
 from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.run_file.loading import load_run
@@ -182,9 +183,16 @@ def test_frames_come_from_the_run_or_from_a_folder(run: Path, tmp_path: Path) ->
     assert made.comparison.frames == 1
 
 
+def test_the_command_knows_every_format() -> None:
+    (to,) = (option for option in main.commands["export"].params if option.name == "to")
+    assert list(to.type.choices) == list(FORMATS)  # type: ignore[attr-defined]
+
+
 def test_users_mistakes_are_named(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected a name ending in \.pt2"):
         export_student(run, "torch.export", ExportOptions(out=Path("x.onnx")))
+    with pytest.raises(ConfigError, match="this is the run's own file"):
+        export_student(run, "safetensors", ExportOptions(out=run / "model.safetensors"))
     with pytest.raises(ConfigError, match="is no run folder"):
         export_student(Path(), "onnx")
     (run / "model.safetensors").rename("model.safetensors")

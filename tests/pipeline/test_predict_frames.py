@@ -18,14 +18,21 @@ from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.predict_frames import open_model_file, predict
 from stillroom.stages.evaluate.predict import StudentPredictor
+from stillroom.stages.models.exported.about import Exported
 from stillroom.stages.models.exported.formats import FORMATS
 from stillroom.stages.models.exported.own_size import labels_of
 from stillroom.stages.pictures.film import write_film
 from stillroom.stages.pictures.palette import palette
+from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.image_files import read_image
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.upsample import upsample_logits
-from stillroom.storage_specs.errors import ConfigError, WeightsError
+from stillroom.storage_specs.errors import (
+    ArtifactError,
+    ConfigError,
+    SourceUnavailable,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,6 +156,32 @@ def test_images_make_a_film_where_a_rate_is_given(run: Path) -> None:
     done = predict(run, [Path("clip")], Path("out"), fps=5)
     assert done.films == (Path("out/film.mp4"),)
     assert cv2.VideoCapture("out/film.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_a_file_that_is_not_given_now_is_named_and_the_others_go_on(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FileSource.load
+
+    def load(source: FileSource, index: int) -> Frame:
+        if index == 0:
+            raise SourceUnavailable("a.png: permission denied")
+        return whole(source, index)
+
+    monkeypatch.setattr(FileSource, "load", load)
+    done = predict(run, [photos], Path("out"))
+    assert done.predicted == 2
+    assert done.skipped["a"] == "a.png: permission denied"
+
+
+def test_a_model_that_has_diverged_is_refused(run: Path, photos: Path) -> None:
+    model = open_model_file(run)
+
+    def diverged(frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: made / 0 for name, made in model.run(frames).items()}
+
+    with pytest.raises(ArtifactError, match="logits of b are not finite"):
+        labels_of(Exported(model.about, diverged), Frame("b", noise(32, 48)))
 
 
 def test_images_of_several_sizes_make_no_film(run: Path, photos: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stillroom.stages.sources.canvas import to_canvas
+from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +26,15 @@ def labels_of(model: Exported, frame: Frame) -> NDArray[np.uint8]:
 
     Raises:
         FrameError: the frame has no pixels.
+        ArtifactError: the logits are not finite.
     """
     fitted = to_canvas(frame, model.about.size)
     made = model.run(torch.from_numpy(np.ascontiguousarray(fitted.image))[None])
+    if not bool(torch.isfinite(made["logits"]).all()):
+        raise ArtifactError(
+            f"logits of {frame.frame_id} are not finite: the model has diverged; take an earlier "
+            "checkpoint"
+        )
     size, (height, width) = frame.image.shape[:2], fitted.valid
     labels = made["labels"][0]
     if size != model.about.size:
