@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from stillroom.stages.models.teacher import Teacher
 
 
+TEACHER_BATCHES = 8  # of two, in the shards of four of 10 and of 6 frames
+
+
 def teacher_on(device: str, section: dict[str, Any]) -> Teacher:
     return build_teacher(TypeAdapter(TeacherConfig).validate_python({**section, "device": device}))
 
@@ -69,6 +72,11 @@ def test_a_build_writes_the_arrays_that_the_cpu_writes(run_file: Path) -> None:
         assert report.bad_frames == 0
         if device == "cuda":
             assert {"decode", "model", "encode", "commit"} <= set(RECORD.ranges)
+            # Once the model has been looked at, two waits a batch, when the next is under way: for
+            # its seconds, and for the one copy that all of its arrays come by.
+            assert not [where for where in RECORD.waits if where.startswith("stages/cache")]
+            waited = [n for where, n in RECORD.late.items() if "device_copy" in where]
+            assert waited == [TEACHER_BATCHES] * 2
         files = [f for f in path.rglob("c.*") if f.is_file()]
         return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
