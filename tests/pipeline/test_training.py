@@ -36,6 +36,14 @@ def test_a_student_is_trained_from_the_cache_and_scored(built: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_device_that_is_not_there_is_refused(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="train: device = 'cuda', but torch sees no CUDA device"):
+        train_run(load_run(built, ["train.device=cuda"]))
+
+
 def test_the_model_that_is_scored_is_the_one_that_was_trained(built: Path) -> None:
     labels_only = ['terms=[{name="cross_entropy"}]', "train.streams={street={batch=5}}"]
     fast = 'train.optimiser={name="adamw", lr=0.02}'

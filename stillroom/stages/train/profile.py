@@ -33,8 +33,8 @@ ADVICE = {  # by the first word of a part's name
     "jitter": "jitter: raise train.threads, or leave train.jitter out",
     "wait": 'the loader: raise train.threads, or set train.loader = "processes"',
     "copy": "copies to the device: fewer artifacts a frame, or a smaller crop",
-    "forward": 'the student: amp = "bfloat16", compile = true, or a smaller crop or batch',
-    "backward": 'going back through the student and its terms: amp = "bfloat16", compile = true',
+    "forward": 'the student: train.compile, on a GPU train.amp = "bfloat16", or a smaller crop',
+    "backward": 'student and terms: train.compile, on a GPU train.amp = "bfloat16", fewer terms',
     "optimiser": "the update: a larger batch makes it rarer",
     "term": "a term: `stillroom train --check` prints what each costs forward and back",
 }

@@ -228,3 +228,19 @@ def test_a_compiled_student_trains_alike_and_is_exported_under_its_own_names(mak
 
     one, other = (load_file(result.paths["model"]) for result in results)
     assert one.keys() == other.keys()
+
+
+def test_values_on_a_cpu_stay_what_they_were(make_job):
+    """Two streams, an average, clipping and terms that remember: losses of an earlier revision."""
+    terms = (
+        {"name": "cross_entropy"},
+        {"name": "augmented_pixelwise", "teacher": "fpn"},
+        {"name": "holistic", "teacher": "fpn", "weight": 1e-3, "width": 2},
+    )
+    losses = []
+    job = make_job(
+        "run", terms, seed=0, steps=4, ema=0.9, warmup_steps=2, optimiser={"lr": 0.05, "clip": 1.0},
+        on_step=lambda progress: losses.append(progress.loss),
+    )  # fmt: skip
+    train(job)
+    assert losses == pytest.approx([2.8990285, 2.9013338, 2.8660776, 2.7237594], rel=1e-6)
