@@ -62,16 +62,18 @@ def _text(found: ExportResult) -> list[RenderableType]:
 
     about, compared = found.about, found.comparison
     if compared is None:
-        verdict = "not compared with the checkpoint: onnxruntime is not installed"
+        verdict = ["not compared with the checkpoint: onnxruntime is not installed"]
     else:
-        verdict = (
-            f"compared on {compared.frames} frames: largest difference of logits "
-            f"{compared.largest_difference:.1e} (largest logit {compared.largest_logit:.1f}), "
-            f"{compared.differing_labels} of {compared.pixels} labels differ"
-        )
+        verdict = [
+            f"compared with the checkpoint on {compared.frames} frames:",
+            f"  largest difference of logits {compared.largest_difference:.1e}, "
+            f"largest logit {compared.largest_logit:.1f}",
+            f"  {compared.differing_labels:,} of {compared.pixels:,} labels differ, "
+            f"{compared.wrong_labels} where two classes are not level",
+        ]
     height, width = about.size
     return [
         f"{found.path}: {size(found.bytes)}, {len(about.classes)} classes, frames of "
         f"{height}x{width}",
-        verdict,
+        *verdict,
     ]

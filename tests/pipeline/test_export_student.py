@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from stillroom.cli import main
@@ -280,3 +281,14 @@ def test_camvid_is_exported_to_1e_4_and_to_the_last_label(camvid_run: Path, to: 
         level = first - second <= 2e-4  # what a difference of 1e-4 in each may turn round
         assert torch.equal(found["labels"][~level], expected["labels"][~level])
         assert level.float().mean() < 1e-3
+
+
+def test_the_command_prints_the_largest_difference(run: Path) -> None:
+    done = CliRunner().invoke(main, ["export", str(run), "--to", "safetensors", "--frames", "2"])
+    assert done.exit_code == 0, done.stderr
+    head, compared, logits, labels = done.stdout.splitlines()
+    assert head.startswith("run/student.safetensors: ")
+    assert head.endswith("9 classes, frames of 32x48")
+    assert compared == "compared with the checkpoint on 2 frames:"
+    assert "largest difference of logits 0.0e+00, largest logit " in logits
+    assert labels == "  0 of 3,072 labels differ, 0 where two classes are not level"
