@@ -4,14 +4,21 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from stillroom.storage_specs.errors import CacheCorrupt
 from stillroom.storage_specs.manifest import encode_part
+from stillroom.storage_specs.shards import shard_writer
+from stillroom.storage_specs.shards.shard_chunks import chunks_of
 from stillroom.storage_specs.verify import verify_definition, verify_shard
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stillroom.storage_specs.shards.stored_array import StoredArray
 
 OBJECTS = {
     "camvid/fpn/logits": "c.0.0.0.0",
@@ -118,11 +125,18 @@ def test_another_shards_object_of_the_same_length_is_found(
     ],
 )
 def test_values_that_no_encoder_makes_are_found_in_a_sound_object(
-    empty_set: Any, array: str, value: float, says: str
+    empty_set: Any, array: str, value: float, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = empty_set.filled_writer(0)
-    writer._values[f"camvid/fpn/{array}"][2].flat[1] = value
-    writer.commit()
+    frames = iter(range(4))
+
+    def with_value(stored: StoredArray, values: NDArray[Any]) -> tuple[bytes, ...]:
+        if stored.path == f"camvid/fpn/{array}" and next(frames) == 2:
+            values = values.copy()
+            values.flat[1] = value
+        return chunks_of(stored, values)
+
+    monkeypatch.setattr(shard_writer, "chunks_of", with_value)
+    empty_set.filled_writer(0).commit()
     (fault,) = verify_shard(empty_set.set, 0)
     assert (fault.kind, fault.index, fault.array) == ("values", 2, f"camvid/fpn/{array}")
     assert says in fault.message

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64  # bytes; of every tensor
 GRACE_SECONDS = 30.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # that end a training, and reach all its processes
 
 
 class Block(NamedTuple):
@@ -111,7 +112,12 @@ class ProcessFilling:
 
     def fill(self, place: int, epoch: int, frame: int) -> None:
         """Have a frame read into a place; returns before it is."""
-        filling = self._pool.submit(_fill, *self._where, place, epoch, frame)
+        # A process that this begins must not be ended before it can tell signals apart.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            filling = self._pool.submit(_fill, *self._where, place, epoch, frame)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Until it is done the batch's memory serves no other, even if nobody waits for it.
         filling.add_done_callback(partial(_let_go, self._batch))
         self._waiting.append(filling)
@@ -184,6 +190,7 @@ def _begin(datasets: Mapping[str, CacheDataset], parent: int) -> None:
     # Whoever trains ends its step first and saves, even if both are told to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _Process.datasets, _Process.parent, _Process.batches = datasets, parent, {}

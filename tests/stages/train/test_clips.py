@@ -148,8 +148,8 @@ def make_clips_job(make_job, monkeypatch):
     """A job whose loader yields batches made by hand: a stream of single frames, one of clips."""
 
     class ByHand:
-        def __init__(self, datasets, batches, *, steps, start_step=0, **others):
-            self.steps = range(start_step, steps)
+        def __init__(self, job, start_step=0, steps=None):
+            self.steps = range(start_step, job.steps if steps is None else steps)
 
         def __enter__(self):
             return self
@@ -160,8 +160,8 @@ def make_clips_job(make_job, monkeypatch):
         def __iter__(self):
             return ([single_of(step), clips_of(step)] for step in self.steps)
 
-    monkeypatch.setattr(loop, "Loader", ByHand)
-    monkeypatch.setattr(checking, "Loader", ByHand)
+    monkeypatch.setattr(loop, "open_loader", ByHand)
+    monkeypatch.setattr(checking, "open_loader", ByHand)
     streams = {"camvid": {"batch": 6}, "city": {"source": "camvid", "batch": 2}}
 
     def make(run, *sections, **options):

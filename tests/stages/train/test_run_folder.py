@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(owner, name, full)
-    with pytest.raises(CacheUnwritable, match=r"No space left.*resumes"):
+    with pytest.raises(CacheUnwritable, match=r"No space left.*run the same command again"):
         write_whole(tmp_path / "last.pt", b"new")
     assert os.listdir(tmp_path) == ["last.pt"]
     assert (tmp_path / "last.pt").read_bytes() == b"old"
