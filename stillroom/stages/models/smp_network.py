@@ -139,8 +139,10 @@ def classifier_of(network: Any) -> nn.Conv2d:
     return classifier
 
 
-def freeze_idle_layers(network: Any) -> int:
+def freeze_idle_layers(network: Any, *, depth_stated: bool = False) -> int:
     """Take parameters that no output depends on out of training; return how many, and say so.
+
+    Nothing is said where the depth of the encoder was stated: a shallow one is meant then.
 
     A shallow encoder keeps its deeper blocks, for the names of its weights' sake. They would be
     counted as trainable, and data-parallel training would wait for their gradients.
@@ -158,7 +160,7 @@ def freeze_idle_layers(network: Any) -> int:
     for parameter in idle:
         parameter.requires_grad_(False)
     count: int = sum(parameter.numel() for parameter in idle)
-    if count:
+    if count and not depth_stated:
         LOG.warning(
             "%s: %.1f M of its %.1f M parameters never run, since no output depends on them; where "
             "that is not meant, state another encoder_depth (the papers' PSPNet has "

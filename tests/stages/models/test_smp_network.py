@@ -17,6 +17,7 @@ from stillroom.stages.models.smp_network import (
     freeze_idle_layers,
     pad_multiple,
 )
+from stillroom.stages.models.students.smp import SmpStudentConfig, build_smp_student
 from stillroom.storage_specs.errors import ConfigError
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -105,6 +106,15 @@ def test_parameters_that_never_run_are_said(caplog: pytest.LogCaptureFixture) ->
     assert freeze_idle_layers(network) > 8e6
     assert "PSPNet: 10.5 M of its 11.2 M parameters never run" in caplog.text
     assert "encoder_depth = 5" in caplog.text
+
+
+def test_a_shallow_encoder_that_was_asked_for_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    student = SmpStudentConfig(
+        kind="smp", architecture="Unet", encoder="resnet18", encoder_depth=3,
+        options={"decoder_channels": (64, 32, 16)},
+    )  # fmt: skip
+    assert build_smp_student(student, 3).idle_parameters > 8e6
+    assert "never run" not in caplog.text
 
 
 def test_stage_without_channels_is_left_out() -> None:

@@ -68,7 +68,7 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
     normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
     student = Student(network, normalise, num_classes, forward_smp, _classifier_weight)
     student.encoder_fit = fit
-    student.idle_parameters = freeze_idle_layers(network)
+    student.idle_parameters = freeze_idle_layers(network, depth_stated="encoder_depth" in options)
     return student
 
 

@@ -55,7 +55,7 @@ def load_smp(config: SmpTeacherConfig) -> TeacherNetwork:
     network = build_smp(SmpDesign(config.architecture, config.encoder, channels, config.options))
     if config.weights is not None:
         load_smp_weights(network, config.weights, config.weights_key, channels)
-    freeze_idle_layers(network)
+    freeze_idle_layers(network, depth_stated="encoder_depth" in config.options)
     return TeacherNetwork(
         module=network,
         forward=lambda images: forward_smp(network, images),
