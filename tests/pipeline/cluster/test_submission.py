@@ -214,14 +214,14 @@ def test_an_uploaded_job_writes_nothing_below_its_folder(run_file: Path, tmp_pat
 def test_a_ray_job_of_kubernetes(run_file: Path) -> None:
     text = printed(
         "cache", run_file, "--to", "kubernetes", "--image", "registry/stillroom:1", "--nodes", 2,
-        "--claim", "work=/work", "--claim", "data=/data", "--secret", "s3-keys", "--gpus", 4,
-        "--memory", 64, "--folder", "/work/mine", "--namespace", "vision",
+        "--claim", "work=/shared", "--claim", "data=/data", "--secret", "s3-keys", "--gpus", 4,
+        "--memory", 64, "--folder", "/shared/mine", "--namespace", "vision",
     )  # fmt: skip
     job = yaml.safe_load(text)
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["metadata"] == {"name": f"stillroom-cache-{run_file.stem}", "namespace": "vision"}
     assert job["spec"]["entrypoint"] == (
-        f"env -C /work/mine python -m stillroom cache build {run_file} --runner ray"
+        f"env -C /shared/mine python -m stillroom cache build {run_file} --runner ray"
     )
     cluster = job["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
@@ -232,7 +232,7 @@ def test_a_ray_job_of_kubernetes(run_file: Path) -> None:
     assert worker["resources"]["limits"] == {"cpu": "4", "memory": "64Gi", "nvidia.com/gpu": "4"}
     assert worker["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
     assert worker["volumeMounts"] == [
-        {"name": "work", "mountPath": "/work"}, {"name": "data", "mountPath": "/data"},
+        {"name": "work", "mountPath": "/shared"}, {"name": "data", "mountPath": "/data"},
     ]  # fmt: skip
 
 
