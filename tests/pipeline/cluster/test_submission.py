@@ -163,6 +163,25 @@ def test_a_refusal_names_the_jobs_that_were_taken(
     assert "jobs 55 were taken" in done.stderr
 
 
+def test_a_folder_for_logs_that_cannot_be_made_is_said(
+    run_file: Path, programs: Path, tmp_path: Path
+) -> None:
+    put_program(programs, "sbatch", "#!/bin/bash\necho 1\n")
+    (tmp_path / "slurm").write_text("a file")
+    done = submit("train", run_file, "--to", "slurm")
+    assert done.exit_code == 2
+    assert "cannot be made (File exists)" in done.stderr
+
+
+def test_a_folder_that_does_not_hold_the_file_is_said(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    asked = ("train", run_file.name, "--to", "slurm", "--print", "--folder")
+    done = submit(*asked, tmp_path / "elsewhere")
+    assert done.exit_code == 2
+    assert f"it holds no {run_file.name}" in done.stderr
+    assert submit(*asked, tmp_path).exit_code == 0
+
+
 def test_a_build_over_nodes_starts_one_ray(run_file: Path, programs: Path) -> None:
     python = put_program(programs, "python", WRITES_ARGUMENTS)
     put_program(programs, "scontrol", "#!/bin/bash\nprintf 'node1\\nnode2\\nnode3\\n'\n")

@@ -83,7 +83,7 @@ def load_job(
         python: the running interpreter if left out
 
     Raises:
-        ConfigError: faults of the file; several nodes for what uses one.
+        ConfigError: faults of the file; a folder without it; several nodes for what uses one.
     """
     from stillroom.pipeline.run_file.loading import load_run
     from stillroom.pipeline.sweep.file import load_sweep
@@ -93,6 +93,12 @@ def load_job(
             f"--nodes {resources.nodes}: only `submit cache` spreads over several machines; a "
             "student trains on one, and the students of a sweep are jobs of their own on Slurm"
         )
+    place = folder.absolute()
+    if place.is_dir() and not (place / file).is_file():  # elsewhere only the cluster can look
+        raise ConfigError(
+            f"--folder {place}: it holds no {file}, which the command would name from there; give "
+            "the file by its absolute path, or as it lies in that folder"
+        )
     trials: tuple[tuple[str, ...], ...] = ()
     if command == "sweep":
         sweep = load_sweep(file, overrides, ())
@@ -100,7 +106,6 @@ def load_job(
         trials = _trials(sweep)
     else:
         _demand_sections(command, load_run(file, overrides))
-    place = folder.absolute()
     return Job(command, file, tuple(overrides), place, python or sys.executable, resources, trials)
 
 

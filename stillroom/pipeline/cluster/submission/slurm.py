@@ -69,14 +69,21 @@ def submit(job: Job, parts: Sequence[Script]) -> list[str]:
     """Hand the scripts to sbatch; return the ids of the jobs.
 
     Raises:
-        ConfigError: there is no sbatch here, or it refuses one; those before it were taken.
+        ConfigError: there is no sbatch here, no folder for its logs, or it refuses a script;
+            those before it were taken.
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
             "sbatch: not found; run this on a login node of the cluster, or take the scripts of "
             "--print there"
         )
-    (job.folder / LOGS).mkdir(parents=True, exist_ok=True)
+    try:
+        (job.folder / LOGS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{job.folder / LOGS}: Slurm's logs need this folder, and it cannot be made "
+            f"({error.strerror}); give a --folder that this machine and the nodes share"
+        ) from error
     ids: list[str] = []
     for part in parts:
         waits = [f"--dependency={part.after}:{ids[-1]}"] if part.after and ids else []
