@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from stillroom.storage_specs.codecs.codec import (
-    UNIT_SLACK,
     Array,
     Codec,
     Encoded,
     Example,
     Side,
-    check_within,
-    finite_float32,
 )
+from stillroom.storage_specs.codecs.quantised import probabilities, probability_bound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,9 +37,7 @@ class Floor(Codec):
 
     def encode(self, x: Array) -> Encoded:
         """Round down; ArtifactError outside 0..1 (but for float32's last digits)."""
-        floats = finite_float32(x)
-        check_within(floats, -UNIT_SLACK, 1 + UNIT_SLACK, "codec floor holds 0 to 1")
-        floats = np.clip(floats, 0, 1)
+        floats = probabilities(x, self.name)
         steps = (floats * np.float32(STEPS)).astype(np.uint8)
         # The product is rounded, and may have come one step too far, or stopped one short.
         steps -= VALUES[steps] > floats
@@ -55,6 +51,4 @@ class Floor(Codec):
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """A step, and what lies outside 0..1."""
-        floats = finite_float32(x)
-        outside = np.maximum(np.maximum(-floats, floats - 1), 0)
-        return (outside + np.float32(1 / STEPS + 2.0**-22)).astype(np.float32)
+        return probability_bound(x, 1 / STEPS)

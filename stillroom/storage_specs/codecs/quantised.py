@@ -96,6 +96,20 @@ class Byte(Codec):
         return per_channel(bound.astype(np.float32), floats)
 
 
+def probabilities(x: Array, codec: str) -> NDArray[np.float32]:
+    """The values as float32 within 0..1; ArtifactError outside (but for float32's last digits)."""
+    floats = finite_float32(x)
+    check_within(floats, -UNIT_SLACK, 1 + UNIT_SLACK, f"codec {codec} holds 0 to 1")
+    return np.clip(floats, 0, 1)
+
+
+def probability_bound(x: Array, error: float) -> NDArray[np.float32]:
+    """The error of a codec of probabilities, and what lies outside 0..1."""
+    floats = finite_float32(x)
+    outside = np.maximum(np.maximum(-floats, floats - 1), 0)
+    return (outside + np.float32(error + 2.0**-22)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Unit(Codec):
     """Probabilities in uint8 steps of 1/255."""
@@ -106,9 +120,7 @@ class Unit(Codec):
 
     def encode(self, x: Array) -> Encoded:
         """Round to the nearest step; ArtifactError outside 0..1 (but for float32's last digits)."""
-        floats = finite_float32(x)
-        check_within(floats, -UNIT_SLACK, 1 + UNIT_SLACK, "codec unit holds 0 to 1")
-        steps = np.rint(np.clip(floats, 0, 1) * np.float32(255))
+        steps = np.rint(probabilities(x, self.name) * np.float32(255))
         return Encoded(steps.astype(np.uint8), {})
 
     def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
@@ -118,9 +130,7 @@ class Unit(Codec):
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step, and what lies outside 0..1."""
-        floats = finite_float32(x)
-        outside = np.maximum(np.maximum(-floats, floats - 1), 0)
-        return (outside + np.float32(0.5 / 255 + 2.0**-22)).astype(np.float32)
+        return probability_bound(x, 0.5 / 255)
 
 
 @dataclass(frozen=True)
