@@ -10,8 +10,8 @@ import click
 
 from stillroom.commands.cache_tools import TOOLS
 from stillroom.commands.options import (
+    ADDRESS,
     JSON,
-    RAY,
     SOURCE,
     example,
     print_result,
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 def _with_build_options(command: Command) -> Command:
     for option in (
         JSON,
-        click.option(
-            "--address", metavar="HOST:PORT", help="An existing Ray cluster; implies --runner ray."
-        ),
+        ADDRESS,
         click.option(
             "--runner", type=click.Choice(["inline", "ray"]), default="inline", show_default=True,
-            help="In this process, or by Ray actors; both write the same bytes.",
+            help="In this process, or by Ray actors, as always with --address; the bytes are the "
+            "same.",
         ),
         click.option(
             "--dry-run", is_flag=True, help="Print frames, bytes and minutes; write nothing."
@@ -116,7 +115,7 @@ def info(folder: Path | str, bad: bool, as_json: bool) -> None:
 @cache.command(epilog=example("stillroom cache verify runs/camvid.cache"))
 @with_cache
 @click.option("--repair", is_flag=True, help="Withdraw what is damaged, to be built again.")
-@RAY
+@ADDRESS
 @JSON
 def verify(folder: Path | str, as_json: bool, **options: Any) -> None:
     """Check every committed byte: checksums, ranges, coverage. Exit code 1: faults found."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stillroom.commands.options import (
+    ADDRESS,
     JSON,
-    RAY,
     SOURCE,
     example,
     print_result,
@@ -65,9 +65,9 @@ def fidelity(run: RunConfig, as_json: bool, **options: Any) -> None:
     help="Where those of the features go: .npz or .safetensors.",
 )  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw charts as a PNG.")
-@RAY
+@ADDRESS
 @JSON
-def stats(folder: Path | str, ray_address: str | None, as_json: bool, **options: Any) -> None:
+def stats(folder: Path | str, address: str | None, as_json: bool, **options: Any) -> None:
     """Count classes, confidence, and what each threshold would keep, and how right that is."""
     from stillroom.commands import progress
     from stillroom.commands.show import measures
@@ -76,7 +76,7 @@ def stats(folder: Path | str, ray_address: str | None, as_json: bool, **options:
     request = StatsRequest(**options)
     with progress.Bars("shards") as bars:
         on_shard = bars.counter(f"stats {folder}")
-        found = measure_stats(folder, request, ray_address=ray_address, on_shard=on_shard)
+        found = measure_stats(folder, request, address=address, on_shard=on_shard)
     print_result(found.to_dict(), measures.stats(found), as_json)
 
 
@@ -124,7 +124,7 @@ def adapt(run: RunConfig, as_json: bool) -> None:
     help="Store one artifact otherwise, e.g. --codec logits=half.",
 )  # fmt: skip
 @click.option("--shard-frames", type=click.IntRange(min=1), help="Frames in a shard.")
-@RAY
+@ADDRESS
 @JSON
 def transcode(
     cache_path: str,
@@ -132,7 +132,7 @@ def transcode(
     preset: str | None,
     codecs: tuple[str, ...],
     shard_frames: int | None,
-    ray_address: str | None,
+    address: str | None,
     as_json: bool,
 ) -> None:
     """Write the same frames in another tier, other codecs or other shards. Resumes.
@@ -147,7 +147,7 @@ def transcode(
     change = Change(preset, settings_of(codecs, "--codec"), shard_frames)
     with progress.Bars("shards") as bars:
         on_shard = bars.counter(f"transcode {cache_path}")
-        found = transcode_cache(cache_path, out, change, ray_address=ray_address, on_shard=on_shard)
+        found = transcode_cache(cache_path, out, change, address=address, on_shard=on_shard)
     document = {"cache": out, "sets": [asdict(one) for one in found]}
     print_result(document, changes.transcoded(out, found), as_json)
 
@@ -156,7 +156,9 @@ def transcode(
 @click.argument("cache_path", metavar="CACHE")
 @click.argument("out", metavar="OUT")
 @SOURCE
-@click.option("--set", "set_name", help='Only this set, "frames" or a teacher; else all.')
+@click.option(
+    "--only", "set_name", metavar="SET", help='Only this set, "frames" or a teacher; else all.'
+)
 @JSON
 def copy(cache_path: str, out: str, as_json: bool, **options: Any) -> None:
     """Copy a cache, every object checked against its checksum on the way. Resumes."""

@@ -24,10 +24,10 @@ SET = click.option(
     help="Override one key of the run file, e.g. --set train.seed=1 or --set terms.1.weight=2.",
 )
 SOURCE = click.option("--source", help="Only this source; all of them if left out.")
-RAY = click.option(
-    "--ray-address",
+ADDRESS = click.option(
+    "--address",
     metavar="HOST:PORT",
-    help="Spread the shards over a Ray cluster whose machines see the cache at the same path.",
+    help="Work on this Ray cluster, whose machines see every file at the same path.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -38,6 +39,30 @@ def test_every_command_explains_itself_with_an_example(command: tuple[str, ...])
     assert shown.exit_code == 0
     if command not in ((), ("cache",)):
         assert "Example:\n    stillroom" in shown.stdout
+
+
+def commands_of(group: click.Group, *before: str) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands_of(command, *before, name)
+        else:
+            found[" ".join((*before, name))] = command
+    return found
+
+
+@pytest.mark.parametrize("flag", ["--set", "--source", "--address", "--json"])
+def test_an_option_means_the_same_in_every_command(flag: str) -> None:
+    facts = {
+        name: (option.name, option.type.name, option.is_flag, option.multiple, option.help)
+        for name, command in commands_of(main).items()
+        for option in command.params
+        if isinstance(option, click.Option) and flag in option.opts
+    }
+    if flag == "--address":  # a job is handed to the dashboard, which listens at a port of its own
+        assert facts.pop("submit")[:4] == ("address", "text", False, False)
+    assert len(facts) > 3
+    assert len(set(facts.values())) == 1, facts
 
 
 def test_help_imports_nothing_heavy() -> None:

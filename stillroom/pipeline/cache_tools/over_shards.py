@@ -21,7 +21,7 @@ def over_shards(
     shards: Mapping[ArtifactSet, Iterable[int]],
     on_shard: OnShard = lambda done, total: None,
     *,
-    ray_address: str | None = None,
+    address: str | None = None,
 ) -> dict[ArtifactSet, list[Result]]:
     """Call `work(set, shard)` for all shards; return the results by set, in the order of shards.
 
@@ -29,16 +29,16 @@ def over_shards(
 
     Args:
         on_shard: called with (shards done, shards in all), from several threads
-        ray_address: of a cluster whose machines all see the cache under the same path, or "local"
+        address: of a cluster whose machines all see the cache under the same path, or "local"
 
     Raises:
         ConfigError: nothing answers at that address.
     """
     pairs = [(target, shard) for target, numbers in shards.items() for shard in numbers]
-    if ray_address is None:
+    if address is None:
         results = _on_threads(work, pairs, on_shard)
     else:
-        results = _on_ray(work, pairs, on_shard, ray_address)
+        results = _on_ray(work, pairs, on_shard, address)
     found: dict[ArtifactSet, list[Result]] = {target: [] for target in shards}
     for (target, _), result in zip(pairs, results, strict=True):
         found[target].append(result)

@@ -79,13 +79,13 @@ def measure_stats(
     folder: Path | str,
     request: StatsRequest,
     *,
-    ray_address: str | None = None,
+    address: str | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> StatsReport:
     """Count what every teacher's set of a cache holds, over the committed and usable frames.
 
     Args:
-        ray_address: work on a Ray cluster whose machines see `folder`
+        address: work on a Ray cluster whose machines see `folder`
 
     Raises:
         CacheIncomplete: there is no teacher's set, or nothing of it is committed.
@@ -93,7 +93,7 @@ def measure_stats(
     """
     out, plot = request.out, request.plot
     _check_files(request.array, out, plot)
-    cache = Cache.open(folder if ray_address is None else absolute(folder))
+    cache = Cache.open(folder if address is None else absolute(folder))
     targets = _chosen(cache, request)
     shards = {one: sorted(one.committed()) for one in targets if one.committed()}
     if not shards:
@@ -103,7 +103,7 @@ def measure_stats(
         {(one.source, one.name): labels_of(cache, one) for one in shards},
         {(one.source, one.name): confidence_of(cache, one) for one in shards},
     )
-    pieces = over_shards(counter, shards, on_shard, ray_address=ray_address)
+    pieces = over_shards(counter, shards, on_shard, address=address)
     # In the order of the shards: the same sums whichever was ready first.
     sets = tuple(
         counter.result(one, reduce(lambda a, b: a.merge(b), found)) for one, found in pieces.items()

@@ -101,13 +101,13 @@ def transcode_cache(
     out: Path | str,
     change: Change,
     *,
-    ray_address: str | None = None,
+    address: str | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[SetTranscoded]:
     """Write the frames of a cache into another one; running it again does what is missing.
 
     Args:
-        ray_address: of a cluster whose machines see both caches
+        address: of a cluster whose machines see both caches
 
     Raises:
         CacheIncomplete: there is no cache at `folder`.
@@ -117,7 +117,7 @@ def transcode_cache(
     """
     if change == Change():
         raise ConfigError("nothing to change: name a --preset, a --codec or --shard-frames")
-    if ray_address is not None:
+    if address is not None:
         folder, out = absolute(folder), absolute(out)
     if absolute(out) == absolute(folder):
         raise ConfigError(f"{out}: this is the cache that is read; name another folder")
@@ -131,7 +131,7 @@ def transcode_cache(
     sources = {(one.before.source, one.before.name): one.before for one in changes}
     for before in sources.values():
         before.watch()
-    over_shards(partial(_transcode_shard, sources), shards, on_shard, ray_address=ray_address)
+    over_shards(partial(_transcode_shard, sources), shards, on_shard, address=address)
     return [
         one.report(target, before=len(committed[target]), now=len(shards[target]))
         for target, one in targets.items()

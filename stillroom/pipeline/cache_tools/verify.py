@@ -100,7 +100,7 @@ def verify_cache(
     on_shard: Callable[[int, int], None] = lambda done, total: None,
     *,
     repair: bool = False,
-    ray_address: str | None = None,
+    address: str | None = None,
 ) -> VerifyReport:
     """Check bytes, checksums, value ranges and coverage of a whole cache.
 
@@ -111,7 +111,7 @@ def verify_cache(
         on_shard: called with (shards done, shards in all), from several threads
         repair: withdraw every damaged shard and set, so that the next build makes them again, and
             write again what follows from a definition; nothing else is touched
-        ray_address: check the shards as tasks of a Ray cluster, whose machines must see `path`
+        address: check the shards as tasks of a Ray cluster, whose machines must see `path`
 
     Raises:
         CacheIncomplete: there is no cache at `path`.
@@ -119,10 +119,10 @@ def verify_cache(
         CacheUnwritable: a repair may not write there.
     """
     # The tasks of a Ray cluster have another working folder.
-    cache, damaged = _open(path if ray_address is None else absolute(path))
+    cache, damaged = _open(path if address is None else absolute(path))
     targets, found = _open_sets(cache)
     shards = {target: range(target.shards) for target in targets.values()}
-    results = over_shards(check_shard, shards, on_shard, ray_address=ray_address)
+    results = over_shards(check_shard, shards, on_shard, address=address)
     of_shards = (fault for per_set in results.values() for each in per_set for fault in each)
     for fault in (*of_shards, *_pixel_faults(targets)):
         found[fault.source, fault.set_name].append(fault)

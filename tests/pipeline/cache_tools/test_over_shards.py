@@ -69,12 +69,12 @@ def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None
     def name(target: ArtifactSet, shard: int) -> tuple[str, str, int]:
         return target.source, target.name, shard  # a closure travels by value
 
-    assert over_shards(name, shards, ray_address="local") == over_shards(named, shards)
+    assert over_shards(name, shards, address="local") == over_shards(named, shards)
     with pytest.raises(ConfigError, match="frames 0"):
-        over_shards(fail, {targets[0]: [0]}, ray_address="local")
+        over_shards(fail, {targets[0]: [0]}, address="local")
     victim = Path(targets[0].place) / "street/tiny/logits/c.1.0.0.0"
     content = bytearray(victim.read_bytes())
     content[40] ^= 4
     victim.write_bytes(content)
-    report = verify_cache(targets[0].place, ray_address="local")
+    report = verify_cache(targets[0].place, address="local")
     assert {fault.shard for fault in report.faults} == {1}

@@ -113,7 +113,7 @@ def test_statistics_do_not_depend_on_sharding(run_file: Path) -> None:
 def test_ray_counts_what_threads_count(run_file: Path) -> None:
     build(load_run(run_file))
     here = measure_stats(Path("street.cache"), StatsRequest())
-    there = measure_stats(Path("street.cache"), StatsRequest(), ray_address="local")
+    there = measure_stats(Path("street.cache"), StatsRequest(), address="local")
     assert [one.to_dict() for one in here.sets] == [one.to_dict() for one in there.sets]
 
 

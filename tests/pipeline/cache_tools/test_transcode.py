@@ -120,7 +120,7 @@ def test_it_resumes_and_waits_for_frames_that_are_not_cached(run_file: Path) -> 
 def test_ray_writes_what_threads_write(run_file: Path, artifact_bytes: Bytes) -> None:
     build(load_run(run_file))
     transcode_cache(STREET, OUT, Change("compact"))
-    transcode_cache(STREET, Path("ray.cache"), Change("compact"), ray_address="local")
+    transcode_cache(STREET, Path("ray.cache"), Change("compact"), address="local")
     assert artifact_bytes(OUT) == artifact_bytes(Path("ray.cache"))
 
 
