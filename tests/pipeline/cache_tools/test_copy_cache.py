@@ -100,7 +100,7 @@ def test_a_place_that_holds_something_else_is_refused(run_file: Path) -> None:
 
 def test_the_command_copies(run_file: Path) -> None:
     stillroom("cache", "build", run_file)
-    said = stillroom("cache", "copy", STREET, OUT, "--set", "frames")
+    said = stillroom("cache", "copy", STREET, OUT, "--only", "frames")
     assert said.exit_code == 0, said.stderr
     assert "street/frames" in said.stdout
     again = stillroom("cache", "copy", STREET, OUT, "--json")
