@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stillroom import __version__
 from stillroom.commands.cache import cache
 from stillroom.commands.export import export
 from stillroom.commands.options import JSON, SET, example, print_result, with_run
@@ -18,6 +17,8 @@ from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError
+from stillroom.storage_specs.extras import EXTRAS, how_to_install
+from stillroom.version import __version__
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
@@ -30,13 +31,19 @@ TOLD = (  # what was taken from a model's files: users see it
 
 
 class _Commands(click.Group):
-    """A group whose commands end with one message and exit code 2 on a StillroomError."""
+    """A group whose commands end with one message and exit code 2 on what users can mend."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except StillroomError as error:
             click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            what = f"this needs the package {error.name}, which is not installed"
+            click.echo(f"error: {what}; {how_to_install(error.name)}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             click.echo(

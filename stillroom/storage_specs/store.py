@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import stillroom
 from stillroom.storage_specs.alike_paths import refuse_alike
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
 from stillroom.storage_specs.artifacts import FRAMES
@@ -35,6 +34,7 @@ from stillroom.storage_specs.layout import (
     teacher_of,
 )
 from stillroom.storage_specs.shards.zarr_arrays import array_json
+from stillroom.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -254,7 +254,7 @@ class Cache:
 
 def root_json() -> bytes:
     """The zarr.json of the cache itself, as this stillroom writes it."""
-    by = f"stillroom {stillroom.__version__}"
+    by = f"stillroom {__version__}"
     return group_json({"format_version": FORMAT_VERSION, "created_by": by})
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.pipeline.run_file.loading import load_run
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.object_store import place_of
 from stillroom.storage_specs.manifest import PairRow, bad_labels, bad_rows
@@ -60,6 +59,9 @@ def cache_folder(place: str | Path, overrides: Sequence[str] = ()) -> Path | str
     """
     path = place_of(place)
     if isinstance(path, Path) and path.suffix == ".toml":
+        # Run files name networks; a cache by itself is read without torch.
+        from stillroom.pipeline.run_file.loading import load_run
+
         return load_run(path, overrides).cache.path
     if overrides:
         raise ConfigError(f"{path}: --set changes a run file, and this is a cache")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom import __version__
 from stillroom.stages.models.safetensors_file import pack
 from stillroom.stages.train.ema import Ema
 from stillroom.stages.train.metrics import Window
@@ -19,6 +18,7 @@ from stillroom.stages.train.optimiser import build_optimiser
 from stillroom.stages.train.run_folder import LAST, write_whole
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.fingerprint import plain
+from stillroom.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

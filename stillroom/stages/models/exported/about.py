@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom import __version__
 from stillroom.storage_specs.errors import WeightsError
+from stillroom.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

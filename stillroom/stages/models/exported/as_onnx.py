@@ -16,6 +16,7 @@ from torch import nn
 from stillroom.stages.models.exported.about import About, Exported
 from stillroom.stages.models.teachers.onnx import CUDA, open_session
 from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.extras import how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,7 @@ def _package(name: str, purpose: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{purpose} needs the package {name}; pip install {name}") from error
+        raise ConfigError(f"{purpose} needs the package {name}; {how_to_install(name)}") from error
 
 
 class _InOrder(nn.Module):

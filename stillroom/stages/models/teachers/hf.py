@@ -24,6 +24,7 @@ from stillroom.stages.models.teachers.hf_processor import (
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite, weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
+from stillroom.storage_specs.extras import how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +165,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            "teachers of kind 'hf' need transformers; pip install stillroom[hf]"
+            f"teachers of kind 'hf' need transformers; {how_to_install('transformers')}"
         ) from error
     processor: dict[str, Any] = {}
     with suppress(WeightsError):  # the section says all by itself, or `completed` had raised

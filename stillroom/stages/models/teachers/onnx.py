@@ -17,6 +17,7 @@ from stillroom.stages.models.teachers.program import (
 from stillroom.stages.models.weights import weights_sha256
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError, WeightsError
+from stillroom.storage_specs.extras import how_to_install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +77,8 @@ def load_onnx(config: OnnxTeacherConfig) -> TeacherNetwork:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(
-            "teachers of kind 'onnx' need onnxruntime; pip install stillroom[onnx], or "
-            "onnxruntime-gpu to run them on a GPU"
+            f"teachers of kind 'onnx' need onnxruntime; {how_to_install('onnxruntime')}, or "
+            "`pip install onnxruntime-gpu` to run them on a GPU"
         ) from error
     device = _device(onnxruntime, config)
     network = _OnnxNetwork(open_session(onnxruntime, config.path, device), config)

@@ -10,9 +10,9 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from stillroom import __version__
 from stillroom.stages.models.safetensors_file import pack, unpack
 from stillroom.storage_specs.errors import ConfigError, WeightsError
+from stillroom.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

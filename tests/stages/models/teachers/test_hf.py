@@ -141,7 +141,7 @@ def test_absent_transformers_names_the_extra(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"pip install stillroom\[hf\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[hf\]"):
         build_teacher(config(model_folder))
 
 

@@ -194,5 +194,5 @@ def test_absent_onnxruntime_names_the_extra(
 ) -> None:
     (tmp_path / "net.onnx").write_bytes(b"something")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"pip install stillroom\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[onnx\]"):
         build_teacher(config(tmp_path / "net.onnx"))
