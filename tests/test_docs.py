@@ -16,7 +16,8 @@ import stillroom
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.sections import RunConfig
-from stillroom.pipeline.sweep.file import SweepConfig, load_sweep
+from stillroom.pipeline.sweep.file import load_sweep
+from stillroom.pipeline.sweep.sweep_settings import SweepConfig
 from stillroom.stages.train.losses.table import LOSSES
 from stillroom.stages.train.objective_checks import needs_triplets
 from stillroom.storage_specs.errors import StillroomError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillroom.commands.show.grid import grid
-from stillroom.pipeline.sweep.tables import by_class, explained, summary
+from stillroom.pipeline.sweep.tables import best, by_class, explained, summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,7 +57,7 @@ def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
     """
     tables = [summary(found.sweep, found.rows), *([by_class(found.rows)] if per_class else [])]
     parts: list[RenderableType] = [part for table in tables for part in (grid(*table), "")]
-    parts += [explained(found.sweep), *_unscored(found.sweep)]
+    parts += [*best(found.sweep, found.rows), explained(found.sweep), *_unscored(found.sweep)]
     return [*parts, *map(str, found.files)]
 
 

@@ -28,7 +28,8 @@ def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
     shown = [row for row in rows if row.students]
     with chart(path, WIDTH, len(shown) * STEP + 80, f"{sweep.file.stem}: test mIoU") as figure:
         axes = figure.subplots()
-        words = f"a dot a seed, a stroke for the mean; the line: {sweep.baseline}"
+        words = "a dot a seed, a stroke for the mean"
+        words += "" if sweep.baseline is None else f"; the line: {sweep.baseline}"
         axes.set_title(fitted(words, WIDTH / 2), color=FAINT, fontweight="normal")
         _draw_dots(axes, shown, sweep.baseline, _colours(rows))
     return path
@@ -39,7 +40,9 @@ def _colours(rows: Sequence[Row]) -> dict[str, str]:
     return series_colours([row.name for row in rows])
 
 
-def _draw_dots(axes: Axes, rows: Sequence[Row], baseline: str, colours: Mapping[str, str]) -> None:
+def _draw_dots(
+    axes: Axes, rows: Sequence[Row], baseline: str | None, colours: Mapping[str, str]
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     values = [student.miou for row in rows for student in row.students]

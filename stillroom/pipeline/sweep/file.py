@@ -4,81 +4,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
+from stillroom.pipeline.sweep.sweep_settings import SweepConfig, slug
 from stillroom.stages.class_lists import agree, numbered
-from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from stillroom.pipeline.run_file.sections import RunConfig
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Of all variants: one cache, one test.
 SHARED = ("sources", "teachers", "flows", "cache", "evaluate")
 OWN = {"train.path": "`path` of the sweep", "train.seed": "`seeds` of the sweep"}
 RECORD = "sweep.json"
-
-
-class SweepConfig(Settings):
-    """A whole sweep file.
-
-    Attributes:
-        run: the run file that variants change
-        path: folder of the students' run folders, and of the table
-        seeds: each variant is trained with each of them
-        parallel: students trained at a time, each in a process of its own
-        threads: torch threads of each
-        baseline: the variant that others are compared with; the first one if left out
-        set: keys of the run file, changed for all variants
-        variants: by name, the keys of the run file that they change, dotted as in --set
-    """
-
-    run: Path
-    path: Path
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    parallel: int = Field(default=1, gt=0)
-    threads: int = Field(default=1, gt=0)
-    baseline: str | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
-    variants: dict[str, dict[str, Any]] = Field(min_length=1)
-
-    @field_validator("run", "path")
-    @classmethod
-    def _home(cls, path: Path) -> Path:
-        try:
-            return path.expanduser()
-        except RuntimeError as error:
-            raise ConfigError(f"it begins with ~: {error}") from error
-
-    @field_validator("seeds")
-    @classmethod
-    def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError("a seed is named twice")
-        return seeds
-
-    @field_validator("variants")
-    @classmethod
-    def _each_has_a_folder(cls, variants: dict[str, Any]) -> dict[str, Any]:
-        named: dict[str, str] = {}
-        for name in variants:
-            folder = slug(name)
-            if not folder:
-                raise ConfigError(f"{name!r} has no letter and no digit to name a folder by")
-            if folder in named:
-                raise ConfigError(
-                    f"{named[folder]!r} and {name!r} would share the folders {folder}-seed*"
-                )
-            named[folder] = name
-        return variants
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +71,7 @@ class Sweep:
         overrides: what the command line sets for all variants, as KEY=VALUE
         run: the run file with what is set for all variants: the cache that all of them read
         run_text: the run file as it was written
+        variants: those of the file at every point of its search, with the keys that they change
         teachers, students: the trials, in this order; students seed by seed
         unscored: teachers of other classes than the labels that students are scored on
     """
@@ -135,14 +81,15 @@ class Sweep:
     overrides: tuple[str, ...]
     run: RunConfig
     run_text: str
+    variants: Mapping[str, Mapping[str, Any]]
     teachers: tuple[Trial, ...]
     students: tuple[Trial, ...]
     unscored: tuple[str, ...] = ()
 
     @property
-    def baseline(self) -> str:
-        """The variant that others are compared with."""
-        return self.config.baseline or next(iter(self.config.variants))
+    def baseline(self) -> str | None:
+        """The variant that others are compared with; a point of a search only if it is named."""
+        return self.config.baseline or (None if self.config.search else next(iter(self.variants)))
 
     @property
     def has_video(self) -> bool:
@@ -163,7 +110,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     config = _config(path, seeds)
     document = read_toml(config.run, "run file")
     run_text = config.run.read_text(encoding="utf8")
-    faults = [*_wrong_baseline(config), *_forbidden("set", config.set, ())]
+    variants = config.trained
+    faults = [*_wrong_baseline(config, variants), *_wrong_keys(config)]
     faults += [f"set.{fault}" for fault in _changed(document, config.set)]
     override(document, overrides)
     named = {each.partition("=")[0] for each in overrides}
@@ -173,10 +121,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     if run is not None and run.evaluate is None:
         faults.append(f"{config.run}: evaluate: required here, with a labelled source to score on")
     students: list[Trial] = []
-    for name, changes in config.variants.items():
-        found, more = _variant(config, document, name)
-        faults += _forbidden(f"variants.{name!r}", changes, SHARED)
-        faults += [f"variants.{name!r}.{fault}" for fault in more if fault not in wrong]
+    section, known = "variants" if config.variants else "search", set(wrong)
+    for name, changes in variants.items():
+        found, more = _variant(config, document, name, changes)
+        faults += [f"{section}.{name!r}.{fault}" for fault in more if fault not in known]
+        known |= set(more) if config.search else set()  # else each point would repeat it
         students += found
     if faults or run is None:
         raise ConfigError(f"{path}: {listing(faults)}")
@@ -188,7 +137,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
         for name in scored
     )
     unscored = tuple(name for name in run.teachers if name not in scored)
-    return Sweep(path, config, tuple(overrides), run, run_text, teachers, tuple(students), unscored)
+    return Sweep(
+        path, config, tuple(overrides), run, run_text, variants, teachers, tuple(students), unscored
+    )
 
 
 def _can_be_scored(name: str, run: RunConfig) -> bool:
@@ -208,17 +159,10 @@ def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
         raise ConfigError(f"{path}: {listing(describe(error, SweepConfig))}") from error
 
 
-def slug(name: str) -> str:
-    """Turn the name of a variant into that of a folder."""
-    kept = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-    return "-".join(part for part in kept.split("-") if part)
-
-
 def _variant(
-    config: SweepConfig, document: Mapping[str, Any], name: str
+    config: SweepConfig, document: Mapping[str, Any], name: str, changes: Mapping[str, Any]
 ) -> tuple[list[Trial], list[str]]:
     """Return a variant's students, one a seed, and its faults."""
-    changes = config.variants[name]
     mine = copy.deepcopy(dict(document))
     faults = _changed(mine, changes)
     found = []
@@ -249,6 +193,16 @@ def _changed(document: dict[str, Any], changes: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def _wrong_keys(config: SweepConfig) -> Iterator[str]:
+    """Yield a fault for each key that is changed where it may not be."""
+    yield from _forbidden("set", config.set, ())
+    yield from _forbidden("search", config.search, SHARED)
+    for name, changes in config.variants.items():
+        yield from _forbidden(f"variants.{name!r}", changes, SHARED)
+        for key in changes.keys() & config.search.keys():
+            yield f"variants.{name!r}.{key}: `search` says it"
+
+
 def _forbidden(place: str, changes: Mapping[str, Any], shared: Sequence[str]) -> Iterator[str]:
     """Yield a fault for each key that may not be changed here."""
     for key in changes:
@@ -264,7 +218,7 @@ def _forbidden(place: str, changes: Mapping[str, Any], shared: Sequence[str]) ->
             yield f"{place}.{key}: all variants share this; change it in `set` or the run file"
 
 
-def _wrong_baseline(config: SweepConfig) -> Iterator[str]:
-    if config.baseline is not None and config.baseline not in config.variants:
-        known = list(config.variants)
+def _wrong_baseline(config: SweepConfig, variants: Mapping[str, Any]) -> Iterator[str]:
+    if config.baseline is not None and config.baseline not in variants:
+        known = list(variants)
         yield f"baseline: no variant {config.baseline!r}{nearest(config.baseline, known)}"

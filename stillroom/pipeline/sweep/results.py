@@ -38,6 +38,7 @@ class Outcome:
         waiting: share of the training time that was spent waiting for data
         seconds_per_step, waiting: None of a teacher
         tc, tc_visible, stability: along clips, None where these were not scored
+        validation: the best mIoU of a student's validations; None where there were none
         stay: share of the visible pixels that keep their class; of all, where visibility is unknown
         tc_by_class: tc class by class, None where one is not predicted at all
         tc_shared: its mean over the classes that every student of the sweep predicts along the
@@ -59,6 +60,7 @@ class Outcome:
     tc_by_class: tuple[float | None, ...] = ()
     tc_shared: float | None = None
     stay: float | None = None
+    validation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class SweepResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return settings, rows and failures as JSON."""
-        config = self.sweep.config
+        config, best = self.sweep.config, best_row(self.rows)
         return {
             "sweep": str(self.sweep.file),
             "run": str(config.run),
@@ -126,6 +128,7 @@ class SweepResult:
             "parallel": config.parallel,
             "threads": config.threads,
             "baseline": self.sweep.baseline,
+            "best": None if best is None else best.name,
             "rows": [row.to_dict() for row in self.rows],
             "failed": [
                 {"name": trial.name, "row": trial.row, "seed": trial.seed, "problem": problem}
@@ -160,6 +163,18 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean, std, min(known), max(known), n)
 
 
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """Return the variant whose students score highest; None where no student is done.
+
+    By validation where every student has one, so that test frames choose nothing; else by test.
+    """
+    done = [row for row in rows if any(student.seed is not None for student in row.students)]
+    known = all(student.validation is not None for row in done for student in row.students)
+    by = "validation" if known else "miou"
+    means = {row.name: found.mean for row in done if (found := row.spread(by)) is not None}
+    return max(done, key=lambda row: means[row.name], default=None)
+
+
 def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Row]:
     """Return a row a teacher, then a row a variant, with the trials that are done.
 
@@ -172,14 +187,14 @@ def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Ro
 
     found = {
         name: outcomes([trial for trial in sweep.students if trial.row == name])
-        for name in sweep.config.variants
+        for name in sweep.variants
     }
-    base = spread([student.miou for student in found[sweep.baseline]])
+    base = spread([student.miou for student in found.get(sweep.baseline or "", ())])
     rows = [Row(trial.row, {}, outcomes([trial])) for trial in sweep.teachers]
     for name, students in found.items():
         mine = spread([student.miou for student in students])
         gain = None if mine is None or base is None else mine.mean - base.mean
-        rows.append(Row(name, dict(sweep.config.variants[name]), students, gain))
+        rows.append(Row(name, dict(sweep.variants[name]), students, gain))
     return _with_shared_classes(rows)
 
 
@@ -219,6 +234,7 @@ def _outcome(trial: Trial, record: Mapping[str, Any]) -> Outcome:
         seconds_per_step=pace,
         waiting=waiting,
         peak_memory_mb=record.get("peak_memory_mb"),
+        validation=None if train is None else train.get("best_score"),
         **_steadiness(test.get("video")),
     )
 

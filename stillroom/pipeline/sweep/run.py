@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.plan import plan_build
@@ -10,6 +11,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.faults import nearest
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.run_file.sections import as_document
+from stillroom.pipeline.run_file.writing import as_toml
 from stillroom.pipeline.sweep.results import SweepResult, rows_of
 from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
@@ -20,7 +22,6 @@ from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.sweep.file import Sweep, Trial
@@ -98,7 +99,7 @@ def plan_sweep(
         ConfigError: there is no such variant; a source or a record cannot be read.
         CacheMismatch: the cache was built from something else than the run file names.
     """
-    known = list(sweep.config.variants)
+    known = list(sweep.variants)
     for name in only:
         if name not in known:
             raise ConfigError(f"--only {name!r}: no such variant{nearest(name, known)}")
@@ -178,9 +179,19 @@ def _job(sweep: Sweep, trial: Trial, state: State) -> TrialJob:
         "teacher": trial.teacher,
         "threads": sweep.config.threads,
         "record": str(trial.record),
+        "run_file": _run_file(sweep, trial),
         "keep": {"scored": state.scored, "made_by": made_by},
     }
     return TrialJob(trial, task, sweep.config.path / LOGS / f"{trial.place.stem}.log")
+
+
+def _run_file(sweep: Sweep, trial: Trial) -> str:
+    """Return the run file of one trial, with which `stillroom train` makes the same student."""
+    head = (
+        f"{trial.name}, of {sweep.file}, run in {Path.cwd()} with {sweep.config.threads} torch "
+        "thread(s)\nelsewhere: stillroom train THIS_FILE --set train.path=FOLDER\n"
+    )
+    return "".join(f"# {line}\n" for line in head.splitlines()) + "\n" + as_toml(trial.document)
 
 
 def _write(result: SweepResult, per_class: bool) -> tuple[Path, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.sweep.results import best_row
 from stillroom.stages.train.run_folder import write_whole
 
 if TYPE_CHECKING:
@@ -26,20 +27,21 @@ STEADINESS = {
 
 def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
     """Return head and lines of the table: a line a teacher or variant."""
-    head = ["", "n", "test mIoU", "min to max", f"over {sweep.baseline}", "pixel accuracy"]
+    head = ["", "n", "test mIoU", "min to max"]
+    head += [] if sweep.baseline is None else [f"over {sweep.baseline}"]
+    head += ["pixel accuracy"]
     head += list(STEADINESS) if sweep.has_video else []
     head += ["s / step", "waiting", "memory"]
     lines = []
     for row in rows:
         miou = row.spread("miou")
-        gain = row.gain
         lines.append(
             [
                 row.name,
                 f"{len(row.students)}",
                 _mean(miou, ".4f"),
                 NONE if miou is None or miou.n < 2 else f"{miou.min:.4f} to {miou.max:.4f}",
-                NONE if gain is None or row.name == sweep.baseline else f"{100 * gain:+.2f}",
+                *([] if sweep.baseline is None else [_gain(row, sweep.baseline)]),
                 _mean(row.spread("pixel_accuracy"), ".4f"),
                 *(_spread(row.spread(each)) for each in STEADINESS.values() if sweep.has_video),
                 _mean(row.spread("seconds_per_step"), ".3f"),
@@ -61,8 +63,19 @@ def by_class(rows: Sequence[Row]) -> tuple[list[str], Lines]:
     return ["", *classes], lines
 
 
+def best(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """Return a line that names the best point of a search; none where nothing was searched."""
+    row = best_row(rows) if sweep.config.search else None
+    if row is None:
+        return []
+    miou, validated = row.spread("miou"), row.spread("validation")
+    by = "test mIoU" if validated is None else f"validation: {validated.mean:.4f}; test mIoU"
+    return [f"best by {by} {_mean(miou, '.4f')}, n = {len(row.students)}: {row.name}"]
+
+
 def explained(sweep: Sweep) -> str:
     """Return how the numbers of the table are to be read."""
+    gains = "" if sweep.baseline is None else "gains in points of mIoU; "
     side = "one at a time"
     if sweep.config.parallel > 1:
         side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
@@ -73,7 +86,7 @@ def explained(sweep: Sweep) -> str:
             "all students predict; "
         )
     return (
-        "means over n seeds, with the lowest and the highest mIoU; gains in points of mIoU; "
+        f"means over n seeds, with the lowest and the highest mIoU; {gains}"
         f"{steady}memory: the most that a process held, training and scoring; "
         f"students trained {side}"
     )
@@ -84,7 +97,7 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     given = (f"--set {each}" for each in sweep.overrides)
     command = " ".join(["stillroom sweep", str(sweep.file), *given])
     parts = [f"# {sweep.file.stem}", f"`{command}`, from `{sweep.config.run}`."]
-    parts += [_markdown(*summary(sweep, rows)), explained(sweep) + "."]
+    parts += [_markdown(*summary(sweep, rows)), *best(sweep, rows), explained(sweep) + "."]
     head, lines = by_class(rows)
     if lines:
         parts += ["## IoU by class, mean over the seeds", _markdown(head, lines)]
@@ -94,6 +107,10 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
 def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
     """Write the page to `path`, atomically."""
     write_whole(path, markdown(sweep, rows).encode())
+
+
+def _gain(row: Row, baseline: str) -> str:
+    return NONE if row.gain is None or row.name == baseline else f"{100 * row.gain:+.2f}"
 
 
 def _mean(found: Spread | None, form: str, unit: str = "") -> str:

@@ -20,6 +20,7 @@ from stillroom.storage_specs.errors import StillroomError
 if TYPE_CHECKING:
     from stillroom.stages.train.job import Progress
 
+RUN_FILE = "run.toml"
 EVENT_SECONDS = 0.3  # at least, between two events of progress
 
 
@@ -88,13 +89,14 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
 
     Args:
         task: document: of the run file; origin: of it; teacher: its name, None for a student;
-            threads; record: where the result goes; keep: what else is to be written there
+            threads; record: where the result goes; keep: what else is to be written there;
+            run_file: its text, to be left in the run folder
     """
     from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
     from stillroom.pipeline.run_file.loading import parse_run
     from stillroom.pipeline.training import train_run
     from stillroom.stages.torch_state import use_threads
-    from stillroom.stages.train.run_folder import read_json, write_json
+    from stillroom.stages.train.run_folder import read_json, write_json, write_whole
 
     use_threads(task["threads"])
     run = parse_run(task["document"], task["origin"])
@@ -103,6 +105,7 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
     model = f"teacher:{task['teacher']}"
     earlier: float | None = 0.0  # MB, of the process that trained, if it was another
     if task["teacher"] is None:
+        write_whole(record.parent / RUN_FILE, task["run_file"].encode())
         trained = train_run(run, events.step)
         if trained.already_finished:
             earlier = (read_json(record) or {}).get("peak_memory_mb")

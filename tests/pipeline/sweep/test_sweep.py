@@ -24,10 +24,11 @@ from PIL import Image
 from stillroom.cli import main
 from stillroom.commands.show import sweeps
 from stillroom.pipeline.sweep import tables
-from stillroom.pipeline.sweep.file import load_sweep, slug
+from stillroom.pipeline.sweep.file import load_sweep
 from stillroom.pipeline.sweep.results import SweepResult, rows_of, spread
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.sweep.state import SweepRecords
+from stillroom.pipeline.sweep.sweep_settings import slug
 from stillroom.pipeline.sweep.trial_process import EventWriter
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
 from stillroom.stages.models.teachers.python import PythonTeacherConfig
@@ -189,7 +190,7 @@ def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> N
     assert 50 < trained["peak_memory_mb"] < 20_000
     assert shown["failed"] == []
     assert " ".join(shown) == (
-        "sweep run set command_line seeds parallel threads baseline rows failed"
+        "sweep run set command_line seeds parallel threads baseline best rows failed"
     )
     assert " ".join(shown["rows"][1]) == (
         "name overrides students miou pixel_accuracy tc tc_visible tc_shared stay stability "
@@ -197,7 +198,7 @@ def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> N
     )
     assert " ".join(shown["rows"][1]["students"][0]) == (
         "seed folder miou pixel_accuracy iou seconds_per_step waiting peak_memory_mb tc tc_visible "
-        "stability tc_by_class tc_shared stay"
+        "stability tc_by_class tc_shared stay validation"
     )
     assert " ".join(trained) == "train test peak_memory_mb scored made_by"
     assert " ".join(trained["made_by"]) == (
@@ -288,6 +289,18 @@ def test_students_side_by_side_are_those_that_were_trained_alone(alone: Result) 
     for name, value in mine.items():
         np.testing.assert_array_equal(value.numpy(), theirs[name].numpy())
     assert record("a/ce-seed0")["test"]["miou"] == record("b/ce-seed0")["test"]["miou"]
+
+
+@pytest.mark.slow
+def test_a_student_is_trained_again_from_the_run_file_in_its_folder(swept: Result) -> None:
+    """Alone, in another process of as many threads: the same losses."""
+    train = [sys.executable, "-m", "stillroom", "train", "a/ce-seed1/run.toml", "--json"]
+    subprocess.run([*train, "--set", "train.path=again"], check=True, capture_output=True)
+    mine, theirs = (
+        json.loads(Path(each, "result.json").read_text()) for each in ("a/ce-seed1", "again")
+    )
+    assert mine["losses"] == theirs["losses"]
+    assert Path("a/ce-seed1/run.toml").read_text().startswith("# CE, seed 1, of a.toml, run in ")
 
 
 @pytest.mark.slow
@@ -477,7 +490,7 @@ def test_all_faults_of_a_sweep_file_are_named_at_once(place: Path) -> None:
         ("seeds = [-1]\nvariants = { a = {} }", "seeds.0: "),
         ("seeds = []\nvariants = { a = {} }", "seeds: "),
         ("parallel = 0\nvariants = { a = {} }", "parallel: "),
-        ("variants = {}", "variants: "),
+        ("variants = {}", "variants or search: required; there is nothing to train"),
         ('variants = { "+" = {} }', "no letter and no digit"),
         ('variants = { "a+b" = {}, "A B" = {} }', "'a+b' and 'A B' would share the folders a-b-se"),
     ],

@@ -1,0 +1,121 @@
+"""The keys of a sweep file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from stillroom.pipeline.sweep.search import Range, dimension, point_name, points
+from stillroom.stages.settings import Settings
+from stillroom.storage_specs.errors import ConfigError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LONGEST_FOLDER = 230  # bytes; file systems take 255, and seed and suffix follow
+
+
+class SweepConfig(Settings):
+    """A whole sweep file.
+
+    Attributes:
+        run: the run file that variants change
+        path: folder of the students' run folders, and of the table
+        seeds: each variant is trained with each of them
+        parallel: students trained at a time, each in a process of its own
+        threads: torch threads of each
+        baseline: the variant that others are compared with; the first one if left out, none where
+            there is a search
+        set: keys of the run file, changed for all variants
+        variants: by name, the keys of the run file that they change, dotted as in --set
+        search: keys of the run file, and the choices or the range of each; every variant is
+            trained at every point of it
+        samples: draws from the ranges, for each combination of choices
+        search_seed: of the draws
+    """
+
+    run: Path
+    path: Path
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    parallel: int = Field(default=1, gt=0)
+    threads: int = Field(default=1, gt=0)
+    baseline: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+    samples: int = Field(default=1, gt=0)
+    search_seed: int = 0
+
+    @field_validator("run", "path")
+    @classmethod
+    def _home(cls, path: Path) -> Path:
+        try:
+            return path.expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"it begins with ~: {error}") from error
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_seed_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError("a seed is named twice")
+        return seeds
+
+    @field_validator("search")
+    @classmethod
+    def _can_be_searched(cls, search: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in search.items():
+            try:
+                dimension(values)
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from error
+        return search
+
+    @model_validator(mode="after")
+    def _there_are_trials(self) -> SweepConfig:
+        if not self.variants and not self.search:
+            raise ConfigError("variants or search: required; there is nothing to train")
+        if self.samples > 1 and not any(
+            isinstance(dimension(values), Range) for values in self.search.values()
+        ):
+            raise ConfigError(
+                f"samples = {self.samples}, and `search` has no range to draw from, as in "
+                "[0.5, 5.0, 'log']"
+            )
+        _demand_folders(self.trained)
+        return self
+
+    @property
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """Every variant at every point of the search, by name: the keys that are changed."""
+        variants = self.variants or {"": {}}
+        space = {key: dimension(values) for key, values in self.search.items()}
+        found = {}
+        for point in points(space, self.samples, self.search_seed):
+            for name, changes in variants.items():
+                full = ", ".join(filter(None, (name, point_name(point, space))))
+                found[full] = {**changes, **point}
+        return found
+
+
+def slug(name: str) -> str:
+    """Turn the name of a variant into that of a folder."""
+    kept = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    found = "-".join(part for part in kept.split("-") if part)
+    if len(found.encode()) <= LONGEST_FOLDER:
+        return found
+    return f"{found[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _demand_folders(names: dict[str, Any]) -> None:
+    named: dict[str, str] = {}
+    for name in names:
+        folder = slug(name)
+        if not folder:
+            raise ConfigError(f"{name!r} has no letter and no digit to name a folder by")
+        if folder in named:
+            raise ConfigError(
+                f"{named[folder]!r} and {name!r} would share the folders {folder}-seed*"
+            )
+        named[folder] = name
