@@ -133,6 +133,11 @@ def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
     is_flag=True,
     help="Let a teacher's network upsample its logits, as its authors probably scored it.",
 )
+@click.option(
+    "--size",
+    type=click.Choice(["canvas", "own"]),
+    help="Score on the canvas, or at the labels' own size; as [evaluate] says if left out.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Score only the first frames.")
 @JSON
 def evaluate(run: RunConfig, models: tuple[str, ...], as_json: bool, **options: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.cache_tools.sample import evenly
@@ -13,6 +13,8 @@ from stillroom.stages.class_lists import agree
 from stillroom.stages.evaluate.cost import measure_cost
 from stillroom.stages.evaluate.evaluation import evaluate_source, scored_label
 from stillroom.stages.evaluate.predict import Prediction, predictions
+from stillroom.stages.models.looks import Looks
+from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.pictures.page import make_place
 from stillroom.stages.pictures.prediction_sheet import prediction_sheet
 from stillroom.stages.sources.canvas import to_canvas
@@ -40,6 +42,7 @@ class EvaluationOptions:
 
     Attributes:
         own_upsampling: of teachers: let their networks upsample their logits, as their authors will
+        size: at which to score, "canvas" or "own"; as the run file says if left out
         limit: only the first frames, if not all
         sheet: where to draw predictions, if anywhere
         video: how steady they are along the clips of [evaluate].video
@@ -47,6 +50,7 @@ class EvaluationOptions:
     """
 
     own_upsampling: bool = False
+    size: str | None = None
     limit: int | None = None
     sheet: Path | None = None
     video: bool = False
@@ -58,12 +62,14 @@ class Evaluation:
     """The scores of a model on a source, and what it costs.
 
     Attributes:
+        looks: of the model at each frame; its cost is of all of them
         video: how steady it is, where that was asked for
         pictures: of the clips, with all models
     """
 
     model: str
     source: str
+    looks: LooksSettings
     result: EvaluationResult
     cost: Cost
     sheet: Path | None
@@ -75,6 +81,7 @@ class Evaluation:
         return {
             "model": self.model,
             "source": self.source,
+            "looks": self.looks.model_dump(mode="json", include=set(LooksSettings.model_fields)),
             **self.result.to_dict(),
             "cost": self.cost.to_dict(),
             "sheet": None if self.sheet is None else str(self.sheet),
@@ -138,12 +145,16 @@ def evaluate_models(
 def _open_models(
     run: RunConfig, names: Sequence[str], source: Source, *, own_upsampling: bool
 ) -> dict[str, Model]:
+    settings = _settings(run)
     models: dict[str, Model] = {}
     for name in names:
         model = open_model(run, name, own_upsampling=own_upsampling)
         if model.name in models:
             raise ConfigError(f"{model.name} is named twice")
-        _check_classes(model, source, _settings(run).source)
+        _check_classes(model, source, settings.source)
+        if settings.several():
+            looks = Looks(model.predictor, settings, settings.batch)
+            model = replace(model, predictor=looks)
         models[model.name] = model
     return models
 
@@ -163,7 +174,9 @@ class _Scorer:
             model.predictor,
             self.source,
             canvas,
-            batch=settings.batch,
+            own_size=(options.size or settings.size) == "own",
+            ignored=settings.ignore,
+            batch=_frames_at_once(settings),
             limit=options.limit,
             on_frames=lambda done: self.on_frames(f"eval {model.name}", done, total),
         )
@@ -173,13 +186,20 @@ class _Scorer:
             keep = options.pictures is not None
             video = self.clips.measure(model, self.on_frames, keep=keep)
         pictures = picture_paths(options.pictures)
-        return Evaluation(model.name, settings.source, result, cost, options.sheet, video, pictures)
+        return Evaluation(
+            model.name, settings.source, settings, result, cost, options.sheet, video, pictures
+        )
 
 
 def _settings(run: RunConfig) -> EvaluateConfig:
     if run.evaluate is None:
         raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
     return run.evaluate
+
+
+def _frames_at_once(settings: EvaluateConfig) -> int:
+    """Return the frames of a batch; of many looks one, whose windows then are the batch."""
+    return 1 if settings.several() else settings.batch
 
 
 def _check_classes(model: Model, source: Source, name: str) -> None:
@@ -216,7 +236,7 @@ def draw_predictions(
     classes = {
         name: [
             each.classes
-            for each in predictions(model.predictor, frames, settings.batch)
+            for each in predictions(model.predictor, frames, _frames_at_once(settings))
             if isinstance(each, Prediction)
         ]
         for name, model in models.items()

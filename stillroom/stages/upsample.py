@@ -37,3 +37,26 @@ def upsample_logits(logits: Tensor, stride: int, size: tuple[int, int]) -> Tenso
     if stride > 1:
         logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
     return logits[:, :, :height, :width]
+
+
+def highest_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the class of the highest logit at each pixel of another size: bilinear, from centres.
+
+    One class is resized after the other, for memory's sake.
+
+    Args:
+        logits: (C, h, w)
+        size: (H, W)
+
+    Returns:
+        (H, W) uint8
+    """
+    if tuple(logits.shape[1:]) == size:
+        return logits.argmax(0).to(torch.uint8)
+    classes = torch.zeros(size, dtype=torch.uint8, device=logits.device)
+    best = torch.full(size, -torch.inf, device=logits.device)
+    for number, one in enumerate(logits):
+        resized = F.interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        classes[resized > best] = number
+        best = best.maximum(resized)
+    return classes

@@ -19,8 +19,9 @@ COST = (
     "device))"
 )
 EVALUATION = (
-    "model source frames skipped unlabelled bad_labels miou mean_accuracy pixel_accuracy absent "
-    f"classes(name iou accuracy pixels) {COST} sheet video pictures"
+    "model source looks(flip scales tile overlap) size frames skipped unlabelled bad_labels "
+    "boundary_miou miou mean_accuracy pixel_accuracy absent ignored "
+    f"classes(name iou accuracy pixels boundary_iou) {COST} sheet video pictures"
 )
 ERRORS = (
     "artifact codec frames max_error mean_error bound of_bound differing kl spatial_kl agreement "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.video import VideoEvaluation
     from stillroom.stages.evaluate.clip_scores import ClipScores, VideoScores
+    from stillroom.stages.models.looks_settings import LooksSettings
 
 MOST_CLIPS, MOST_FAULTS = 10, 10  # lines; `--json` has all
 
@@ -32,12 +33,14 @@ def evaluations(found: Sequence[Evaluation]) -> list[RenderableType]:
 
 def _one(found: Evaluation) -> list[RenderableType]:
     scores, cost = found.result.scores, found.cost
-    rows = zip(scores.classes, map(_score, scores.iou), map(_score, scores.accuracy), strict=True)
+    columns = scores.iou, scores.accuracy, found.result.boundary.iou
+    rows = zip(scores.classes, *(map(_score, column) for column in columns), strict=True)
     return [
-        f"{found.model} on {found.source}, {found.result.frames} frames",
-        grid(("class", "IoU", "accuracy"), rows),
+        f"{found.model} on {_place(found)}",
+        grid(("class", "IoU", "accuracy", "boundary IoU"), rows),
         f"mIoU {scores.miou:.4f}   pixel accuracy {scores.pixel_accuracy:.4f}   "
-        f"mean accuracy {scores.mean_accuracy:.4f}",
+        f"mean accuracy {scores.mean_accuracy:.4f}   "
+        f"boundary mIoU {found.result.boundary.miou:.4f}",
         *_remarks(found),
         f"{parameters(cost.parameters)} parameters   {gflops(cost.flops)} GFLOPs at "
         f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
@@ -50,9 +53,19 @@ def _side_by_side(found: Sequence[Evaluation]) -> list[RenderableType]:
     first, cost = found[0], found[0].cost
     columns = (map(_score, one.result.scores.iou) for one in found)
     classes = zip(first.result.scores.classes, *columns, strict=True)
-    heads = "", "mIoU", "pixel accuracy", "parameters", "GFLOPs", "frames/s", "median", "p95"
+    heads = (
+        "",
+        "mIoU",
+        "pixel accuracy",
+        "boundary mIoU",
+        "parameters",
+        "GFLOPs",
+        "frames/s",
+        "median",
+        "p95",
+    )
     return [
-        f"{len(found)} models on {first.source}, {first.result.frames} frames",
+        f"{len(found)} models on {_place(first)}",
         grid(("IoU", *(one.model for one in found)), classes),
         "",
         grid(heads, map(_line, found)),
@@ -67,6 +80,7 @@ def _line(one: Evaluation) -> list[str]:
         one.model,
         f"{scores.miou:.4f}",
         f"{scores.pixel_accuracy:.4f}",
+        f"{one.result.boundary.miou:.4f}",
         parameters(cost.parameters),
         gflops(cost.flops),
         f"{cost.speed.frames_per_second:.1f}",
@@ -75,12 +89,28 @@ def _line(one: Evaluation) -> list[str]:
     ]
 
 
+def _place(found: Evaluation) -> str:
+    place = f"{found.source}, {found.result.frames} frames, size: {found.result.size}"
+    return place + _looks(found.looks) if found.looks.several() else place
+
+
+def _looks(looks: LooksSettings) -> str:
+    parts = [f"scales {', '.join(f'{scale:g}' for scale in looks.scales)}"]
+    parts += ["mirror images"] if looks.flip else []
+    if looks.tile is not None:
+        parts.append(f"windows of {looks.tile[0]}x{looks.tile[1]}")
+    return f"; looks: {'; '.join(parts)}"
+
+
 def _remarks(found: Evaluation) -> list[str]:
     """Return what the scores leave out; it is the same for all models."""
     remarks = []
     if found.result.scores.absent:
         absent = ", ".join(found.result.scores.absent)
         remarks.append(f"no pixel in the labels, left out of the means: {absent}")
+    if found.result.scores.ignored:
+        ignored = ", ".join(found.result.scores.ignored)
+        remarks.append(f"ignored, left out of the means: {ignored}")
     if found.result.unlabelled:
         remarks.append(f"frames without a label, not predicted: {found.result.unlabelled}")
     skipped = [f"{frame.frame_id}: {frame.reason}" for frame in found.result.skipped]
@@ -104,6 +134,7 @@ def _along_clips(found: dict[str, VideoEvaluation]) -> list[RenderableType]:
         "pairs",
         "TC",
         "visible",
+        "as released",
         "pixels that stay",
         "visible",
         "Tsb",
@@ -133,6 +164,7 @@ def _steadiness(found: ClipScores | VideoScores) -> list[str]:
         f"{found.pairs}",
         f"{whole.miou:.4f}",
         _score(None if visible is None else visible.miou),
+        f"{found.consistency.released:.4f}",
         f"{whole.pixels:.4f}",
         _score(None if visible is None else visible.pixels),
         f"{found.stability:.5f}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.pipeline.run_file.sections import EXACT, as_document
 from stillroom.pipeline.training import ELSEWHERE
+from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.job import UNCHANGING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["done", "trained", "begun", "new", "changed"]
 # The classes are those of the cache; `train` compares them.
+HOW = {"size", "ignore", *LooksSettings.model_fields}  # of [evaluate]: how frames are scored
 MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
 
 
@@ -82,14 +84,16 @@ class SweepRecords:
         return State("trained" if ended else "begun", wanted)
 
     def _scored(self, trial: Trial) -> dict[str, Any]:
-        """Return what a score depends on beside the student: frames, canvas, and the teacher."""
+        """Return what a score depends on beside the student: frames, how, and the teacher."""
         if trial.run.evaluate is None:
             raise ConfigError("the run file has no [evaluate] section; add one")
         found: dict[str, Any] = {
             "source": self._source(trial.run.evaluate.source),
             "canvas": list(trial.run.cache.canvas),
         }
-        if trial.run.evaluate.video is not None:  # what is scored without stays scored
+        chosen = trial.run.evaluate.model_dump(mode="json", include=HOW, exclude_defaults=True)
+        found |= plain(chosen)  # what is scored without any of them stays scored
+        if trial.run.evaluate.video is not None:  # likewise
             found["video"] = self._video(trial.run.evaluate.video)
         if trial.teacher is not None:
             teacher = trial.run.teacher(trial.teacher)

@@ -36,12 +36,13 @@ class Scores:
 
     Attributes:
         classes: names.
-        miou: mean IoU of the classes that are not absent.
+        miou: mean IoU of the classes that are neither absent nor ignored.
         mean_accuracy: mean accuracy (recall) of the same classes.
         pixel_accuracy: share of the counted pixels that are right.
         iou: IoU by class, None where the class is absent.
         accuracy: share of a class's pixels that are right, None where the class is absent.
         pixels: labelled pixels by class.
+        ignored: names of classes that no mean includes; their pixels count as others do.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Scores:
     iou: tuple[float | None, ...]
     accuracy: tuple[float | None, ...]
     pixels: tuple[int, ...]
+    ignored: tuple[str, ...] = ()
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -67,6 +69,7 @@ class Scores:
             "mean_accuracy": self.mean_accuracy,
             "pixel_accuracy": self.pixel_accuracy,
             "absent": list(self.absent),
+            "ignored": list(self.ignored),
             "classes": [
                 {"name": name, "iou": iou, "accuracy": accuracy, "pixels": pixels}
                 for name, iou, accuracy, pixels in columns
@@ -114,14 +117,15 @@ class ConfusionMatrix:
         added = np.bincount(truth * size + guess, minlength=size * size)
         self.counts += added.reshape(size, size)
 
-    def scores(self, classes: Sequence[str] | None = None) -> Scores:
+    def scores(self, classes: Sequence[str] | None = None, ignored: Sequence[str] = ()) -> Scores:
         """The scores of all pixels so far.
 
         Args:
             classes: names; "0", "1", ... if left out.
+            ignored: names among them that the means leave out.
 
         Raises:
-            ConfigError: there are not as many names as classes.
+            ConfigError: there are not as many names as classes, or no class is left for a mean.
             ArtifactError: no pixel has been counted, so that no score exists.
         """
         size = len(self.counts)
@@ -132,18 +136,25 @@ class ConfusionMatrix:
         if not labelled.any():
             raise ArtifactError(f"nothing to score: every pixel is labelled {IGNORE} (ignore)")
         present = labelled > 0
+        meant = present & ~np.isin(names, ignored)
+        if not meant.any():
+            raise ConfigError(
+                f"every class that the labels show is ignored: {', '.join(ignored)}; a mean needs "
+                "one that is not"
+            )
         union = labelled + self.counts.sum(0) - right
         # Absent classes have a zero below the line here and there, and are not looked at.
         iou = right / np.where(present, union, 1)
         accuracy = right / np.where(present, labelled, 1)
         return Scores(
             classes=names,
-            miou=float(iou[present].mean()),
-            mean_accuracy=float(accuracy[present].mean()),
+            miou=float(iou[meant].mean()),
+            mean_accuracy=float(accuracy[meant].mean()),
             pixel_accuracy=float(right.sum() / labelled.sum()),
             iou=_none_where_absent(iou, present),
             accuracy=_none_where_absent(accuracy, present),
             pixels=tuple(labelled.tolist()),
+            ignored=tuple(ignored),
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.stages.evaluate.boundary import BoundaryCounts, BoundaryScores
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
 from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, predictions, read_frames
 from stillroom.storage_specs.artifacts import IGNORE
@@ -28,6 +29,8 @@ class EvaluationResult:
 
     Attributes:
         scores: mIoU, accuracies, and IoU by class.
+        boundary: the same along the outlines.
+        size: at which they were scored: "canvas 360x480", "own 720x960", or "own, 3 sizes".
         frames: how many were scored.
         skipped: those that could not be used, with reasons.
         unlabelled: how many were passed over, because none of their pixels has a label.
@@ -35,6 +38,8 @@ class EvaluationResult:
     """
 
     scores: Scores
+    boundary: BoundaryScores
+    size: str
     frames: int
     skipped: tuple[SkippedFrame, ...]
     unlabelled: int = 0
@@ -42,12 +47,17 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
+        scores = self.scores.to_dict()
+        for row, boundary in zip(scores["classes"], self.boundary.iou, strict=True):
+            row["boundary_iou"] = boundary
         return {
+            "size": self.size,
             "frames": self.frames,
             "skipped": [asdict(frame) for frame in self.skipped],
             "unlabelled": self.unlabelled,
             "bad_labels": [asdict(frame) for frame in self.bad_labels],
-            **self.scores.to_dict(),
+            "boundary_miou": self.boundary.miou,
+            **scores,
         }
 
 
@@ -56,10 +66,11 @@ def evaluate(
     frames: Iterable[CanvasFrame | SkippedFrame],
     classes: Sequence[str],
     *,
+    ignored: Sequence[str] = (),
     batch: int = 4,
     on_frames: Callable[[int], None] = lambda _: None,
 ) -> EvaluationResult:
-    """Score a model on canvas frames, at the canvas's resolution.
+    """Score a model on canvas frames, at the canvas's resolution or at that of their `own_label`.
 
     Logits are upsampled bilinearly by their stride before the argmax. Padding does not count: the
     pixels outside a frame's valid area are scored as ignored whatever their label says. Frames
@@ -70,18 +81,20 @@ def evaluate(
         predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
         frames: labelled frames; see `read_frames`.
         classes: names of the label values 0..C-1.
+        ignored: names among them that no mean includes.
         batch: frames predicted at once; the scores do not depend on it.
         on_frames: called with the number of frames done, with those skipped or passed over.
 
     Raises:
         ConfigError: a frame comes without a label map, the model tells another number of classes
-            apart, or no frame could be scored.
+            apart, there is no class of an ignored name, or no frame could be scored.
         ArtifactError: a label is out of range, or logits are not finite.
     """
-    matrix = ConfusionMatrix(len(classes))
+    _check_ignored(ignored, classes)
+    tally = _Tally(ConfusionMatrix(len(classes)), BoundaryCounts(len(classes)))
     skipped: list[SkippedFrame] = []
     bad_labels: list[SkippedFrame] = []
-    scored = unlabelled = 0
+    unlabelled = 0
 
     def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
         nonlocal unlabelled
@@ -96,25 +109,54 @@ def evaluate(
             on_frames(done())
 
     def done() -> int:
-        return scored + len(skipped) + len(bad_labels) + unlabelled
+        return tally.frames + len(skipped) + len(bad_labels) + unlabelled
 
     for found in predictions(predictor, labelled(), batch):
         if isinstance(found, SkippedFrame):
             skipped.append(found)
         else:
             _check_channels(found, classes)
-            matrix.update(found.classes, scored_label(found.frame))
-            scored += 1
+            tally.add(found)
         on_frames(done())
-    if not scored:
+    if not tally.frames:
         raise ConfigError(_nothing_scored([*skipped, *bad_labels], unlabelled))
+    scores = tally.matrix.scores(classes, ignored)
     return EvaluationResult(
-        scores=matrix.scores(classes),
-        frames=scored,
+        scores=scores,
+        boundary=tally.boundary.scores(scores),
+        size=tally.size(),
+        frames=tally.frames,
         skipped=tuple(skipped),
         unlabelled=unlabelled,
         bad_labels=tuple(bad_labels),
     )
+
+
+@dataclass
+class _Tally:
+    """What was counted so far, and at which sizes."""
+
+    matrix: ConfusionMatrix
+    boundary: BoundaryCounts
+    frames: int = 0
+    sizes: set[str] = field(default_factory=set)
+    kind: str = ""
+
+    def add(self, found: Prediction) -> None:
+        """Count a frame, its outlines without the padding."""
+        frame, label = found.frame, scored_label(found.frame)
+        self.matrix.update(found.classes, label)
+        height, width = frame.valid if frame.own_label is None else label.shape
+        self.boundary.update(found.classes[:height, :width], label[:height, :width])
+        self.kind = "canvas" if frame.own_label is None else "own"
+        self.sizes.add("x".join(map(str, label.shape)))
+        self.frames += 1
+
+    def size(self) -> str:
+        """Say at which size they were counted."""
+        if len(self.sizes) > 1:
+            return f"{self.kind}, {len(self.sizes)} sizes"
+        return f"{self.kind} {min(self.sizes)}"
 
 
 def evaluate_source(
@@ -122,6 +164,8 @@ def evaluate_source(
     source: Source,
     canvas: tuple[int, int] | None,
     *,
+    own_size: bool = False,
+    ignored: Sequence[str] = (),
     batch: int = 4,
     limit: int | None = None,
     on_frames: Callable[[int], None] = lambda _: None,
@@ -132,6 +176,9 @@ def evaluate_source(
         predictor: the model.
         source: the frames, their labels and class names.
         canvas: (height, width) that frames and labels are brought to; None: each at its own size.
+        own_size: score at the labels' own size instead: the model sees the canvas, the padding is
+            cut off its logits, and what is left is resized to the label, bilinear.
+        ignored: names of classes that no mean includes.
         batch: frames predicted at once.
         limit: only the first frames.
         on_frames: called with the number of frames done.
@@ -144,8 +191,20 @@ def evaluate_source(
         raise ConfigError("evaluate.source: this source has no labels; name a labelled one")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
-    frames = read_frames(source, canvas, range(min(len(source), limit or len(source))))
-    return evaluate(predictor, frames, source.classes, batch=batch, on_frames=on_frames)
+    chosen = range(min(len(source), limit or len(source)))
+    frames = read_frames(source, canvas, chosen, own_labels=own_size)
+    return evaluate(
+        predictor, frames, source.classes, ignored=ignored, batch=batch, on_frames=on_frames
+    )
+
+
+def _check_ignored(ignored: Sequence[str], classes: Sequence[str]) -> None:
+    for name in ignored:
+        if name not in classes:
+            raise ConfigError(
+                f"evaluate.ignore: no class {name!r}; the labels have {', '.join(classes[:20])}"
+                f"{', ...' if len(classes) > 20 else ''}"
+            )
 
 
 def _check_channels(found: Prediction, classes: Sequence[str]) -> None:
@@ -158,11 +217,13 @@ def _check_channels(found: Prediction, classes: Sequence[str]) -> None:
 
 
 def scored_label(frame: CanvasFrame) -> NDArray[np.uint8]:
-    """Return what counts of a frame's label: that of the valid area, 255 elsewhere.
+    """Return what counts of a frame's label: its own, or that of the valid area, 255 elsewhere.
 
     Raises:
         ConfigError: it has none.
     """
+    if frame.own_label is not None:
+        return frame.own_label
     if frame.label is None:
         raise ConfigError(f"{frame.frame_id} has no label; evaluation needs a labelled source")
     height, width = frame.valid

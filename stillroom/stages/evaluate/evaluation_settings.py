@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.settings import Settings
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -32,17 +33,21 @@ class VideoConfig(Settings):
     path: Path = Path("runs/flows")
 
 
-class EvaluateConfig(Settings):
-    """What `stillroom eval` scores on.
+class EvaluateConfig(LooksSettings):
+    """What `stillroom eval` scores on, and the looks of a model at each frame.
 
     Attributes:
         source: a labelled source of the run file; it need not be cached
+        size: "canvas" scores where students are trained, "own" at the labels' own size
+        ignore: names of classes that no mean includes
         batch: frames predicted at once
         sheet_frames: rows of the picture of predictions
         video: clips, for `--video`
     """
 
     source: str
+    size: Literal["canvas", "own"] = "canvas"
+    ignore: tuple[str, ...] = ()
     batch: int = Field(default=4, gt=0)
     sheet_frames: int = Field(default=6, gt=0)
     video: VideoConfig | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
-from stillroom.stages.upsample import upsample_logits
+from stillroom.stages.upsample import highest_class, upsample_logits
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
 
@@ -114,7 +114,8 @@ class Prediction:
 
     Attributes:
         frame: the frame.
-        classes: uint8 (H, W), the class of the highest logit at every pixel, padding included.
+        classes: uint8, the class of the highest logit at every pixel: of the canvas, padding
+            included; or of the label's own size, where the frame has its `own_label`.
         channels: how many classes the model told apart.
     """
 
@@ -124,7 +125,11 @@ class Prediction:
 
 
 def read_frames(
-    source: Source, canvas: tuple[int, int] | None, indices: Iterable[int]
+    source: Source,
+    canvas: tuple[int, int] | None,
+    indices: Iterable[int],
+    *,
+    own_labels: bool = False,
 ) -> Iterator[CanvasFrame | SkippedFrame]:
     """Read frames of a source, some ahead of their use; unusable ones come as skipped.
 
@@ -132,12 +137,14 @@ def read_frames(
         source: where frames come from.
         canvas: (height, width) that they are brought to; None leaves each at its own size.
         indices: of the frames.
+        own_labels: give each frame its label at its own size as well.
     """
 
     def load(index: int) -> CanvasFrame | SkippedFrame:
         try:
             frame = source.load(index)
-            return to_canvas(frame, frame.image.shape[:2] if canvas is None else canvas)
+            fitted = to_canvas(frame, frame.image.shape[:2] if canvas is None else canvas)
+            return replace(fitted, own_label=frame.label) if own_labels else fitted
         except FrameError as error:
             return SkippedFrame(source.frame_ids[index], str(error))
 
@@ -192,8 +199,10 @@ def _predict_batch(predictor: Predictor, frames: list[CanvasFrame]) -> list[Pred
     made = []
     for frame, one in zip(frames, logits, strict=True):
         # One frame at a time: at C = 150, upsampled logits of a batch would fill the memory.
-        height, width = frame.image.shape[:2]
+        height, width = size = frame.image.shape[:2]
         full = upsample_logits(one[None], stride, (height, width))[0]  # (C, H, W)
-        classes = full.argmax(0).to(torch.uint8).cpu().numpy()
+        if frame.own_label is not None:
+            (height, width), size = frame.valid, frame.own_label.shape
+        classes = highest_class(full[:, :height, :width], (size[0], size[1])).cpu().numpy()
         made.append(Prediction(frame, classes, logits.shape[1]))
     return made

@@ -15,7 +15,7 @@ ECCV 2020, arXiv:2002.11433. The released metric (tool/eval_tc.py of irfanICMLL/
 numbers bilinearly, so that between road (0) and building (2) lies pavement (1), clamps what leaves
 the frame to the edge, counts hidden pixels too, and gives a class that is never predicted an IoU of
 0. Ours has neither; it is reported over all pixels that stay in the frame and over those that are
-visible in both frames.
+visible in both frames. The released one stands beside it, since published numbers compare with it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillroom.stages.evaluate.confusion import ConfusionMatrix
+from stillroom.stages.evaluate.released_consistency import ReleasedConsistency
 from stillroom.stages.warp import warp_labels
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -73,11 +74,13 @@ class Consistency:
     Attributes:
         whole: over all pixels whose target is in the frame.
         visible: over those that the next frame shows; None where no pair came with a mask.
+        released: TC as the authors' code computes it: comparable with published numbers alone.
         curve: pair by pair.
     """
 
     whole: Agreement
     visible: Agreement | None
+    released: float
     curve: tuple[PairAgreement, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ class TemporalConsistency:
         self.num_classes = num_classes
         self._whole = _Counts(num_classes)
         self._visible = _Counts(num_classes)
+        self._released = ReleasedConsistency(num_classes)
         self._masked: bool | None = None
         self._curve: list[PairAgreement] = []
 
@@ -125,6 +129,7 @@ class TemporalConsistency:
             if visible is not None:
                 seen = self._visible.add(*pair, counted[index] & visible[index, 0])
             self._curve.append(PairAgreement(whole[0], whole[1], seen[0], seen[1]))
+        self._released.add(now, later, flow)
         self._masked = visible is not None if len(now) else self._masked
 
     def join(self, other: TemporalConsistency) -> None:
@@ -139,6 +144,7 @@ class TemporalConsistency:
         for mine, theirs in ((self._whole, other._whole), (self._visible, other._visible)):
             mine.matrix.counts += theirs.matrix.counts
             mine.pixels += theirs.pixels
+        self._released.counts += other._released.counts
         self._curve += other._curve
 
     def scores(self) -> Consistency:
@@ -150,6 +156,7 @@ class TemporalConsistency:
         return Consistency(
             self._whole.agreement(),
             self._visible.agreement() if self._masked else None,
+            self._released.miou(),
             tuple(self._curve),
         )
 

@@ -27,6 +27,7 @@ class CanvasFrame:
         label: uint8 (H, W), 255 outside the valid area; None in an unlabelled source.
         valid: (height, width) of the valid area, which starts at the top left corner.
         label_fault: as of a `Frame`.
+        own_label: the label as its source gives it, where a score at that size wants it.
     """
 
     frame_id: str
@@ -34,6 +35,7 @@ class CanvasFrame:
     label: NDArray[np.uint8] | None
     valid: tuple[int, int]
     label_fault: str = ""
+    own_label: NDArray[np.uint8] | None = None
 
     def crc32c(self) -> int:
         """Checksum of the pixels, by which a changed source file is noticed."""

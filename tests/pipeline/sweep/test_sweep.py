@@ -576,6 +576,17 @@ def test_a_teacher_that_was_scored_by_an_older_digest_of_its_weights_stays_score
         assert SweepRecords(sweep.run).state(teacher).kind == kind
 
 
+def test_what_was_scored_is_scored_again_where_the_way_of_scoring_changes(place: Path) -> None:
+    sweep = sweep_with("variants = { a = {} }")
+    (teacher,) = sweep.teachers
+    scored = SweepRecords(sweep.run).state(teacher).scored
+    assert set(scored) == {"source", "canvas", "teacher"}  # as earlier versions wrote it
+    evaluate = sweep.run.evaluate.model_copy(update={"size": "own", "ignore": ("car",)})
+    changed = replace(teacher, run=teacher.run.model_copy(update={"evaluate": evaluate}))
+    found = SweepRecords(sweep.run).state(changed).scored
+    assert found == {**scored, "size": "own", "ignore": ["car"]}
+
+
 def test_only_the_teachers_of_a_sweep(place: Path) -> None:
     plan = plan_sweep(sweep_with("variants = { a = {}, b = {} }"), teachers_only=True)
     assert [trial.row for trial in plan.chosen] == ["teacher:tiny"]

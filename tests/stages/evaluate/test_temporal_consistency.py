@@ -183,3 +183,43 @@ def test_what_cannot_be_scored_is_refused() -> None:
     found.add(same, same, STILL, visible=torch.ones(1, 1, 2, 2, dtype=torch.bool))
     with pytest.raises(ConfigError, match="with a mask of what is visible, or none"):
         found.add(same, same, STILL)
+
+
+def released_by_loops(num_classes: int, pairs) -> float:
+    """The released code, addend by addend in its types: edges repeated, absent classes 0."""
+    counts = np.zeros((num_classes, num_classes))
+    one = np.float64(1)
+    for now, later, flow in pairs:
+        height, width = now.shape[1:]
+        for y in range(height):
+            for x in range(width):
+                u = np.float32(x) + flow[0, 0, y, x].numpy()
+                v = np.float32(y) + flow[0, 1, y, x].numpy()
+                a, b = u - np.floor(u), v - np.floor(v)
+                value = np.float32(0)
+                for row, part in ((int(np.floor(v)), one - b), (int(np.floor(v)) + 1, b)):
+                    for column, share in ((int(np.floor(u)), one - a), (int(np.floor(u)) + 1, a)):
+                        row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+                        number = np.float64(later[0, row, column])
+                        value += np.float32(np.float64(share) * np.float64(part) * number)
+                counts[now[0, y, x], int(value)] += 1
+    union = counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return float((np.diag(counts) / (union + 1e-10)).mean())
+
+
+def test_the_released_metric_stands_beside_it() -> None:
+    torch.manual_seed(0)
+    pairs = []
+    for _ in range(3):
+        now, later = torch.randint(0, 4, (2, 1, 8, 9)).to(torch.uint8)
+        now[:, :5], later[:, :5] = 3, 3  # where rounding alone decides
+        pairs.append((now, later, 3 * torch.randn(1, 2, 8, 9)))
+    expected = released_by_loops(6, pairs)
+    assert of(6, *pairs).released == pytest.approx(expected)
+    one, others = TemporalConsistency(6), TemporalConsistency(6)
+    one.add(*pairs[0])
+    others.add(*pairs[1])
+    others.add(*pairs[2])
+    one.join(others)
+    assert one.scores().released == pytest.approx(expected)
+    assert one.scores().whole.miou != pytest.approx(expected, abs=0.01)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from stillroom.stages.sources.canvas import to_canvas
+from stillroom.stages.upsample import highest_class
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -38,16 +38,5 @@ def labels_of(model: Exported, frame: Frame) -> NDArray[np.uint8]:
     size, (height, width) = frame.image.shape[:2], fitted.valid
     labels = made["labels"][0]
     if size != model.about.size:
-        labels = _highest(made["logits"][:, :, :height, :width], size)
+        labels = highest_class(made["logits"][0, :, :height, :width], size)
     return np.asarray(labels.cpu().numpy(), np.uint8)
-
-
-def _highest(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The class of the highest of the resized logits; of one class after the other, for memory."""
-    labels = torch.zeros(size, dtype=torch.uint8, device=logits.device)
-    best = torch.full(size, -torch.inf, device=logits.device)
-    for number, one in enumerate(logits[0]):
-        resized = F.interpolate(one[None, None], size, mode="bilinear")[0, 0]
-        labels[resized > best] = number
-        best = best.maximum(resized)
-    return labels
