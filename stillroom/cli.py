@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stillroom.commands.cache import cache
+from stillroom.commands.doctor import doctor
 from stillroom.commands.export import export
 from stillroom.commands.options import JSON, SET, example, print_result, with_run
 from stillroom.commands.predict import predict
@@ -73,6 +74,7 @@ class _Echo(logging.Handler):
 
 
 main.add_command(cache)
+main.add_command(doctor)
 main.add_command(export)
 main.add_command(predict)
 main.add_command(submit)

@@ -30,6 +30,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("sweep",),
         ("submit",),
         ("export",),
+        ("doctor",),
         ("predict",),
         ("demo",),
     ],

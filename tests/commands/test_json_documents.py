@@ -88,6 +88,7 @@ DOCUMENTS = {
         "paths(model last metrics config fingerprints) already_finished"
     ),
     "eval run RUN --limit 2": EVALUATION,
+    "doctor RUN": "findings(area state what)",
     "predict run photo.png --out predicted": "out model predicted found skipped films",
     "export run --to safetensors": (
         "path to bytes size canvas classes comparison(frames pixels largest_difference "
