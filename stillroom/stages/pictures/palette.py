@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from stillroom.stages.class_lists import published_colours
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
@@ -50,11 +51,11 @@ SAME_AS: dict[str, str] = {
 
 
 def palette(classes: Sequence[str]) -> NDArray[np.uint8]:
-    """A colour for each class: the usual one for street classes, a generated one for others.
+    """A colour for each class: its data set's, a street class's usual one, or a generated one.
 
-    Depends on the names alone, and no colour comes twice. Generated colours are each as far as can
-    be, in CIE L*a*b*, from those before and from black and white, which mean "ignored" and
-    "unlabelled".
+    Depends on the names alone. No colour comes twice, and none is black or white, which mean
+    "ignored" and "unlabelled". Generated colours are each as far as can be, in CIE L*a*b*, from
+    those before and from these two.
 
     Returns:
         (C, 3) uint8, RGB.
@@ -67,10 +68,12 @@ def palette(classes: Sequence[str]) -> NDArray[np.uint8]:
 @lru_cache(maxsize=8)
 def _palette(classes: tuple[str, ...]) -> tuple[Colour, ...]:
     chosen: dict[int, Colour] = {}
-    for index, name in enumerate(classes):
+    for index, (name, published) in enumerate(
+        zip(classes, published_colours(classes), strict=True)
+    ):
         key = name.strip().lower().replace("_", " ")
-        colour = STREET.get(SAME_AS.get(key, key))
-        if colour is not None and colour not in chosen.values():
+        colour = published or STREET.get(SAME_AS.get(key, key))
+        if colour is not None and colour not in (BLACK, WHITE, *chosen.values()):
             chosen[index] = colour
     missing = [index for index in range(len(classes)) if index not in chosen]
     chosen.update(zip(missing, _far_from(list(chosen.values()), len(missing)), strict=True))

@@ -10,21 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from stillroom.stages.class_lists import CLASS_LISTS
+from stillroom.stages.class_lists import CLASS_TABLES
+from stillroom.stages.sources.choose import choose
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images, kind_at
 from stillroom.stages.sources.label_ids import LabelIds
 from stillroom.stages.sources.listing import Listing
 from stillroom.stages.sources.names import at
-from stillroom.stages.sources.source_settings import SourceSettings
+from stillroom.stages.sources.source_settings import FileSettings
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLASSES = CLASS_LISTS["cityscapes"]
-IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""The ids of label files that count, in the order of the classes."""
+CLASSES = CLASS_TABLES["cityscapes"].names
 
 BEFORE, AFTER = 19, 10  # frames of a snippet before and after its labelled one
 SNIPPET = BEFORE + 1 + AFTER
@@ -32,7 +31,7 @@ _FRAME = r"^(?P<sequence>(?:.*/)?[^/]+_[0-9]{1,9})_(?P<number>[0-9]{1,9})$"
 _APART = 1 << 32  # between the keys of two sequences: above any frame number
 
 
-class CityscapesSequenceConfig(SourceSettings):
+class CityscapesSequenceConfig(FileSettings):
     """One split of Cityscapes: `leftImg8bit_sequence/` and the labels of `gtFine/`.
 
     Attributes:
@@ -53,8 +52,8 @@ class CityscapesSequenceConfig(SourceSettings):
         return root / "leftImg8bit_sequence" / self.split, root / "gtFine" / self.split
 
     def stated(self) -> dict[str, Any]:
-        """Return kind, split and classes."""
-        return {"kind": self.kind, "split": self.split, "classes": list(CLASSES)}
+        """Return kind, draw, split and classes."""
+        return {**super().stated(), "split": self.split, "classes": list(CLASSES)}
 
 
 def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
@@ -79,8 +78,8 @@ def open_cityscapes_sequence(config: CityscapesSequenceConfig) -> FileSource:
     labels = find_images(label_folder, recursive=True).by_stem("_gtFine_labelIds")
     listing = Listing(frames.ids, frames.files, frames.labels_from(labels))
     listing = listing.by_clip_and_time(*_snippets(frames.ids, labels.ids))
-    listing = listing.around_labels(config.around_labels)
-    index_of = {raw: index for index, raw in enumerate(IDS)}
+    listing = choose(listing.around_labels(config.around_labels), config)
+    index_of = {raw: index for index, raw in enumerate(CLASS_TABLES["cityscapes"].ids)}
     label_ids = LabelIds(CLASSES, index_of, ignore_unlisted=True)
     return FileSource(listing, config.stated(), label_ids, sparse=True)
 
@@ -91,7 +90,7 @@ def _refuse_single_frames(config: CityscapesSequenceConfig, folder: Path) -> Non
         raise ConfigError(
             f"{folder} does not exist, only {single} with the labelled frames alone; this kind "
             "wants the frames around them, leftImg8bit_sequence_trainvaltest.zip of Cityscapes; "
-            'for single frames take kind = "image_mask"'
+            'for single frames take kind = "cityscapes"'
         )
 
 

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from stillroom.stages.sources.choose import choose
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import ClassNames, LabelSettings
 from stillroom.stages.sources.listing import Listing
+from stillroom.stages.sources.source_settings import FileSettings
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class ClipsConfig(LabelSettings):
 
     def stated(self) -> dict[str, Any]:
         """Return kind, classes and label ids."""
-        return {"kind": self.kind, "classes": None} if self.labels is None else super().stated()
+        return FileSettings.stated(self) if self.labels is None else super().stated()
 
 
 def open_clips(config: ClipsConfig) -> FileSource:
@@ -89,7 +91,7 @@ def open_clips(config: ClipsConfig) -> FileSource:
     listing = Listing(frames.ids, frames.files, labels).ordered()
     clips = pc.replace_substring_regex(listing.ids, r"/[^/]*$", "")
     listing = listing.by_clip_and_time(clips, _times(listing.ids, clips))
-    listing = listing.around_labels(config.around_labels)
+    listing = choose(listing.around_labels(config.around_labels), config)
     label_ids = None if config.labels is None else config.label_ids()
     return FileSource(listing, config.stated(), label_ids, sparse=True)
 

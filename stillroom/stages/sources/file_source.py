@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stillroom.stages.sources.label_ids import LabelIds
     from stillroom.stages.sources.listing import Listing
 
+    LabelReader = Callable[[Path, int], NDArray[np.integer[Any]]]
+
 
 def no_clip(_: str) -> tuple[None, None]:
     """Return the clip and time of a frame that belongs to no clip."""
@@ -39,6 +41,8 @@ class FileSource:
         stated: the part of the identity that the section decides.
         ids: how label files are read; None in an unlabelled source.
         position_of: reads clip and time from a frame's id, where the listing does not have them.
+        read: reads the raw ids of a label file, given the least difference of two that differ in
+            meaning.
         sparse: whether a frame of a labelled source may have no label: it is then ignored
             everywhere, which in other sources is a fault of its label.
     """
@@ -47,6 +51,7 @@ class FileSource:
     stated: Mapping[str, Any]
     ids: LabelIds | None = None
     position_of: Callable[[str], tuple[str | None, int | None]] = no_clip
+    read: LabelReader = read_label
     sparse: bool = False
 
     @property
@@ -81,7 +86,7 @@ class FileSource:
         label_path = self.frames.label_path(index)
         if label_path is not None:
             try:
-                label = _read_ids(Path(label_path), self.ids, image.shape[:2])
+                label = self._read_ids(Path(label_path), self.ids, image.shape[:2])
             except FrameError as error:
                 fault = str(error)
         elif not self.sparse:
@@ -112,18 +117,17 @@ class FileSource:
             "listing_sha256": self.frames.sha256,
         }
 
+    def _read_ids(self, path: Path, ids: LabelIds, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Read the class indices (H, W) of a label file.
 
-def _read_ids(path: Path, ids: LabelIds, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read the class indices (H, W) of a label file.
-
-    Raises:
-        FrameError: it cannot be used as the label of an image of this (height, width).
-        SourceUnavailable: it cannot be read now.
-    """
-    raw = read_label(path, ids.apart())
-    if raw.shape != size:
-        raise FrameError(
-            f"{path.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
-            f"{size[0]}x{size[1]} (height x width)"
-        )
-    return ids.convert(path.name, raw)
+        Raises:
+            FrameError: it cannot be used as the label of an image of this (height, width).
+            SourceUnavailable: it cannot be read now.
+        """
+        raw = self.read(path, ids.apart())
+        if raw.shape != size:
+            raise FrameError(
+                f"{path.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
+                f"{size[0]}x{size[1]} (height x width)"
+            )
+        return ids.convert(path.name, raw)

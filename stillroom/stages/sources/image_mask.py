@@ -8,10 +8,12 @@ from typing import Literal, Self
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from stillroom.stages.sources.choose import choose
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.label_ids import ClassNames, LabelSettings
 from stillroom.stages.sources.listing import Listing
+from stillroom.stages.sources.recognise import warn_of_splits
 
 
 class ImageMaskConfig(LabelSettings):
@@ -61,10 +63,11 @@ def open_image_mask(config: ImageMaskConfig) -> FileSource:
             image has a mask.
     """
     image_folder, mask_folder = config.folders()
+    warn_of_splits(image_folder, config)
     images = find_images(image_folder, recursive=True).by_stem(config.image_ending)
     masks = find_images(mask_folder, recursive=True).by_stem(config.mask_ending)
     labels = images.labels_from(masks, "image", "mask")
     listing = Listing(images.ids, images.files, labels)
     if config.without_mask == "skip":
         listing = listing.take(pc.indices_nonzero(pc.is_valid(labels.pattern)))
-    return FileSource(listing.ordered(), config.stated(), config.label_ids())
+    return FileSource(choose(listing.ordered(), config), config.stated(), config.label_ids())

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from stillroom.stages.sources.choose import choose
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.listing import Files, Listing, PathPattern, joined
 from stillroom.stages.sources.names import text_of
-from stillroom.stages.sources.source_settings import SourceSettings
+from stillroom.stages.sources.recognise import warn_of_splits
+from stillroom.stages.sources.source_settings import FileSettings
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class ImagesConfig(SourceSettings):
+class ImagesConfig(FileSettings):
     """Every image below one folder or several.
 
     Attributes:
@@ -48,13 +50,15 @@ def open_images(config: ImagesConfig) -> FileSource:
     # abspath: "." has no name, and a link's own name is what its owner sees
     roots = [Path(os.path.abspath(root)) for root in config.folders()]
     prefixes = _prefixes(roots)
+    for root in roots:
+        warn_of_splits(root, config)
     found = [
         find_images(root, recursive=True).by_path(prefix)
         for root, prefix in zip(roots, prefixes, strict=True)
     ]
     ids = pa.concat_arrays([each.ids for each in found])
     listing = Listing(ids, joined([each.files for each in found])).ordered()
-    return FileSource(listing, config.stated())
+    return FileSource(choose(listing, config), config.stated())
 
 
 def open_image_files(paths: Sequence[Path]) -> FileSource:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from stillroom.stages.class_lists import numbered
-from stillroom.stages.sources.source_settings import SourceSettings
+from stillroom.stages.sources.source_settings import FileSettings
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import FrameError
 
@@ -65,7 +65,7 @@ ClassNames = Annotated[tuple[str, ...], BeforeValidator(numbered)]
 """Names of classes, the name of a list of them, or their number: they are then "0", "1", ..."""
 
 
-class LabelSettings(SourceSettings):
+class LabelSettings(FileSettings):
     """The classes of a source and the ids of its label files.
 
     Attributes:
@@ -113,10 +113,10 @@ class LabelSettings(SourceSettings):
         return LabelIds(self.classes, index_of, self.unlisted == "ignore")
 
     def stated(self) -> dict[str, Any]:
-        """Return kind, classes and what decides the labels."""
+        """Return kind, draw, classes and what decides the labels."""
         index_of = self.label_ids().index_of
         return {
-            "kind": self.kind,
+            **super().stated(),
             "classes": list(self.classes),
             "ids": {str(raw): index_of[raw] for raw in sorted(index_of)},
             "unlisted": self.unlisted,

@@ -8,6 +8,7 @@ from stillroom.stages.settings import one_of
 from stillroom.stages.sources.camvid import CamVidConfig, open_camvid
 from stillroom.stages.sources.cityscapes import CityscapesSequenceConfig, open_cityscapes_sequence
 from stillroom.stages.sources.clips import ClipsConfig, open_clips
+from stillroom.stages.sources.data_sets import SETTINGS, open_data_set
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.image_mask import ImageMaskConfig, open_image_mask
 from stillroom.stages.sources.images import ImagesConfig, open_images
@@ -28,6 +29,7 @@ SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
     "cityscapes_sequence": (CityscapesSequenceConfig, open_cityscapes_sequence),
     "video": (VideoConfig, open_video),
     "demo": (DemoConfig, DemoSource),
+    **{kind: (settings, open_data_set) for kind, settings in SETTINGS.items()},
 }
 
 if TYPE_CHECKING:

@@ -6,15 +6,18 @@ import json
 import os
 import pickle
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
+from data_set_trees import plant
 from PIL import Image
 from pydantic import TypeAdapter
 
+from stillroom.stages.sources.data_set_table import DATA_SETS
 from stillroom.stages.sources.open import SOURCES, SourceConfig, open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
@@ -90,6 +93,11 @@ def demo(_: Path) -> dict[str, Any]:
     return {"clips": 2, "frames_per_clip": 2, "height": 16, "width": 24}
 
 
+def data_set(kind: str, root: Path) -> dict[str, Any]:
+    plant(kind, root)
+    return {"root": root}
+
+
 SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "camvid": camvid,
     "image_mask": image_mask,
@@ -98,6 +106,7 @@ SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cityscapes_sequence": cityscapes_sequence,
     "video": video,
     "demo": demo,
+    **{kind: partial(data_set, kind) for kind in DATA_SETS},
 }
 every_kind = pytest.mark.parametrize("kind", SOURCES)
 
