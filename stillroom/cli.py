@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +61,8 @@ def main() -> None:
 
     First contact, with nothing to download:  stillroom demo
     """
+    # torch's profiler, which reads it when torch is imported, else tells of its start and end.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     for logger in map(logging.getLogger, TOLD):
         if not logger.handlers:
             logger.addHandler(_Echo())

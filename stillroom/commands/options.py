@@ -72,9 +72,13 @@ def print_result(document: dict[str, Any], parts: list[RenderableType], as_json:
         click.echo(json.dumps(document, indent=2))
         return
     from rich.console import Console
+    from rich.table import Table
+
+    from stillroom.commands.show.grid import fitted
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if not console.is_terminal:  # a file has no edge at which a table would have to be cut
         console.width = max(console.width, 160)
     for part in parts:
-        console.print(part)
+        for piece in fitted(part, console.width) if isinstance(part, Table) else [part]:
+            console.print(piece)

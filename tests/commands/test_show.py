@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stillroom.commands.quantities import gflops, parameters
 from stillroom.commands.show.caches import build_report, estimate
-from stillroom.commands.show.grid import grid
+from stillroom.commands.show.grid import fitted, grid
 from stillroom.commands.show.students import term_checks
 from stillroom.pipeline.build.estimate import BuildEstimate, SetEstimate
 from stillroom.pipeline.build.plan import SetPlan
@@ -91,3 +91,26 @@ def test_a_term_without_a_gradient_is_remarked_on_below_the_table() -> None:
         "term silent/tiny on stream more had no gradient: nothing to learn from; "
         "`stillroom cache stats RUN.toml` counts pseudo labels"
     ]
+
+
+def test_a_table_that_is_too_wide_is_cut_between_columns_and_loses_nothing() -> None:
+    columns = ["array", "shape", "a number", "another", "last"]
+    rows = [("street/logits", "9x8x12", "1234567.8", "2.5", "0.001"), ("more", "8", "1", "", "7")]
+    table = grid(columns, rows)
+    assert fitted(table, 80) == [table]
+    pieces = fitted(table, 34)
+    shown = []
+    for piece in pieces:
+        console = Console(width=34, file=io.StringIO())
+        console.print(piece, soft_wrap=True)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= 34
+        shown.append(text.split())
+    assert len(pieces) == 2
+    for words in shown:
+        assert words[0] == "array"
+        assert {"street/logits", "more"} <= set(words)
+    every = [word for words in shown for word in words]
+    for word in [*" ".join(columns).split(), *(cell for row in rows for cell in row if cell)]:
+        assert word in every
+    assert [column.header for column in fitted(table, 1)[0].columns] == ["array", "shape"]
