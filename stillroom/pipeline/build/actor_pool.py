@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,18 +38,24 @@ class RayWorker:
         self._run, self._cores = run, cores
         self._worker: ShardWorker | None = None
 
-    def ready(self) -> None:
+    def ready(self) -> str:
         """Open the sources and the cache; no shard may be given before this has returned.
+
+        Returns:
+            Ray's id of the node
 
         Raises:
             StillroomError: one that concerns every shard (the cache cannot be written, say).
         """
+        import ray
+
         from stillroom.pipeline.build.worker import ShardWorker
         from stillroom.pipeline.run_file.opened_run import open_run
         from stillroom.stages.cache.shard_threads import ShardThreads
 
         threads = ShardThreads(*thread_counts(self._run.cache, self._cores))
         self._worker = ShardWorker(open_run(self._run), threads)
+        return str(ray.get_runtime_context().get_node_id())
 
     def work(self, work: ShardWork) -> ShardReport:
         """As `ShardWorker.work`."""
@@ -72,16 +79,19 @@ class Actor:
         cpus: that it asked Ray for
         running: by Ray reference, the shards that it has been given
         counted: frames already reported, by shard
-        heartbeat: the Ray reference that was asked for, and when; None while none is
-        fed: when it was last given a shard
+        heartbeat: the Ray reference to one that was asked for; None while none is
+        asked, fed: when it was last asked for one, and given a shard
+        machine: Ray's id of its node
     """
 
     handle: Any
     cpus: int
     running: dict[Any, ShardWork] = field(default_factory=dict)
     counted: dict[ShardWork, int] = field(default_factory=dict)
-    heartbeat: tuple[Any, float] | None = None
+    heartbeat: Any = None
+    asked: float = -math.inf
     fed: float = 0.0
+    machine: str = ""
 
 
 class ActorPool:
@@ -149,7 +159,7 @@ class ActorPool:
 
         actor = self.starting.pop(reference)
         try:
-            self._ray.get(reference)
+            actor.machine = self._ray.get(reference)
         except RayTaskError as error:
             self._not_started(actor, reason_of(cause_of(error)))
         except RayError as error:  # its last line has the cause
@@ -186,6 +196,10 @@ class ActorPool:
                 "  free some of it, or give another --address; if workers only start slowly, "
                 "raise cache.shard_timeout"
             )
+
+    def has_lost_the_machine_of(self, actor: Actor) -> bool:
+        """Return whether the cluster has shrunk by this actor's node."""
+        return actor.machine not in {n["NodeID"] for n in self._ray.nodes() if n["Alive"]}
 
     def replace(self, actor: Actor) -> None:
         """End an actor and start another in its place."""

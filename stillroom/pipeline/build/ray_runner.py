@@ -8,31 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.build.actor_pool import (
-    ActorPool,
-    cause_of,
-    reason_of,
-)
+from stillroom.pipeline.build.actor_pool import ActorPool, cause_of, reason_of
 from stillroom.pipeline.build.cores import SHARDS_IN_FLIGHT
 from stillroom.pipeline.build.placement import by_device, nodes_of
 from stillroom.pipeline.build.report import BuildEvent
 from stillroom.pipeline.build.sets import stored_set
 from stillroom.pipeline.cluster.connection import connected, first_line
 from stillroom.pipeline.run_file.loading import with_absolute_paths
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import CacheError, ConfigError
 
 if TYPE_CHECKING:
     from stillroom.pipeline.build.actor_pool import Actor
     from stillroom.pipeline.build.report import Listener
     from stillroom.pipeline.run_file.sections import RunConfig
-    from stillroom.stages.cache.cache_shard import ShardWork
+    from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 
 LOG = logging.getLogger(__name__)
 ATTEMPTS = 3
+MOVES = 10  # of a shard, off machines that were lost, before it is suspected of losing them
 POLL_SECONDS = 0.5
+BEATS_A_SECOND = 100  # of all actors together
 
 
 def run_on_ray(
@@ -76,6 +74,7 @@ class _ShardQueue:
         self._ray, self._run, self._listen = ray, run, listen
         self._waiting = deque(works)
         self._failures: dict[ShardWork, list[str]] = {}
+        self._moves: Counter[ShardWork] = Counter()  # off machines that were lost
         self._quarantined: dict[ShardWork, str] = {}
         self._pool = ActorPool(ray, run, len(works), gpu=gpu)
 
@@ -86,9 +85,10 @@ class _ShardQueue:
             while self._waiting or any(actor.running for actor in pool.actors):
                 for actor in pool.actors:
                     self._feed(actor)
-                self._take_result()
+                    self._ask(actor)
+                self._take_results()
                 for actor in tuple(pool.actors):
-                    self._check_progress(actor)
+                    self._check_silence(actor)
                 pool.check()
                 pool.follow_cluster(len(self._waiting))
             return self._quarantined
@@ -105,51 +105,66 @@ class _ShardQueue:
             actor.running[actor.handle.work.remote(work)] = work
             actor.fed = time.monotonic()
 
-    def _take_result(self) -> None:
-        """Wait a moment for an actor that has started, or for a shard that has ended."""
+    def _ask(self, actor: Actor) -> None:
+        """Ask for a heartbeat now and then: the more actors, the less often each of them."""
+        pause = max(POLL_SECONDS, len(self._pool.actors) / BEATS_A_SECOND)
+        if actor.heartbeat is None and time.monotonic() - actor.asked >= pause:
+            actor.heartbeat, actor.asked = actor.handle.heartbeat.remote(), time.monotonic()
+
+    def _take_results(self) -> None:
+        """Wait a moment for a shard that has ended or an actor that has started; take all there is.
+
+        One call to Ray for many: one for each of hundreds of actors would keep the driver busy.
+        """
         owners = {reference: actor for actor in self._pool.actors for reference in actor.running}
         references = [*owners, *self._pool.starting]
-        done, _ = self._ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+        self._ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+        beating = {a.heartbeat: a for a in self._pool.actors if a.heartbeat is not None}
+        references += beating
+        done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        results = [(owners[one], one, self._result(one)) for one in done if one in owners]
+        # What is done counts, even where its actor was lost just after.
+        for actor, reference, result in sorted(results, key=lambda each: _is_error(each[2])):
+            if reference in actor.running:
+                self._settle(actor, reference, result)
         for reference in done:
-            if reference in owners:
-                self._settle(owners[reference], reference)
-            else:
+            if reference in beating:
+                self._take_heartbeat(beating[reference])
+            elif reference in self._pool.starting:
                 self._pool.add_actor(reference)
 
-    def _settle(self, actor: Actor, reference: Any) -> None:
-        """Take the result of one attempt: committed, to be tried again, or given up."""
-        from ray.exceptions import RayError, RayTaskError
+    def _result(self, reference: Any) -> ShardReport | Exception:
+        from ray.exceptions import RayError
 
         try:
-            report = self._ray.get(reference)
-        except RayTaskError as error:
-            self._failed(actor.running.pop(reference), reason_of(cause_of(error)))
-        except RayError as error:  # its process, node or memory is gone
-            self._replace(actor, f"worker died: {first_line(error)}")
+            report: ShardReport = self._ray.get(reference)
+        except RayError as error:
+            return error
+        return report
+
+    def _settle(self, actor: Actor, reference: Any, result: ShardReport | Exception) -> None:
+        """Take the result of one attempt: committed, to be tried again, or given up."""
+        from ray.exceptions import RayTaskError
+
+        if isinstance(result, RayTaskError):
+            self._failed(actor.running.pop(reference), reason_of(cause_of(result)))
+        elif isinstance(result, Exception):  # its process, node or memory is gone
+            self._replace(actor, f"worker died: {first_line(result)}")
         else:
             work = actor.running.pop(reference)
-            missing = report.frames - actor.counted.pop(work, 0)
-            self._listen(BuildEvent(work, frames=missing, report=report))
+            missing = result.frames - actor.counted.pop(work, 0)
+            self._listen(BuildEvent(work, frames=missing, report=result))
 
-    def _check_progress(self, actor: Actor) -> None:
+    def _take_heartbeat(self, actor: Actor) -> None:
         """Report the actor's progress; replace it where it finished no batch for too long."""
         from ray.exceptions import RayError
 
-        limit = self._run.cache.shard_timeout
-        if actor.heartbeat is None:
-            actor.heartbeat = (actor.handle.heartbeat.remote(), time.monotonic())
-        reference, asked = actor.heartbeat
-        done, _ = self._ray.wait([reference], timeout=0)
-        if not done:
-            if time.monotonic() - asked > limit:
-                self._replace(actor, f"the worker said nothing for more than {limit:g} s")
-            return
-        actor.heartbeat = None
+        reference, actor.heartbeat = actor.heartbeat, None
         try:
             progress, idle_seconds = self._ray.get(reference)
         except RayError:
-            if not actor.running:  # else the results of its shards come in as errors
-                self._pool.replace(actor)
+            if actor in self._pool.actors and not actor.running:
+                self._pool.replace(actor)  # else the results of its shards come in as errors
             return
         in_hand = set(actor.running.values())  # what was settled meanwhile is counted already
         for work, frames in progress.items():
@@ -158,15 +173,32 @@ class _ShardQueue:
                 self._listen(BuildEvent(work, frames=more))
                 actor.counted[work] = frames
         # A worker that had nothing to do for long gets its full time once it is fed.
+        limit = self._run.cache.shard_timeout
         if actor.running and min(idle_seconds, time.monotonic() - actor.fed) > limit:
             self._replace(actor, f"no batch finished for more than {limit:g} s")
 
+    def _check_silence(self, actor: Actor) -> None:
+        limit = self._run.cache.shard_timeout
+        if actor.heartbeat is not None and time.monotonic() - actor.asked > limit:
+            self._replace(actor, f"the worker said nothing for more than {limit:g} s")
+
     def _replace(self, actor: Actor, reason: str) -> None:
         """Put another actor in the place of this one, and settle what it had in hand."""
+        lost = self._pool.has_lost_the_machine_of(actor)
         self._pool.replace(actor)
-        for work in actor.running.values():
+        works, actor.running = [*actor.running.values()], {}
+        for work in works:
             self._listen(BuildEvent(work, frames=-actor.counted.get(work, 0)))
-            self._failed(work, reason)
+            self._moves[work] += lost
+            if lost and self._moves[work] <= MOVES:  # that is no fault of the shard's
+                self._move(work)
+            else:
+                self._failed(work, reason)
+
+    def _move(self, work: ShardWork) -> None:
+        if not self._is_committed(work):
+            self._listen(BuildEvent(work, problem="its machine left the cluster; others do it"))
+            self._waiting.appendleft(work)
 
     def _failed(self, work: ShardWork, reason: str) -> None:
         """Count a failed attempt, unless the worker died after its commit."""
@@ -181,5 +213,13 @@ class _ShardQueue:
             self._quarantined[work] = reason
 
     def _is_committed(self, work: ShardWork) -> bool:
-        stored = stored_set(self._run, work.source, work.set_name)
-        return stored is not None and work.shard in stored.committed()
+        """Look for this shard's record alone: a large manifest takes half a minute to read."""
+        try:
+            stored = stored_set(self._run, work.source, work.set_name)
+            return stored is not None and stored.part(work.shard).shard == work.shard
+        except CacheError:
+            return False
+
+
+def _is_error(result: ShardReport | Exception) -> bool:
+    return isinstance(result, Exception)

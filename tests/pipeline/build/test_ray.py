@@ -96,7 +96,7 @@ class FakeRay:
     def __init__(self, said: dict[str, list[Any]], **resources: float) -> None:
         self.said, self.resources = said, resources
         self.options: list[dict[str, Any]] = []  # of every actor that was started
-        self.killed = 0
+        self.killed = self.waits = 0
         self.shards: list[ShardWork] = []
 
     def is_initialized(self) -> bool:
@@ -108,7 +108,7 @@ class FakeRay:
     available_resources = cluster_resources
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": self.resources}]
+        return [{"NodeID": None, "Alive": True, "Resources": self.resources}]
 
     def remote(self, **options: Any) -> Any:
         def start(kind: type) -> Any:
@@ -117,8 +117,13 @@ class FakeRay:
 
         return start
 
-    def wait(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        done = [each for each in references if each.value is not NEVER][:1]
+    def wait(
+        self, references: list[Any], num_returns: int, timeout: float
+    ) -> tuple[list[Any], list[Any]]:
+        self.waits += 1
+        assert 0 < num_returns <= len(references)
+        assert timeout >= 0
+        done = [each for each in references if each.value is not NEVER][:num_returns]
         return done, [each for each in references if each not in done]
 
     def get(self, reference: Any) -> Any:
@@ -168,6 +173,7 @@ def on_fake(
     run: Any,
     said: dict[str, list[Any]],
     works: list[ShardWork] = WORKS,
+    listen: Callable[[Any], None] = lambda _: None,
     **resources: float,
 ) -> tuple[FakeRay, Any]:
     """The fake, and what `run_on_ray` gives or raises on it."""
@@ -176,7 +182,7 @@ def on_fake(
         "stillroom.pipeline.build.ray_runner.connected", lambda *_: contextlib.nullcontext(fake)
     )
     try:
-        return fake, run_on_ray(run, list(works), None, lambda _: None)
+        return fake, run_on_ray(run, list(works), None, listen)
     except Exception as error:
         return fake, error
 
@@ -204,6 +210,50 @@ def test_whatever_ray_says_of_a_lost_worker_its_shards_are_tried_again(
     fake, gave = on_fake(monkeypatch, run, {"work": [error]}, CPU=2)
     assert set(gave) == set(WORKS)
     assert all(reason.startswith("worker died: ") for reason in gave.values())
+
+
+def test_a_shard_whose_machine_leaves_the_cluster_has_not_failed(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import NodeDiedError
+
+    gone, run = NodeDiedError("node died"), load_run(run_file)
+    said = {"work": [gone, gone, gone, gone, done], "ready": ["spot", "spot", "spot", "spot", None]}
+    fake, gave = on_fake(monkeypatch, run, said, WORKS[:1], CPU=2)
+    assert gave == {}  # four times, where three failures give a shard up
+    assert len(fake.options) == 5
+    # Yet a shard may be what its machines die of.
+    fake, gave = on_fake(monkeypatch, run, {"work": [gone], "ready": ["spot"]}, WORKS[:1], CPU=2)
+    assert gave == {WORKS[0]: "worker died: node died"}
+    assert len(fake.shards) == 10 + 3
+
+
+def test_a_shard_that_is_done_counts_though_its_worker_is_lost_with_the_next(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import WorkerCrashedError
+
+    seen: list[ShardWork] = []
+    works = [ShardWork("street", "tiny", shard, ("logits",)) for shard in range(3)]
+    said = {"work": [WorkerCrashedError(), done]}
+    fake, gave = on_fake(
+        monkeypatch, load_run(run_file), said, works,
+        listen=lambda event: seen.append(event.work) if event.report else None, CPU=2,
+    )  # fmt: skip
+    assert gave == {}
+    assert sorted(work.shard for work in seen) == [0, 1, 2]  # each reported once
+    assert [work.shard for work in fake.shards] == [0, 1, 2, 0]  # and one computed again
+
+
+def test_hundreds_of_workers_cost_the_driver_few_calls(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = [ShardWork("street", "tiny", shard, ("logits",)) for shard in range(3000)]
+    run = load_run(run_file, ["teachers.tiny.device=cuda"])
+    fake, gave = on_fake(monkeypatch, run, {}, works, CPU=401, GPU=400)
+    assert (gave, len(fake.options)) == ({}, 400)
+    assert len(fake.shards) == 3000
+    assert fake.waits < 20  # all that has ended at a time, not a shard or a worker each
 
 
 def test_a_worker_that_cannot_start_costs_no_shard_an_attempt(
@@ -252,7 +302,8 @@ class Growing(FakeRay):
     def nodes(self) -> list[dict[str, Any]]:
         self.looks += 1
         gpus = 2 if self.looks > 2 else 0
-        return [*super().nodes(), {"Alive": True, "Resources": {"CPU": 5, "GPU": gpus}}]
+        more = {"NodeID": "late", "Alive": True, "Resources": {"CPU": 5, "GPU": gpus}}
+        return [*super().nodes(), more]
 
 
 def test_gpus_that_come_late_are_used_and_asked_for_before(
@@ -279,7 +330,7 @@ class Shrinking(FakeRay):
 
     def nodes(self) -> list[dict[str, Any]]:
         self.looks += 1
-        gone = {"Alive": self.looks < 3, "Resources": {"CPU": 9}}
+        gone = {"NodeID": "large", "Alive": self.looks < 3, "Resources": {"CPU": 9}}
         return [*super().nodes(), gone]
 
 
