@@ -105,7 +105,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     check_objective(run, objective, streams, classes)
     check_labels(objective, streams, classes)
-    objective.prepare(_sizes(student, streams, cached))
+    objective.prepare(_sizes(student, classes, streams, cached))
     scored = _validation_source(run, classes)
     return TrainJob(
         student=student,
@@ -142,7 +142,10 @@ def _cached_strides(cache: Cache, settings: TrainConfig, objective: Objective) -
 
 
 def _sizes(
-    student: Student, streams: Mapping[str, CacheDataset], cached: Mapping[str, int]
+    student: Student,
+    classes: tuple[str, ...],
+    streams: Mapping[str, CacheDataset],
+    cached: Mapping[str, int],
 ) -> Sizes:
     teachers = {
         f"{teacher_of(set_name)}/{artifact}": spec.shape[0]
@@ -151,7 +154,8 @@ def _sizes(
         for artifact, spec in one.arrays.items()
         if "channel" in spec.kind.axes
     }
-    return Sizes(student.num_classes, student.channels, student.strides, teachers, cached)
+    mine = student.num_classes, student.channels, student.strides
+    return Sizes(*mine, teachers, cached, classes)
 
 
 def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | None:

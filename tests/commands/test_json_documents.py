@@ -61,7 +61,9 @@ DOCUMENTS = {
     ),
     "cache stats RUN": (
         "sets(source teacher fingerprint missing_shards frames labels "
-        "pseudo_label(pavement car pedestrian none) argmax_of_logits(pavement pole car pedestrian) "
+        "pseudo_label(pavement car pedestrian none) "
+        "class_weights(sky building road pavement tree pole sign car pedestrian) "
+        "argmax_of_logits(pavement pole car pedestrian) "
         "confidence_histogram thresholds(threshold kept accuracy labelled_kept)) features picture"
     ),
     "cache adapt RUN": (

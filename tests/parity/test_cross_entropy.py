@@ -50,6 +50,28 @@ def test_it_is_the_formula(sample, masked):
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_class_weights_weigh_pixels_and_the_mean(sample):
+    student, labels, mask = sample
+    weights, total, whole = [0.5, 2.0, 0.0, 1.0, 3.0], 0.0, 0.0
+    for b, y, x in np.ndindex(labels.shape):
+        if labels[b, y, x] != 255 and mask[b, 0, y, x]:
+            alone = labels[b : b + 1, y : y + 1, x : x + 1]
+            own = reference(student[b : b + 1, :, y : y + 1, x : x + 1], alone)
+            total += weights[labels[b, y, x]] * own
+            whole += weights[labels[b, y, x]]
+    student, labels, mask = (torch.from_numpy(part) for part in sample)
+    found = cross_entropy(student, labels, mask=mask, class_weights=torch.tensor(weights))
+    assert found.item() == pytest.approx(total / whole, rel=1e-6)
+    alike = cross_entropy(student, labels, mask=mask, class_weights=torch.full((5,), 7.0))
+    assert alike.item() == pytest.approx(cross_entropy(student, labels, mask=mask).item())
+    none = labels.clone().fill_(2)  # of a class that weighs nothing
+    student.requires_grad_()
+    found = cross_entropy(student, none, class_weights=torch.tensor(weights))
+    found.backward()
+    assert found.item() == 0
+    assert not student.grad.any()
+
+
 def test_uint8_labels_are_as_good_as_int64(sample):
     student, labels, _ = (torch.from_numpy(part) for part in sample)
     found = cross_entropy(student, labels.to(torch.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from stillroom.commands.quantities import size
@@ -106,6 +107,7 @@ def _stats_of_set(one: SetStats) -> list[RenderableType]:
     parts: list[RenderableType] = [head]
     if one.stats.of_classes or not one.stats.ranges:
         parts += [_class_table(one, document), ""]
+        parts += _class_weights(document["class_weights"])
     parts += [_range(name, values) for name, values in document.get("ranges", {}).items()]
     if not one.stats.pixels:
         if not one.stats.ranges:
@@ -120,6 +122,14 @@ def _stats_of_set(one: SetStats) -> list[RenderableType]:
         for step in document["thresholds"]
     )
     return [*parts, grid(("threshold", "kept", "right among the kept"), thresholds)]
+
+
+def _class_weights(weights: dict[str, float]) -> list[RenderableType]:
+    """Lay out weights as a line for the run file's terms on labels."""
+    if not weights:
+        return []
+    entries = ", ".join(f"{json.dumps(name)} = {weight:g}" for name, weight in weights.items())
+    return [f"class_weights = {{ {entries} }}  # 1 / ln(1.02 + share)", ""]
 
 
 def _range(artifact: str, values: dict[str, float | None]) -> str:

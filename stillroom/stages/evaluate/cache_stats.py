@@ -105,12 +105,30 @@ class CacheStats:
             },
         )
 
+    def class_weights(self, classes: Sequence[str]) -> dict[str, float]:
+        """Return 1 / ln(1.02 + p) of each class, p its share of the labels, else of pseudo labels.
+
+        Paszke et al., "ENet: A Deep Neural Network Architecture for Real-Time Semantic
+        Segmentation", section 5.2, arXiv:1606.02147: 1.4 for a class that is everywhere, 50 for one
+        that is nowhere.
+
+        Returns:
+            by name, to two decimals; nothing where there is no label of either kind
+        """
+        counts = self.labels if self.labels[:IGNORE].any() else self.pseudo_labels
+        known = counts[: len(classes)]
+        if not known.any():
+            return {}
+        weights = 1 / np.log(1.02 + known / known.sum())
+        return {name: round(float(each), 2) for name, each in zip(classes, weights, strict=True)}
+
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return them as JSON, without the features; classes that nothing has are left out."""
         found: dict[str, Any] = {
             "frames": self.frames,
             "labels": _named(self.labels, classes),
             "pseudo_label": _named(self.pseudo_labels, classes),
+            "class_weights": self.class_weights(classes),
             "argmax_of_logits": _named(self.best, classes),
             "confidence_histogram": self.confidence.tolist(),
             "thresholds": [

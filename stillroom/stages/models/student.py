@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillroom.stages.models.dense_network import crop, measure_grids
 from stillroom.storage_specs.artifacts import FEATURES, LOGITS
-from stillroom.storage_specs.errors import ArtifactError
+from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stillroom.stages.models.dense_network import ModelOutput, Normalise
     from stillroom.stages.models.weights import EncoderFit
@@ -60,6 +61,7 @@ class Student(nn.Module):
         self.num_classes = num_classes
         self.encoder_fit: EncoderFit | None = None
         self.idle_parameters = 0
+        self._frozen_norm: str | None = None
         # Functions of the network, not bound to it: a deep copy then runs its own weights.
         self._run = run
         self._classifier_weight = classifier_weight
@@ -85,6 +87,39 @@ class Student(nn.Module):
             ConfigError: a user's own network has no such attribute.
         """
         return self._classifier_weight(self.network)
+
+    def freeze_norm(self, part: str | None) -> None:
+        """Keep batch normalisation in evaluation mode from now on, whatever `train` is told.
+
+        It goes by the running statistics that it has, and changes them no more; scale and shift
+        still learn.
+
+        Args:
+            part: "encoder" or "all" of the network; None lets all of it train
+
+        Raises:
+            ConfigError: there is no batch normalisation in it.
+        """
+        self._frozen_norm = part
+        if part is not None and not any(True for _ in self._frozen()):
+            raise ConfigError(
+                f"train.freeze_norm: there is no batch normalisation in {part!r} of the student "
+                f"{type(self.network).__name__}; leave it out"
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every part but the normalisation that is frozen."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> Iterator[nn.Module]:
+        if self._frozen_norm is not None:
+            inside = getattr(self.network, "encoder", None)
+            part = self.network if self._frozen_norm == "all" else inside
+            found = part.modules() if isinstance(part, nn.Module) else iter(())
+            yield from (each for each in found if isinstance(each, _BatchNorm))
 
     def forward(self, images: Tensor) -> StudentOutput:
         """Compute logits and features of a batch.

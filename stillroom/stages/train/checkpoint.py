@@ -112,6 +112,7 @@ def new_learner(
     student: Student, objective: Objective, settings: TrainConfig, device: torch.device
 ) -> Learner:
     """Set a student and its objective up for their first step, on the device."""
+    student.freeze_norm(settings.freeze_norm)
     student.to(device)
     if device.type == "cuda":  # a CPU brings weights into its own order anyway
         student.to(memory_format=student.normalise.order)  # type: ignore[call-overload]

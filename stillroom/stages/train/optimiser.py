@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -28,10 +29,12 @@ def build_optimiser(
         beside: parameters of terms, which train with the same settings as the student's head
 
     Raises:
-        ConfigError: where encoder_lr_factor is set and the student has no encoder
+        ConfigError: where the student lacks a part whose learning rate is set
     """
-    groups = _groups(student, config)
-    groups += [{"params": list(beside), FACTOR: 1.0}] if beside else []
+    groups = _grouped(_rates(student, config), config)
+    if not groups:
+        raise ConfigError("the student has no trainable parameters")
+    groups += _grouped(((parameter, 1.0) for parameter in beside), config)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -40,15 +43,34 @@ def build_optimiser(
 
 
 def learning_rate(
-    step: int, steps: int, *, base: float, power: float, warmup_steps: int = 0
+    step: int,
+    steps: int,
+    *,
+    base: float,
+    schedule: str = "poly",
+    power: float = 0.9,
+    milestones: Sequence[int] = (),
+    drop: float = 0.1,
+    warmup_steps: int = 0,
 ) -> float:
-    """Return base * (1 - step / steps) ** power, times (step + 1) / warmup_steps while warming up.
+    """Return the learning rate of a step, base * f(step), as torch's schedulers of these names do.
+
+    f is "poly": (1 - step / steps) ** power; "cosine": (1 + cos(pi step / steps)) / 2;
+    "milestones": drop ** (how many of them are reached); "constant": 1; all times
+    (step + 1) / warmup_steps while warming up.
 
     Args:
         step: steps done before this one, 0 <= step < steps
     """
     warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return float(base * warmth * (1 - step / steps) ** power)
+    done = step / steps
+    factors = {
+        "poly": (1 - done) ** power,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "milestones": drop ** sum(step >= each for each in milestones),
+        "constant": 1.0,
+    }
+    return float(base * warmth * factors[schedule])
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -63,20 +85,51 @@ def trained_parameters(optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
         yield from group["params"]
 
 
-def _groups(student: Student, config: OptimiserConfig) -> list[dict[str, Any]]:
-    trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ConfigError("the student has no trainable parameters")
-    if config.encoder_lr_factor == 1:
-        return [{"params": trainable, FACTOR: 1.0}]
-    encoder = getattr(student.network, "encoder", None)
-    if not isinstance(encoder, torch.nn.Module):
-        raise ConfigError(
-            "train.optimiser.encoder_lr_factor is set, and this student has no part named "
-            "`encoder`; leave it at 1"
-        )
-    of_encoder = {id(parameter) for parameter in encoder.parameters()}
-    inside = [parameter for parameter in trainable if id(parameter) in of_encoder]
-    outside = [parameter for parameter in trainable if id(parameter) not in of_encoder]
-    groups = [(outside, 1.0), (inside, config.encoder_lr_factor)]
-    return [{"params": part, FACTOR: factor} for part, factor in groups if part]
+def _grouped(
+    rates: Iterable[tuple[Tensor, float]], config: OptimiserConfig
+) -> list[dict[str, Any]]:
+    """Put parameters of one factor and weight decay together, those of a factor of 1 first."""
+    groups: dict[tuple[float, float], list[Tensor]] = {(1.0, config.weight_decay): []}
+    for parameter, factor in rates:
+        spared = config.decay == "kernels" and parameter.ndim < 2
+        decay = 0.0 if spared else config.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": part, FACTOR: factor, "weight_decay": decay}
+        for (factor, decay), part in groups.items()
+        if part
+    ]
+
+
+def _rates(student: Student, config: OptimiserConfig) -> Iterator[tuple[Tensor, float]]:
+    """Yield each trainable parameter and the factor of its learning rate: its nearest part's."""
+    factors = _factors(student, config)
+    for name, parameter in student.network.named_parameters():
+        if parameter.requires_grad:
+            parts = [part for part in factors if _is_inside(name, part)]
+            yield parameter, factors[max(parts, key=len)] if parts else 1.0
+
+
+def _factors(student: Student, config: OptimiserConfig) -> dict[str, float]:
+    """Return the factors of the learning rate, by the part of the network that they are for."""
+    factors = dict(config.lr_factors or {})
+    if config.encoder_lr_factor != 1:
+        if not isinstance(getattr(student.network, "encoder", None), torch.nn.Module):
+            raise ConfigError(
+                "train.optimiser.encoder_lr_factor is set, and this student has no part named "
+                "`encoder`; leave it at 1"
+            )
+        factors.setdefault("encoder", config.encoder_lr_factor)
+    names = [name for name, _ in student.network.named_parameters()]
+    for part in factors:
+        if not any(_is_inside(name, part) for name in names):
+            parts = ", ".join(name for name, _ in student.network.named_children())
+            raise ConfigError(
+                f"train.optimiser.lr_factors: no parameter of the student lies in {part!r}; its "
+                f"parts are {parts}, and theirs, as `encoder.layer1`"
+            )
+    return factors
+
+
+def _is_inside(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")

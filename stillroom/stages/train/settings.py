@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.view import ViewConfig
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class StreamConfig(Settings):
@@ -53,6 +55,10 @@ class OptimiserConfig(Settings):
         lr: learning rate of the first step after warm-up
         momentum: of SGD (without Nesterov); AdamW does not read it
         encoder_lr_factor: multiplies the learning rate of the student's encoder
+        lr_factors: the same of any part of its network, by name, as "encoder.layer1"; of a part in
+            a part the inner one's holds
+        decay: "kernels" decays the weights of convolutions and matrices alone, no bias and nothing
+            of a normalisation; all parameters if left out
         clip: largest 2-norm of the whole gradient; None clips nothing
     """
 
@@ -61,6 +67,8 @@ class OptimiserConfig(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     encoder_lr_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    lr_factors: dict[str, Positive] | None = None
+    decay: Literal["kernels"] | None = None
     clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
@@ -85,8 +93,14 @@ class TrainConfig(Settings):
         steps, epochs: exactly one of them; an epoch is one pass of the first stream
         unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
         view, jitter: what the student sees of a frame
-        poly_power: lr * (1 - step / steps) ** poly_power
+        schedule: of the learning rate over the steps: "poly" (if left out), "cosine", "milestones"
+            or "constant"
+        poly_power: of "poly": lr * (1 - step / steps) ** poly_power
+        milestones: of "milestones": the steps from which on the learning rate is multiplied by
+            `milestone_factor` once more, 0.1 if left out
         warmup_steps: the learning rate rises linearly over so many steps
+        freeze_norm: batch normalisation of the student's "encoder", or of "all" of it, goes by the
+            statistics that it came with, and does not change them; its scale and shift still learn
         ema: decay of an exponential moving average of the weights, validated and exported instead
         device: "auto" takes the first CUDA device, or the CPU
         amp: of the student on a GPU: "auto" is float16, whose loss is scaled; "bfloat16" needs no
@@ -111,8 +125,12 @@ class TrainConfig(Settings):
     view: ViewConfig = ViewConfig()
     jitter: PhotometricConfig = PhotometricConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: Literal["poly", "cosine", "milestones", "constant"] | None = None
     poly_power: float = Field(default=0.9, ge=0, allow_inf_nan=False)
+    milestones: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    milestone_factor: Positive | None = None
     warmup_steps: int = Field(default=0, ge=0)
+    freeze_norm: Literal["encoder", "all"] | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "bfloat16", "off"] = "auto"
@@ -130,4 +148,20 @@ class TrainConfig(Settings):
     def _length_is_given_once(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_of_the_schedule(self) -> TrainConfig:
+        schedule = self.schedule or "poly"
+        if self.poly_power != 0.9 and schedule != "poly":
+            raise ValueError(f'poly_power is of schedule = "poly", and it is "{schedule}"')
+        given = self.milestones is not None
+        if given != (schedule == "milestones") or (self.milestone_factor and not given):
+            raise ValueError(
+                'schedule = "milestones" and milestones, such as [6000, 8000], come together'
+            )
+        if list(self.milestones or ()) != sorted(set(self.milestones or ())):
+            raise ValueError(
+                f"milestones: expected rising steps, got {list(self.milestones or ())}"
+            )
         return self

@@ -185,7 +185,7 @@ def seed_step(job: TrainJob, learner: Learner, part: int = 0) -> None:
 
 
 def lr_at(job: TrainJob, step: int) -> float:
-    """Return the learning rate of a step: warm-up, then poly.
+    """Return the learning rate of a step: warm-up, then as the schedule says.
 
     Args:
         step: updates of the weights before it
@@ -195,7 +195,10 @@ def lr_at(job: TrainJob, step: int) -> float:
         step,
         job.steps,
         base=settings.optimiser.lr,
+        schedule=settings.schedule or "poly",
         power=settings.poly_power,
+        milestones=settings.milestones or (),
+        drop=settings.milestone_factor or 0.1,
         warmup_steps=settings.warmup_steps,
     )
 

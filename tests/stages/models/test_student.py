@@ -232,3 +232,31 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_faults_of_the_section_are_found_when_it_is_read(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         build({**PSPNET, **change})
+
+
+@pytest.mark.parametrize("part", ["encoder", "all"])
+def test_frozen_normalisation_keeps_its_statistics_and_its_scale_still_learns(part: str) -> None:
+    student = build(PSPNET)
+    student.freeze_norm(part)
+    for one in (student, copy.deepcopy(student)):  # a copy, as an average of the weights is
+        one.train()
+        before = copy.deepcopy(one.network.state_dict())
+        one(images(64, 64)).logits.square().mean().backward()
+        after = one.network.state_dict()
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        statistics = {name for name in after if "running_" in name or "num_batches" in name}
+        used = {name for name in statistics if not name.startswith("encoder.")}
+        assert moved == (set() if part == "all" else used)
+        norm = one.network.encoder.features[0][1]
+        assert not norm.training
+        assert norm.weight.grad.abs().sum() > 0
+        assert one.network.encoder.features[0][0].training
+    student.freeze_norm(None)
+    assert student.train().network.encoder.features[0][1].training
+
+
+def test_freezing_normalisation_that_is_not_there_is_refused(user_module: str) -> None:
+    student = build({"kind": "python", "target": f"{user_module}:tiny", "pad": 8})
+    for part in ("encoder", "all"):
+        with pytest.raises(ConfigError, match=f"no batch normalisation in '{part}' of the .* Tiny"):
+            student.freeze_norm(part)

@@ -96,6 +96,31 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(make_job, optimiser):
     assert_same_state(parts.student.state_dict(), whole.student.state_dict())
 
 
+def test_a_run_with_milestones_frozen_norm_and_rates_of_parts_resumes(make_job):
+    moving = {"lr_factors": {"encoder.3": 0.1}, "decay": "kernels"}
+    options = {
+        **EVERYTHING,
+        "optimiser": {**EVERYTHING["optimiser"], **moving},
+        "schedule": "milestones",
+        "milestones": [3, 6],
+        "freeze_norm": "encoder",
+    }
+    options.pop("poly_power", None)
+    whole, rates = make_job("whole", seed=0, on_step=lambda p: rates.append(p.lr), **options), []
+    train(whole)
+    first = rates[2]
+    assert rates[3:6] == pytest.approx([first / 10] * 3)
+    assert rates[6:] == pytest.approx([first / 100] * len(rates[6:]))
+    assert whole.student.network.encoder[1].running_mean.eq(0).all()
+    parts = make_job("parts", seed=0, on_step=stop_at(5), **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts)
+    parts = make_job("parts", **options)
+    train(parts)
+    assert lines(parts) == lines(whole)
+    assert_same_state(checkpoint(parts), checkpoint(whole))
+
+
 def test_a_run_that_was_killed_resumes_from_the_last_checkpoint(make_job):
     whole = make_job("whole", seed=0, **EVERYTHING)
     train(whole)

@@ -32,6 +32,16 @@ def test_a_minimal_section_is_enough_and_survives_json():
         ({"optimiser": {"lr": float("nan")}}, "greater than 0|finite"),
         ({"unlabelled_weight": 0}, "greater than 0"),
         ({"amp": "on"}, "'auto', 'bfloat16' or 'off'"),
+        ({"schedule": "step"}, "'poly', 'cosine', 'milestones' or 'constant'"),
+        ({"schedule": "milestones"}, r"milestones, such as \[6000, 8000\], come together"),
+        ({"milestones": [2]}, "come together"),
+        ({"schedule": "cosine", "milestone_factor": 0.5}, "come together"),
+        ({"schedule": "milestones", "milestones": [2, 1]}, r"rising steps, got \[2, 1\]"),
+        ({"schedule": "milestones", "milestones": [0]}, "greater than 0"),
+        ({"schedule": "cosine", "poly_power": 2.0}, 'poly_power is of schedule = "poly"'),
+        ({"freeze_norm": "decoder"}, "'encoder' or 'all'"),
+        ({"optimiser": {"lr_factors": {"encoder": 0}}}, "greater than 0"),
+        ({"optimiser": {"decay": "biases"}}, "'kernels'"),
     ],
 )
 def test_nonsense_is_refused(change, message):

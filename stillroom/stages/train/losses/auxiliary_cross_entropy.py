@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from stillroom.stages.train.losses.cross_entropy import LabelTerm
-from stillroom.stages.train.terms.term import Positive, TermState
+from stillroom.stages.train.losses.cross_entropy import LabelTerm, WeightedClasses
+from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.artifacts import FEATURES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillroom.stages.train.terms.term import Sizes, TermInput
+    from stillroom.stages.train.terms.term import Sizes, TermInput, TermState
 
 
 class AuxiliaryCrossEntropyTerm(LabelTerm):
@@ -36,17 +36,18 @@ class AuxiliaryCrossEntropyTerm(LabelTerm):
         return f"{FEATURES}/{self.layer}"
 
     def state(self, sizes: Sizes) -> TermState:
-        return AuxiliaryHead(sizes.channels(self, self.grid), sizes.classes)
+        channels = sizes.channels(self, self.grid)
+        return AuxiliaryHead(channels, sizes.classes, self.weights(sizes))
 
     def value(self, given: TermInput) -> Tensor:
         return self.of_logits(given, given.kept(AuxiliaryHead)(given.features))
 
 
-class AuxiliaryHead(TermState):
+class AuxiliaryHead(WeightedClasses):
     """Two convolutions from features (B, A, h, w) to logits (B, C, h, w)."""
 
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
+    def __init__(self, channels: int, classes: int, class_weights: Tensor | None = None) -> None:
+        super().__init__(class_weights)
         inner = max(channels // 4, classes)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, inner, 3, padding=1, bias=False),

@@ -61,6 +61,7 @@ class Sizes:
         strides: pixels of an image to one position of these
         teachers: channels of what is cached, by "fpn/logits", "fpn/features/<layer>"
         cached: pixels of the canvas to one position of what is cached, by the same names
+        names: of the student's classes
     """
 
     classes: int
@@ -68,6 +69,7 @@ class Sizes:
     strides: Mapping[str, int]
     teachers: Mapping[str, int]
     cached: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    names: tuple[str, ...] = ()
 
     def channels(self, term: Term, name: str) -> int:
         """Return the channels of one of the student's grids.
