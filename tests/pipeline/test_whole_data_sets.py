@@ -1,4 +1,4 @@
-"""Every public data set from its files to a scored student, through the command line."""
+"""Public data sets and shards from their files to a scored student, through the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from data_set_trees import TREES, plant
+from data_set_trees import TREES, pack, plant
 
 from stillroom.cli import main
 
@@ -16,21 +16,27 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(
-    params=[pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow) for kind in TREES]
+    params=[
+        pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow)
+        for kind in (*TREES, "webdataset", "hf_dataset")
+    ]
 )
 def run_document(
     request: pytest.FixtureRequest, run_document: dict[str, Any], tmp_path: Path
 ) -> dict[str, Any]:
     """The run on the train split of a data set, scored on its val split."""
     kind = request.param
-    tree = plant(kind, tmp_path / "data")
-    section = {"kind": kind, "root": str(tmp_path / "data")}
+    if kind in TREES:
+        classes = plant(kind, tmp_path / "data").classes
+        section = {"kind": kind, "root": str(tmp_path / "data")}
+    else:
+        classes, section = 3, pack(kind, tmp_path / "data")
     run_document["sources"] = {
-        "train": {**section, "take": 2},
-        "rest": {**section, "skip": 2},
+        "train": {**section, "split": "train", "take": 2},
+        "rest": {**section, "split": "train", "skip": 2},
         "val": {**section, "split": "val"},
     }
-    run_document["teachers"]["tiny"]["options"] = {"classes": tree.classes}
+    run_document["teachers"]["tiny"]["options"] = {"classes": classes}
     run_document["cache"] |= {"path": "data.cache", "sources": ["train", "rest"], "threshold": 0.0}
     streams = {"train": {"batch": 2}, "rest": {"batch": 1, "labelled": False}}
     run_document["train"] |= {"streams": streams, "steps": 1}

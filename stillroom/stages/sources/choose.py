@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from hashlib import sha256
 from pathlib import PurePath
@@ -61,7 +60,8 @@ def of_list(listing: Listing, path: Path) -> Listing:
         raise ConfigError(
             f"list {path}: {len(lost)} of {len(lost) + len(chosen)} entries name no frame here: "
             f"{', '.join(map(repr, lost[:SHOWN]))}{more}; frames are called like "
-            f"{listing.ids[0].as_py()!r}, their files like {listing.image_path(0)}"
+            f"{listing.ids[0].as_py()!r}, their files like "
+            f"{listing.images.called(0, listing.ids[0].as_py())[0]}"
         )
     return listing.take(pa.array(sorted(chosen), pa.int64()))
 
@@ -99,11 +99,9 @@ class _Named:
                 self._by_last[last].append(index)
 
     def _forms(self, index: int, frame_id: str) -> Iterator[str]:
-        """Yield the id, and the paths of a frame's file with and without its ending."""
-        images = self._listing.images
-        pattern = images.patterns[images.pattern[index].as_py()]
-        path = os.path.abspath(pattern.path(frame_id))
-        yield from (frame_id, path, os.path.splitext(path)[0], path[: -len(pattern.tail) or None])
+        """Yield the id, and what else a frame may be called."""
+        yield frame_id
+        yield from self._listing.images.called(index, frame_id)
 
     def by_line(self, line: str) -> Sequence[int]:
         """Return the frames of a line: a name, or a name and its label's in further columns.

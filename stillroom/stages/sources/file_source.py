@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.stages.sources.encoded_file import EncodedFile
     from stillroom.stages.sources.label_ids import LabelIds
     from stillroom.stages.sources.listing import Listing
 
-    LabelReader = Callable[[Path, int], NDArray[np.integer[Any]]]
+    LabelReader = Callable[[EncodedFile, int], NDArray[np.integer[Any]]]
 
 
 def no_clip(_: str) -> tuple[None, None]:
@@ -77,20 +77,20 @@ class FileSource:
             FrameError: the image is missing or damaged, or its path is no text.
             SourceUnavailable: a file cannot be read now.
         """
-        path, frame_id = Path(self.frames.image_path(index)), self.frame_ids[index]
+        file, frame_id = self.frames.image(index), self.frame_ids[index]
         refuse_spelled(frame_id)
-        image = read_image(path)
+        image = read_image(file)
         if self.ids is None:
             return Frame(frame_id, image)
         label, fault = np.full(image.shape[:2], IGNORE, np.uint8), ""
-        label_path = self.frames.label_path(index)
-        if label_path is not None:
+        label_file = self.frames.label(index)
+        if label_file is not None:
             try:
-                label = self._read_ids(Path(label_path), self.ids, image.shape[:2])
+                label = self._read_ids(label_file, self.ids, image.shape[:2])
             except FrameError as error:
                 fault = str(error)
         elif not self.sparse:
-            fault = f"{path.name}: it has no label file"
+            fault = f"{file.name}: it has no label file"
         return Frame(frame_id, image, label, fault)
 
     def position(self, index: int) -> tuple[str | None, int | None]:
@@ -117,17 +117,19 @@ class FileSource:
             "listing_sha256": self.frames.sha256,
         }
 
-    def _read_ids(self, path: Path, ids: LabelIds, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    def _read_ids(
+        self, file: EncodedFile, ids: LabelIds, size: tuple[int, ...]
+    ) -> NDArray[np.uint8]:
         """Read the class indices (H, W) of a label file.
 
         Raises:
             FrameError: it cannot be used as the label of an image of this (height, width).
             SourceUnavailable: it cannot be read now.
         """
-        raw = self.read(path, ids.apart())
+        raw = self.read(file, ids.apart())
         if raw.shape != size:
             raise FrameError(
-                f"{path.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
+                f"{file.name}: the label is {raw.shape[0]}x{raw.shape[1]}, its image "
                 f"{size[0]}x{size[1]} (height x width)"
             )
-        return ids.convert(path.name, raw)
+        return ids.convert(file.name, raw)

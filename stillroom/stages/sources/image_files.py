@@ -19,9 +19,9 @@ from stillroom.stages.sources.read_faults import read_fault
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
+
+    from stillroom.stages.sources.encoded_file import EncodedFile
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -32,7 +32,7 @@ SUBFILE, NO_PAGE = 254, 0b101  # TIFF's NewSubfileType: a smaller version, a mas
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(file: EncodedFile) -> NDArray[np.uint8]:
     """Read an image file as RGB, turned upright.
 
     Greyscale is repeated over the channels; palettes are looked up; 16-bit values keep their high
@@ -46,13 +46,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         FrameError: the file is missing, empty, truncated, damaged or not an image.
         SourceUnavailable: it cannot be read now.
     """
-    image = decode_image(path).image
+    image = decode_image(file).image
     if image.mode in SIXTEEN_BIT:
-        grey = _high_byte(path, np.asarray(image))
+        grey = _high_byte(file, np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise FrameError(
-            f"{path.name}: floating-point pixels have no agreed range; save it as 8 or 16 bit"
+            f"{file.name}: floating-point pixels have no agreed range; save it as 8 or 16 bit"
         )
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
@@ -79,7 +79,7 @@ class Decoded:
     pages: int = 1
 
 
-def decode_image(path: Path, *, count_pages: bool = False) -> Decoded:
+def decode_image(file: EncodedFile, *, count_pages: bool = False) -> Decoded:
     """Open, decode completely, and turn upright.
 
     Raises:
@@ -87,11 +87,11 @@ def decode_image(path: Path, *, count_pages: bool = False) -> Decoded:
         SourceUnavailable: it cannot be read now.
     """
     try:
-        data = path.read_bytes()
+        data = file.read_bytes()
     except OSError as fault:
-        raise read_fault(path, fault) from fault
+        raise read_fault(file, fault) from fault
     if not data:
-        raise FrameError(f"{path.name}: the file is empty (0 bytes)")
+        raise FrameError(f"{file.name}: the file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data)) as opened:
             given = opened.tile[0].args if opened.tile else ()
@@ -109,11 +109,11 @@ def decode_image(path: Path, *, count_pages: bool = False) -> Decoded:
         raise
     except UnidentifiedImageError:
         raise FrameError(
-            f"{path.name}: not an image in a known format ({len(data)} bytes)"
+            f"{file.name}: not an image in a known format ({len(data)} bytes)"
         ) from None
     except Exception as fault:  # a damaged file makes Pillow's decoders raise nearly anything
         reason = re.sub(r" at 0x[0-9a-fA-F]+", "", str(fault)) or type(fault).__name__
-        raise FrameError(f"{path.name}: cannot be decoded: {reason}") from fault
+        raise FrameError(f"{file.name}: cannot be decoded: {reason}") from fault
 
 
 def _pages(opened: Image.Image) -> int:
@@ -126,8 +126,8 @@ def _pages(opened: Image.Image) -> int:
     return pages
 
 
-def _high_byte(path: Path, values: NDArray[Any]) -> NDArray[np.uint8]:
+def _high_byte(file: EncodedFile, values: NDArray[Any]) -> NDArray[np.uint8]:
     """Keep the high byte of 16-bit grey values, as Pillow itself does for 16-bit colour."""
     if values.dtype.itemsize > 2 and values.size and (values.min() < 0 or values.max() > 65535):
-        raise FrameError(f"{path.name}: pixel values {values.min()}..{values.max()} exceed 16 bits")
+        raise FrameError(f"{file.name}: pixel values {values.min()}..{values.max()} exceed 16 bits")
     return (values.astype(np.uint32) >> 8).astype(np.uint8)

@@ -15,18 +15,17 @@ from stillroom.stages.sources.image_files import SIXTEEN_BIT, decode_image
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
     from PIL import Image
 
+    from stillroom.stages.sources.encoded_file import EncodedFile
     from stillroom.stages.sources.image_files import Decoded
 
 
 FAR_APART = 32  # grey values: two ids that no loss of a usual JPEG makes one another
 
 
-def read_label(path: Path, apart: int = 1) -> NDArray[np.integer[Any]]:
+def read_label(file: EncodedFile, apart: int = 1) -> NDArray[np.integer[Any]]:
     """Read a label map's raw ids.
 
     Grey values; of a palette its greys, or its indices where there is a colour in it; 0 and 255 of
@@ -45,26 +44,26 @@ def read_label(path: Path, apart: int = 1) -> NDArray[np.integer[Any]]:
         FrameError: as for an image, or the file holds colours instead of ids.
         SourceUnavailable: it cannot be read now.
     """
-    found = decode_image(path, count_pages=True)
+    found = decode_image(file, count_pages=True)
     image = found.image
     if found.pages > 1:
-        raise _no_ids(path, f"has {found.pages} pages")
+        raise _no_ids(file, f"has {found.pages} pages")
     if image.mode == "1":
         return np.array(image, dtype=np.uint8) * np.uint8(255)
     if image.mode == "P":
-        return _of_palette(path, image)
+        return _of_palette(file, image)
     if image.mode == "F":
-        return _whole(path, np.asarray(image))
+        return _whole(file, np.asarray(image))
     if image.mode == "L" and found.lossy and apart < FAR_APART:
-        raise _no_ids(path, "is compressed with loss, so that an id may have become another")
+        raise _no_ids(file, "is compressed with loss, so that an id may have become another")
     if image.mode in ("L", *SIXTEEN_BIT):
         return _as_stored(np.array(image), found.highest)
     if image.mode in ("RGB", "RGBA", "LA"):
-        return _of_channels(path, found)
-    raise _no_ids(path, f"is {image.mode}")
+        return _of_channels(file, found)
+    raise _no_ids(file, f"is {image.mode}")
 
 
-def _of_palette(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+def _of_palette(file: EncodedFile, image: Image.Image) -> NDArray[np.uint8]:
     """Take greys for ids, unless two used entries are of one grey: then the indices tell more."""
     indices: NDArray[np.uint8] = np.array(image)
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -75,29 +74,29 @@ def _of_palette(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     if len(np.unique(greys[used])) == len(used):
         return greys.take(indices)
     if "transparency" in image.info:
-        raise _no_ids(path, "has a palette whose greys differ in transparency alone")
+        raise _no_ids(file, "has a palette whose greys differ in transparency alone")
     return indices
 
 
-def _of_channels(path: Path, found: Decoded) -> NDArray[np.uint8]:
+def _of_channels(file: EncodedFile, found: Decoded) -> NDArray[np.uint8]:
     values = np.array(found.image)
     if found.image.mode[-1] == "A":
         if (values[..., -1] != 255).any():
-            raise _no_ids(path, "has transparent pixels")
+            raise _no_ids(file, "has transparent pixels")
         values = values[..., :-1]
     if "16" in found.stored:
-        raise _no_ids(path, "has channels of 16 bits, of which only the high byte is read")
+        raise _no_ids(file, "has channels of 16 bits, of which only the high byte is read")
     if found.lossy:
-        raise _no_ids(path, "is compressed with loss")
+        raise _no_ids(file, "is compressed with loss")
     if (values != values[..., :1]).any():
-        raise _no_ids(path, "is in colour")
+        raise _no_ids(file, "is in colour")
     return np.ascontiguousarray(values[..., 0])
 
 
-def _whole(path: Path, values: NDArray[np.float32]) -> NDArray[np.int32]:
+def _whole(file: EncodedFile, values: NDArray[np.float32]) -> NDArray[np.int32]:
     whole = np.isfinite(values) & (values == np.rint(values)) & (abs(values) < 1e6)
     if not whole.all():
-        raise _no_ids(path, "holds floating-point numbers that are not whole")
+        raise _no_ids(file, "holds floating-point numbers that are not whole")
     return values.astype(np.int32)
 
 
@@ -109,8 +108,8 @@ def _as_stored(values: NDArray[Any], highest: int | None) -> NDArray[Any]:
     return np.rint(values * (highest / full)).astype(values.dtype)
 
 
-def _no_ids(path: Path, why: str) -> FrameError:
+def _no_ids(file: EncodedFile, why: str) -> FrameError:
     return FrameError(
-        f"{path.name}: a label file holds one id a pixel (greyscale or palette), this one {why}; "
+        f"{file.name}: a label file holds one id a pixel (greyscale or palette), this one {why}; "
         "save the ids as an 8-bit greyscale PNG"
     )

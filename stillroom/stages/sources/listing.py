@@ -7,10 +7,12 @@ when they are asked for.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.stages.sources.encoded_file import EncodedFile
+
 
 @dataclass(frozen=True)
 class PathPattern:
@@ -37,6 +41,27 @@ class PathPattern:
     def path(self, frame_id: str) -> str:
         """Return the path of that frame's file."""
         return f"{self.head}{frame_id[self.cut :]}{self.tail}"
+
+
+class FrameFiles(Protocol):
+    """The images of a listing's frames, or their labels, of which a frame may have none."""
+
+    @property
+    def pattern(self) -> Any:
+        """Where the frames' are, null where one has none: Int32Array."""
+
+    @property
+    def sizes(self) -> Any:
+        """Bytes, null where a frame has none: Int64Array."""
+
+    def take(self, indices: Any) -> Self:
+        """Return those at some indices, none where an index is null."""
+
+    def file(self, index: int, frame_id: str) -> EncodedFile | None:
+        """Return a frame's; None where it has none."""
+
+    def called(self, index: int, frame_id: str) -> tuple[str, ...]:
+        """Return what else a list of frames may call one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +82,16 @@ class Files:
         """Return the files at some indices, none where an index is null."""
         return Files(self.patterns, at(indices, self.pattern), at(indices, self.sizes))
 
-    def path(self, index: int, frame_id: str) -> str | None:
-        """Return the path of a frame's file; None where it has none."""
+    def file(self, index: int, frame_id: str) -> Path | None:
+        """Return a frame's file; None where it has none."""
         pattern = self.pattern[index].as_py()
-        return None if pattern is None else self.patterns[pattern].path(frame_id)
+        return None if pattern is None else Path(self.patterns[pattern].path(frame_id))
+
+    def called(self, index: int, frame_id: str) -> tuple[str, ...]:
+        """Return what else a frame may be called: its file's path, without ending or suffix too."""
+        pattern = self.patterns[self.pattern[index].as_py()]
+        path = os.path.abspath(pattern.path(frame_id))
+        return path, os.path.splitext(path)[0], path[: -len(pattern.tail) or None]
 
 
 def joined(parts: list[Files]) -> Files:
@@ -89,26 +120,26 @@ class Listing:
     """
 
     ids: Any
-    images: Files
-    labels: Files | None = None
+    images: FrameFiles
+    labels: FrameFiles | None = None
     clips: ClipTimes | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image_path(self, index: int) -> str:
-        """Return the path of a frame's image."""
+    def image(self, index: int) -> EncodedFile:
+        """Return a frame's image."""
         frame_id = self.ids[int(index)].as_py()
-        path = self.images.path(int(index), frame_id)
-        if path is None:
+        file = self.images.file(int(index), frame_id)
+        if file is None:
             raise IndexError(f"frame {frame_id!r} has no image file")
-        return path
+        return file
 
-    def label_path(self, index: int) -> str | None:
-        """Return the path of a frame's label; None where it has none."""
+    def label(self, index: int) -> EncodedFile | None:
+        """Return a frame's label; None where it has none."""
         if self.labels is None:
             return None
-        return self.labels.path(int(index), self.ids[int(index)].as_py())
+        return self.labels.file(int(index), self.ids[int(index)].as_py())
 
     def labelled(self, index: int) -> bool:
         """Tell whether a frame has a label file."""

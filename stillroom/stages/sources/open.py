@@ -10,9 +10,11 @@ from stillroom.stages.sources.cityscapes import CityscapesSequenceConfig, open_c
 from stillroom.stages.sources.clips import ClipsConfig, open_clips
 from stillroom.stages.sources.data_sets import SETTINGS, open_data_set
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
+from stillroom.stages.sources.hf_dataset import HfDatasetSettings, open_hf_dataset
 from stillroom.stages.sources.image_mask import ImageMaskConfig, open_image_mask
 from stillroom.stages.sources.images import ImagesConfig, open_images
 from stillroom.stages.sources.video import VideoConfig, open_video
+from stillroom.stages.sources.webdataset import WebDatasetSettings, open_webdataset
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
     "cityscapes_sequence": (CityscapesSequenceConfig, open_cityscapes_sequence),
     "video": (VideoConfig, open_video),
     "demo": (DemoConfig, DemoSource),
+    "webdataset": (WebDatasetSettings, open_webdataset),
+    "hf_dataset": (HfDatasetSettings, open_hf_dataset),
     **{kind: (settings, open_data_set) for kind, settings in SETTINGS.items()},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,11 @@ from stillroom.stages.sources.image_files import decode_image
 from stillroom.storage_specs.errors import FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+    from stillroom.stages.sources.encoded_file import EncodedFile
 
 VOID = 0
 """The id of pixels in no segment, and the category that they get."""
@@ -26,33 +30,34 @@ class PanopticLabels:
 
     segments: Path
 
-    def __call__(self, path: Path, apart: int = 1) -> NDArray[np.int32]:
+    def __call__(self, file: EncodedFile, apart: int = 1) -> NDArray[np.int32]:
         """Read the category of each pixel, VOID outside all segments: int32 (H, W).
 
         Args:
-            path: of a PNG whose pixels are segment ids, R + 256 G + 65536 B
+            file: a PNG whose pixels are segment ids, R + 256 G + 65536 B
             apart: of no use here
 
         Raises:
             FrameError: it is no such file, or the JSON file does not have it or one of its ids.
             SourceUnavailable: either file cannot be read now.
         """
-        image = decode_image(path).image
+        image = decode_image(file).image
         if image.mode != "RGB":
             raise FrameError(
-                f"{path.name}: the segments of a panoptic label are in the colours of an RGB "
+                f"{file.name}: the segments of a panoptic label are in the colours of an RGB "
                 f"image, this one is {image.mode}"
             )
         channels = np.asarray(image).astype(np.int32)  # (H, W, 3)
         ids = channels @ np.array([1, 256, 65536], np.int32)  # (H, W)
-        if path.stem not in self._categories:
-            raise FrameError(f"{path.name}: {self.segments.name} has no annotation of it")
-        category_of = {VOID: VOID, **dict(self._categories[path.stem].tolist())}
+        stem = PurePosixPath(file.name).stem
+        if stem not in self._categories:
+            raise FrameError(f"{file.name}: {self.segments.name} has no annotation of it")
+        category_of = {VOID: VOID, **dict(self._categories[stem].tolist())}
         present, places = np.unique(ids, return_inverse=True)
         unknown = [int(one) for one in present if int(one) not in category_of]
         if unknown:
             raise FrameError(
-                f"{path.name}: segments {unknown[:8]} are not in {self.segments.name}; take both "
+                f"{file.name}: segments {unknown[:8]} are not in {self.segments.name}; take both "
                 "from one archive"
             )
         categories = np.array([category_of[int(one)] for one in present], np.int32)

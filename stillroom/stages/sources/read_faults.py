@@ -14,11 +14,13 @@ from stillroom.storage_specs.errors import FrameError, SourceUnavailable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stillroom.stages.sources.encoded_file import EncodedFile
+
 OF_THE_FILE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 _PIECE = 1 << 20  # bytes
 
 
-def read_fault(path: Path, fault: OSError) -> FrameError | SourceUnavailable:
+def read_fault(path: EncodedFile, fault: OSError) -> FrameError | SourceUnavailable:
     """Return what to raise where a file cannot be read."""
     if fault.errno == errno.ENOENT:
         return FrameError(f"{path.name}: the file is missing")

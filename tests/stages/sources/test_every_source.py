@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import tarfile
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_set_trees import plant
 from PIL import Image
@@ -93,6 +98,40 @@ def demo(_: Path) -> dict[str, Any]:
     return {"clips": 2, "frames_per_clip": 2, "height": 16, "width": 24}
 
 
+def encoded(image: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return data.getvalue()
+
+
+def webdataset(root: Path) -> dict[str, Any]:
+    root.mkdir(exist_ok=True)
+    for shard in ("train-0", "train-10"):
+        with tarfile.open(root / f"{shard}.tar", "w") as file:
+            for name, extension in product(NAMES, ("png", "seg.png")):
+                rng = np.random.default_rng(len(extension))
+                shape = (24, 32, 3) if extension == "png" else (24, 32)
+                data = encoded(rng.integers(0, 3, shape, dtype=np.uint8))
+                member = tarfile.TarInfo(f"./deep/{name}.{extension}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    return {"root": root, "image": "png", "label": "seg.png", "classes": 3}
+
+
+def hf_dataset(root: Path) -> dict[str, Any]:
+    (root / "train").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images, labels = (
+        [{"bytes": encoded(rng.integers(0, 3, shape, dtype=np.uint8)), "path": None}] * 3
+        for shape in ((24, 32, 3), (24, 32))
+    )
+    table = pa.table({"image": images, "annotation": labels, "scene": ["a", "b", "c"]})
+    pq.write_table(table, root / "train" / "data-00000-of-00002.parquet", row_group_size=2)
+    with pa.ipc.new_stream(root / "train" / "data-00001-of-00002.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=2)
+    return {"root": root, "split": "train", "label": "annotation", "classes": 3}
+
+
 def data_set(kind: str, root: Path) -> dict[str, Any]:
     plant(kind, root)
     return {"root": root}
@@ -106,6 +145,8 @@ SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cityscapes_sequence": cityscapes_sequence,
     "video": video,
     "demo": demo,
+    "webdataset": webdataset,
+    "hf_dataset": hf_dataset,
     **{kind: partial(data_set, kind) for kind in DATA_SETS},
 }
 every_kind = pytest.mark.parametrize("kind", SOURCES)
@@ -220,7 +261,7 @@ def test_missing_and_empty_folders_are_named(kind: str, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"{folder} does not exist"):
             open_source(config)
         folder.mkdir()
-        with pytest.raises(ConfigError, match=rf"{folder} holds no (image|video)"):
+        with pytest.raises(ConfigError, match=rf"{folder} holds no (image|video|shard)"):
             open_source(config)
         folder.rmdir()
         kept.rename(folder)

@@ -252,9 +252,9 @@ def told(listing: Listing) -> list[ListedFrame]:
     assert listing.labels is not None
     rows = zip(
         listing.ids.to_pylist(),
-        map(listing.image_path, range(len(listing))),
+        map(str, map(listing.image, range(len(listing)))),
         listing.images.sizes.to_pylist(),
-        map(listing.label_path, range(len(listing))),
+        (file and str(file) for file in map(listing.label, range(len(listing)))),
         listing.labels.sizes.to_pylist(),
         strict=True,
     )
@@ -284,7 +284,7 @@ def test_files_of_two_folders_are_joined() -> None:
     one = Files((PathPattern("a/", 0, ""), PathPattern("b/", 0, "")), *columns([1, 0], [5, 6]))
     two = Files((PathPattern("c/", 2, ".x"),), *columns([0], [7]))
     both = joined([one, two])
-    found = [both.path(index, frame_id) for index, frame_id in enumerate(("x", "y", "p/z"))]
+    found = [str(both.file(index, frame_id)) for index, frame_id in enumerate(("x", "y", "p/z"))]
     assert found == ["b/x", "a/y", "c/z.x"]
     assert both.sizes.to_pylist() == [5, 6, 7]
 
