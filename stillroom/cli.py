@@ -14,6 +14,7 @@ import click
 from stillroom.commands.cache import cache
 from stillroom.commands.doctor import doctor
 from stillroom.commands.export import export
+from stillroom.commands.init import init
 from stillroom.commands.options import JSON, SET, example, print_result, with_run
 from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
@@ -79,6 +80,7 @@ class _Echo(logging.Handler):
 main.add_command(cache)
 main.add_command(doctor)
 main.add_command(export)
+main.add_command(init)
 main.add_command(predict)
 main.add_command(submit)
 main.add_command(sweep)

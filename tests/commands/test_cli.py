@@ -31,6 +31,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("submit",),
         ("export",),
         ("doctor",),
+        ("init",),
         ("predict",),
         ("demo",),
     ],

@@ -90,6 +90,7 @@ DOCUMENTS = {
         "paths(model last metrics config fingerprints) already_finished"
     ),
     "eval run RUN --limit 2": EVALUATION,
+    "init photos --out first.toml": "path canvas sources(unlabelled(role kind frames remarks))",
     "doctor RUN": "findings(area state what)",
     "predict run photo.png --out predicted": "out model predicted found skipped films",
     "export run --to safetensors": (
@@ -123,6 +124,8 @@ def test_every_document_has_the_keys_that_it_always_had(run_file: Path) -> None:
     with run_file.open("a") as file:
         file.write("adapt = { tiny = { channels = 4, strides = [2, 1, 1], epochs = 1 } }\n")
     Image.new("RGB", (48, 32)).save(run_file.parent / "photo.png")
+    (run_file.parent / "photos").mkdir()
+    Image.new("RGB", (48, 32)).save(run_file.parent / "photos" / "one.png")
     found = {command: keys(document(command, run_file)) for command in DOCUMENTS}
     assert found == DOCUMENTS
     victim = run_file.parent / "street.cache/street/tiny/logits/c.1.0.0.0"

@@ -1,0 +1,170 @@
+"""Look at folders that nobody has described: which sources lie there, and how they are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from stillroom.stages.sources.find_images import find_images
+from stillroom.stages.sources.image_files import IMAGE_SUFFIXES
+from stillroom.stages.sources.label_files import read_label
+from stillroom.stages.sources.recognise import KNOWN, recognise
+from stillroom.stages.sources.video import VIDEO_SUFFIXES
+from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.errors import ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Role = Literal["train", "val", "test", "unlabelled"]
+SAMPLE = 24  # files that are opened
+
+_ROLES: dict[str, Role] = {
+    "train": "train", "training": "train", "trainaug": "train",
+    "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+_IMAGES = ("images", "imgs", "image", "img", "rgb", "frames", "JPEGImages")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "gt", "SegmentationClass")
+
+
+@dataclass(frozen=True)
+class FoundSource:
+    """A source of a run file.
+
+    Attributes:
+        settings: its section
+        remarks: what was seen that the section follows from, a line each
+    """
+
+    role: Role
+    settings: dict[str, Any]
+    remarks: tuple[str, ...] = field(default=())
+
+
+def look(folder: Path) -> list[FoundSource]:
+    """Return the sources that a folder holds; at most one of each role.
+
+    A public data set by its layout, else folders of images with masks, for each split or for all,
+    else images or videos without labels.
+
+    Raises:
+        ConfigError: nothing of the kind is there, or label files cannot be read as such.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; give the one that holds the data")
+    kind = recognise(folder)
+    found = list(_splits(folder, kind)) if kind is not None else list(_pairs(folder))
+    if found:
+        first: dict[Role, FoundSource] = {}
+        for each in found:
+            first.setdefault(each.role, each)
+        return list(first.values())
+    return [_unlabelled(folder)]
+
+
+def sizes(folder: Path) -> Counter[tuple[int, int]]:
+    """Count the sizes (height, width) of some of the images in a folder and below it."""
+    found: Counter[tuple[int, int]] = Counter()
+    for path in _some(folder):
+        try:
+            with Image.open(path) as image:
+                found[image.height, image.width] += 1
+        except OSError:  # which a build names
+            continue
+    return found
+
+
+def _some(folder: Path) -> list[Path]:
+    named = find_images(folder, recursive=True).names.to_pylist()
+    return [folder / name for name in named[:: max(1, len(named) // SAMPLE)][:SAMPLE]]
+
+
+def _splits(folder: Path, kind: str) -> Iterator[FoundSource]:
+    data_set = KNOWN[kind]
+    there = [
+        split
+        for split in data_set.splits
+        for layout, root in [data_set.find(folder, split)]
+        if not layout.missing(root, split)
+    ]
+    remark = f"{kind}, by its layout: {', '.join(there)} are there"
+    for split in sorted(there, key=lambda name: name == "train"):  # trainaug holds train
+        if split in _ROLES:
+            settings = {"kind": kind, "root": str(folder), "split": split}
+            yield FoundSource(_ROLES[split], settings, (remark,))
+
+
+def _pairs(folder: Path) -> Iterator[FoundSource]:
+    """Folders of images with masks: in a folder a split, or split folders in each of both."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    for path in inside:
+        if path.name.lower() in _ROLES and (pair := _pair(path)):
+            yield _masked(_ROLES[path.name.lower()], *pair)
+    if not (pair := _pair(folder)):
+        return
+    images, masks = pair
+    splits = [path.name for path in sorted(images.iterdir()) if path.name.lower() in _ROLES]
+    for name in splits:
+        if (masks / name).is_dir():
+            yield _masked(_ROLES[name.lower()], images / name, masks / name)
+    if not splits:
+        yield _masked("train", images, masks)
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and masks in a folder, by their usual names."""
+    here = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    images, masks = (
+        next((here[name.lower()] for name in names if name.lower() in here), None)
+        for names in (_IMAGES, _MASKS)
+    )
+    return (images, masks) if images is not None and masks is not None else None
+
+
+def _masked(role: Role, images: Path, masks: Path) -> FoundSource:
+    settings: dict[str, Any] = {"kind": "image_mask", "images": str(images), "masks": str(masks)}
+    found: set[int] = set()
+    opened = _some(masks)
+    for path in opened:
+        try:
+            found |= set(np.unique(read_label(path)).tolist())
+        except FrameError as error:
+            raise ConfigError(
+                f"{masks}: its files hold no class ids: {error}\n  a mask has the id of each "
+                "pixel's class as its value; convert colours to ids first"
+            ) from error
+    shown = ", ".join(map(str, sorted(found)[:12])) + (", ..." if len(found) > 12 else "")
+    remarks = (f"ids {shown} in {len(opened)} masks",)
+    if found <= {0, IGNORE} and IGNORE in found:
+        two = {"classes": ["background", "object"], "mapping": {0: 0, IGNORE: 1}, "ignore": []}
+        return FoundSource(role, settings | two, remarks)
+    classes = sorted(found - {IGNORE})
+    if not classes:
+        raise ConfigError(f"{masks}: no pixel of {len(opened)} masks has a class, all are {IGNORE}")
+    if classes[-1] < IGNORE and classes[0] >= 0:
+        more = "more classes than were seen? raise it, or list their names"
+        return FoundSource(role, settings | {"classes": classes[-1] + 1}, (*remarks, more))
+    mapping = {raw: place for place, raw in enumerate(classes)}
+    known = {"classes": len(classes), "mapping": mapping}
+    return FoundSource(role, settings | known, (*remarks, "ids that were not seen are faults"))
+
+
+def _unlabelled(folder: Path) -> FoundSource:
+    suffixes = Counter(path.suffix.lower() for path in folder.rglob("*") if path.is_file())
+    images = sum(suffixes[each] for each in IMAGE_SUFFIXES)
+    videos = sum(suffixes[each] for each in VIDEO_SUFFIXES)
+    if not images and not videos:
+        raise ConfigError(
+            f"{folder}: no data set that is known (docs/datasets.md), no folders of images and "
+            "masks, no images and no videos"
+        )
+    kind = "images" if images >= videos else "video"
+    remark = (
+        f"{images or videos} {'images' if kind == 'images' else 'videos'}, no masks beside them"
+    )
+    return FoundSource("unlabelled", {"kind": kind, "root": str(folder)}, (remark,))
