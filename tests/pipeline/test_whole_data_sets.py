@@ -14,12 +14,14 @@ from stillroom.cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+REAL = "real photos of COCO"
+
+
+KINDS = (*TREES, "webdataset", "hf_dataset", REAL)
+
 
 @pytest.fixture(
-    params=[
-        pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow)
-        for kind in (*TREES, "webdataset", "hf_dataset")
-    ]
+    params=[pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow) for kind in KINDS]
 )
 def run_document(
     request: pytest.FixtureRequest, run_document: dict[str, Any], tmp_path: Path
@@ -29,12 +31,14 @@ def run_document(
     if kind in TREES:
         classes = plant(kind, tmp_path / "data").classes
         section = {"kind": kind, "root": str(tmp_path / "data")}
+    elif kind == REAL:
+        classes, section = 133, real_photos(request.getfixturevalue("shared_data"), tmp_path)
     else:
         classes, section = 3, pack(kind, tmp_path / "data")
     run_document["sources"] = {
         "train": {**section, "split": "train", "take": 2},
-        "rest": {**section, "split": "train", "skip": 2},
-        "val": {**section, "split": "val"},
+        "rest": {**section, "split": "train", "skip": 2, "take": 1},
+        "val": {**section, "split": "val", "take": 1},
     }
     run_document["teachers"]["tiny"]["options"] = {"classes": classes}
     run_document["cache"] |= {"path": "data.cache", "sources": ["train", "rest"], "threshold": 0.0}
@@ -42,6 +46,18 @@ def run_document(
     run_document["train"] |= {"streams": streams, "steps": 1}
     run_document["evaluate"] = {"source": "val", "sheet_frames": 1}
     return run_document
+
+
+def real_photos(shared_data: Path, folder: Path) -> dict[str, str]:
+    """Link those photos of COCO that have a label map, as its archives lay them out."""
+    for split in ("train2017", "val2017"):
+        (folder / "coco" / split).mkdir(parents=True)
+        labels = shared_data / "coco" / f"semantic_{split}"
+        (folder / "coco" / labels.name).symlink_to(labels)
+        for label in labels.glob("*.png"):
+            photo = shared_data / "coco" / split / f"{label.stem}.jpg"
+            (folder / "coco" / split / photo.name).symlink_to(photo)
+    return {"kind": "coco_panoptic", "root": str(folder / "coco")}
 
 
 def test_a_data_set_is_built_looked_at_trained_on_and_scored(run_file: Path) -> None:

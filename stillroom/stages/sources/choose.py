@@ -73,7 +73,7 @@ def read_list(path: Path) -> tuple[str, ...]:
         ConfigError: it cannot be read, or there is none.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as fault:
         reason = getattr(fault, "strerror", None) or "it is no UTF-8 text"
         raise ConfigError(

@@ -58,7 +58,7 @@ class DataSetSettings(FileSettings):
             "ids": {str(raw): index_of[raw] for raw in sorted(index_of)},
         }
 
-    @field_validator("split", check_fields=False)
+    @field_validator("split")
     @classmethod
     def _split_is_known(cls, split: str) -> str:
         splits = DATA_SETS[cls.model_fields["kind"].default].splits

@@ -73,6 +73,11 @@ def test_a_name_with_spaces_is_one_name(root: Path) -> None:
     assert list(photos(root, list=path).frame_ids) == ["a/my first.jpg"]
 
 
+def test_a_list_of_another_system_is_read(root: Path) -> None:
+    (root / "list.txt").write_bytes(b"\xef\xbb\xbfa/001\r\nb/002\r\n")
+    assert list(masked(root, list=root / "list.txt").frame_ids) == ["a/001", "b/002"]
+
+
 def test_entries_that_are_not_there_are_counted_and_named(root: Path) -> None:
     path = listed(root, "a/001", *(f"c/{number}" for number in range(5)))
     with pytest.raises(ConfigError, match=r"5 of 6 entries .* 'c/0', 'c/1', 'c/2' and 2 more") as e:
