@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader
 
 import stillroom
@@ -42,6 +43,8 @@ def test_what_is_public_is_listed_and_typed() -> None:
     documented = set(re.findall(r"^\| `stillroom\.(\w+)\(", page, re.MULTILINE))
     assert documented == set(stillroom.__all__) - {"__version__"}
     assert (REPOSITORY / "stillroom" / "py.typed").exists()
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
+    assert str(cited) == stillroom.__version__
     assert stillroom.__version__ == importlib.metadata.version("stillroom")
 
 
