@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillroom.stages.models.safetensors_file import pack
+from stillroom.stages.train.augment import Augment
 from stillroom.stages.train.ema import Ema
 from stillroom.stages.train.metrics import Window
 from stillroom.stages.train.optimiser import build_optimiser
@@ -39,6 +40,7 @@ class Learner:
 
     Attributes:
         terms: what the objective's terms train or remember
+        augment: what the student sees of a batch, where it is not its images
         step: steps done; skipped: those among them that the loss scale left out
         window: sums since the last line of metrics; last: the means of that line
         best_score, best_step: of the best validation so far
@@ -50,6 +52,7 @@ class Learner:
     scaler: torch.amp.GradScaler
     ema: Ema | None
     terms: torch.nn.Module
+    augment: Augment | None = None
     step: int = 0
     skipped: int = 0
     window: Window = field(default_factory=Window)
@@ -125,6 +128,7 @@ def new_learner(
         ),
         ema=None if settings.ema is None else Ema(student, settings.ema),
         terms=objective.states,
+        augment=Augment(settings.augment) if settings.augment else None,
     )
     if settings.compile:
         student.compile()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
+from stillroom.stages.train.augment_settings import Transform
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.view import ViewConfig
 
@@ -93,6 +94,7 @@ class TrainConfig(Settings):
         steps, epochs: exactly one of them; an epoch is one pass of the first stream
         unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
         view, jitter: what the student sees of a frame
+        augment: transforms of torchvision for that, in their order; they move no pixel
         schedule: of the learning rate over the steps: "poly" (if left out), "cosine", "milestones"
             or "constant"
         poly_power: of "poly": lr * (1 - step / steps) ** poly_power
@@ -124,6 +126,7 @@ class TrainConfig(Settings):
     unlabelled_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     view: ViewConfig = ViewConfig()
     jitter: PhotometricConfig = PhotometricConfig()
+    augment: tuple[Transform, ...] | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: Literal["poly", "cosine", "milestones", "constant"] | None = None
     poly_power: float = Field(default=0.9, ge=0, allow_inf_nan=False)

@@ -206,7 +206,10 @@ def lr_at(job: TrainJob, step: int) -> float:
 def forward(job: TrainJob, learner: Learner, batches: list[Batch]) -> list[StudentOutput]:
     """Run the student once over the frames of all batches; its output, a part for each batch."""
     device = batches[0].images.device
-    images = torch.cat([batch.images for batch in batches])  # (sum of B, 3, H, W)
+    seen = [
+        batch.images if learner.augment is None else learner.augment(batch) for batch in batches
+    ]
+    images = torch.cat(seen)  # (sum of B, 3, H, W)
     half = amp_type(job.settings, device)
     with (
         step_part("forward"),
