@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from stillroom.storage_specs.codecs.codec import Encoded
+    from stillroom.storage_specs.codecs.codec import Encoded, Side
     from stillroom.storage_specs.fidelity import Fidelity
     from stillroom.storage_specs.files.object_store import ObjectStore
     from stillroom.storage_specs.files.ranged_file import RangedFile
@@ -205,6 +205,19 @@ class ArtifactSet:
             ConfigError: there are no such cells; or what `read` raises.
         """
         return self._reader(artifact).window(*self._place(index), rows, columns)
+
+    def read_steps(
+        self, artifact: str, index: int, rows: slice, columns: slice, out: NDArray[Any]
+    ) -> Side:
+        """Read some cells for who decodes them elsewhere: as stored, but without prediction.
+
+        Args:
+            out: C-contiguous, of the dtype `codec.steps`: filled
+
+        Returns:
+            the side arrays of the frame; raises as `read_window`
+        """
+        return self._reader(artifact).steps(*self._place(index), rows, columns, out)
 
     def read_frame(self, index: int, artifacts: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return several decoded arrays of one frame; raise what `read` raises."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from stillroom.storage_specs.codecs.kernels import undo_above, undo_median, undo_plane
-from stillroom.storage_specs.codecs.prediction import differences_of
+from stillroom.storage_specs.codecs.prediction import differences_of, steps_of
 from stillroom.storage_specs.codecs.quantised import Byte, Flow
 
 SHAPES = array_shapes(min_dims=3, max_dims=3, max_side=7)
@@ -21,6 +21,15 @@ def test_median_predicted_steps_come_back(steps: np.ndarray) -> None:
     out = np.full(steps.shape, np.nan, np.float32)
     undo_median(differences_of(steps, "median"), table, most, out)
     np.testing.assert_array_equal(out, steps)
+
+
+@given(steps=st.sampled_from(["u1", "u2"]).flatmap(lambda dtype: arrays(dtype, SHAPES)))
+def test_differences_become_steps_again(steps: np.ndarray) -> None:
+    rules = ["median", "above", "plane"] if steps.dtype.itemsize == 2 else ["median"]
+    for rule in rules:
+        found = steps_of(differences_of(steps, rule), rule)
+        assert found.dtype == (np.int16 if rule == "plane" else steps.dtype)
+        np.testing.assert_array_equal(found.view(steps.dtype), steps)
 
 
 @given(steps=arrays("u2", SHAPES))

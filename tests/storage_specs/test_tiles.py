@@ -12,6 +12,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillroom.storage_specs.codecs.prediction import steps_of
 from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import CacheCorrupt, ConfigError
 from stillroom.storage_specs.layout import ArraySpec, Definition
@@ -170,6 +171,32 @@ def test_a_window_of_a_codec_that_needs_neighbours_is_cut_from_the_frame(tmp_pat
     made = built(tmp_path / "c", spec, 1, 1)
     seen = made.read_window("logits", 0, slice(3, 9), slice(4, 30))
     np.testing.assert_array_equal(seen, made.read("logits", 0)[:, 3:9, 4:])
+
+
+@pytest.mark.parametrize("tile", [None, (8, 16)])
+def test_steps_of_a_window_are_what_is_stored_of_it(tmp_path: Path, tile: Any) -> None:
+    made = built(tmp_path / "c", ArraySpec("logits", (3, 20, 30), SPEC.codec, LZ4, {}, tile), 1, 1)
+    out = np.zeros((3, 6, 26), np.uint8)
+    side = made.read_steps("logits", 0, slice(3, 9), slice(4, 30), out)
+    whole = made.encoded("logits", 0)
+    np.testing.assert_array_equal(out, whole.values[:, 3:9, 4:])
+    assert {role: list(of) for role, of in side.items()} == {
+        role: list(of) for role, of in whole.side.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "codec",
+    ["kl", {"name": "kl", "predict": "above"}, {"name": "byte", "predict": "median"}],
+    ids=str,
+)
+def test_steps_of_a_window_are_no_differences(tmp_path: Path, codec: Any) -> None:
+    spec = ArraySpec("logits", (3, 20, 30), codec_from_dict(codec), LZ4)
+    made = built(tmp_path / "c", spec, 1, 1)
+    stored = made.encoded("logits", 0).values
+    out = np.zeros((3, 6, 26), stored.dtype)
+    made.read_steps("logits", 0, slice(3, 9), slice(4, 30), out)
+    np.testing.assert_array_equal(out, steps_of(stored, spec.codec.predict)[:, 3:9, 4:])
 
 
 def test_without_tiles_the_layout_says_nothing_of_them() -> None:

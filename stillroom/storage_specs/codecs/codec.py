@@ -97,6 +97,19 @@ class Codec(ABC):
                 result is a new array, or `values` itself where nothing is to be undone
         """
 
+    @property
+    def steps(self) -> str:
+        """Dtype of what `undo_prediction` gives, as NumPy writes it."""
+        return self.stored
+
+    def undo_prediction(self, values: Array) -> Array:
+        """Stored values as if nothing had been predicted: each decodes by itself, at its place.
+
+        Returns:
+            `values` itself where nothing was
+        """
+        return values
+
     @abstractmethod
     def bound(self, x: Array) -> NDArray[np.float32] | float:
         """Largest absolute error of a round trip of `x`, broadcastable to it."""

@@ -28,7 +28,7 @@ from stillroom.storage_specs.codecs.codec import (
     finite_float32,
     per_channel,
 )
-from stillroom.storage_specs.codecs.prediction import differences_of
+from stillroom.storage_specs.codecs.prediction import differences_of, steps_of
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.fidelity import SPATIAL_TEMPERATURE, pixel_kl, spatial_kl
 
@@ -97,6 +97,10 @@ class KL(Codec):
         else:
             undo_median(values, _table(side), 0xFFFF, made)
         return made
+
+    def undo_prediction(self, values: Array) -> Array:
+        """The steps."""
+        return steps_of(values, self.predict)
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step at each value, and float32 rounding: the shape of `x`."""

@@ -39,3 +39,26 @@ def differences_of(steps: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
     rule = get_args(Predictor).index(predictor)
     differences(np.ascontiguousarray(steps), rule, 8 * steps.dtype.itemsize, stored)
     return stored
+
+
+def steps_of(stored: NDArray[Any], predictor: Predictor) -> NDArray[Any]:
+    """Undo `differences_of`.
+
+    Returns:
+        the same shape; of "plane" int16, else of the same dtype
+    """
+    from stillroom.storage_specs.codecs.kernels import undo_above, undo_median, undo_plane
+
+    signed = predictor == "plane"
+    steps = np.empty(stored.shape, np.int16 if signed else stored.dtype)
+    # The kernels give a value to every step: here it is the step itself.
+    if signed:
+        undo_plane(stored, 1.0, steps)
+    elif predictor == "above":
+        none, one = np.zeros(len(stored), np.float32), np.ones(len(stored), np.float32)
+        undo_above(stored, none, -one, steps)
+    else:
+        last = np.iinfo(stored.dtype).max
+        every = np.arange(last + 1, dtype=stored.dtype)
+        undo_median(stored, np.broadcast_to(every, (len(stored), last + 1)), int(last), steps)
+    return steps

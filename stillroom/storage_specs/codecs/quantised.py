@@ -19,7 +19,7 @@ from stillroom.storage_specs.codecs.codec import (
     finite_float32,
     per_channel,
 )
-from stillroom.storage_specs.codecs.prediction import differences_of
+from stillroom.storage_specs.codecs.prediction import differences_of, steps_of
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ class Byte(Codec):
             rows = (len(values), -1)
             affine(values.reshape(rows), side["scale"], side["offset"], made.reshape(rows))
         return made
+
+    def undo_prediction(self, values: Array) -> Array:
+        """The steps."""
+        return values if self.predict is None else steps_of(values, self.predict)
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step of each channel and the rounding of float32 arithmetic: (C, 1, ..., 1)."""
@@ -179,6 +183,15 @@ class Flow(Codec):
         made = np.empty(values.shape, np.float32) if out is None else out
         undo_plane(values, 1 / FLOW_STEPS, made)
         return made
+
+    @property
+    def steps(self) -> str:
+        """int16, whatever is predicted."""
+        return "<i2"
+
+    def undo_prediction(self, values: Array) -> Array:
+        """The steps."""
+        return values if self.predict is None else steps_of(values, self.predict)
 
     def bound(self, x: Array) -> float:
         """1/128 pixel; both scalings are by a power of two and exact."""

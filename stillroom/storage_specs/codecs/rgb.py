@@ -45,6 +45,10 @@ class Rgb(Codec):
         undo_rgb(values, made)
         return made
 
+    def undo_prediction(self, values: Array) -> Array:
+        """The pixels."""
+        return self.decode(values, {})
+
     def bound(self, x: Array) -> float:
         """Nothing is lost."""
         return 0.0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.storage_specs.codecs.codec import Side
     from stillroom.storage_specs.layout import ArraySpec, Definition
     from stillroom.storage_specs.shards.array_reader import ArrayReader
     from stillroom.storage_specs.shards.stored_array import StoredArray
@@ -90,6 +91,28 @@ class ArtifactReader:
         found = self._together(shard, position, frames, into, seen)
         with span("decode"):
             return self._codec.decode(found.values, found.side, out)
+
+    def steps(
+        self,
+        shard: int,
+        position: int,
+        frames: int,
+        rows: slice,
+        columns: slice,
+        out: NDArray[Any],
+    ) -> Side:
+        """Fill `out` with the steps of some rows and columns; return what the codec needs besides.
+
+        Args:
+            out: C-contiguous, of the codec's `steps` and the window's shape
+        """
+        window = window_of(rows, columns, self._axes, self._shape)
+        if self._codec.tileable:
+            return self._together(shard, position, frames, out, window).side
+        found = self._together(shard, position, frames, self._borrowed(), None)
+        with span("decode"):
+            np.copyto(out, self._codec.undo_prediction(found.values)[window.of(self._axes)])
+        return found.side
 
     def encoded(self, shard: int, position: int, frames: int) -> Encoded:
         """The stored values of a shard's frame, an array of its own, and what the codec needs."""
