@@ -4,8 +4,9 @@
 
 An FPN on MobileNetV2 learns from a cache of drawn scenes (a teacher without weights: its output is
 noise, its arithmetic is not). Every side takes the same batches again and again, without the
-loader; sides go round in turn, and the median of the rounds is printed with the least and the
-greatest, as a Markdown table. `--device cpu` tries the script without a GPU.
+loader, packed or as the host decodes them; sides go round in turn, and the median of the rounds is
+printed with the least and the greatest, as a Markdown table. `--device cpu` tries the script
+without a GPU.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SIDES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {  # settings of
     "float32": ({"amp": "off"}, LOGITS),
     "float16": ({"amp": "auto"}, LOGITS),
     "bfloat16": ({"amp": "bfloat16"}, LOGITS),
+    "bfloat16, decoded by the host": ({"amp": "bfloat16", "decode": "host"}, LOGITS),
     "bfloat16, compiled": ({"amp": "bfloat16", "compile": True}, LOGITS),
     "bfloat16, two parts": ({"amp": "bfloat16", "accumulate": 2}, LOGITS),
     "bfloat16, six terms": ({"amp": "bfloat16"}, MANY),

@@ -74,13 +74,10 @@ def _views(case: Case) -> Any:
 # stillroom's own
 
 
-def open_cached(
-    name: str, folder: Path, *, reads: tuple[str, ...], lit: bool = False
-) -> Callable[..., Iterator[Any]]:
+def cached_dataset(name: str, folder: Path, reads: tuple[str, ...], *, lit: bool = False) -> Any:
     """Frames and labels from a cache, and the artifacts that are named; with jitter where lit."""
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.photometric import PhotometricConfig
-    from stillroom.stages.train.stream import Loader
     from stillroom.storage_specs.store import Cache
 
     case = CASES[name]
@@ -88,7 +85,7 @@ def open_cached(
     keys = {"logits": "logits"}
     if case.features:
         keys["features"] = f"features/layer@{case.features[1]}"
-    dataset = CacheDataset(
+    return CacheDataset(
         STREAM,
         cache.artifact_set(SOURCE, "frames"),
         {TEACHER: cache.artifact_set(SOURCE, TEACHER)},
@@ -98,6 +95,15 @@ def open_cached(
         out_stride=case.stride,
         seed=SEED,
     )
+
+
+def open_cached(
+    name: str, folder: Path, *, reads: tuple[str, ...], lit: bool = False
+) -> Callable[..., Iterator[Any]]:
+    """Batches of a dataset, from the loader."""
+    from stillroom.stages.train.stream import Loader
+
+    dataset = cached_dataset(name, folder, reads, lit=lit)
 
     def batches(start: int, steps: int, workers: int, processes: bool) -> Iterator[Any]:
         options = {"processes": True} if processes else {}

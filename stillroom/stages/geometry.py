@@ -226,17 +226,24 @@ def view_mask(
     Returns:
         (1, ceil(out_height / out_stride), ceil(out_width / out_stride)) bool
     """
-    valid = canvas if valid is None else valid
-    size = min(valid[0], canvas[0]), min(valid[1], canvas[1])
-    spans = []
-    for line, length in zip(sampled_lines(view, out_stride), size, strict=True):
-        axis = nearest_axis(line, length, 0)
-        centres = math.ceil(line[2] / out_stride - 0.5)  # that lie on the output
-        spans.append(slice(axis.begin, min(axis.end, centres)))
+    rows, columns = mask_spans(view, canvas, valid, out_stride)
     shape = (1, *(math.ceil(side / out_stride) for side in (view.out_height, view.out_width)))
     out = _room(out, shape, torch.bool).zero_()
-    out[0, spans[0], spans[1]] = True
+    out[0, rows, columns] = True
     return out
+
+
+def mask_spans(
+    view: View, canvas: tuple[int, int], valid: tuple[int, int] | None, out_stride: int
+) -> tuple[slice, slice]:
+    """Return the rows and the columns of the positions that `view_mask` marks."""
+    valid = canvas if valid is None else valid
+    spans = []
+    for line, *sides in zip(sampled_lines(view, out_stride), valid, canvas, strict=True):
+        axis = nearest_axis(line, min(sides), 0)
+        centres = math.ceil(line[2] / out_stride - 0.5)  # that lie on the output
+        spans.append(slice(axis.begin, min(axis.end, centres)))
+    return spans[0], spans[1]
 
 
 def _room(out: Tensor | None, shape: tuple[int, ...], *dtypes: torch.dtype) -> Tensor:

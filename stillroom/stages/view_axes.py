@@ -37,11 +37,15 @@ def part_needed(view: View, size: tuple[int, int], stride: int, out_stride: int)
         stride, out_stride: as for `apply_field`; 1, 1 for what has no stride
     """
     whole = Part(*size, slice(0, size[0]), slice(0, size[1]))
-    spans = []
-    for axis, length in zip(axes_between(view, whole, stride, out_stride), size, strict=True):
-        first, last = sorted((int(axis.low[0]), int(axis.low[-1])))
-        spans.append(slice(first, min(last + 2, length)))
-    return Part(*size, *spans)
+    axes = axes_between(view, whole, stride, out_stride)
+    return Part(*size, *map(positions_needed, axes, size))
+
+
+def positions_needed(axis: Axis, length: int) -> slice:
+    """Find the positions that an axis samples, of the `length` of a whole grid."""
+    first, last = sorted((int(axis.low[0]), int(axis.low[-1])))
+    reach = 2 if len(axis.weight) else 1
+    return slice(first, min(last + reach, length))
 
 
 def sampled_lines(view: View, out_stride: int) -> tuple[Line, Line]:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from make_believe.on_device.check_decode import (  # noqa: F401
+    test_a_run_has_the_losses_of_one_that_the_host_decodes,
+    test_values_on_the_device_are_those_of_the_host,
+)
 from make_believe.on_device.check_stage_one import (  # noqa: F401
     test_every_kind_of_teacher_says_the_same,
 )

@@ -145,6 +145,8 @@ def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Te
     target = source.device if asked is None else torch.device(asked)
     if target.type != source.device.type and not quietly:
         RECORD.wait(f"to({target.type})")
+    if target.type == "cuda" != source.device.type:
+        RECORD.sent += source.nbytes
     made = func(on_cpu(source), **options)
     if made.data_ptr() == on_cpu(source).data_ptr():
         made = made.clone()
@@ -156,6 +158,8 @@ def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     quietly = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
     if isinstance(target, DeviceTensor) != isinstance(source, DeviceTensor) and not quietly:
         RECORD.wait("copy_")
+    if isinstance(target, DeviceTensor) and not isinstance(source, DeviceTensor):
+        RECORD.sent += source.nbytes
     on_cpu(target).copy_(on_cpu(source))
     return target
 

@@ -16,6 +16,7 @@ class Record:
     Attributes:
         waits: synchronisations of host and device, by the line of stillroom and what it did
         late: waits for an event, which a step ahead of it hides, by line
+        sent: bytes that were copied to the device
         ranges: NVTX ranges that were opened, by name
     """
 
@@ -25,6 +26,7 @@ class Record:
     def clear(self) -> None:
         self.waits: Counter[str] = Counter()
         self.late: Counter[str] = Counter()
+        self.sent = 0
         self.ranges: Counter[str] = Counter()
 
     def wait(self, what: str) -> None:

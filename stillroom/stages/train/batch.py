@@ -9,6 +9,8 @@ from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -34,10 +36,9 @@ class Triplets:
     flow: Tensor
     visible: Tensor
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Triplets:
-        """Return the same with every tensor on `device`."""
-        parts = (self.frames, self.pairs, self.flow, self.visible)
-        return Triplets(*(part.to(device, non_blocking=non_blocking) for part in parts))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Triplets:
+        """Return the same of other tensors."""
+        return Triplets(*map(change, (self.frames, self.pairs, self.flow, self.visible)))
 
 
 @dataclass
@@ -83,18 +84,21 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch with every tensor on `device`."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
+    def pin_memory(self) -> Batch:
+        """Return the same batch in memory that a GPU reads by itself."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            images=moved(self.images),
-            labels=None if self.labels is None else moved(self.labels),
-            mask=moved(self.mask),
-            artifacts={key: moved(value) for key, value in self.artifacts.items()},
-            masks={stride: moved(value) for stride, value in self.masks.items()},
-            triplets=self.triplets and self.triplets.to(device, non_blocking=non_blocking),
+            images=change(self.images),
+            labels=None if self.labels is None else change(self.labels),
+            mask=change(self.mask),
+            artifacts={key: change(value) for key, value in self.artifacts.items()},
+            masks={stride: change(value) for stride, value in self.masks.items()},
+            triplets=self.triplets and self.triplets.mapped(change),
         )
 
     def sample(self, place: int) -> Sample:

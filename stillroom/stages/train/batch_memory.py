@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stillroom.stages.train.reads import Read
     from stillroom.storage_specs.layout import ArraySpec
 
 Allocate = Callable[[tuple[int, ...], torch.dtype], "Tensor"]
@@ -43,7 +44,7 @@ class FrameShapes:
 def frame_shapes(
     size: tuple[int, int],
     out_stride: int,
-    artifacts: Mapping[str, tuple[ArraySpec, int]],
+    artifacts: Mapping[str, Read],
     *,
     labelled: bool,
     clips: bool,
@@ -52,7 +53,7 @@ def frame_shapes(
 
     Args:
         out_stride: of the grid of the usual mask
-        artifacts: how each is stored, and the stride of its grid, by name
+        artifacts: by their names in a batch
     """
 
     def cells(stride: int) -> tuple[int, int]:
@@ -64,12 +65,12 @@ def frame_shapes(
         channels = spec.shape[0] if len(spec.shape) == 3 else 1
         return (channels, *(cells(stride) if spec.kind.has_stride else size)), torch.float32
 
-    strides = {stride for _, stride in artifacts.values()} | ({1} if clips else set())
+    strides = {one.out_stride for one in artifacts.values()} | ({1} if clips else set())
     return FrameShapes(
         size=size,
         mask=cells(out_stride),
         labelled=labelled,
-        artifacts={read: shape(*stored) for read, stored in artifacts.items()},
+        artifacts={name: shape(read.spec, read.out_stride) for name, read in artifacts.items()},
         masks={stride: cells(stride) for stride in sorted(strides - {out_stride})},
     )
 

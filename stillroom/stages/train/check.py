@@ -13,6 +13,7 @@ import torch
 
 from stillroom.stages.train.checkpoint import new_learner
 from stillroom.stages.train.live_memory import LiveMemory
+from stillroom.stages.train.packed.arrival import on_device
 from stillroom.stages.train.step import (
     demand_a_spread,
     forward,
@@ -79,7 +80,7 @@ def check(job: TrainJob, steps: int = 3) -> Check:
         with open_loader(job, steps=steps) as loader:
             loaded = iter(loader)
             for _ in range(steps):
-                parts = [[one.to(device) for one in next(loaded)] for _ in range(job.parts)]
+                parts = [on_device(next(loaded), device) for _ in range(job.parts)]
                 batches = parts[0]
                 with _states_kept(job):
                     seed_step(job, learner)

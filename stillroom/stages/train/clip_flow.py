@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillroom.stages.geometry import view_mask
 from stillroom.stages.train.cached_sets import demand_whole, read_view
 from stillroom.stages.train.order import generator
+from stillroom.stages.train.sample import Neighbour
 from stillroom.stages.warp import inside_frame, visible, warp
 from stillroom.storage_specs.artifacts import FLOW
 from stillroom.storage_specs.errors import ConfigError
@@ -19,24 +20,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stillroom.stages.train.batch import Triplets
+    from stillroom.stages.train.sample import Shown
     from stillroom.stages.view import View
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
 _WHOLLY = 1 - 1e-3  # of a bilinear sample; what it lacks of 1 is rounding
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A frame that another one of its clip is compared with.
-
-    Attributes:
-        index: in the source
-        flow_to, flow_back: rows of the flow to it and, if that is cached, back
-    """
-
-    index: int
-    flow_to: int
-    flow_back: int | None
 
 
 Sides = tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]  # before and after, in order of draw
@@ -104,6 +93,22 @@ class CachedFlow:
             for frame, (before, after) in found.items()
             if before and after
         }
+
+    def fill(
+        self, triplets: Triplets, place: int, shown: Sequence[Shown], canvas: tuple[int, int]
+    ) -> None:
+        """Read the flow from a frame to its neighbours into a batch.
+
+        Args:
+            place: of the triplet
+            shown: the frame itself and its neighbours
+        """
+        count, view = len(triplets.frames), shown[0].view
+        masks = [view_mask(view, canvas, one.valid, 1) for one in shown[1:]]
+        drawn = [one.neighbour for one in shown if one.neighbour is not None]
+        triplets.flow[place::count], triplets.visible[place::count] = self.read_views(
+            drawn, view, masks
+        )
 
     def read_views(
         self, neighbours: Sequence[Neighbour], view: View, shown: Sequence[Tensor]

@@ -16,9 +16,10 @@ from stillroom.stages.train.batch_memory import (
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
-from stillroom.stages.train.photometric import PhotometricConfig, jitter
-from stillroom.stages.train.reads import grid_of, held_or_stand_in, how_to_cache
-from stillroom.stages.view import View, ViewConfig, sample_view
+from stillroom.stages.train.photometric import PhotometricConfig, draw_light, jitter
+from stillroom.stages.train.reads import Read, grid_of, held_or_stand_in, how_to_cache
+from stillroom.stages.train.sample import Shown, places
+from stillroom.stages.view import ViewConfig, sample_view
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.batch_memory import Allocate
-    from stillroom.stages.train.sample import Sample, Triplet
+    from stillroom.stages.train.sample import Neighbour, Sample, Triplet
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.store import Cache
@@ -54,7 +55,9 @@ class CacheDataset:
         flow: makes a sample a triplet; frames without neighbours are left out
 
     Attributes:
+        artifacts: what is read of the teachers, by its name in a batch
         stand_ins: by what is needed and not cached, what is read in its place
+        shapes: of a frame in a batch
 
     Raises:
         CacheIncomplete: a set has uncommitted shards.
@@ -115,12 +118,12 @@ class CacheDataset:
             self._neighbours = flow.neighbours(self.frame_ids, bad)
             self.skipped |= flow.skipped
             usable = [i for i in usable if i in self._neighbours]
-        specs = {
-            read: (self._holders[key].arrays[key.partition("/")[2]], stride)
+        self.artifacts = {
+            read: Read(self._holders[key], key.partition("/")[2], stride)
             for read, (key, stride) in self._grids.items()
         }
-        self._shapes = frame_shapes(
-            self.size, out_stride, specs, labelled=labelled, clips=self.clips
+        self.shapes = frame_shapes(
+            self.size, out_stride, self.artifacts, labelled=labelled, clips=self.clips
         )
         reasons = {i: rows["reason"][i] for i in usable if labelled}
         self.bad_labels = {self.frame_ids[i]: why for i, why in reasons.items() if why}
@@ -156,7 +159,7 @@ class CacheDataset:
     def empty(self, count: int, allocate: Allocate = reused) -> Batch:
         """Return a batch of `count` frames, or triplets, for `fill`."""
         frames = 3 * count if self.clips else count
-        batch = empty_batch(self.name, self._shapes, frames, allocate)
+        batch = empty_batch(self.name, self.shapes, frames, allocate)
         if self.clips:
             batch.triplets = empty_triplets(count, self.size, allocate)
         return batch
@@ -176,46 +179,43 @@ class CacheDataset:
             epoch: pass over the frames; another epoch is another view, and perhaps other neighbours
             frame: 0 <= frame < len(self)
         """
+        shown = self.shown(epoch, frame)
+        for i, one in zip(places(batch.frame_ids, place, shown), shown, strict=True):
+            self._read(batch, i, one)
+        if self.flow is not None and batch.triplets is not None:
+            self.flow.fill(batch.triplets, place, shown, self.canvas)
+
+    def shown(self, epoch: int, frame: int) -> list[Shown]:
+        """Draw the view of a frame; of a triplet that of its neighbours too, the frame first."""
         index = int(self.indices[frame])
-        like = self.frame_ids[index]
-        rng = generator(self.seed, self.name, epoch, like, "view")
+        origin = (self.seed, self.name, epoch, self.frame_ids[index])
+        rng = generator(*origin, "view")
         view = sample_view(self.view, self.canvas, rng, self._valid[index])
-        self._read(batch, place, index, view, epoch, like)
-        if self.flow is None or batch.triplets is None:
-            return
-        count = len(batch.triplets.frames)
-        drawn = draw_neighbours(self._neighbours[index], self.seed, self.name, epoch, like)
-        for i, each in enumerate(drawn):
-            self._read(batch, place + (i + 1) * count, each.index, view, epoch, like)
-        shown = [view_mask(view, self.canvas, self._valid[each.index], 1) for each in drawn]
-        flow, visible = self.flow.read_views(drawn, view, shown)
-        batch.triplets.flow[place::count] = flow
-        batch.triplets.visible[place::count] = visible
+        light = draw_light(self.jitter, generator(*origin, "jitter"))
+        drawn: tuple[Neighbour, ...] = ()
+        if self.flow is not None:
+            drawn = draw_neighbours(self._neighbours[index], *origin)
+        return [
+            Shown(self.frame_ids[i], i, view, self._valid[i], light, neighbour)
+            for i, neighbour in ((index, None), *((each.index, each) for each in drawn))
+        ]
 
-    def _read(
-        self, batch: Batch, place: int, index: int, view: View, epoch: int, like: str
-    ) -> None:
-        """Read a frame of the source through a view.
-
-        Args:
-            like: the frame whose jitter it gets: those of a triplet must look alike
-        """
-        valid = self._valid[index]
-        batch.frame_ids[place] = self.frame_ids[index]
+    def _read(self, batch: Batch, place: int, shown: Shown) -> None:
+        """Read a frame of the source through its view."""
+        view, index = shown.view, shown.index
+        batch.frame_ids[place] = shown.frame_id
         into = batch.sample(place)
         read_view(self.frames, FRAMES, index, view, out=into.image)
         if not self.jitter.is_off():
-            shown = view_mask(view, self.canvas, valid, 1)
-            rng = generator(self.seed, self.name, epoch, like, "jitter")
             with span("jitter"):
-                jitter(self.jitter, into.image, shown, rng)
+                mask = view_mask(view, self.canvas, shown.valid, 1)
+                jitter(self.jitter, into.image, mask, shown.light)
         if into.label is not None:
             read_view(self.frames, LABELS, index, view, out=into.label)
-        for read, (key, out_stride) in self._grids.items():
-            artifact = key.partition("/")[2]
-            read_view(self._holders[key], artifact, index, view, out_stride, into.artifacts[read])
+        for read, (holder, artifact, out_stride) in self.artifacts.items():
+            read_view(holder, artifact, index, view, out_stride, into.artifacts[read])
         for out_stride, mask in ((self.out_stride, into.mask), *into.masks.items()):
-            view_mask(view, self.canvas, valid, out_stride, mask)
+            view_mask(view, self.canvas, shown.valid, out_stride, mask)
 
     def _sets_read(self) -> dict[str, ArtifactSet]:
         return {one.name: one for _, one in sorted(self._holders.items())}

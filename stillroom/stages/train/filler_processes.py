@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.train.batch import Batch
-    from stillroom.stages.train.dataset import CacheDataset
+    from stillroom.stages.train.fillers import Frames
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 ALIGNMENT = 64  # bytes; of every tensor
 GRACE_SECONDS = 30.0
@@ -60,14 +61,18 @@ class Block(NamedTuple):
 class ProcessFillers:
     """Spawned processes, each with datasets of its own.
 
+    Args:
+        pin: copy full batches into memory that a GPU reads by itself; it would wait for the copy
+            out of any other
+
     Raises:
         ConfigError: there is no such memory on this system.
     """
 
-    def __init__(self, datasets: Mapping[str, CacheDataset], processes: int) -> None:
+    def __init__(self, datasets: Mapping[str, Frames], processes: int, *, pin: bool) -> None:
         if sys.platform != "linux":
             raise ConfigError('train.loader = "processes" needs Linux; take "threads"')
-        self._datasets = datasets
+        self._datasets, self._pin = datasets, pin
         self._idle: defaultdict[int, list[Block]] = defaultdict(list)  # by size
         self._blocks: list[Block] = []
         # A forked process would inherit the locks of threads that it does not have.
@@ -84,7 +89,7 @@ class ProcessFillers:
         memory = block.map(f"/proc/self/fd/{block.descriptor}")
         weakref.finalize(memory, idle.append, block)
         batch = dataset.empty(count, _Arena(memory).allocate)
-        return ProcessFilling(self._pool, batch, (stream, count, block))
+        return ProcessFilling(self._pool, batch, (stream, count, block), pin=self._pin)
 
     def close(self) -> None:
         """Drop what was not begun, wait for what was; may be called again."""
@@ -103,11 +108,16 @@ class ProcessFilling:
     """A batch that processes fill."""
 
     def __init__(
-        self, pool: ProcessPoolExecutor, batch: Batch, where: tuple[str, int, Block]
+        self,
+        pool: ProcessPoolExecutor,
+        batch: Batch | PackedBatch,
+        where: tuple[str, int, Block],
+        *,
+        pin: bool,
     ) -> None:
         self._pool = pool
         self._batch = batch
-        self._where = where
+        self._where, self._pin = where, pin
         self._waiting: list[Future[dict[int, str]]] = []
 
     def fill(self, place: int, epoch: int, frame: int) -> None:
@@ -122,7 +132,7 @@ class ProcessFilling:
         filling.add_done_callback(partial(_let_go, self._batch))
         self._waiting.append(filling)
 
-    def wait(self) -> Batch:
+    def wait(self) -> Batch | PackedBatch:
         """Return the batch when it is full.
 
         Raises:
@@ -142,7 +152,7 @@ class ProcessFilling:
         return self._batch
 
 
-def _let_go(batch: Batch, filling: Future[dict[int, str]]) -> None:
+def _let_go(batch: Batch | PackedBatch, filling: Future[dict[int, str]]) -> None:
     """Keep a batch until now."""
 
 
@@ -154,7 +164,7 @@ class _Arena:
         self._used = 0
 
     @staticmethod
-    def size_of(dataset: CacheDataset, count: int) -> int:
+    def size_of(dataset: Frames, count: int) -> int:
         """Return the bytes that a batch takes."""
         total = 0
 
@@ -181,12 +191,12 @@ def _rounded(size: int) -> int:
 class _Process:
     """What a filling process has: the datasets, and the batches that it has filled places of."""
 
-    datasets: Mapping[str, CacheDataset]
+    datasets: Mapping[str, Frames]
     parent: int
-    batches: dict[tuple[str, int, Block], Batch]
+    batches: dict[tuple[str, int, Block], Batch | PackedBatch]
 
 
-def _begin(datasets: Mapping[str, CacheDataset], parent: int) -> None:
+def _begin(datasets: Mapping[str, Frames], parent: int) -> None:
     # Whoever trains ends its step first and saves, even if both are told to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -14,8 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Future
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from stillroom.stages.train.batch import Batch
-    from stillroom.stages.train.dataset import CacheDataset
+    from stillroom.stages.train.batch_memory import Allocate
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
+
+
+class Frames(Protocol):
+    """The frames of a stream: `CacheDataset`, or `PackedDataset`, and what it fills."""
+
+    name: str
+    frame_ids: list[str]
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Count the usable frames."""
+
+    def empty(self, count: int, allocate: Allocate = reused) -> Any:
+        """Return a batch of `count` frames, or triplets, for `fill`."""
+
+    def fill(self, batch: Any, place: int, epoch: int, frame: int) -> None:
+        """Read a view of one frame into a batch."""
 
 
 class Filling(Protocol):
@@ -24,7 +45,7 @@ class Filling(Protocol):
     def fill(self, place: int, epoch: int, frame: int) -> None:
         """Have a frame read into a place; returns before it is."""
 
-    def wait(self) -> Batch:
+    def wait(self) -> Batch | PackedBatch:
         """Return the batch when it is full.
 
         Raises:
@@ -49,7 +70,7 @@ class ThreadFillers:
         pin: make batches in memory that a GPU reads by itself
     """
 
-    def __init__(self, datasets: Mapping[str, CacheDataset], threads: int, *, pin: bool) -> None:
+    def __init__(self, datasets: Mapping[str, Frames], threads: int, *, pin: bool) -> None:
         self._datasets = datasets
         self._allocate = pinned if pin else reused
         self._torch_threads: int | None = torch.get_num_threads()
@@ -74,7 +95,9 @@ class ThreadFillers:
 class ThreadFilling:
     """A batch that threads fill."""
 
-    def __init__(self, pool: ThreadPoolExecutor, dataset: CacheDataset, batch: Batch) -> None:
+    def __init__(
+        self, pool: ThreadPoolExecutor, dataset: Frames, batch: Batch | PackedBatch
+    ) -> None:
         self._pool = pool
         self._dataset = dataset
         self._batch = batch
@@ -84,13 +107,15 @@ class ThreadFilling:
         asked = (self._dataset, self._batch, place, epoch, frame)
         self._waiting.append(self._pool.submit(fill_place, *asked))
 
-    def wait(self) -> Batch:  # noqa: D102
+    def wait(self) -> Batch | PackedBatch:  # noqa: D102
         for each in self._waiting:
             each.result()
         return self._batch
 
 
-def fill_place(dataset: CacheDataset, batch: Batch, place: int, epoch: int, frame: int) -> None:
+def fill_place(
+    dataset: Frames, batch: Batch | PackedBatch, place: int, epoch: int, frame: int
+) -> None:
     """Read a frame into a batch; what goes wrong names the stream and the frame."""
     try:
         dataset.fill(batch, place, epoch, frame)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import TrainConfig
 
-# What changes no loss.
+# What changes no loss, but for rounding.
 UNCHANGING = (
     "train.path",
     "train.device",
     "train.compile",
     "train.threads",
     "train.loader",
+    "train.decode",
     "train.checkpoint_every",
     "train.gradients_every",
 )

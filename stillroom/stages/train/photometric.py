@@ -10,6 +10,7 @@ from pydantic import Field
 from stillroom.stages.settings import Settings
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
@@ -30,30 +31,34 @@ class PhotometricConfig(Settings):
         return not (self.brightness or self.contrast or self.saturation)
 
 
+def draw_light(config: PhotometricConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw the factors (3,) of brightness, contrast and saturation.
+
+    Always takes three numbers from `rng`, so that switching one off moves no other.
+    """
+    strengths = (config.brightness, config.contrast, config.saturation)
+    return (1.0 + rng.uniform(-1.0, 1.0, 3) * strengths).astype(np.float32)
+
+
 def jitter(
-    config: PhotometricConfig, image: Tensor, mask: Tensor, rng: np.random.Generator
+    config: PhotometricConfig, image: Tensor, mask: Tensor, light: NDArray[np.float32]
 ) -> Tensor:
     """Scale brightness, then contrast about the frame's mean grey, then saturation; clip to 0..255.
-
-    Always takes three numbers from `rng`, so that switching one factor off moves no other.
 
     Args:
         image: (3, H, W) float32 RGB, 0..255, contiguous; changed in place
         mask: (1, H, W) bool, True where the image shows the frame; elsewhere it is left alone, and
             does not count in the mean
+        light: factors (3,) of `draw_light`
 
     Returns:
         the image
     """
     from stillroom.stages.train.photometric_kernels import mean_grey, relight
 
-    draws = rng.uniform(-1.0, 1.0, 3).tolist()
     if config.is_off():
         return image
-    strengths = (config.brightness, config.contrast, config.saturation)
-    brightness, contrast, saturation = (
-        np.float32(1.0 + draw * strength) for draw, strength in zip(draws, strengths, strict=True)
-    )
+    brightness, contrast, saturation = light
     pixels, shown = image.numpy(), mask[0].numpy()
     middle = mean_grey(pixels, shown, brightness) if config.contrast else np.float32(0)
     relight(pixels, shown, middle, brightness, contrast, saturation)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.checkpoint import Learner
     from stillroom.stages.train.job import TrainJob
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 TRACE = "trace.json"
 WARM_UP, TRACED = 3, 2  # steps before what is measured, and after it
@@ -33,6 +34,7 @@ ADVICE = {  # by the first word of a part's name
     "jitter": "jitter: raise train.threads, or leave train.jitter out",
     "wait": 'the loader: raise train.threads, or set train.loader = "processes"',
     "copy": "copies to the device: fewer artifacts a frame, or a smaller crop",
+    "unpack": 'decoding on the device: a smaller crop, or train.decode = "host" where cores idle',
     "forward": 'the student: train.compile, on a GPU train.amp = "bfloat16", or a smaller crop',
     "backward": 'student and terms: train.compile, on a GPU train.amp = "bfloat16", fewer terms',
     "optimiser": "the update: a larger batch makes it rarer",
@@ -153,7 +155,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _take(job: TrainJob, learner: Learner, batches: Iterator[list[Batch]], steps: int) -> None:
+def _take(
+    job: TrainJob, learner: Learner, batches: Iterator[list[Batch | PackedBatch]], steps: int
+) -> None:
     for _ in range(steps):
         with span("wait"):
             parts = [next(batches) for _ in range(job.parts)]
@@ -163,7 +167,10 @@ def _take(job: TrainJob, learner: Learner, batches: Iterator[list[Batch]], steps
 
 
 def _traced(
-    job: TrainJob, learner: Learner, batches: Iterator[list[Batch]], device: torch.device
+    job: TrainJob,
+    learner: Learner,
+    batches: Iterator[list[Batch | PackedBatch]],
+    device: torch.device,
 ) -> Path:
     """Take more steps under torch's profiler, with every span in its trace."""
     activities = [torch.profiler.ProfilerActivity.CPU]

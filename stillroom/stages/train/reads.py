@@ -6,7 +6,7 @@ stride 16. Label maps are at the image's own pixels, whatever the grid.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stillroom.storage_specs.artifacts import (
     CONFIDENCE,
@@ -19,10 +19,30 @@ from stillroom.storage_specs.artifacts import (
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from stillroom.storage_specs.artifact_set import ArtifactSet
+    from stillroom.storage_specs.layout import ArraySpec
+
 TRIPLETS = "triplets"  # what a stream of clips has beside its artifacts, with their flow
 BESIDE = frozenset({LABELS, TRIPLETS})
 STAND_INS = {PIXEL_CONFIDENCE: f"{CONFIDENCE}@1"}
 """What is read, approximately the same, from caches that do not hold an artifact."""
+
+
+class Read(NamedTuple):
+    """An array that is read of every frame.
+
+    Attributes:
+        out_stride: of the grid that it is brought to, where it has a stride
+    """
+
+    holder: ArtifactSet
+    artifact: str
+    out_stride: int
+
+    @property
+    def spec(self) -> ArraySpec:
+        """How it is stored."""
+        return self.holder.arrays[self.artifact]
 
 
 def on_grid(key: str, stride: int, usual: int) -> str:

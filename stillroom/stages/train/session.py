@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.checkpoint import Learner
     from stillroom.stages.train.job import TrainJob
     from stillroom.stages.train.metrics import Metrics
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
     from stillroom.stages.train.step import Step, Taken
 
 
@@ -44,7 +45,7 @@ class Session:
         self._unread: deque[Taken] = deque()
         self._read: list[Progress] = []  # of which nobody was told yet
 
-    def step(self, parts: list[list[Batch]]) -> None:
+    def step(self, parts: list[list[Batch | PackedBatch]]) -> None:
         """Take one."""
         job, learner = self.job, self.learner
         every = job.settings.gradients_every

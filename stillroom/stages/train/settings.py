@@ -113,6 +113,8 @@ class TrainConfig(Settings):
         seed: with the frame and the epoch, the origin of every random number
         threads: threads that read and decode ahead
         loader: "processes" takes so many processes instead, which share memory with this one
+        decode: where frames and artifacts are decoded and brought to their views: "device" has the
+            host read what is stored and no more; left out, the device where that is a GPU
         validation: when to score the student, and on what
         checkpoint_every, log_every: steps between two checkpoints, two lines of metrics
         gradients_every: steps between two measurements of each term's own gradient, which cost a
@@ -142,6 +144,7 @@ class TrainConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)
     loader: Literal["threads", "processes"] = "threads"
+    decode: Literal["device", "host"] | None = None
     validation: ValidationConfig | None = None
     checkpoint_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=20, gt=0)

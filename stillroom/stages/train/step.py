@@ -23,11 +23,12 @@ from stillroom.stages.train.optimiser import (
     trained_parameters,
 )
 from stillroom.stages.train.order import stable_seed
+from stillroom.stages.train.packed.arrival import on_device
 from stillroom.stages.train.step_part import step_part
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.checkpoint import Learner
     from stillroom.stages.train.job import TrainJob
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 
 LOSS = "the loss"
@@ -66,7 +68,7 @@ class Taken:
         lr: the learning rate that it used
     """
 
-    def __init__(self, number: int, lr: float, batches: Iterable[Batch]) -> None:
+    def __init__(self, number: int, lr: float, batches: Iterable[Batch | PackedBatch]) -> None:
         self.number = number
         self.lr = lr
         self._frame_ids = [frame_id for batch in batches for frame_id in batch.frame_ids]
@@ -96,7 +98,7 @@ class Taken:
 def take_step(
     job: TrainJob,
     learner: Learner,
-    parts: list[list[Batch]],
+    parts: Sequence[Sequence[Batch | PackedBatch]],
     lr: float,
     *,
     gradients: bool = False,
@@ -119,8 +121,7 @@ def take_step(
     sums: dict[str, Tensor] = {}
     for place, part in enumerate(parts):
         seed_step(job, learner, place)
-        with step_part("copy"):
-            batches = [batch.to(learner.device, non_blocking=True) for batch in part]
+        batches = on_device(part, learner.device)
         weighted, values = _terms(job, learner, batches)
         loss = torch.stack(list(weighted.values())).sum() / len(parts)
         shares = {LOSS: loss, **{name: value / len(parts) for name, value in values.items()}}

@@ -15,6 +15,7 @@ import torch
 from stillroom.stages.train.filler_processes import ProcessFillers
 from stillroom.stages.train.fillers import ThreadFillers
 from stillroom.stages.train.order import draws
+from stillroom.stages.train.packed.packed_dataset import streams_of
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from stillroom.stages.train.batch import Batch
-    from stillroom.stages.train.dataset import CacheDataset
-    from stillroom.stages.train.fillers import Fillers, Filling
+    from stillroom.stages.train.fillers import Fillers, Filling, Frames
     from stillroom.stages.train.job import TrainJob
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 
 class Loader:
@@ -40,12 +41,12 @@ class Loader:
         ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
         threads: threads that fill batches
         processes: take so many processes instead of threads
-        pin: make threads fill memory that a GPU reads by itself
+        pin: hand out batches in memory that a GPU reads by itself
     """
 
     def __init__(
         self,
-        datasets: Mapping[str, CacheDataset],
+        datasets: Mapping[str, Frames],
         batches: Mapping[str, int],
         *,
         seed: int,
@@ -72,12 +73,12 @@ class Loader:
         frames = sum(batches.values())
         self.ahead = max(1, math.ceil(2 * threads / frames)) if ahead is None else ahead
         self._fillers: Fillers = (
-            ProcessFillers(self.datasets, threads)
+            ProcessFillers(self.datasets, threads, pin=pin)
             if processes
             else ThreadFillers(self.datasets, threads, pin=pin)
         )
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[Batch | PackedBatch]]:
         """Yield the batches of each step, in the order of the streams."""
         waiting: deque[list[Filling]] = deque()
         submitted = self.start_step
@@ -122,7 +123,7 @@ def open_loader(job: TrainJob, start_step: int = 0, steps: int | None = None) ->
     """
     settings = job.settings
     return Loader(
-        job.streams,
+        streams_of(job),
         {name: stream.batch for name, stream in settings.streams.items()},
         seed=settings.seed,
         steps=(job.steps if steps is None else steps) * job.parts,

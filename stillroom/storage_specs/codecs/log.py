@@ -56,7 +56,7 @@ class Log(Codec):
             )
 
     @property
-    def _step(self) -> float:
+    def log_ratio(self) -> float:
         """Logarithm of the ratio of two neighbouring values."""
         return math.log(self.high / self.low) / (LAST - 1)
 
@@ -70,7 +70,7 @@ class Log(Codec):
             rule = f"codec log holds {span}, and 0 for no value; got {floats[faulty][0]:g}"
             refuse(floats, faulty, f"out of range ({rule})")
         ratios = np.where(there, floats, self.low).astype(np.float64) / self.low
-        steps = 1 + np.rint(np.log(ratios) / self._step).clip(0, LAST - 1)
+        steps = 1 + np.rint(np.log(ratios) / self.log_ratio).clip(0, LAST - 1)
         return Encoded(np.where(there, steps, 0).astype(self.stored), {})
 
     def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
@@ -79,7 +79,7 @@ class Log(Codec):
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step of each value, relative to it, and float32 rounding; 0 is kept."""
-        relative = math.expm1(self._step / 2) + 2.0**-23
+        relative = math.expm1(self.log_ratio / 2) + 2.0**-23
         return np.abs(finite_float32(x)) * np.float32(relative)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLOW_STEPS = 64  # a pixel
+UNIT_STEPS = 255  # to 1
 FLOW_MAX = 32767 / FLOW_STEPS
 
 
@@ -124,17 +125,19 @@ class Unit(Codec):
 
     def encode(self, x: Array) -> Encoded:
         """Round to the nearest step; ArtifactError outside 0..1 (but for float32's last digits)."""
-        steps = np.rint(probabilities(x, self.name) * np.float32(255))
+        steps = np.rint(probabilities(x, self.name) * np.float32(UNIT_STEPS))
         return Encoded(steps.astype(np.uint8), {})
 
     def decode(self, values: Array, side: Side, out: Array | None = None) -> Array:
         """The value of each step: step / 255."""
-        made: NDArray[np.float32] = np.divide(values, np.float32(255), out=out, dtype=np.float32)
+        made: NDArray[np.float32] = np.divide(
+            values, np.float32(UNIT_STEPS), out=out, dtype=np.float32
+        )
         return made
 
     def bound(self, x: Array) -> NDArray[np.float32]:
         """Half a step, and what lies outside 0..1."""
-        return probability_bound(x, 0.5 / 255)
+        return probability_bound(x, 0.5 / UNIT_STEPS)
 
 
 @dataclass(frozen=True)

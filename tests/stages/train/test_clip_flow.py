@@ -21,6 +21,7 @@ from stillroom.stages.sources.pairs import PairsConfig, plan_pairs
 from stillroom.stages.train.clip_flow import CachedFlow
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.order import draws
+from stillroom.stages.train.packed.packed_dataset import PackedDataset
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
@@ -202,6 +203,21 @@ def test_the_three_frames_of_a_triplet_are_jittered_alike(cache):
     assert factors[0] == pytest.approx(factors[1], abs=1e-3)
     assert factors[0] == pytest.approx(factors[2], abs=1e-3)
     assert factors[0] != pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_packed_triplets_unpack_to_those_of_the_host(cache, view):
+    clips = dataset(cache, VIEWS[view], jitter=PhotometricConfig(saturation=0.4), out_stride=4)
+    plain, packed = clips.empty(2), PackedDataset(clips).empty(2)
+    for place in range(2):
+        clips.fill(plain, place, 1, place)
+        PackedDataset(clips).fill(packed, place, 1, place)
+    found = packed.unpacked()
+    assert found.frame_ids == plain.frame_ids
+    assert torch.equal(found.images, plain.images)
+    assert torch.equal(found.labels, plain.labels)
+    for name in ("frames", "pairs", "flow", "visible"):
+        assert torch.equal(getattr(found.triplets, name), getattr(plain.triplets, name)), name
 
 
 def test_a_batch_holds_the_frames_then_those_before_then_those_after(cache):

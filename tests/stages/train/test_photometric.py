@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.stages.train.photometric import PhotometricConfig
+from stillroom.stages.train.photometric import PhotometricConfig, draw_light
 from stillroom.stages.train.photometric import jitter as jitter_in_place
 
 
@@ -21,7 +21,8 @@ class Draws:
 
 def jitter(config, image, mask, rng):
     """A jittered copy."""
-    return jitter_in_place(config, image.clone(memory_format=torch.contiguous_format), mask, rng)
+    copy = image.clone(memory_format=torch.contiguous_format)
+    return jitter_in_place(config, copy, mask, draw_light(config, rng))
 
 
 @pytest.fixture
@@ -80,7 +81,8 @@ def test_no_strength_or_nothing_shown_changes_nothing(image):
 
 def test_the_image_itself_is_changed(image):
     before = image.clone()
-    assert jitter_in_place(PhotometricConfig(brightness=0.5), image, ALL, Draws(1, 0, 0)) is image
+    light = np.array([1.5, 1, 1], np.float32)
+    assert jitter_in_place(PhotometricConfig(brightness=0.5), image, ALL, light) is image
     assert not torch.equal(image, before)
 
 

@@ -33,6 +33,14 @@ def test_the_parts_of_a_step_add_up_and_a_trace_names_them(make_job, tmp_path):
     assert not train(make_job("run", seed=0, jitter={"brightness": 0.2})).already_finished
 
 
+def test_decoding_on_the_device_is_a_part_of_its_own(make_job):
+    found = profile(make_job("run", seed=0, decode="device"), steps=2)
+    names = [part.name for part in found.parts]
+    assert names[:4] == ["wait", "copy", "unpack", "forward"]
+    assert {part.name for part in found.loader} <= {"read", "decode"}
+    assert {"unpack"} <= ADVICE.keys()
+
+
 def test_seconds_are_of_the_span_and_of_the_thread():
     seconds = SpanSeconds(torch.device("cpu"))
 

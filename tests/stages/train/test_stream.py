@@ -191,8 +191,9 @@ def test_memory_of_a_batch_serves_a_later_one_and_never_while_it_is_held(tmp_pat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_for_a_gpu_are_pinned(data):
-    for batches in load(data, pin=True):
+@pytest.mark.parametrize("processes", [False, True])
+def test_batches_for_a_gpu_are_pinned(data, processes):
+    for batches in load(data, pin=True, processes=processes):
         for batch in batches:
             assert batch.images.is_pinned()
             assert batch.mask.is_pinned()

@@ -1,0 +1,28 @@
+"""Batches on the device that trains, decoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stillroom.stages.train.packed.packed_batch import PackedBatch
+from stillroom.stages.train.step_part import step_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
+    from stillroom.stages.train.batch import Batch
+
+
+def on_device(batches: Iterable[Batch | PackedBatch], device: torch.device) -> list[Batch]:
+    """Bring batches to a device without waiting for it, and unpack there what is packed."""
+    with step_part("copy"):
+        there = [batch.to(device, non_blocking=True) for batch in batches]
+    arrived: list[Batch] = []
+    for batch in there:
+        if isinstance(batch, PackedBatch):
+            with step_part("unpack"):
+                batch = batch.unpacked()
+        arrived.append(batch)
+    return arrived

@@ -1,0 +1,147 @@
+"""A batch that is packed, and how a device makes a `Batch` of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.packed.dequantise import DEQUANTISE
+from stillroom.stages.train.packed.relight import relit
+from stillroom.stages.train.packed.sampling import Axes, inside, sampled
+from stillroom.stages.train.packed.slot import USED
+from stillroom.storage_specs.artifacts import FRAMES, LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from stillroom.stages.train.batch import Triplets
+    from stillroom.stages.train.batch_memory import FrameShapes
+    from stillroom.stages.train.packed.slot import PackedArray, Slot
+    from stillroom.stages.train.photometric import PhotometricConfig
+
+TYPES = {  # of torch; steps of 16 bits are signed, since few of its operators take others
+    "|u1": torch.uint8,
+    "<i2": torch.int16,
+    "<u2": torch.int16,
+    "<f2": torch.float16,
+    "<f4": torch.float32,
+}
+
+
+@dataclass
+class PackedBatch:
+    """Frames of one stream, each packed in a slot.
+
+    Attributes:
+        slots: (B, bytes of a slot) uint8
+        heads: (B, words) int32, the slots' heads, on the host where the slots are not
+        triplets: as in `Batch`; their flow is decoded
+    """
+
+    stream: str
+    labelled: bool
+    slot: Slot
+    shapes: FrameShapes
+    jitter: PhotometricConfig
+    slots: Tensor
+    frame_ids: list[str]
+    triplets: Triplets | None
+    heads: Tensor | None = None
+
+    @property
+    def clips(self) -> bool:
+        """Whether its frames are triplets of clips."""
+        return self.triplets is not None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
+        """Return the same on `device`, by one copy a frame, of the bytes that it uses."""
+        if torch.device(device).type == self.slots.device.type:
+            return self
+        slots = torch.empty(self.slots.shape, dtype=torch.uint8, device=device)
+        return self._copied(slots, lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        """Return the same in memory that a GPU reads by itself."""
+        slots = torch.empty(self.slots.shape, dtype=torch.uint8, pin_memory=True)
+        return self._copied(slots, torch.Tensor.pin_memory)
+
+    def unpacked(self) -> Batch:
+        """Decode what the slots hold, where they are."""
+        head = self.slots[:, : self.slot.head].contiguous()
+        words, floats = head.view(torch.int32), head.view(torch.float32)
+        found = {array.name: self._array(array, words, floats) for array in self.slot.arrays}
+        masks = {stride: self._mask(words, stride) for stride in self.slot.masks}
+        images = found.pop(FRAMES)
+        if not self.jitter.is_off():
+            images = relit(self.jitter, images, masks[1], floats[:, self.slot.light])
+        return Batch(
+            stream=self.stream,
+            labelled=self.labelled,
+            images=images,
+            labels=found.pop(LABELS, None),
+            mask=masks[self.slot.stride],
+            artifacts=found,
+            masks={stride: masks[stride] for stride in self.shapes.masks},
+            frame_ids=self.frame_ids,
+            triplets=self.triplets,
+        )
+
+    def bytes_used(self) -> list[int]:
+        """Return how many bytes of each slot are copied."""
+        return self._heads()[:, USED].tolist()
+
+    def _copied(self, slots: Tensor, copy: Callable[[Tensor], Tensor]) -> PackedBatch:
+        for there, here, used in zip(slots, self.slots, self.bytes_used(), strict=True):
+            there[:used].copy_(here[:used], non_blocking=True)
+        triplets = self.triplets and self.triplets.mapped(copy)
+        return replace(self, slots=slots, triplets=triplets, heads=self._heads())
+
+    def _heads(self) -> Tensor:
+        if self.heads is not None:
+            return self.heads
+        return self.slots[:, : self.slot.head].contiguous().view(torch.int32)
+
+    def _mask(self, words: Tensor, stride: int) -> Tensor:
+        spans = words[:, self.slot.masks[stride]]
+        height, width = self.shapes.size
+        return inside(spans[:, :2], spans[:, 2:], (-(-height // stride), -(-width // stride)))
+
+    def _array(self, array: PackedArray, words: Tensor, floats: Tensor) -> Tensor:
+        """One array of every frame, decoded and sampled."""
+        grid, codec = self._windows(array), array.spec.codec
+        if array.decoded:
+            return grid
+        roles = codec.side_shapes(array.spec.shape)
+        sides = {role: floats[:, array.words[role], None, None] for role in roles}
+        values = DEQUANTISE[codec.name](codec, grid, sides)
+        spans = words[:, array.words["spans"]]
+        rows, columns = (
+            Axes(
+                low=words[:, array.words[f"{axis}s"]].long(),
+                weight=floats[:, array.words.get(f"{axis} weights", slice(0, 0))],
+                span=span,
+            )
+            for axis, span in (("row", spans[:, :2]), ("column", spans[:, 2:]))
+        )
+        return sampled(array.spec.kind.geometry, values, rows, columns)
+
+    def _windows(self, array: PackedArray) -> Tensor:
+        """The windows of every frame side by side, (B, C, h, w); beyond each whatever."""
+        shape, dtype = array.window_shape(*array.most), TYPES[array.dtype.str]
+        windows = self._heads()[:, array.words["window"]].tolist()
+        grid = self.slots.new_empty((len(windows), *shape), dtype=dtype)
+        for room, slot, (begin, rows, columns) in zip(grid, self.slots, windows, strict=True):
+            shape = array.window_shape(rows, columns)
+            size = math.prod(shape) * dtype.itemsize
+            window = slot[begin : begin + size].view(dtype).view(shape)
+            room[tuple(slice(0, side) for side in shape)].copy_(window)
+        axes = array.spec.kind.axes
+        if axes[-1] == "rgb":
+            return grid.permute(0, 3, 1, 2)
+        return grid if len(axes) == 3 else grid[:, None]
