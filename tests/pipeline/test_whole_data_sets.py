@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from data_set_trees import TREES, pack, plant
+from data_set_trees import SIZE, TREES, expected, pack, plant
 
 from stillroom.cli import main
 
@@ -23,11 +24,15 @@ KINDS = (*TREES, "webdataset", "hf_dataset", REAL)
 @pytest.fixture(
     params=[pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow) for kind in KINDS]
 )
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
 def run_document(
-    request: pytest.FixtureRequest, run_document: dict[str, Any], tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, run_document: dict[str, Any], tmp_path: Path
 ) -> dict[str, Any]:
     """The run on the train split of a data set, scored on its val split."""
-    kind = request.param
     if kind in TREES:
         classes = plant(kind, tmp_path / "data").classes
         section = {"kind": kind, "root": str(tmp_path / "data")}
@@ -44,7 +49,7 @@ def run_document(
     run_document["cache"] |= {"path": "data.cache", "sources": ["train", "rest"], "threshold": 0.0}
     streams = {"train": {"batch": 2}, "rest": {"batch": 1, "labelled": False}}
     run_document["train"] |= {"streams": streams, "steps": 1}
-    run_document["evaluate"] = {"source": "val", "sheet_frames": 1}
+    run_document["evaluate"] = {"source": "val", "sheet_frames": 1, "size": "own"}
     return run_document
 
 
@@ -60,7 +65,7 @@ def real_photos(shared_data: Path, folder: Path) -> dict[str, str]:
     return {"kind": "coco_panoptic", "root": str(folder / "coco")}
 
 
-def test_a_data_set_is_built_looked_at_trained_on_and_scored(run_file: Path) -> None:
+def test_a_data_set_is_built_looked_at_trained_on_and_scored(kind: str, run_file: Path) -> None:
     said = {}
     for command in (
         ["cache", "build"],
@@ -77,3 +82,7 @@ def test_a_data_set_is_built_looked_at_trained_on_and_scored(run_file: Path) -> 
     scores = json.loads(said["--json"].stdout)
     assert scores["frames"] == 1
     assert 0 <= scores["miou"] <= 1
+    pixels = sum(each["pixels"] for each in scores["classes"])
+    if kind != REAL:  # as many as the label has, whatever the canvas
+        labelled = expected(TREES[kind]) != 255 if kind in TREES else np.ones(SIZE)
+        assert pixels == labelled.sum()
