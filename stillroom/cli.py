@@ -19,7 +19,7 @@ from stillroom.commands.options import JSON, SET, example, print_result, with_ru
 from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
-from stillroom.storage_specs.errors import StillroomError
+from stillroom.storage_specs.errors import StillroomError, StoppedElsewhere
 from stillroom.storage_specs.extras import EXTRAS, how_to_install
 from stillroom.version import __version__
 
@@ -39,6 +39,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except StoppedElsewhere:
+            sys.exit(2)
         except StillroomError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
@@ -107,6 +109,7 @@ def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
     from stillroom.commands import progress
     from stillroom.commands.show import students
     from stillroom.pipeline.training import check_terms, profile_training
+    from stillroom.stages.train.process_group import is_first
 
     if check:
         found = check_terms(run)
@@ -116,7 +119,8 @@ def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
         print_result(times.to_dict(), students.training_profile(times), as_json)
     else:
         result = progress.train_with_bar(run)
-        print_result(result.to_dict(), students.train_result(result), as_json)
+        if is_first():
+            print_result(result.to_dict(), students.train_result(result), as_json)
 
 
 @main.command(

@@ -14,6 +14,7 @@ from stillroom.pipeline.training_checks import (
     check_view,
     student_classes,
 )
+from stillroom.stages.across_ranks import rank, together
 from stillroom.stages.class_lists import agree
 from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.students.families import build_student
@@ -25,6 +26,7 @@ from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.process_group import joined
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint
@@ -54,12 +56,17 @@ ELSEWHERE = ("sources", "teachers", "flows", "cache", "adapt", "evaluate")
 def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None) -> TrainResult:
     """Train the run's student from the run's cache; running it again resumes.
 
+    Processes of one `torchrun`, or of Ray Train, train it together.
+
     Raises: as `prepare_job`, and as the loop.
+        StoppedElsewhere: another of the processes has failed.
     """
-    job = prepare_job(run, on_step)
-    result = train(job)
-    _draw_curves(job.settings.path)
-    return result
+    with joined(run.train.device if run.train is not None else "cpu"):
+        job = together(lambda: prepare_job(run, on_step))
+        result = train(job)
+        if rank() == 0:
+            _draw_curves(job.settings.path)
+        return result
 
 
 def check_terms(run: RunConfig, steps: int = 3) -> Check:

@@ -7,6 +7,7 @@
     ├── ArtifactError      an array has another shape, dtype or range than its artifact demands
     ├── WeightsError       a weights file does not fit its network
     ├── StoreUnavailable   an object store refuses or does not answer: nothing is known of the cache
+    ├── StoppedElsewhere   another process of the same training failed, and says why
     └── CacheError
         ├── CacheMismatch  built from something else: rebuild, or point at another folder
         ├── CacheIncomplete  frames are missing: run `stillroom cache build RUN.toml`
@@ -46,6 +47,10 @@ class WeightsError(StillroomError):
 
 class StoreUnavailable(StillroomError):
     """An object store refuses or does not answer; no CacheError: the cache may well be whole."""
+
+
+class StoppedElsewhere(StillroomError):
+    """Another process of the same training failed, and says why: there is nothing to add."""
 
 
 class CacheError(StillroomError):

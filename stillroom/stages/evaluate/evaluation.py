@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillroom.stages.across_ranks import everything, rank, said_once, share, world_size
 from stillroom.stages.evaluate.boundary import BoundaryCounts, BoundaryScores
 from stillroom.stages.evaluate.confusion import ConfusionMatrix, Scores
 from stillroom.stages.evaluate.predict import Prediction, SkippedFrame, predictions, read_frames
@@ -79,7 +80,7 @@ def evaluate(
 
     Args:
         predictor: the model; see `StudentPredictor` and `TeacherPredictor`.
-        frames: labelled frames; see `read_frames`.
+        frames: labelled frames, see `read_frames`; of processes that train together, this one's.
         classes: names of the label values 0..C-1.
         ignored: names among them that no mean includes.
         batch: frames predicted at once; the scores do not depend on it.
@@ -92,55 +93,60 @@ def evaluate(
     """
     _check_ignored(ignored, classes)
     tally = _Tally(ConfusionMatrix(len(classes)), BoundaryCounts(len(classes)))
-    skipped: list[SkippedFrame] = []
-    bad_labels: list[SkippedFrame] = []
-    unlabelled = 0
 
     def labelled() -> Iterator[CanvasFrame | SkippedFrame]:
-        nonlocal unlabelled
         for frame in frames:
             if isinstance(frame, SkippedFrame) or (scored_label(frame) != IGNORE).any():
                 yield frame
                 continue
             if frame.label_fault:
-                bad_labels.append(SkippedFrame(frame.frame_id, frame.label_fault))
+                tally.bad_labels.append(SkippedFrame(frame.frame_id, frame.label_fault))
             else:
-                unlabelled += 1
-            on_frames(done())
-
-    def done() -> int:
-        return tally.frames + len(skipped) + len(bad_labels) + unlabelled
+                tally.unlabelled += 1
+            on_frames(tally.done())
 
     for found in predictions(predictor, labelled(), batch):
         if isinstance(found, SkippedFrame):
-            skipped.append(found)
+            tally.skipped.append(found)
         else:
             _check_channels(found, classes)
             tally.add(found)
-        on_frames(done())
-    if not tally.frames:
-        raise ConfigError(_nothing_scored([*skipped, *bad_labels], unlabelled))
-    scores = tally.matrix.scores(classes, ignored)
-    return EvaluationResult(
-        scores=scores,
-        boundary=tally.boundary.scores(scores),
-        size=tally.size(),
-        frames=tally.frames,
-        skipped=tuple(skipped),
-        unlabelled=unlabelled,
-        bad_labels=tuple(bad_labels),
-    )
+        on_frames(tally.done())
+    return tally.of_all().result(classes, ignored)
 
 
 @dataclass
 class _Tally:
-    """What was counted so far, and at which sizes."""
+    """What was counted so far, and at which sizes, and what was not."""
 
     matrix: ConfusionMatrix
     boundary: BoundaryCounts
     frames: int = 0
     sizes: set[str] = field(default_factory=set)
     kind: str = ""
+    skipped: list[SkippedFrame] = field(default_factory=list)
+    bad_labels: list[SkippedFrame] = field(default_factory=list)
+    unlabelled: int = 0
+
+    def done(self) -> int:
+        """Count the frames that were seen."""
+        return self.frames + len(self.skipped) + len(self.bad_labels) + self.unlabelled
+
+    def of_all(self) -> _Tally:
+        """Return what the processes that train together have counted of their frames."""
+        first, *others = everything(self)
+        for other in others:
+            first.matrix.counts += other.matrix.counts
+            first.boundary.both += other.boundary.both
+            first.boundary.either += other.boundary.either
+            first.frames += other.frames
+            first.sizes |= other.sizes
+            first.kind = first.kind or other.kind
+            first.skipped += other.skipped
+            first.bad_labels += other.bad_labels
+            first.unlabelled += other.unlabelled
+        found: _Tally = first
+        return found
 
     def add(self, found: Prediction) -> None:
         """Count a frame, its outlines without the padding."""
@@ -158,6 +164,22 @@ class _Tally:
             return f"{self.kind}, {len(self.sizes)} sizes"
         return f"{self.kind} {min(self.sizes)}"
 
+    def result(self, classes: Sequence[str], ignored: Sequence[str]) -> EvaluationResult:
+        """Return the scores of what was counted."""
+        if not self.frames:
+            unused = [*self.skipped, *self.bad_labels]
+            raise said_once(ConfigError(_nothing_scored(unused, self.unlabelled)))
+        scores = self.matrix.scores(classes, ignored)
+        return EvaluationResult(
+            scores=scores,
+            boundary=self.boundary.scores(scores),
+            size=self.size(),
+            frames=self.frames,
+            skipped=tuple(self.skipped),
+            unlabelled=self.unlabelled,
+            bad_labels=tuple(self.bad_labels),
+        )
+
 
 def evaluate_source(
     predictor: Predictor,
@@ -170,7 +192,7 @@ def evaluate_source(
     limit: int | None = None,
     on_frames: Callable[[int], None] = lambda _: None,
 ) -> EvaluationResult:
-    """Score a model on a labelled source; see `evaluate`.
+    """Score a model on a labelled source; see `evaluate`. Processes that train together share it.
 
     Args:
         predictor: the model.
@@ -191,8 +213,8 @@ def evaluate_source(
         raise ConfigError("evaluate.source: this source has no labels; name a labelled one")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit: expected 1 or more frames, got {limit}")
-    chosen = range(min(len(source), limit or len(source)))
-    frames = read_frames(source, canvas, chosen, own_labels=own_size)
+    own = share(min(len(source), limit or len(source)), rank(), world_size())
+    frames = read_frames(source, canvas, own, own_labels=own_size)
     return evaluate(
         predictor, frames, source.classes, ignored=ignored, batch=batch, on_frames=on_frames
     )

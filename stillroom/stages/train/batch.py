@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ArtifactError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
+
+    from stillroom.stages.across_ranks import Rows
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Batch:
         masks: as `mask`, for other grids that artifacts are on, by stride; of clips also at 1
         frame_ids: B names, for messages
         triplets: of a stream of clips, how its frames lie in one another; None of single frames
+        rows: which frames these are of the batch that ranks share
     """
 
     stream: str
@@ -72,6 +76,7 @@ class Batch:
     masks: dict[int, Tensor] = field(default_factory=dict)
     frame_ids: list[str] = field(default_factory=list)
     triplets: Triplets | None = None
+    rows: Rows = ALL
 
     def __post_init__(self) -> None:
         if self.labelled and self.labels is None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillroom.stages.across_ranks import alone
 from stillroom.stages.models.safetensors_file import pack
 from stillroom.stages.train.augment import Augment
 from stillroom.stages.train.ema import Ema
 from stillroom.stages.train.metrics import Window
 from stillroom.stages.train.optimiser import build_optimiser
 from stillroom.stages.train.run_folder import LAST, write_whole
+from stillroom.stages.train.synchronised import synchronise
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.fingerprint import plain
 from stillroom.version import __version__
@@ -116,6 +118,9 @@ def new_learner(
 ) -> Learner:
     """Set a student and its objective up for their first step, on the device."""
     student.freeze_norm(settings.freeze_norm)
+    if settings.sync_batch_norm is not False and not alone():
+        synchronise(student)
+        synchronise(objective.states)
     student.to(device)
     if device.type == "cuda":  # a CPU brings weights into its own order anyway
         student.to(memory_format=student.normalise.order)  # type: ignore[call-overload]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.across_ranks import everything, said_once
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ def demand_finite(
         return
     listing = ", ".join(f"{name} {number:.4g}" for name, number in terms.items())
     guilty = [name for name, number in terms.items() if not math.isfinite(number)]
-    frames = ", ".join(frame_ids)
-    raise ConfigError(
-        f"training stopped in step {step}: {what} is {value}; not finite: "
-        f"{', '.join(guilty) or 'no term by itself'}; terms: {listing}; frames: {frames}. {ADVICE}"
+    frames = ", ".join(frame_id for each in everything(list(frame_ids)) for frame_id in each)
+    raise said_once(
+        ConfigError(
+            f"training stopped in step {step}: {what} is {value}; not finite: "
+            f"{', '.join(guilty) or 'no term by itself'}; terms: {listing}; frames: {frames}. "
+            f"{ADVICE}"
+        )
     )
 
 
@@ -47,8 +51,11 @@ def demand_finite_weights(parameters: Iterable[Tensor], step: int) -> None:
     """
     norm = torch.nn.utils.get_total_norm([p.detach() for p in parameters])
     if not math.isfinite(norm.item()):
-        raise ConfigError(
-            f"training stopped after step {step}: the student's weights are not finite. {ADVICE}"
+        raise said_once(
+            ConfigError(
+                f"training stopped after step {step}: the student's weights are not finite. "
+                f"{ADVICE}"
+            )
         )
 
 

@@ -26,10 +26,9 @@ class DeferredInterrupt:
         self._asked = False
         self._previous: dict[signal.Signals, object] = {}
 
-    def raise_if_asked(self) -> None:
-        """Raise the KeyboardInterrupt that was held back, if there was one."""
-        if self._asked:
-            raise KeyboardInterrupt
+    def held_back(self) -> KeyboardInterrupt | None:
+        """Return the KeyboardInterrupt that is due, if there is one."""
+        return KeyboardInterrupt() if self._asked else None
 
     def __enter__(self) -> DeferredInterrupt:
         """Install the handler."""

@@ -8,6 +8,9 @@
 
 A step depends on the weights, the step's number and the seed, and on nothing else: a run that was
 interrupted and resumed has the losses of one that was not, to the last bit on a CPU.
+
+Several processes run the same loop, each on its share of a step's batches (across_ranks.py): their
+losses are means over all frames, their gradients are averaged, and rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -16,24 +19,40 @@ import copy
 import dataclasses
 import logging
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillroom.stages.across_ranks import (
+    agree,
+    alone,
+    everyones,
+    rank,
+    said_once,
+    take_from_first,
+    together,
+)
 from stillroom.stages.nvtx import show_ranges
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import Learner, export, load_checkpoint, new_learner
 from stillroom.stages.train.interrupt import DeferredInterrupt
 from stillroom.stages.train.job import TrainJob, TrainResult
-from stillroom.stages.train.metrics import Metrics
+from stillroom.stages.train.metrics import Metrics, Unwritten
 from stillroom.stages.train.session import Session
 from stillroom.stages.train.stream import open_loader
+from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from stillroom.stages.train.batch import Batch
+    from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 LOG = logging.getLogger(__name__)
+LET_GO_SECONDS = 30.0  # that a killed rank 0 of the same run may take to let go of its folder
 
 
 def train(job: TrainJob) -> TrainResult:
@@ -45,17 +64,25 @@ def train(job: TrainJob) -> TrainResult:
         CacheError: the cache cannot be read, or was rebuilt since the run began.
         KeyboardInterrupt: after saving last.pt; the same call resumes.
     """
-    folder = job.settings.path
     about = {"config": dict(job.config), "fingerprints": _fingerprints(job)}
-    with run_folder.alone(folder):
-        run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
+    with ExitStack() as held:
+        together(lambda: _claim(job, about, held))
         return _go_on(job, about)
+
+
+def _claim(job: TrainJob, about: Mapping[str, Any], held: ExitStack) -> None:
+    """Take the run's folder, which rank 0 does for all."""
+    folder = job.settings.path
+    if rank() == 0:
+        held.enter_context(run_folder.alone(folder, 0.0 if alone() else LET_GO_SECONDS))
+        run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
 
 
 def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
     """Train from where the run's folder is, to the end."""
     folder = job.settings.path
-    checkpoint = load_checkpoint(folder / run_folder.LAST)
+    checkpoint = together(lambda: load_checkpoint(folder / run_folder.LAST))
+    _demand_one_folder(folder, checkpoint)
     finished = _finished(job, checkpoint)
     if finished is not None:
         LOG.info("run %s is finished (%d steps); nothing to train", folder, finished.steps)
@@ -68,6 +95,8 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
             count = len(dataset.bad_labels)
             LOG.warning("stream %s: %d bad label%s left out", stream, count, "s" * (count > 1))
     device = torch.device(job.device)
+    for network in (job.student, job.objective.states):
+        take_from_first([*network.parameters(), *network.buffers()])
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = new_learner(job.student, job.objective, job.settings, device)
         if checkpoint is not None:
@@ -83,33 +112,61 @@ def _run(job: TrainJob, learner: Learner, device: torch.device, about: Mapping[s
     show_ranges(device.type)
     with (
         open_loader(job, learner.step) as loader,
-        Metrics(job.settings.path, learner.step) as metrics,
+        Metrics(job.settings.path, learner.step) if rank() == 0 else Unwritten() as metrics,
         DeferredInterrupt() as interrupt,
     ):
         batches, session = iter(loader), Session(job, learner, metrics, about)
+        stop: BaseException | None = None
         while learner.step < job.steps:
             began = time.perf_counter()
+            parts: list[list[Batch | PackedBatch]] = []
             try:
-                with span("wait"):
-                    parts = [next(batches) for _ in range(job.parts)]
-            except Exception:
-                session.save()  # the weights are those of a whole step
-                raise
+                if stop is None:
+                    with span("wait"):
+                        parts += (next(batches) for _ in range(job.parts))
+            except Exception as error:
+                stop = error
+            _stop_together(session, stop)
             learner.wait_seconds += time.perf_counter() - began
             session.step(parts)
             learner.seconds += time.perf_counter() - began
             session.follow()
-            try:
-                session.tell()
-                interrupt.raise_if_asked()
-            except KeyboardInterrupt:
-                session.save()
-                LOG.warning("interrupted at step %d of %d, saved", learner.step, job.steps)
-                raise
+            stop = session.tell() or interrupt.held_back()
+        _stop_together(session, stop)
+
+
+def _stop_together(session: Session, stop: BaseException | None) -> None:
+    """Save and stop where this rank or another has to; the weights are those of a whole step."""
+    try:
+        agree(stop)
+    except BaseException as error:
+        session.save()
+        if isinstance(error, KeyboardInterrupt):
+            at = session.learner.step, session.job.steps
+            LOG.warning("interrupted at step %d of %d, saved", *at)
+        raise
 
 
 def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainResult:
     """Export the network to use, and write down what the run came to."""
+    folder = job.settings.path
+    result = TrainResult(
+        steps=learner.step,
+        best_score=learner.best_score,
+        best_step=learner.best_step,
+        losses=learner.last,
+        seconds=learner.seconds,
+        wait_seconds=learner.wait_seconds,
+        skipped={name: len(dataset.skipped) for name, dataset in job.streams.items()},
+    )
+    if rank() == 0:
+        _export_chosen(job, learner, about)
+        run_folder.write_json(folder / run_folder.RESULT, dataclasses.asdict(result))
+    return dataclasses.replace(result, paths=run_folder.paths(folder))
+
+
+def _export_chosen(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> None:
+    """Export the best student, or the last where none was scored."""
     folder = job.settings.path
     chosen, step, score = learner.shown, learner.step, None
     best = load_checkpoint(folder / run_folder.BEST) if learner.best_step is not None else None
@@ -125,17 +182,19 @@ def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainR
         )
     metadata = {"step": step, "score": score, "stride": chosen.stride, **about}
     export(folder / run_folder.MODEL, chosen, metadata)
-    result = TrainResult(
-        steps=learner.step,
-        best_score=learner.best_score,
-        best_step=learner.best_step,
-        losses=learner.last,
-        seconds=learner.seconds,
-        wait_seconds=learner.wait_seconds,
-        skipped={name: len(dataset.skipped) for name, dataset in job.streams.items()},
-    )
-    run_folder.write_json(folder / run_folder.RESULT, dataclasses.asdict(result))
-    return dataclasses.replace(result, paths=run_folder.paths(folder))
+
+
+def _demand_one_folder(folder: Path, checkpoint: Mapping[str, Any] | None) -> None:
+    """Refuse a run folder that is another one on some machine."""
+    steps = everyones(0 if checkpoint is None else checkpoint["step"])
+    if len(set(steps)) > 1:
+        raise said_once(
+            ConfigError(
+                f"run folder {folder}: the workers' checkpoints there are of the steps "
+                f"{', '.join(map(str, steps))} (0: none); expected one folder that all machines "
+                "share: give train.path one on shared storage"
+            )
+        )
 
 
 def _finished(job: TrainJob, checkpoint: Mapping[str, Any] | None) -> TrainResult | None:

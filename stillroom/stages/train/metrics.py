@@ -106,6 +106,25 @@ class Metrics:
             self._board.add_scalar(name, value, step)
 
 
+class Unwritten(Metrics):
+    """Metrics of a rank that does not write."""
+
+    def __init__(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        pass
+
+    def _plot(self, step: int, scalars: Mapping[str, float]) -> None:
+        pass
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run so far; one that a crash cut off is left out."""
     try:

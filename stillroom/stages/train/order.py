@@ -1,7 +1,9 @@
 """Which frame comes when: pure functions of seeds, names and counts, never of run state.
 
 A stream is one endless line of positions; pass e over its frames is a permutation that depends on
-(seed, stream, e) alone. So training resumes at any step by asking for that step's positions.
+(seed, stream, e) alone. So training resumes at any step by asking for that step's positions. Ranks
+take a share each of the positions of a step: together they see the frames of one process, and any
+number of them resumes what another has begun.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,44 +33,19 @@ def generator(*parts: int | str) -> np.random.Generator:
 
 
 @lru_cache(maxsize=16)
-def epoch_order(
-    count: int, seed: int, stream: str, epoch: int, rank: int = 0, world_size: int = 1
-) -> NDArray[np.int64]:
-    """Return one rank's share of one pass over `count` frames.
-
-    Ranks share no frame within a pass and get equally many, `count // world_size`; the few left
-    over are others in every pass.
-
-    Returns:
-        read-only permutation of range(count) where world_size is 1, else a part of one
-
-    Raises:
-        ConfigError: where there are fewer frames than ranks, or no such rank
-    """
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"rank {rank} is not in 0..{world_size - 1}")
-    if count < world_size:
-        raise ConfigError(f"stream {stream!r} has {count} frames for {world_size} ranks")
-    order = generator(seed, stream, epoch, "order").permutation(count)
-    share = order[rank::world_size][: count // world_size].astype(np.int64)
-    share.setflags(write=False)
-    return share
+def epoch_order(count: int, seed: int, stream: str, epoch: int) -> NDArray[np.int64]:
+    """Return one pass over `count` frames: a read-only permutation of range(count)."""
+    order = generator(seed, stream, epoch, "order").permutation(count).astype(np.int64)
+    order.setflags(write=False)
+    return order
 
 
-def draws(
-    count: int,
-    seed: int,
-    stream: str,
-    positions: range,
-    rank: int = 0,
-    world_size: int = 1,
-) -> list[tuple[int, int]]:
+def draws(count: int, seed: int, stream: str, positions: range) -> list[tuple[int, int]]:
     """Return (epoch, frame) at each position of a stream; a batch may reach into the next pass."""
     drawn = []
     for position in positions:
-        epoch, place = divmod(position, count // world_size or 1)
-        order = epoch_order(count, seed, stream, epoch, rank, world_size)
-        drawn.append((epoch, int(order[place])))
+        epoch, place = divmod(position, count)
+        drawn.append((epoch, int(epoch_order(count, seed, stream, epoch)[place])))
     return drawn
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillroom.stages.across_ranks import rank, take_from_first
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import save_best, save_last
 from stillroom.stages.train.finite import demand_finite_weights
@@ -68,20 +69,25 @@ class Session:
             self.save()
             self.metrics.flush()
 
-    def tell(self) -> None:
-        """Call the job's `on_step` for every step that has been read."""
+    def tell(self) -> KeyboardInterrupt | None:
+        """Call the job's `on_step` for every step that has been read; return its interruption."""
         told, self._read = self._read, []
-        if self.job.on_step is not None:
-            for progress in told:
-                self.job.on_step(progress)
+        if self.job.on_step is not None and rank() == 0:
+            try:
+                for progress in told:
+                    self.job.on_step(progress)
+            except KeyboardInterrupt as interruption:
+                return interruption
+        return None
 
     def save(self) -> None:
-        """Write last.pt."""
+        """Write last.pt, on rank 0."""
         learner = self.learner
         self._catch_up()
         kept = (*learner.student.parameters(), *learner.terms.parameters())
         demand_finite_weights(kept, learner.step)
-        save_last(self.job.settings.path / run_folder.LAST, learner, self.about)
+        if rank() == 0:
+            save_last(self.job.settings.path / run_folder.LAST, learner, self.about)
 
     def _catch_up(self, *, late: bool = False) -> None:
         """Read the numbers of the steps that were taken; `late`: all but the last one's."""
@@ -116,8 +122,12 @@ class Session:
         return self.learner.step % every == 0 or self.learner.step == self.job.steps
 
     def _score(self, validate: Callable[[Student], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Score the student, and keep it where it is the best so far."""
+        """Score the student, and keep it where it is the best so far.
+
+        Every rank scores its share of the frames, with the buffers that rank 0 would save.
+        """
         job, learner = self.job, self.learner
+        take_from_first(learner.shown.buffers())
         with torch.no_grad():
             scores = validate(learner.shown.eval())
         self.metrics.values("scores", learner.step, job.epoch(learner.step), scores)
@@ -127,7 +137,8 @@ class Session:
         score = float(scores[job.score])
         if math.isfinite(score) and (learner.best_score is None or score > learner.best_score):
             learner.best_score, learner.best_step = score, learner.step
-            save_best(job.settings.path / run_folder.BEST, learner, scores, self.about)
+            if rank() == 0:
+                save_best(job.settings.path / run_folder.BEST, learner, scores, self.about)
         return scores
 
 

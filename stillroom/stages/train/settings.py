@@ -109,6 +109,8 @@ class TrainConfig(Settings):
             scale; "off" is float32, in which a CPU always computes
         accumulate: batches of every stream whose gradients a step adds up, for frames that do not
             fit at once; 1 if left out
+        sync_batch_norm: whether batch normalisation is over the frames of all workers, as one
+            process has it; False: each worker's own. True if left out
         compile: lets torch.compile make kernels of the student, on its first steps
         seed: with the frame and the epoch, the origin of every random number
         threads: threads that read and decode ahead
@@ -140,6 +142,7 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "bfloat16", "off"] = "auto"
     accumulate: int | None = Field(default=None, gt=0)
+    sync_batch_norm: bool | None = None
     compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=2, gt=0)

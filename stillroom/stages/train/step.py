@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.across_ranks import alone, average, average_gradients, averaged, rank
 from stillroom.stages.device_values import Late
 from stillroom.stages.train.checkpoint import amp_type
 from stillroom.stages.train.finite import demand_finite, gradient_norm
@@ -75,10 +76,13 @@ class Taken:
         self._coming: list[tuple[list[tuple[str, str]], Late]] = []
 
     def put(self, **kinds: Mapping[str, Tensor]) -> None:
-        """Begin to copy numbers, (), to the host: by kind and name, in one transfer."""
+        """Begin to copy numbers, (), to the host: by kind and name, in one transfer.
+
+        Of several ranks they are the means over them, which are those of the whole batch.
+        """
         names = [(kind, name) for kind, values in kinds.items() for name in values]
         every = [value.detach() for values in kinds.values() for value in values.values()]
-        self._coming.append((names, Late(torch.stack(every))))
+        self._coming.append((names, Late(averaged(torch.stack(every)))))
 
     def values(self) -> Step:
         """Return the numbers, when they have arrived.
@@ -122,7 +126,7 @@ def take_step(
     for place, part in enumerate(parts):
         seed_step(job, learner, place)
         batches = on_device(part, learner.device)
-        weighted, values = _terms(job, learner, batches)
+        weighted, values = _terms(job, learner, batches, place)
         loss = torch.stack(list(weighted.values())).sum() / len(parts)
         shares = {LOSS: loss, **{name: value / len(parts) for name, value in values.items()}}
         sums = {name: sums.get(name, 0) + share.detach() for name, share in shares.items()}
@@ -146,6 +150,7 @@ def _update(job: TrainJob, learner: Learner, taken: Taken) -> None:
     it explains nothing any more.
     """
     scaler = learner.scaler
+    average_gradients(trained_parameters(learner.optimiser))
     scaler.unscale_(learner.optimiser)
     norm = gradient_norm(trained_parameters(learner.optimiser), job.settings.optimiser.clip)
     if not scaler.is_enabled():
@@ -179,10 +184,14 @@ def _moved(learner: Learner) -> bool:
     return bool(moved)
 
 
-def seed_step(job: TrainJob, learner: Learner, part: int = 0) -> None:
-    """Let dropout and its like depend on the step, and not on what happened before it."""
+def seed_step(job: TrainJob, learner: Learner, part: int = 0, *of_rank: int) -> None:
+    """Let dropout and its like depend on the step, and not on what happened before it.
+
+    Args:
+        of_rank: a rank whose numbers are to be others than other ranks'
+    """
     batch = learner.step * job.parts + part
-    torch.manual_seed(stable_seed(job.settings.seed, "step", batch))
+    torch.manual_seed(stable_seed(job.settings.seed, "step", batch, *of_rank))
 
 
 def lr_at(job: TrainJob, step: int) -> float:
@@ -237,12 +246,21 @@ def demand_a_spread(what: str) -> Iterator[None]:
 
 
 def _terms(
-    job: TrainJob, learner: Learner, batches: list[Batch]
+    job: TrainJob, learner: Learner, batches: list[Batch], part: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every term as it is in the loss, and unweighted, by "<stream>/<term>"."""
+    """Every term as it is in the loss, and unweighted, by "<stream>/<term>".
+
+    Of several ranks each drops units of the student that are its own; terms draw for the frames of
+    all of them, from the same numbers as one process would.
+    """
     weighted, values = {}, {}
     progress = learner.step / job.steps
-    for batch, output in zip(batches, forward(job, learner, batches), strict=True):
+    if not alone():
+        seed_step(job, learner, part, rank())
+    outputs = forward(job, learner, batches)
+    if not alone():
+        seed_step(job, learner, part)
+    for batch, output in zip(batches, outputs, strict=True):
         with demand_a_spread(f"a term on stream {batch.stream}"):
             found = job.objective.values(output, batch, learner.student, progress)
         for label, value in found.items():
@@ -275,4 +293,5 @@ def term_gradient_norm(value: Tensor, learner: Learner) -> Tensor:
     scale = learner.scaler.get_scale() if learner.scaler.is_enabled() else 1.0
     found = torch.autograd.grad(value * scale, parameters, retain_graph=True, allow_unused=True)
     there = [gradient for gradient in found if gradient is not None]
+    average(there)
     return torch.nn.utils.get_total_norm(there) / scale if there else value.new_zeros(())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.across_ranks import ALL, Rows, rank, said_once, share, world_size
 from stillroom.stages.train.filler_processes import ProcessFillers
 from stillroom.stages.train.fillers import ThreadFillers
 from stillroom.stages.train.order import draws
@@ -36,7 +37,8 @@ class Loader:
     frame.
 
     Args:
-        datasets, batches: by stream, in one order; frames of a stream a step, or triplets
+        datasets, batches: by stream, in one order; frames of a stream a step, or triplets, which
+            ranks share
         start_step, steps: yields steps start_step .. steps - 1
         ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
         threads: threads that fill batches
@@ -70,7 +72,8 @@ class Loader:
         self.steps = steps
         self.start_step = start_step
         self.rank, self.world_size = rank, world_size
-        frames = sum(batches.values())
+        self._shares = {name: self._share(name, count) for name, count in batches.items()}
+        frames = sum(map(len, self._shares.values()))
         self.ahead = max(1, math.ceil(2 * threads / frames)) if ahead is None else ahead
         self._fillers: Fillers = (
             ProcessFillers(self.datasets, threads, pin=pin)
@@ -86,7 +89,10 @@ class Loader:
             while submitted < self.steps and submitted <= step + self.ahead:
                 waiting.append([self._submit(stream, submitted) for stream in self.datasets])
                 submitted += 1
-            yield [filling.wait() for filling in waiting.popleft()]
+            batches = [filling.wait() for filling in waiting.popleft()]
+            for batch in batches:
+                batch.rows = self._rows(batch)
+            yield batches
 
     def __enter__(self) -> Loader:
         """Return the loader itself."""
@@ -105,11 +111,28 @@ class Loader:
         """Drop what was not begun, wait for what was; may be called again."""
         self._fillers.close()
 
+    def _share(self, stream: str, count: int) -> range:
+        if count < self.world_size:
+            raise said_once(
+                ConfigError(
+                    f"train.streams.{stream}: a batch of {count} for {self.world_size} workers, "
+                    "and each needs a frame of it; raise the batch, or take fewer workers"
+                )
+            )
+        return share(count, self.rank, self.world_size)
+
+    def _rows(self, batch: Batch | PackedBatch) -> Rows:
+        if self.world_size == 1:
+            return ALL
+        of, start = self.batches[batch.stream], self._shares[batch.stream].start
+        return Rows(start, of, blocks=3 if batch.clips else 1)
+
     def _submit(self, stream: str, step: int) -> Filling:
-        dataset, count = self.datasets[stream], self.batches[stream]
-        positions = range(step * count, (step + 1) * count)
-        drawn = draws(len(dataset), self.seed, stream, positions, self.rank, self.world_size)
-        filling = self._fillers.begin(stream, count)
+        dataset, own = self.datasets[stream], self._shares[stream]
+        first = step * self.batches[stream]
+        positions = range(first + own.start, first + own.stop)
+        drawn = draws(len(dataset), self.seed, stream, positions)
+        filling = self._fillers.begin(stream, len(own))
         for place, (epoch, frame) in enumerate(drawn):
             filling.fill(place, epoch, frame)
         return filling
@@ -131,4 +154,6 @@ def open_loader(job: TrainJob, start_step: int = 0, steps: int | None = None) ->
         threads=settings.threads,
         processes=settings.loader == "processes",
         pin=torch.device(job.device).type == "cuda",
+        rank=rank(),
+        world_size=world_size(),
     )

@@ -1,25 +1,6 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from stillroom.stages.train.order import draws, epoch_order, generator, stable_seed, steps_of
-from stillroom.storage_specs.errors import ConfigError
-
-
-@given(count=st.integers(1, 60), world=st.integers(1, 7), seed=st.integers(0, 5))
-def test_ranks_share_no_frame_and_get_equally_many(count, world, seed):
-    if count < world:
-        with pytest.raises(ConfigError, match="frames for"):
-            epoch_order(count, seed, "a", 0, 0, world)
-        return
-    shares = [epoch_order(count, seed, "a", 0, rank, world) for rank in range(world)]
-    assert {len(share) for share in shares} == {count // world}
-    together = np.concatenate(shares)
-    assert len(set(together.tolist())) == len(together)
-    assert set(together.tolist()) <= set(range(count))
 
 
 def test_one_rank_sees_every_frame_in_every_epoch_in_another_order():
@@ -53,9 +34,3 @@ def test_seeds_are_the_same_on_every_machine_and_depend_on_every_part():
 def test_steps_round_up_so_that_no_frame_is_left_out():
     assert steps_of(10, 4, 1) == 3
     assert steps_of(10, 5, 2) == 4
-
-
-@pytest.mark.parametrize(("rank", "world"), [(-1, 2), (2, 2), (0, 0)])
-def test_a_rank_outside_the_world_is_refused(rank, world):
-    with pytest.raises(ConfigError, match="rank"):
-        epoch_order(10, 0, "a", 0, rank, world)

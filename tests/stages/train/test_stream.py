@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stillroom.stages.across_ranks import share
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.order import draws
 from stillroom.stages.train.stream import Loader
@@ -170,6 +173,36 @@ def test_every_place_of_a_batch_holds_the_sample_of_its_frame(data):
                 assert found.label is None or torch.equal(found.label, wanted.label)
                 for key, value in wanted.artifacts.items():
                     assert torch.equal(found.artifacts[key], value)
+
+
+@given(count=st.integers(0, 60), world=st.integers(1, 7))
+def test_ranks_share_what_there_is_as_evenly_as_it_goes(count, world):
+    shares = [share(count, rank, world) for rank in range(world)]
+    assert [i for each in shares for i in each] == list(range(count))
+    assert {len(each) for each in shares} <= {count // world, -(-count // world)}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_have_the_batches_of_one_process(data, world):
+    """At each step; so any number of them goes on with what another has begun."""
+    batches = {"first": 5, "second": 3}
+    ranks = [
+        load(data, batches, steps=4, start_step=1, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    for whole, *parts in zip(load(data, batches, steps=4)[1:], *ranks, strict=True):
+        for batch, *own in zip(whole, *parts, strict=True):
+            assert [i for each in own for i in each.frame_ids] == batch.frame_ids
+            assert torch.equal(torch.cat([each.images for each in own]), batch.images)
+            assert all(each.frame_ids for each in own)
+            starts = [each.rows.start for each in own]
+            assert starts == [share(len(batch.images), r, world).start for r in range(world)]
+            assert {each.rows.of for each in own} == {len(batch.images)}
+
+
+def test_a_batch_that_is_less_than_a_frame_each_is_refused(data):
+    with pytest.raises(ConfigError, match=r"streams\.second: a batch of 2 for 3 workers"):
+        load(data, rank=0, world_size=3)
 
 
 def test_memory_of_a_batch_serves_a_later_one_and_never_while_it_is_held(tmp_path, make_cache):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.across_ranks import mean_of_all
 from stillroom.storage_specs.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def demand_mask(mask: Tensor | None, maps: Tensor, name: str = "mask") -> None:
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean of the values whose pixel counts.
 
-    loss = sum_i m_i * v_i / max(1, sum_i m_i),  i over all pixels of the batch
+    loss = sum_i m_i * v_i / max(1, sum_i m_i),  i over all pixels of the batch, of all ranks
 
-    So each counted pixel weighs the same, whichever frame it is in, and nothing counted gives 0
-    that can still be differentiated.
+    So each counted pixel weighs the same, whichever frame it is in and whichever rank has that, and
+    nothing counted gives 0 that can still be differentiated. Of several ranks each returns its
+    share, see `mean_of_all`.
 
     Args:
         values: (B, H, W)
@@ -83,9 +85,9 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         ()
     """
     if mask is None:
-        return values.mean()
+        return mean_of_all(values.sum(), torch.full((), values.numel(), device=values.device))
     if mask.ndim == values.ndim + 1:
         mask = mask.squeeze(1)
     if mask.shape != values.shape:
         raise ArtifactError(f"mask is {tuple(mask.shape)} for pixels {tuple(values.shape)}")
-    return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+    return mean_of_all(values.masked_fill(~mask, 0).sum(), mask.sum())

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stillroom.stages.across_ranks import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +89,18 @@ def unit_pixels(
     return found[0], found[1], counted
 
 
-def draw_pixels(mask: Tensor, number: int) -> Tensor:
+def draw_pixels(mask: Tensor, number: int, rows: Rows = ALL) -> Tensor:
     """Draw pixels without replacement, from torch's global generator.
 
     Args:
         mask: (B, 1, H, W) bool, True where a pixel may be drawn
         number: of pixels a frame, above 0
+        rows: which frames of the batch of all ranks these are
 
     Returns:
         (B, n) int64 positions in H W, n = min(number, H W); -1 where a frame has no more
     """
     flat = mask.flatten(1)  # (B, HW)
-    draws = torch.rand(flat.shape, device=flat.device).masked_fill(~flat, -1)
+    draws = rows.rand(flat.shape, device=flat.device).masked_fill(~flat, -1)
     found = draws.topk(min(number, flat.shape[1]), dim=1)
     return found.indices.masked_fill(found.values < 0, -1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from stillroom.stages.train.loss_parts.masks import matched
+from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 from stillroom.stages.train.terms.code_term import CodeTerm
 
@@ -44,12 +44,12 @@ def affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) ->
         squared = _rows_by_gram(s, t) if s.shape[1] < s.shape[2] else _rows_by_pairs(s, t)  # (B, N)
         positions = s.shape[2]
         if mask is None:
-            return _root(squared).sum(1).mean() / positions
+            return masked_mean(_root(squared).sum(1), None) / positions
         # What is masked is 0 in s and t, and adds nothing to rows.
         counted = mask.flatten(1)  # (B, N)
         rows = _root(squared).masked_fill(~counted, 0).sum(1)  # (B,)
         m = counted.sum(1)
-        return (rows / m.clamp(min=1)).sum() / (m > 0).sum().clamp(min=1)
+        return masked_mean(rows / m.clamp(min=1), m > 0)
 
 
 def _rows_by_pairs(s: Tensor, t: Tensor) -> Tensor:

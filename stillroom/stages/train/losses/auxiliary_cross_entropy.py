@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.losses.cross_entropy import LabelTerm, WeightedClasses
 from stillroom.stages.train.terms.term import Positive
 from stillroom.storage_specs.artifacts import FEATURES
@@ -13,6 +14,7 @@ from stillroom.storage_specs.artifacts import FEATURES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.terms.term import Sizes, TermInput, TermState
 
 
@@ -40,7 +42,7 @@ class AuxiliaryCrossEntropyTerm(LabelTerm):
         return AuxiliaryHead(channels, sizes.classes, self.weights(sizes))
 
     def value(self, given: TermInput) -> Tensor:
-        return self.of_logits(given, given.kept(AuxiliaryHead)(given.features))
+        return self.of_logits(given, given.kept(AuxiliaryHead)(given.features, given.batch.rows))
 
 
 class AuxiliaryHead(WeightedClasses):
@@ -57,7 +59,16 @@ class AuxiliaryHead(WeightedClasses):
             nn.Conv2d(inner, classes, 1),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Compute logits; the student's features may be float16, and losses are in float32."""
-        logits: Tensor = self.layers(features.to(next(self.parameters()).dtype))
-        return logits
+    def forward(self, features: Tensor, rows: Rows = ALL) -> Tensor:
+        """Compute logits; the student's features may be float16, and losses are in float32.
+
+        Args:
+            rows: which frames of the batch of all ranks these are, for dropout
+        """
+        x = features.to(next(self.parameters()).dtype)
+        for layer in self.layers:
+            if self.training and isinstance(layer, nn.Dropout):
+                x = rows.dropout(x, layer.p)
+            else:
+                x = layer(x)
+        return x

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
+from stillroom.stages.across_ranks import mean_of_all
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean
 from stillroom.stages.train.terms.term import NotNegative, Term, TermState
 from stillroom.stages.upsample import upsample_logits
@@ -68,7 +69,7 @@ def cross_entropy(
     surprise = F.cross_entropy(student, labels, weights, ignore_index=IGNORE, reduction="none")
     whole = (weights[labels.masked_fill(~counted, 0)] * counted).sum()
     # 0 where no pixel with a weight is labelled, as it is without weights
-    return surprise.sum() / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    return mean_of_all(surprise.sum(), whole, torch.finfo(whole.dtype).tiny)
 
 
 def _demand_classes(labels: Tensor, classes: int) -> None:

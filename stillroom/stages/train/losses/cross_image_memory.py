@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-from stillroom.stages.train.across_ranks import gathered
+from stillroom.stages.across_ranks import ALL, gathered, mean_of_all
 from stillroom.stages.train.loss_parts.masks import matched
 from stillroom.stages.train.loss_parts.similarities import (
     Others,
@@ -24,6 +24,7 @@ from stillroom.storage_specs.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.terms.term import Sizes, TermInput
 
 
@@ -67,7 +68,7 @@ def cross_image_memory(
     others = Others(memory, memory, there[None], temperature)
     if memory.shape[1] == 0:
         return student.sum() * 0
-    return summed_kl(student, teacher, counted, others) / counted.sum().clamp(min=1)
+    return mean_of_all(summed_kl(student, teacher, counted, others), counted.sum())
 
 
 class CrossImageMemoryTerm(FeatureTerm):
@@ -114,7 +115,7 @@ class CrossImageMemoryTerm(FeatureTerm):
         memory = given.kept(RelationMemory)
         mask, teacher = given.mask, self.target(given)
         student = memory.head(given.features, mask)
-        chosen = draw_pixels(mask, self.pixels)
+        chosen = draw_pixels(mask, self.pixels, given.batch.rows)
         parts = [(1.0, memory.pixels, self.pixel_contrast)]
         if self.region_weight:
             parts.append((self.region_weight, memory.regions, self.region_contrast))
@@ -131,7 +132,7 @@ class CrossImageMemoryTerm(FeatureTerm):
                 mask=mask,
             )
             found.append(weight * value)
-        memory.note(teacher, given.labels_on_grid())
+        memory.note(teacher, given.labels_on_grid(), given.batch.rows)
         return torch.stack(found).sum()
 
 
@@ -168,24 +169,27 @@ class RelationMemory(TermState):
         # Empty between steps, and so not part of the state: by queue, vectors and their classes.
         self._noted: dict[str, list[tuple[Tensor, Tensor]]] = {"pixels": [], "regions": []}
 
-    def note(self, teacher: Tensor, labels: Tensor) -> None:
+    def note(self, teacher: Tensor, labels: Tensor, rows: Rows = ALL) -> None:
         """Draw what is to be remembered of a batch; `after_step` puts it into the queues.
 
         Args:
             teacher: (B, A, h, w); labels: (B, h, w), 255 where there is none or it is masked
+            rows: which of the batch of all ranks these are
         """
         classes = len(self.pixels.filled)
-        drawn = some_of_each_class(teacher, labels, classes, self._remembered)
-        self._noted["pixels"].append(drawn)
-        self._noted["regions"].append(regions(teacher, labels, classes))
+        drawn = some_of_each_class(teacher, labels, classes, self._remembered, rows)
+        found = regions(teacher, labels, classes)
+        for name, (vectors, of) in (("pixels", drawn), ("regions", found)):
+            self._noted[name] += zip(vectors.chunk(rows.blocks), of.chunk(rows.blocks), strict=True)
 
     def after_step(self) -> None:
-        """Remember what was noted, on all ranks the same: rank after rank."""
+        """Remember what was noted, on all ranks the same: in the order of one that notes all."""
         for name, queue in (("pixels", self.pixels), ("regions", self.regions)):
             empty = queue.vectors.new_zeros(0, queue.vectors.shape[2])
-            noted = [(empty, queue.place[:0]), *self._noted[name]]
+            noted = [tuple(map(gathered, each)) for each in self._noted[name]]
+            noted = [(empty, queue.place[:0]), *noted]
             vectors, of = (torch.cat(parts) for parts in zip(*noted, strict=True))
-            queue.put(gathered(vectors), gathered(of))
+            queue.put(vectors, of)
         self.forget()
 
     def forget(self) -> None:

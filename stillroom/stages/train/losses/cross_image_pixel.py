@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
+from stillroom.stages.across_ranks import gathered, mean_of_all
 from stillroom.stages.train.loss_parts.similarities import (
     Others,
     draw_pixels,
@@ -33,7 +34,7 @@ def cross_image_pixel(
 
     loss = mean_(b, d) mean_i KL(p_bdi || q_bdi)
     q_bdi = softmax over j of s_bi . s_dj / T,  p_bdi likewise of t;  |s_bi| = |t_bi| = 1
-    b, d: frames of the batch, d = b among them;  i: pixels of b;  j: pixels of d
+    b, d: frames of the batch of all ranks, d = b among them;  i: pixels of b;  j: pixels of d
 
     Memory: a few times B n^2 floats (n = H W without `chosen`), beside B n A: frame by frame, with
     the intermediate results of one computed again for its gradient. The work is B^2 n^2 A
@@ -54,9 +55,10 @@ def cross_image_pixel(
         () mean over the counted rows (b, i, d), in nats
     """
     student, teacher, counted = unit_pixels(student, teacher, chosen, mask)
-    others = Others(student, teacher, counted, temperature)
-    rows = counted.sum() * counted.any(dim=1).sum()
-    return summed_kl(student, teacher, counted, others) / rows.clamp(min=1)
+    shown = gathered(counted.int()).bool()
+    others = Others(gathered(student), gathered(teacher), shown, temperature)
+    rows = counted.sum() * shown.any(dim=1).sum()
+    return mean_of_all(summed_kl(student, teacher, counted, others), rows)
 
 
 class CrossImagePixelTerm(FeatureTerm):
@@ -76,6 +78,6 @@ class CrossImagePixelTerm(FeatureTerm):
             given.features,
             self.target(given),
             temperature=self.temperature,
-            chosen=draw_pixels(given.mask, self.pixels),
+            chosen=draw_pixels(given.mask, self.pixels, given.batch.rows),
             mask=given.mask,
         )

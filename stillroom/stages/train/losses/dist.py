@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 
+from stillroom.stages.across_ranks import largest, summed
 from stillroom.stages.train.loss_parts.masks import masked_mean, matched
 from stillroom.stages.train.terms.logits_term import EnsembleTerm
 from stillroom.stages.train.terms.term import NotNegative, Positive
@@ -67,8 +68,9 @@ def dist(
     ones = torch.ones_like(q[:, :1], dtype=torch.bool) if mask is None else mask
     apart, told = _apart(q, p, ones.expand_as(q), (1,), epsilon)  # (B, 1, H, W)
     between = masked_mean(apart, told & ones)
-    apart, told = _apart(q, p, ones.expand_as(q), (0, 2, 3), epsilon)  # (1, C, 1, 1)
-    return beta * between + gamma * masked_mean(apart, told)
+    apart, told = _apart(q, p, ones.expand_as(q), (0, 2, 3), epsilon)  # (1, C, 1, 1), of all ranks
+    within = apart.masked_fill(~told, 0).sum() / told.sum().clamp(min=1)
+    return beta * between + gamma * within
 
 
 def _apart(
@@ -76,11 +78,12 @@ def _apart(
 ) -> tuple[Tensor, Tensor]:
     """1 - r along dims, and where the teacher's side varies; dims stay, as 1.
 
-    By 1 - r = |a - b|^2 / 2 for unit vectors, which is 0 exactly where they are equal.
+    By 1 - r = |a - b|^2 / 2 for unit vectors, which is 0 exactly where they are equal. Along the
+    frames they are those of all ranks.
     """
     a, size_a, varies_a = _centred_unit(q, counted, dims)
     b, size_b, varies_b = _centred_unit(p, counted, dims)
-    apart = (a - b).square().sum(dim=dims, keepdim=True) / 2
+    apart = _sum((a - b).square(), dims) / 2
     if epsilon > 0:
         product = size_a * size_b
         apart = 1 - (1 - apart) * (product / (product + epsilon))
@@ -95,15 +98,21 @@ def _centred_unit(
     Values are scaled by the largest before they are squared: probabilities of 1e-30 have a
     correlation too, and their squares are no float32.
     """
-    number = counted.sum(dim=dims, keepdim=True).clamp(min=1)
-    mean = values.masked_fill(~counted, 0).sum(dim=dims, keepdim=True) / number
+    number = _sum(counted, dims).clamp(min=1)
+    mean = _sum(values.masked_fill(~counted, 0), dims) / number
     centred = (values - mean).masked_fill(~counted, 0)
-    largest = centred.detach().abs().amax(dim=dims, keepdim=True)
-    varies = largest > 16 * torch.finfo(values.dtype).eps * mean.detach().abs()
-    scale = largest.masked_fill(~varies, 1)
+    most = centred.detach().abs().amax(dim=dims, keepdim=True)
+    most = largest(most) if 0 in dims else most
+    varies = most > 16 * torch.finfo(values.dtype).eps * mean.detach().abs()
+    scale = most.masked_fill(~varies, 1)
     scaled = (centred / scale).masked_fill(~varies, 1)  # a norm of 0 has no gradient
-    norm = scaled.square().sum(dim=dims, keepdim=True).sqrt()
+    norm = _sum(scaled.square(), dims).sqrt()
     return (scaled / norm).masked_fill(~(varies & counted), 0), norm * scale, varies
+
+
+def _sum(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    total = values.sum(dim=dims, keepdim=True)
+    return summed(total) if 0 in dims else total
 
 
 class DistTerm(EnsembleTerm):

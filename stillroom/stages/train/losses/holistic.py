@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from stillroom.stages.across_ranks import ALL, average_gradients, summed
 from stillroom.stages.device_values import Late
 from stillroom.stages.models.critic import NARROWEST, Critic, Design
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.terms.term import Sizes, TermInput
 
     Score = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -182,7 +184,7 @@ class HolisticTerm(LogitsTerm):
     def value(self, given: TermInput) -> Tensor:
         critic, images = given.kept(CriticState), given.batch.images
         maps = maps_of(given.features, self.target(given), images, given.stride, given.mask)
-        value: Tensor = critic(maps)
+        value: Tensor = critic(maps, given.batch.rows)
         return value
 
 
@@ -190,7 +192,7 @@ class CriticState(TermState):
     """A critic and what trains it: one step of its own Adam after each step of the student.
 
     It learns from the very maps on which the student was judged: those of all streams together,
-    the student's as they were before its step.
+    the student's as they were before its step. Those of all ranks: each has the same critic.
     """
 
     def __init__(self, critic: Critic, lr: float, penalty: float = PENALTY) -> None:
@@ -198,20 +200,20 @@ class CriticState(TermState):
         self.critic = critic
         self.penalty = penalty
         self._optimiser = torch.optim.Adam(critic.parameters(), lr, BETAS)
-        self._waiting: list[Maps] = []
-        self._shown: list[Late] = []  # whether each of them has anything in it
+        self._waiting: list[tuple[Maps, Rows]] = []
+        self._shown: list[Late] = []  # how many frames of each have anything in them
 
     def trained(self) -> list[nn.Parameter]:
         """Return nothing for the student's optimiser: the two want opposite things."""
         return []
 
-    def forward(self, maps: Maps) -> Tensor:
+    def forward(self, maps: Maps, rows: Rows = ALL) -> Tensor:
         """Return the student's loss; in training keep the maps for the critic's step."""
         with torch.autocast(maps.student.device.type, enabled=False):
             if self.training:
                 kept = maps.detached()
-                self._waiting.append(kept)
-                self._shown.append(Late(maps.shown.any()))
+                self._waiting.append((kept, rows))
+                self._shown.append(Late(summed(maps.shown.sum())))
                 for logits in (kept.teacher, kept.student):
                     self.critic.observe(logits, kept.images, kept.mask)
             with _unchanged(self.critic):
@@ -224,17 +226,19 @@ class CriticState(TermState):
         if not any(bool(one.tensor()) for one in shown):
             return
         maps = Maps(
-            torch.cat([one.student for one in waiting]),
-            torch.cat([one.teacher for one in waiting]),
-            torch.cat([one.images for one in waiting]),
-            torch.cat([one.mask for one in waiting]),
+            torch.cat([one.student for one, _ in waiting]),
+            torch.cat([one.teacher for one, _ in waiting]),
+            torch.cat([one.images for one, _ in waiting]),
+            torch.cat([one.mask for one, _ in waiting]),
         )
         with torch.autocast(maps.student.device.type, enabled=False):
             # On the CPU, whose generator the loop sets, wherever the critic is.
-            alpha = torch.rand(len(maps.mask)).to(maps.student.device, non_blocking=True)
+            alpha = torch.cat([rows.rand((len(one.mask),)) for one, rows in waiting])
+            alpha = alpha.to(maps.student.device, non_blocking=True)
             loss = critic_loss(self.critic, maps, alpha, penalty=self.penalty)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            average_gradients(self.critic.parameters())
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
 

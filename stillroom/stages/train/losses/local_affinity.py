@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from stillroom.stages.across_ranks import mean_of_all
 from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.near_pairs import near_pairs
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
@@ -36,7 +37,7 @@ def local_affinity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     """
     student, teacher = matched_grids(student, teacher, mask)
     total, count = near_pairs(unit_vectors(student, 1), unit_vectors(teacher, 1), mask, reach=1)
-    return total / count.clamp(min=1)
+    return mean_of_all(total, count)
 
 
 class LocalAffinityTerm(MapTerm):

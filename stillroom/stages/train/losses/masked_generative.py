@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.loss_parts.masks import demand_mask, masked_mean, matched
 from stillroom.stages.train.loss_parts.projector import Projector
 from stillroom.stages.train.terms.feature_term import FeatureTerm
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.terms.term import Sizes, TermInput
 
 
@@ -61,17 +63,18 @@ def masked_generative(
     return masked_mean((generated - teacher).square().mean(dim=1), mask)
 
 
-def draw_keep(like: Tensor, ratio: float) -> Tensor:
+def draw_keep(like: Tensor, ratio: float, rows: Rows = ALL) -> Tensor:
     """Keep each position with probability 1 - ratio, by torch's global generator.
 
     Args:
         like: (B, A, H, W) features
+        rows: which frames of the batch of all ranks these are
 
     Returns:
         (B, 1, H, W) bool
     """
     batch, _, height, width = like.shape
-    return torch.rand(batch, 1, height, width, device=like.device) >= ratio
+    return rows.rand((batch, 1, height, width), device=like.device) >= ratio
 
 
 class MaskedGenerativeTerm(FeatureTerm):
@@ -100,7 +103,7 @@ class MaskedGenerativeTerm(FeatureTerm):
             student,
             self.target(given),
             generate=state.generate,
-            keep=draw_keep(student, self.ratio),
+            keep=draw_keep(student, self.ratio, given.batch.rows),
             mask=given.mask,
         )
 

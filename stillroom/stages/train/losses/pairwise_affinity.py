@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt, model_validator
 from torch.utils.checkpoint import checkpoint
 
+from stillroom.stages.across_ranks import mean_of_all
 from stillroom.stages.train.loss_parts.masks import matched_grids
 from stillroom.stages.train.loss_parts.near_pairs import near_pairs
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums, whole_patches
@@ -106,7 +107,7 @@ def _of_graph(
         total, count = near_pairs(one, other, counted, graph.reach)
         nodes = one[:, :1].numel() if counted is None else counted.sum()
         total, count = total + _selves(one, other), count + nodes
-    return total / count.clamp(min=1)
+    return mean_of_all(total, count)
 
 
 def _nodes(features: Tensor, mask: Tensor | None, graph: AffinityGraph) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import PositiveInt
 
+from stillroom.stages.across_ranks import mean_of_all
 from stillroom.stages.train.loss_parts.masks import matched
 from stillroom.stages.train.loss_parts.patches import counted_patches, patch_sums
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
@@ -74,9 +75,9 @@ def pairwise_frame(
         total = squared((s, t), (s_later, t_later))
         now, later = masks
         if now is None or later is None:
-            return total / (batch * places**2)
+            return mean_of_all(total, torch.full((), batch * places**2, device=total.device))
         counts = [counted_patches(part, patch).flatten(1).sum(1) for part in (now, later)]  # (B,)
-        return total / (counts[0] * counts[1]).sum().clamp(min=1)
+        return mean_of_all(total, (counts[0] * counts[1]).sum())
 
 
 def _places(

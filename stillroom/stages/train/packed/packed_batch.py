@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.packed.dequantise import DEQUANTISE
 from stillroom.stages.train.packed.relight import relit
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.batch import Triplets
     from stillroom.stages.train.batch_memory import FrameShapes
     from stillroom.stages.train.packed.slot import PackedArray, Slot
@@ -41,7 +43,7 @@ class PackedBatch:
     Attributes:
         slots: (B, bytes of a slot) uint8
         heads: (B, words) int32, the slots' heads, on the host where the slots are not
-        triplets: as in `Batch`; their flow is decoded
+        triplets, rows: as in `Batch`; flow is decoded
     """
 
     stream: str
@@ -53,6 +55,7 @@ class PackedBatch:
     frame_ids: list[str]
     triplets: Triplets | None
     heads: Tensor | None = None
+    rows: Rows = ALL
 
     @property
     def clips(self) -> bool:
@@ -90,6 +93,7 @@ class PackedBatch:
             masks={stride: masks[stride] for stride in self.shapes.masks},
             frame_ids=self.frame_ids,
             triplets=self.triplets,
+            rows=self.rows,
         )
 
     def bytes_used(self) -> list[int]:

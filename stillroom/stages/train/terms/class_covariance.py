@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.train.across_ranks import summed
+from stillroom.stages.across_ranks import summed
 from stillroom.stages.train.terms.term import TermState
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.loss_parts.unit_vectors import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
+
+    from stillroom.stages.across_ranks import Rows
 
 
 class ClassQueue(nn.Module):
@@ -83,7 +86,7 @@ class ClassQueue(nn.Module):
 
 @torch.no_grad()
 def some_of_each_class(
-    features: Tensor, labels: Tensor, classes: int, most: int
+    features: Tensor, labels: Tensor, classes: int, most: int, rows: Rows = ALL
 ) -> tuple[Tensor, Tensor]:
     """Draw positions of each class that a frame shows, by torch's generator.
 
@@ -91,6 +94,7 @@ def some_of_each_class(
         features: (B, A, h, w)
         labels: (B, h, w) int64, 0..classes-1; any other number is left out
         most: positions of a class and frame
+        rows: which frames of the batch of all ranks these are
 
     Returns:
         (M, A) vectors of length 1, float32, and (M,) their classes, `classes` for places that a
@@ -99,7 +103,7 @@ def some_of_each_class(
     of = labels.flatten(1)  # (B, hw)
     of = of.masked_fill((of < 0) | (of >= classes), classes)
     # In order of class, and of chance within a class.
-    draws = of + torch.rand(of.shape, device=of.device, dtype=torch.float64)
+    draws = of + rows.rand(of.shape, device=of.device, dtype=torch.float64)
     order = draws.argsort(dim=1)
     counts = _counts(of, classes + 1)[:, :classes, None]  # (B, C, 1)
     taken = torch.arange(most, device=of.device).expand(len(of), classes, most)  # (B, C, most)
@@ -109,8 +113,8 @@ def some_of_each_class(
         unit_vectors(frame[:, order_of[at]].T.float(), dim=1)
         for frame, order_of, at in zip(features.flatten(2), order, place, strict=True)
     ]
-    rows = torch.arange(classes, device=of.device).repeat_interleave(most)
-    return torch.cat(vectors), torch.where(there, rows, classes).flatten()
+    named = torch.arange(classes, device=of.device).repeat_interleave(most)
+    return torch.cat(vectors), torch.where(there, named, classes).flatten()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from stillroom.stages.train.across_ranks import gathered, summed
+from stillroom.stages.across_ranks import Rows, agree, gathered, summed
 from stillroom.stages.train.losses.cross_image_memory import ProjectionHead, RelationMemory
 from stillroom.stages.train.terms.class_covariance import ClassCovariance
 from stillroom.stages.train.terms.class_queue import ClassQueue
@@ -23,7 +23,9 @@ SCRIPT = textwrap.dedent(
     import torch
     from torch import distributed
 
-    from stillroom.stages.train.across_ranks import gathered, summed
+    from stillroom.stages.across_ranks import (
+        agree, averaged, everyones, gathered, largest, mean_of_all, summed, take_from_first
+    )
     from stillroom.stages.train.terms.class_covariance import ClassCovariance
     from stillroom.stages.train.terms.class_queue import ClassQueue
     from stillroom.stages.train.losses.cross_image_memory import ProjectionHead, RelationMemory
@@ -48,7 +50,28 @@ SCRIPT = textwrap.dedent(
         "regions": memory.regions.state_dict(),
         "summed": summed(torch.full((2,), rank + 1.0)),
         "gathered": gathered(torch.arange(2 * rank).reshape(rank, 2)),
+        "numbers": everyones(rank + 5),
+        "largest": largest(torch.tensor([rank, -rank])),
+        "mean": averaged(mean_of_all(torch.tensor(rank + 1.0), torch.tensor(3 * rank))),
     }
+    # All ranks' rows weighed by 1, 2, 3: each rank has the whole loss, so that slopes add up.
+    rows = torch.ones(rank + 1, requires_grad=True)
+    ((rank + 1) * gathered(rows) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    found["slopes"] = rows.grad
+    stops = {
+        "none": None,
+        "interrupted": KeyboardInterrupt() if rank == 1 else None,
+        "failed": ValueError("mine") if rank == 1 else KeyboardInterrupt(),
+        "both": ValueError(str(rank)),
+    }
+    for name, error in stops.items():
+        try:
+            agree(error)
+        except BaseException as raised:
+            found[name] = type(raised).__name__
+    first = torch.full((2,), float(rank))
+    take_from_first([first])
+    found["first"] = first
     torch.save(found, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()
     """
@@ -133,8 +156,52 @@ def test_sums_and_rows_are_those_of_all_ranks(found):
         assert rank["gathered"].tolist() == [[0, 1]]  # the first rank has no row
 
 
+def test_what_one_rank_knows_all_know(found):
+    for rank in found:
+        assert rank["numbers"] == [5, 6]
+        assert rank["largest"].tolist() == [1, 0]
+        assert rank["mean"].item() == 1.0  # (1 + 2) / (0 + 3), where the mean of means is 1/3
+        assert rank["first"].tolist() == [0.0, 0.0]
+
+
+def test_gradients_of_all_ranks_reach_the_rows_of_one(found):
+    assert found[0]["slopes"].tolist() == [3.0]  # 1 + 2 times a weight of 1
+    assert found[1]["slopes"].tolist() == [6.0, 9.0]
+
+
+def test_where_one_rank_has_to_stop_all_do_and_one_says_why(found):
+    first, second = ({k: rank.get(k) for k in ("interrupted", "failed", "both")} for rank in found)
+    assert "none" not in found[0]
+    assert first == {
+        "interrupted": "KeyboardInterrupt",
+        "failed": "StoppedElsewhere",
+        "both": "ValueError",
+    }
+    assert second == {
+        "interrupted": "KeyboardInterrupt",
+        "failed": "ValueError",
+        "both": "StoppedElsewhere",
+    }
+
+
 def test_a_process_alone_keeps_what_it_has():
     rows = torch.randn(3, 2, requires_grad=True)
     for known in (summed(rows), gathered(rows)):
-        assert known.equal(rows)
-        assert not known.requires_grad
+        assert known is rows
+    agree(None)
+    with pytest.raises(ValueError, match="mine"):
+        agree(ValueError("mine"))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_frame_gets_the_same_random_numbers_however_many_ranks_there_are(blocks):
+    def drawn(rows, count):
+        torch.manual_seed(0)
+        numbers = rows.rand((blocks * count, 4))
+        return numbers, rows.dropout(torch.ones(blocks * count, 2, 3), 0.5)
+
+    whole = [each.unflatten(0, (blocks, 5)) for each in drawn(Rows(), 5)]
+    for start, count in ((0, 2), (2, 3)):
+        for one, every in zip(drawn(Rows(start, 5, blocks), count), whole, strict=True):
+            own = one.unflatten(0, (blocks, count))
+            assert own.equal(every[:, start : start + count])
