@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -73,6 +74,25 @@ def test_every_error_is_named_in_the_page_on_operations() -> None:
         found |= {each.__name__ for each in inner}
     assert found <= named, found - named
     assert named <= found, named - found
+
+
+def test_messages_that_the_page_on_clusters_quotes_are_the_programs() -> None:
+    page = (REPOSITORY / "docs" / "cluster.md").read_text().partition("## When it ends early")[2]
+    quoted = [
+        re.sub(r" N$", "", text)
+        for row in re.findall(r"^\| (.*?) \|", page, re.MULTILINE)[2:]
+        for text in re.findall(r"`([^`]+)`", row)
+    ]
+    assert len(quoted) > 10
+    said = "\n".join(map(_texts_of, sorted((REPOSITORY / "stillroom").rglob("*.py"))))
+    assert [text for text in quoted if text not in said] == []
+
+
+def _texts_of(path: Path) -> str:
+    """The strings of a module, values that are put into them left out."""
+    tree = ast.parse(path.read_text())
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(value for value in constants if isinstance(value, str))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

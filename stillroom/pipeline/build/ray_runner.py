@@ -144,12 +144,14 @@ class _ShardQueue:
 
     def _settle(self, actor: Actor, reference: Any, result: ShardReport | Exception) -> None:
         """Take the result of one attempt: committed, to be tried again, or given up."""
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import ActorUnavailableError, RayTaskError
 
         if isinstance(result, RayTaskError):
             self._failed(actor.running.pop(reference), reason_of(cause_of(result)))
         elif isinstance(result, Exception):  # its process, node or memory is gone
-            self._replace(actor, f"worker died: {first_line(result)}")
+            # Ray says so where it cannot tell yet whether the machine is gone.
+            out_of_reach = isinstance(result, ActorUnavailableError)
+            self._replace(actor, f"worker died: {first_line(result)}", out_of_reach=out_of_reach)
         else:
             work = actor.running.pop(reference)
             missing = result.frames - actor.counted.pop(work, 0)
@@ -182,9 +184,9 @@ class _ShardQueue:
         if actor.heartbeat is not None and time.monotonic() - actor.asked > limit:
             self._replace(actor, f"the worker said nothing for more than {limit:g} s")
 
-    def _replace(self, actor: Actor, reason: str) -> None:
+    def _replace(self, actor: Actor, reason: str, *, out_of_reach: bool = False) -> None:
         """Put another actor in the place of this one, and settle what it had in hand."""
-        lost = self._pool.has_lost_the_machine_of(actor)
+        lost = out_of_reach or self._pool.has_lost_the_machine_of(actor)
         self._pool.replace(actor)
         works, actor.running = [*actor.running.values()], {}
         for work in works:
@@ -197,7 +199,7 @@ class _ShardQueue:
 
     def _move(self, work: ShardWork) -> None:
         if not self._is_committed(work):
-            self._listen(BuildEvent(work, problem="its machine left the cluster; others do it"))
+            self._listen(BuildEvent(work, problem="its machine is out of reach: others do it"))
             self._waiting.appendleft(work)
 
     def _failed(self, work: ShardWork, reason: str) -> None:

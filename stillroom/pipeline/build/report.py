@@ -134,10 +134,10 @@ def report_so_far(run: RunConfig, plans: list[SetPlan]) -> BuildReport:
     """
     report = BuildReport(plans)
     for plan in plans:
-        table = _rows(run, plan)
+        table, missing = _rows(run, plan), frozenset(plan.missing)
         for counter, find in ((report.bad, bad_rows), (report.bad_labels, bad_labels)):
             shards = (row.index // plan.shard_frames for row in find(table))
-            counter[plan.source, plan.set_name] = sum(one not in plan.missing for one in shards)
+            counter[plan.source, plan.set_name] = sum(one not in missing for one in shards)
         stop_if_too_bad(run, report, plan)
     return report
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     OnShard = Callable[[int, int], None]
 
 Result = TypeVar("Result")
+TASKS_AT_A_TIME = 1000
+"""That Ray is given: every one takes the driver memory, and time whenever it waits."""
 
 
 def over_shards(
@@ -75,10 +77,14 @@ def _on_ray(
 
     with connected(1, address) as ray:
         task = ray.remote(num_cpus=1, max_retries=3)(one)
-        waiting: dict[Any, int] = {task.remote(*pair): place for place, pair in enumerate(pairs)}
+        waiting: dict[Any, int] = {}
         results: dict[int, Result] = {}
-        while waiting:
-            finished, _ = ray.wait(list(waiting), num_returns=1)
+        to_do = iter(enumerate(pairs))
+        while len(results) < len(pairs):
+            for place, pair in itertools.islice(to_do, TASKS_AT_A_TIME - len(waiting)):
+                waiting[task.remote(*pair)] = place
+            ray.wait(list(waiting), num_returns=1)
+            finished, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
             for reference in finished:
                 try:
                     results[waiting.pop(reference)] = ray.get(reference)

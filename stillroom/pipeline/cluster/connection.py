@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.errors import ConfigError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_SECONDS = 5.0
+LONGEST_TEMP_FOLDER = 33
+"""Bytes: Ray's sockets have up to 70 more, and 103 is the longest path of a socket (Linux: 107)."""
+SHORT_TEMP_FOLDER = "/tmp/ray"
 HOST_AND_PORT = re.compile(r"(?:ray://)?(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 
 
@@ -52,7 +56,7 @@ def _open(ray: Any, workers: int, address: str | None) -> None:
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address in (None, "local"):  # one CPU to spare: actors on all of them can stall Ray
         cpus = max(os.cpu_count() or 1, workers + 1)
-        settings |= {"include_dashboard": False, "num_cpus": cpus}
+        settings |= {"include_dashboard": False, "num_cpus": cpus, **_short_temp_folder()}
     else:
         _knock(address, origin)
     try:
@@ -61,6 +65,12 @@ def _open(ray: Any, workers: int, address: str | None) -> None:
     except Exception as error:  # Ray raises all sorts here, bare Exception among them
         ray.shutdown()  # whatever of it did start
         raise ConfigError(_why_not(error, address, origin)) from error
+
+
+def _short_temp_folder() -> dict[str, str]:
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    fits = len(os.fsencode(folder)) <= LONGEST_TEMP_FOLDER
+    return {} if fits else {"_temp_dir": SHORT_TEMP_FOLDER}
 
 
 def _knock(address: str, origin: str) -> None:

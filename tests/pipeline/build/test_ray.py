@@ -56,6 +56,38 @@ def test_ray_writes_the_bytes_that_a_plain_loop_writes(
 
 
 @on_ray
+def test_no_array_goes_through_the_object_store(run_file: Path) -> None:
+    import ray
+    from ray._private.internal_api import node_stats
+
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    try:
+        (node,) = ray.nodes()
+        where = (node["NodeManagerAddress"], node["NodeManagerPort"], False)
+        before = node_stats(*where).store_stats.cumulative_created_bytes
+        run = load_run(run_file, ["cache.canvas=[256, 256]", "cache.workers=2"])
+        report = build(run, runner="ray")
+        put = node_stats(*where).store_stats.cumulative_created_bytes - before
+    finally:
+        ray.shutdown()
+    assert report.bytes / report.shards > 150_000  # what Ray would have put there
+    assert put < 100_000
+
+
+@on_ray
+def test_a_long_name_of_the_folder_for_temporary_files_does_not_matter(
+    run_file: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "stillroom", "cache", "build", str(run_file), "--runner", "ray"],
+        env={**os.environ, "TMPDIR": str(long)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@on_ray
 def test_on_ray_a_shard_that_kills_its_worker_is_given_up_and_the_others_are_committed(
     run_file: Path,
 ) -> None:
@@ -215,13 +247,15 @@ def test_whatever_ray_says_of_a_lost_worker_its_shards_are_tried_again(
 def test_a_shard_whose_machine_leaves_the_cluster_has_not_failed(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.exceptions import NodeDiedError
+    from ray.exceptions import ActorUnavailableError, NodeDiedError
 
     gone, run = NodeDiedError("node died"), load_run(run_file)
     said = {"work": [gone, gone, gone, gone, done], "ready": ["spot", "spot", "spot", "spot", None]}
     fake, gave = on_fake(monkeypatch, run, said, WORKS[:1], CPU=2)
     assert gave == {}  # four times, where three failures give a shard up
     assert len(fake.options) == 5
+    away = ActorUnavailableError("connection reset", b"0" * 16)  # nothing is known of its machine
+    assert on_fake(monkeypatch, run, {"work": [*[away] * 4, done]}, WORKS[:1], CPU=2)[1] == {}
     # Yet a shard may be what its machines die of.
     fake, gave = on_fake(monkeypatch, run, {"work": [gone], "ready": ["spot"]}, WORKS[:1], CPU=2)
     assert gave == {WORKS[0]: "worker died: node died"}
@@ -395,7 +429,7 @@ def test_a_cluster_without_room_is_named_and_one_given_by_the_environment_is_use
 ) -> None:
     import ray
 
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         command = [sys.executable, "-m", "stillroom", "cache", "build", str(run_file)]
         done = subprocess.run(

@@ -59,7 +59,10 @@ def test_a_failing_shard_raises_its_own_error(run_file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_ray_gives_what_threads_give_and_hands_on_errors(run_file: Path) -> None:
+def test_ray_gives_what_threads_give_and_hands_on_errors(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillroom.pipeline.cache_tools.over_shards.TASKS_AT_A_TIME", 2)
     targets = opened(run_file)
     shards = all_shards(targets)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 from click.testing import CliRunner, Result
+from rayjob_schema import RAY_JOB
 
 from stillroom.cli import main
 
@@ -64,14 +67,26 @@ def sweep_file(run_file: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:
     return path
 
 
+SBATCH = {  # long options of sbatch's that scripts here use, and what each takes
+    "job-name": r"[a-z0-9-]+", "chdir": r"/.+", "output": r"[^ ]+", "nodes": r"[1-9]\d*",
+    "ntasks-per-node": r"[1-9]\d*", "cpus-per-task": r"[1-9]\d*", "gpus-per-node": r"[1-9]\d*",
+    "mem": r"\d+[KMGT]?", "array": r"\d+(-\d+)?(%[1-9]\d*)?", "signal": r"(B:)?[A-Z0-9]+@\d+",
+    "requeue": "", "partition": r"\w+", "exclusive": "",
+}  # fmt: skip
+
+
 def options(script: str) -> dict[str, str]:
-    """What sbatch reads of a script: its lines before the first command."""
-    found = {}
+    """What sbatch reads of a script that bash can run: its lines before the first command."""
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, capture_output=True)
+    assert script.startswith("#!/bin/bash\n")
+    found: dict[str, str] = {}
     for line in script.splitlines():
         if line.startswith("#SBATCH "):
             (word,) = shlex.split(line.removeprefix("#SBATCH "))
             assert word.startswith("--")
             name, _, value = word[2:].partition("=")
+            assert re.fullmatch(SBATCH[name], value), word
+            assert name not in found
             found[name] = value
         elif line and not line.startswith("#"):
             return found
@@ -149,6 +164,18 @@ def test_a_sweeps_jobs_wait_for_each_other(run_file: Path, programs: Path, tmp_p
     assert "submitted 101, 102, 103" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["cache", "train", "sweep"])
+def test_slurm_gets_what_is_printed(
+    command: str, run_file: Path, programs: Path, tmp_path: Path
+) -> None:
+    put_program(programs, "sbatch", f"#!/bin/bash\ncat >> {tmp_path}/got; echo 7\n")
+    asked = (command, sweep_file(run_file) if command == "sweep" else run_file, "--to", "slurm")
+    shown = printed(*asked)
+    assert submit(*asked).exit_code == 0
+    kept = [line for line in shown.splitlines() if line and not line.startswith("# handed in")]
+    assert [line for line in (tmp_path / "got").read_text().splitlines() if line] == kept
+
+
 def test_a_refusal_names_the_jobs_that_were_taken(
     run_file: Path, programs: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +244,29 @@ def test_a_ray_job_is_what_is_printed(run_file: Path, monkeypatch: pytest.Monkey
     }
 
 
+def test_ray_gets_what_is_printed(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    class Client:
+        def __init__(self, address: str) -> None:
+            self.address = address
+
+        def submit_job(self, **job: Any) -> str:
+            sent.append((self.address, job))
+            return "raysubmit_1"
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
+    monkeypatch.setenv("STORE_KEY", "hidden")
+    asked = ("train", run_file, "--to", "ray", "--secret", "STORE_KEY")
+    done = submit(*asked, "--address", "http://head:8265")
+    assert "submitted raysubmit_1" in done.stdout
+    ((address, job),) = sent
+    assert address == "http://head:8265"
+    assert job["runtime_env"]["env_vars"] == {"STORE_KEY": "hidden"}
+    job["runtime_env"]["env_vars"] = {"STORE_KEY": "(secret)"}
+    assert json.loads(printed(*asked)) == job
+
+
 def test_an_uploaded_job_writes_nothing_below_its_folder(run_file: Path, tmp_path: Path) -> None:
     done = submit("cache", run_file, "--to", "ray", "--upload", "--print")
     assert done.exit_code == 2
@@ -253,6 +303,26 @@ def test_a_ray_job_of_kubernetes(run_file: Path) -> None:
     assert worker["volumeMounts"] == [
         {"name": "work", "mountPath": "/shared"}, {"name": "data", "mountPath": "/data"},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["cache", "train", "sweep"])
+def test_a_ray_job_of_kubernetes_is_one_by_its_published_schema(
+    command: str, run_file: Path
+) -> None:
+    job = yaml.safe_load(printed(
+        command, sweep_file(run_file) if command == "sweep" else run_file, "--to", "kubernetes",
+        "--image", "i", "--claim", f"w={Path.cwd()}", "--secret", "s3-keys", "--memory", 64,
+        "--namespace", "vision",
+    ))  # fmt: skip
+    jsonschema.validate(job, RAY_JOB)
+    wrong = [
+        ("spec", "ttlSecondsAfterFinished", "3600"),
+        ("spec", "replicas", 2),
+        ("metadata", "name", "Upper"),
+    ]
+    for section, key, value in wrong:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**job, section: {**job[section], key: value}}, RAY_JOB)
 
 
 def test_kubectl_gets_the_manifest(run_file: Path, programs: Path, tmp_path: Path) -> None:
@@ -305,7 +375,7 @@ def test_an_address_without_a_dashboard(run_file: Path) -> None:
 
 SERVE = """
 import ray, sys
-found = ray.init(num_cpus=3, include_dashboard=True, dashboard_host="127.0.0.1")
+found = ray.init("local", num_cpus=3, include_dashboard=True, dashboard_host="127.0.0.1")
 print("http://" + found.address_info["webui_url"], flush=True)
 sys.stdin.read()
 ray.shutdown()
@@ -346,10 +416,14 @@ def test_a_cluster_of_ray_builds_trains_and_sweeps(
         for command, file in (
             ("cache", run_file), ("train", run_file), ("sweep", sweep_file(run_file)),
         ):  # fmt: skip
-            done = submit(
+            asked = (
                 command, file, "--to", "ray", "--address", dashboard, "--python", sys.executable,
                 "--gpus", 0, "--cpus", 1, "--secret", "PYTHONPATH",
             )  # fmt: skip
+            until = time.monotonic() + 120
+            while "No available agent" in (done := submit(*asked)).stderr:  # it is starting yet
+                assert time.monotonic() < until, done.stderr
+                time.sleep(1)
             assert done.exit_code == 0, done.stderr
             made = done.stdout.split()[1].rstrip(";")
             until = time.monotonic() + 300

@@ -1,4 +1,4 @@
-"""A Ray worker, a Ray node, the driver and its whole Ray killed: the same bytes in the end."""
+"""A Ray that grows and shrinks; its workers, nodes, driver and all of it killed: the same bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 BY_DRIVER, BY_OWN_RAY = 8, 2
 
 
-def on_ray(test: Any) -> Any:
+def on_ray(test: Any, tier: Any = pytest.mark.soak) -> Any:
     """A process that is killed on purpose leaves pipes open here."""
     test = pytest.mark.filterwarnings("ignore::ResourceWarning")(test)
-    return pytest.mark.soak(pytest.mark.ray(test))
+    return tier(pytest.mark.ray(test))
 
 
 def batches() -> list[int]:
@@ -43,7 +45,7 @@ def reached(folder: Path, moment: int, ended: Callable[[], bool]) -> Callable[[]
 
 @contextlib.contextmanager
 def cluster(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Two nodes, and their address; a line to the process takes the second one away."""
+    """Two nodes, and their address; `tell` adds a node, or takes the second one away."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("ray_cluster.py"))],
         stdin=subprocess.PIPE,
@@ -62,6 +64,14 @@ def cluster(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str]
         process.stdin.close()
         process.wait(120)
         process.stdout.close()
+
+
+def tell(process: subprocess.Popen[str], word: str, answer: str) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{word}\n")
+    process.stdin.flush()
+    assert f"{answer}\n" in iter(process.stdout.readline, "")
 
 
 def start(run: Path, folder: str, environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
@@ -100,17 +110,52 @@ def test_a_killed_worker_and_a_lost_node_do_not_change_a_byte(
             if lose == "worker":
                 os.kill(batches()[-1], signal.SIGKILL)
             else:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                process.stdin.write("lose\n")
-                process.stdin.flush()
-                assert "lost\n" in iter(process.stdout.readline, "")
+                tell(process, "lose", "lost")
             assert building.wait(300) == 0, Path("said.txt").read_text()
             # What the dead were writing, beside all that is whole, goes when a build next begins.
             swept = forked("cache", "build", fault_run, "--set", f"cache.path={lose}.cache")
             assert swept.wait() == 0
             assert contents(Path(f"{lose}.cache")) == whole, lose
             print(lose, len(set(batches())), "workers;", Path("said.txt").read_text())
+
+
+@partial(on_ray, tier=pytest.mark.slow)
+def test_a_cluster_that_grows_and_shrinks_is_used_as_it_is(
+    fault_run: Path,
+    contents: Callable[[Path], dict[str, Any]],
+    forked: Callable[..., Any],
+    marked: dict[str, str],
+    wait_until: Callable[..., bool],
+) -> None:
+    settings = ["--set", "sources.street.clips=20", "--set", "teachers.tiny.device=auto"]
+    assert forked("cache", "build", fault_run, *settings).wait() == 0
+    whole = contents(Path("street.cache"))
+    Path("batches").unlink()
+    with cluster({**marked, "PAUSE": "2"}) as (process, address):
+        # cache.workers is not given: a worker a GPU, whenever it comes
+        building = start(fault_run, "other.cache", marked, "--address", address, *settings)
+
+        def at_work(workers: int) -> bool:
+            return (
+                wait_until(lambda: len(set(batches())) >= workers or building.poll() is not None)
+                and building.poll() is None
+            )
+
+        assert at_work(1), Path("said.txt").read_text()
+        tell(process, "add", "added")
+        assert at_work(2), Path("said.txt").read_text()
+        first = batches()[0]
+        tell(process, "lose", "lost")
+        assert building.wait(300) == 0, Path("said.txt").read_text()
+    by_worker = Counter(batches())
+    assert len(by_worker) == 2
+    assert by_worker[first] < by_worker.total() / 2
+    said = Path("said.txt").read_text()
+    assert "its machine is out of reach" in said
+    assert "attempt 1" not in said
+    swept = forked("cache", "build", fault_run, "--set", "cache.path=other.cache", *settings)
+    assert swept.wait() == 0
+    assert contents(Path("other.cache")) == whole
 
 
 @on_ray

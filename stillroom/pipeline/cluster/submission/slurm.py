@@ -27,6 +27,8 @@ RAY = """\
 hosts=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 port=$((20000 + SLURM_JOB_ID % 20000))
 address="${hosts[0]}:$port"
+# Ray's sockets lie below TMPDIR, and a socket's path has 107 bytes at most.
+folder="${TMPDIR:-/tmp}"; [ "${#folder}" -le 33 ] || export RAY_TMPDIR=/tmp
 """
 
 
