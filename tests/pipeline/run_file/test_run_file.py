@@ -94,7 +94,7 @@ def test_a_kind_or_name_that_is_not_given_is_asked_for(run_document: dict[str, A
     run_document["terms"].append({"weight": 2.0})
     run_document["sources"]["photos"] = {"root": "photos"}
     photos, term = faults(run_document)
-    assert photos.startswith("sources.photos: give its `kind`; known: camvid, ")
+    assert photos.startswith("sources.photos: give its `kind`; known: ade20k, ")
     assert term.startswith("terms.2: give its `name`; known: ")
     assert ", cross_entropy, " in term
 
