@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from stillroom.stages.models.dense_network import ModelOutput, Normalise
     from stillroom.stages.models.weights import EncoderFit
 
+ENCODERS = ("encoder", "backbone")  # what networks call it
+
 
 @dataclass
 class StudentOutput:
@@ -88,6 +90,12 @@ class Student(nn.Module):
         """
         return self._classifier_weight(self.network)
 
+    @property
+    def encoder(self) -> str | None:
+        """Name of the part of the network that is its encoder; None where none is called so."""
+        parts = dict(self.network.named_children())
+        return next((name for name in ENCODERS if name in parts), None)
+
     def freeze_norm(self, part: str | None) -> None:
         """Keep batch normalisation in evaluation mode from now on, whatever `train` is told.
 
@@ -116,10 +124,9 @@ class Student(nn.Module):
 
     def _frozen(self) -> Iterator[nn.Module]:
         if self._frozen_norm is not None:
-            inside = getattr(self.network, "encoder", None)
-            part = self.network if self._frozen_norm == "all" else inside
-            found = part.modules() if isinstance(part, nn.Module) else iter(())
-            yield from (each for each in found if isinstance(each, _BatchNorm))
+            part = "" if self._frozen_norm == "all" else self.encoder
+            inside = () if part is None else self.network.get_submodule(part).modules()
+            yield from (each for each in inside if isinstance(each, _BatchNorm))
 
     def forward(self, images: Tensor) -> StudentOutput:
         """Compute logits and features of a batch.

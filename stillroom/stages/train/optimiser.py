@@ -114,12 +114,12 @@ def _factors(student: Student, config: OptimiserConfig) -> dict[str, float]:
     """Return the factors of the learning rate, by the part of the network that they are for."""
     factors = dict(config.lr_factors or {})
     if config.encoder_lr_factor != 1:
-        if not isinstance(getattr(student.network, "encoder", None), torch.nn.Module):
+        if student.encoder is None:
             raise ConfigError(
                 "train.optimiser.encoder_lr_factor is set, and this student has no part named "
-                "`encoder`; leave it at 1"
+                "`encoder` or `backbone`; leave it at 1"
             )
-        factors.setdefault("encoder", config.encoder_lr_factor)
+        factors.setdefault(student.encoder, config.encoder_lr_factor)
     names = [name for name, _ in student.network.named_parameters()]
     for part in factors:
         if not any(_is_inside(name, part) for name in names):

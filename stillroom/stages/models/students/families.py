@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.models.students.python import PythonStudentConfig, build_python
 from stillroom.stages.models.students.smp import SmpStudentConfig, build_smp_student
+from stillroom.stages.models.students.torchvision import (
+    TorchvisionStudentConfig,
+    build_torchvision_student,
+)
 from stillroom.stages.settings import one_of
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 STUDENTS: dict[str, tuple[type[StudentSettings], Callable[[Any, int], Student]]] = {
     "smp": (SmpStudentConfig, build_smp_student),
+    "torchvision": (TorchvisionStudentConfig, build_torchvision_student),
     "python": (PythonStudentConfig, build_python),
 }
 
