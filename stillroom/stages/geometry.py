@@ -204,9 +204,15 @@ def apply_vector(
     """
     _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
     made = apply_field(view, flow, 1, 1, part, out)
-    made[0] *= (-1 if view.flip else 1) * (view.out_width / view.width)
-    made[1] *= view.out_height / view.height
+    for made_axis, scale in zip(made, vector_scale(view), strict=True):
+        made_axis *= scale
     return made
+
+
+def vector_scale(view: View) -> tuple[float, float]:
+    """Return what u and v are multiplied by."""
+    across = (-1 if view.flip else 1) * (view.out_width / view.width)
+    return across, view.out_height / view.height
 
 
 def view_mask(

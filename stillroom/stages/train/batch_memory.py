@@ -97,13 +97,22 @@ def empty_batch(stream: str, shapes: FrameShapes, count: int, allocate: Allocate
 
 def empty_triplets(count: int, size: tuple[int, int], allocate: Allocate) -> Triplets:
     """Return how `count` triplets lie in a batch, their flow to be filled in."""
-    itself = torch.arange(count)
+    return triplets_of(
+        allocate((2 * count, 2, *size), torch.float32),
+        allocate((2 * count, 1, *size), torch.bool),
+    )
+
+
+def triplets_of(flow: Tensor, visible: Tensor) -> Triplets:
+    """Return how triplets lie in a batch whose flow this is."""
+    count = len(flow) // 2
+    itself = torch.arange(count, device=flow.device)
     before, after = itself + count, itself + 2 * count
     return Triplets(
         frames=torch.stack([before, itself, after], dim=1),
         pairs=torch.stack([torch.cat([itself, itself]), torch.cat([before, after])], dim=1),
-        flow=allocate((2 * count, 2, *size), torch.float32),
-        visible=allocate((2 * count, 1, *size), torch.bool),
+        flow=flow,
+        visible=visible,
     )
 
 

@@ -129,11 +129,24 @@ class CachedFlow:
         flow, back = self._flow(neighbour.flow_to, view), neighbour.flow_back
         trusted = inside_frame(flow) if back is None else visible(flow, self._flow(back, view))
         if not shown.all():  # both frames show the same part of the canvas
-            trusted = trusted & shown & (warp(shown[None].float(), flow) > _WHOLLY)
+            trusted = trusted & shown_there(flow, shown[None])
         return flow, trusted
 
     def _flow(self, row: int, view: View) -> Tensor:
         return read_view(self.flow, FLOW, row, view)[None]
+
+
+def shown_there(flow: Tensor, shown: Tensor) -> Tensor:
+    """Mark the pixels that both frames show, where the flow leads.
+
+    Args:
+        flow: (P, 2, H, W)
+        shown: (P, 1, H, W) bool, the view's pixels that show the neighbour
+
+    Returns:
+        (P, 1, H, W) bool
+    """
+    return shown & (warp(shown.float(), flow) > _WHOLLY)
 
 
 def draw_neighbours(sides: Sides, *origin: int | str) -> tuple[Neighbour, Neighbour]:

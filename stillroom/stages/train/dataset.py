@@ -16,7 +16,7 @@ from stillroom.stages.train.batch_memory import (
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
-from stillroom.stages.train.photometric import PhotometricConfig, draw_light, jitter
+from stillroom.stages.train.photometric import UNLIT, PhotometricConfig, draw_light, jitter
 from stillroom.stages.train.reads import Read, grid_of, held_or_stand_in, how_to_cache
 from stillroom.stages.train.sample import Shown, places
 from stillroom.stages.view import ViewConfig, sample_view
@@ -191,7 +191,9 @@ class CacheDataset:
         origin = (self.seed, self.name, epoch, self.frame_ids[index])
         rng = generator(*origin, "view")
         view = sample_view(self.view, self.canvas, rng, self._valid[index])
-        light = draw_light(self.jitter, generator(*origin, "jitter"))
+        light = UNLIT
+        if not self.jitter.is_off():
+            light = draw_light(self.jitter, generator(*origin, "jitter"))
         drawn: tuple[Neighbour, ...] = ()
         if self.flow is not None:
             drawn = draw_neighbours(self._neighbours[index], *origin)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
+UNLIT = np.ones(3, np.float32)  # factors that change nothing
 
 
 class PhotometricConfig(Settings):

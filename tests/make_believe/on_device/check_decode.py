@@ -43,6 +43,13 @@ def test_values_on_the_device_are_those_of_the_host(document):  # noqa: F811
                 one, other = getattr(found, name), getattr(expected, name)
                 assert (one is None) == (other is None)
                 assert one is None or torch.equal(one.cpu(), other.cpu())
+            if expected.triplets is not None:
+                made, wanted = (
+                    (each.triplets.flow.cpu(), each.triplets.visible.cpu().float())
+                    for each in (found, expected)
+                )
+                torch.testing.assert_close(made[0], wanted[0], rtol=1e-6, atol=1e-5)
+                assert (made[1] - wanted[1]).abs().mean() < 1e-3  # a threshold may be met or not
             for name, values in expected.artifacts.items():
                 torch.testing.assert_close(
                     found.artifacts[name].cpu(), values.cpu(), rtol=1e-6, atol=1e-5
@@ -59,7 +66,7 @@ def test_nothing_waits_for_bytes_or_what_is_made_of_them(document):  # noqa: F81
 
 
 def test_the_bytes_of_a_frame_are_a_fraction_of_what_they_were(document):  # noqa: F811
-    document["train"]["streams"] = {"street": {"batch": 2}}  # without flow, which the host decodes
+    document["train"]["streams"] = {"street": {"batch": 2}}  # single frames
     document["terms"] = [{"name": "pixelwise_kl", "teacher": "tiny"}, {"name": "cross_entropy"}]
     sent = {}
     for decode in ("host", "device"):

@@ -205,11 +205,11 @@ def test_the_three_frames_of_a_triplet_are_jittered_alike(cache):
     assert factors[0] != pytest.approx(1, abs=1e-2)
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_packed_triplets_unpack_to_those_of_the_host(cache, view):
-    clips = dataset(cache, VIEWS[view], jitter=PhotometricConfig(saturation=0.4), out_stride=4)
-    plain, packed = clips.empty(2), PackedDataset(clips).empty(2)
-    for place in range(2):
+def assert_packed_the_same(clips, count=2):
+    """What is unpacked of the first triplets is what the host makes of them."""
+    plain, packed = clips.empty(count), PackedDataset(clips).empty(count)
+    packed.slots.fill_(0xAB)  # as memory is that has served before
+    for place in range(count):
         clips.fill(plain, place, 1, place)
         PackedDataset(clips).fill(packed, place, 1, place)
     found = packed.unpacked()
@@ -218,6 +218,12 @@ def test_packed_triplets_unpack_to_those_of_the_host(cache, view):
     assert torch.equal(found.labels, plain.labels)
     for name in ("frames", "pairs", "flow", "visible"):
         assert torch.equal(getattr(found.triplets, name), getattr(plain.triplets, name)), name
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_packed_triplets_unpack_to_those_of_the_host(cache, view):
+    jitter = PhotometricConfig(saturation=0.4)
+    assert_packed_the_same(dataset(cache, VIEWS[view], jitter=jitter, out_stride=4))
 
 
 def test_a_batch_holds_the_frames_then_those_before_then_those_after(cache):
@@ -267,6 +273,7 @@ def test_a_bad_pair_and_a_bad_frame_leave_out_what_needs_them(tmp_path):
     assert "torn" in clips.skipped["clip0001_02 > clip0001_03"]
     # The way back from 03 is whole, but there is nothing to hold it against.
     assert clips.sample(0, 1).visible.any()
+    assert_packed_the_same(clips, len(clips))
 
 
 def test_without_the_way_back_all_that_stays_in_the_frame_is_trusted(tmp_path):
@@ -278,6 +285,7 @@ def test_without_the_way_back_all_that_stays_in_the_frame_is_trusted(tmp_path):
         cache = build(tmp_path / f"{back}.cache", config, Exact(), sparse)
         clips = dataset(cache)
         assert [clips.frame_ids[index] for index in clips.indices] == ["clip0000_03", "clip0001_03"]
+        assert_packed_the_same(clips)
         triplet = clips.sample(0, 0)
         x = torch.arange(WIDTH) + triplet.flow[:, 0]
         y = torch.arange(HEIGHT)[:, None] + triplet.flow[:, 1]

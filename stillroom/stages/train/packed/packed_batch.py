@@ -10,15 +10,16 @@ import torch
 
 from stillroom.stages.across_ranks import ALL
 from stillroom.stages.train.batch import Batch
+from stillroom.stages.train.batch_memory import triplets_of
+from stillroom.stages.train.clip_flow import shown_there
 from stillroom.stages.train.packed.dequantise import DEQUANTISE
 from stillroom.stages.train.packed.relight import relit
 from stillroom.stages.train.packed.sampling import Axes, inside, sampled
 from stillroom.stages.train.packed.slot import USED
+from stillroom.stages.warp import inside_frame, visible
 from stillroom.storage_specs.artifacts import FRAMES, LABELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from stillroom.stages.across_ranks import Rows
@@ -43,7 +44,8 @@ class PackedBatch:
     Attributes:
         slots: (B, bytes of a slot) uint8
         heads: (B, words) int32, the slots' heads, on the host where the slots are not
-        triplets, rows: as in `Batch`; flow is decoded
+        clips: whether the frames are triplets, in the order of `Triplets`
+        rows: as in `Batch`
     """
 
     stream: str
@@ -53,26 +55,21 @@ class PackedBatch:
     jitter: PhotometricConfig
     slots: Tensor
     frame_ids: list[str]
-    triplets: Triplets | None
+    clips: bool
     heads: Tensor | None = None
     rows: Rows = ALL
-
-    @property
-    def clips(self) -> bool:
-        """Whether its frames are triplets of clips."""
-        return self.triplets is not None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """Return the same on `device`, by one copy a frame, of the bytes that it uses."""
         if torch.device(device).type == self.slots.device.type:
             return self
         slots = torch.empty(self.slots.shape, dtype=torch.uint8, device=device)
-        return self._copied(slots, lambda part: part.to(device, non_blocking=non_blocking))
+        return self._copied(slots, non_blocking=non_blocking)
 
     def pin_memory(self) -> PackedBatch:
         """Return the same in memory that a GPU reads by itself."""
         slots = torch.empty(self.slots.shape, dtype=torch.uint8, pin_memory=True)
-        return self._copied(slots, torch.Tensor.pin_memory)
+        return self._copied(slots)
 
     def unpacked(self) -> Batch:
         """Decode what the slots hold, where they are."""
@@ -92,7 +89,7 @@ class PackedBatch:
             artifacts=found,
             masks={stride: masks[stride] for stride in self.shapes.masks},
             frame_ids=self.frame_ids,
-            triplets=self.triplets,
+            triplets=self._triplets(words, floats, masks[1]) if self.clips else None,
             rows=self.rows,
         )
 
@@ -100,11 +97,10 @@ class PackedBatch:
         """Return how many bytes of each slot are copied."""
         return self._heads()[:, USED].tolist()
 
-    def _copied(self, slots: Tensor, copy: Callable[[Tensor], Tensor]) -> PackedBatch:
+    def _copied(self, slots: Tensor, *, non_blocking: bool = False) -> PackedBatch:
         for there, here, used in zip(slots, self.slots, self.bytes_used(), strict=True):
-            there[:used].copy_(here[:used], non_blocking=True)
-        triplets = self.triplets and self.triplets.mapped(copy)
-        return replace(self, slots=slots, triplets=triplets, heads=self._heads())
+            there[:used].copy_(here[:used], non_blocking=non_blocking)
+        return replace(self, slots=slots, heads=self._heads())
 
     def _heads(self) -> Tensor:
         if self.heads is not None:
@@ -116,9 +112,18 @@ class PackedBatch:
         height, width = self.shapes.size
         return inside(spans[:, :2], spans[:, 2:], (-(-height // stride), -(-width // stride)))
 
-    def _array(self, array: PackedArray, words: Tensor, floats: Tensor) -> Tensor:
-        """One array of every frame, decoded and sampled."""
-        grid, codec = self._windows(array), array.spec.codec
+    def _triplets(self, words: Tensor, floats: Tensor, shown: Tensor) -> Triplets:
+        """The flow to the neighbours, and where it can be trusted: as `CachedFlow` has it."""
+        first = len(words) // 3
+        flow, back = (self._array(one, words, floats, first) for one in self.slot.flows)
+        there = words[first:, self.slot.flows[1].words["window"].stop - 1, None, None, None] > 0
+        trusted = torch.where(there, visible(flow, back), inside_frame(flow))
+        return triplets_of(flow, trusted & shown_there(flow, shown[first:]))
+
+    def _array(self, array: PackedArray, words: Tensor, floats: Tensor, first: int = 0) -> Tensor:
+        """One array of every frame from the first one on, decoded and sampled."""
+        grid, codec = self._windows(array, first), array.spec.codec
+        words, floats = words[first:], floats[first:]
         if array.decoded:
             return grid
         roles = codec.side_shapes(array.spec.shape)
@@ -133,14 +138,18 @@ class PackedBatch:
             )
             for axis, span in (("row", spans[:, :2]), ("column", spans[:, 2:]))
         )
-        return sampled(array.spec.kind.geometry, values, rows, columns)
+        made = sampled(array.spec.kind.geometry, values, rows, columns)
+        scale = array.words.get("vector scale")
+        return made if scale is None else made.mul_(floats[:, scale, None, None])
 
-    def _windows(self, array: PackedArray) -> Tensor:
-        """The windows of every frame side by side, (B, C, h, w); beyond each whatever."""
+    def _windows(self, array: PackedArray, first: int) -> Tensor:
+        """Windows of the frames from the first one on, (B, C, h, w); whatever lies beyond each."""
         shape, dtype = array.window_shape(*array.most), TYPES[array.dtype.str]
-        windows = self._heads()[:, array.words["window"]].tolist()
+        windows = self._heads()[first:, array.words["window"]].tolist()
         grid = self.slots.new_empty((len(windows), *shape), dtype=dtype)
-        for room, slot, (begin, rows, columns) in zip(grid, self.slots, windows, strict=True):
+        for room, slot, (begin, rows, columns) in zip(
+            grid, self.slots[first:], windows, strict=True
+        ):
             shape = array.window_shape(rows, columns)
             size = math.prod(shape) * dtype.itemsize
             window = slot[begin : begin + size].view(dtype).view(shape)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import mask_spans
-from stillroom.stages.train.batch_memory import empty_triplets, reused
+from stillroom.stages.geometry import mask_spans, vector_scale
+from stillroom.stages.train.batch_memory import reused
 from stillroom.stages.train.cached_sets import read_view
 from stillroom.stages.train.packed.packed_batch import PackedBatch
-from stillroom.stages.train.packed.slot import ALIGNMENT, USED, slot_of
+from stillroom.stages.train.packed.slot import ALIGNMENT, FLOW_BACK, USED, slot_of
 from stillroom.stages.train.sample import places
 from stillroom.stages.view_axes import Part, axes_between, axes_under, positions_needed
+from stillroom.storage_specs.artifacts import FLOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,46 +83,51 @@ class PackedDataset:
             jitter=dataset.jitter,
             slots=allocate((frames, self._slot.size), torch.uint8),
             frame_ids=[""] * frames,
-            triplets=empty_triplets(count, dataset.size, allocate) if dataset.clips else None,
+            clips=dataset.clips,
         )
 
     def fill(self, batch: PackedBatch, place: int, epoch: int, frame: int) -> None:
         """Read what a view of one frame needs into a batch; as `CacheDataset.fill`."""
-        dataset = self._dataset
-        shown = dataset.shown(epoch, frame)
+        shown = self._dataset.shown(epoch, frame)
         for i, one in zip(places(batch.frame_ids, place, shown), shown, strict=True):
             batch.frame_ids[i] = one.frame_id
             self._pack(batch.slots[i].numpy(), one)
-        if dataset.flow is not None and batch.triplets is not None:
-            dataset.flow.fill(batch.triplets, place, shown, dataset.canvas)
 
     def _pack(self, slot: NDArray[np.uint8], shown: Shown) -> None:
         head = slot[: self._slot.head].view(np.int32)
+        head[:] = 0
         head.view(np.float32)[self._slot.light] = shown.light
         for stride, words in self._slot.masks.items():
             rows, columns = mask_spans(shown.view, self._dataset.canvas, shown.valid, stride)
             head[words] = rows.start, rows.stop, columns.start, columns.stop
         end = self._slot.head
-        for array in self._slot.arrays:
-            end = _pack_array(array, head, slot, end, shown)
+        for array in self._slot.arrays + self._slot.flows:
+            row = _row(array, shown)
+            if row is not None:
+                end = _pack_array(array, head, slot, end, shown.view, row)
         head[USED] = end
 
 
 def _pack_array(
-    array: PackedArray, head: NDArray[np.int32], slot: NDArray[np.uint8], end: int, shown: Shown
+    array: PackedArray,
+    head: NDArray[np.int32],
+    slot: NDArray[np.uint8],
+    end: int,
+    view: View,
+    row: int,
 ) -> int:
     """Put what a view needs of an array at the end of a slot; return its new end."""
     begin, (holder, artifact, out_stride) = -(-end // ALIGNMENT) * ALIGNMENT, array.read
-    view, words = shown.view, array.words
+    words = array.words
     if array.decoded:
         out = _room(array, slot, begin, 0, 0)
-        read_view(holder, artifact, shown.index, view, out_stride, torch.from_numpy(out))
+        read_view(holder, artifact, row, view, out_stride, torch.from_numpy(out))
         head[words["window"]] = begin, 0, 0
         return begin + out.nbytes
     axes, sides = _axes(array, view), _sides(array)
     rows, columns = map(positions_needed, axes, sides)
     out = _room(array, slot, begin, rows.stop - rows.start, columns.stop - columns.start)
-    side = holder.read_steps(artifact, shown.index, rows, columns, out)
+    side = holder.read_steps(artifact, row, rows, columns, out)
     head[words["window"]] = begin, rows.stop - rows.start, columns.stop - columns.start
     head[words["spans"]] = axes[0].begin, axes[0].end, axes[1].begin, axes[1].end
     floats = head.view(np.float32)
@@ -129,9 +135,20 @@ def _pack_array(
         head[words[f"{name}s"]] = axis.low - first
         if len(axis.weight):
             floats[words[f"{name} weights"]] = axis.weight
+    if "vector scale" in words:
+        floats[words["vector scale"]] = vector_scale(view)
     for role, values in side.items():
         floats[words[role]] = values.reshape(-1)
     return begin + out.nbytes
+
+
+def _row(array: PackedArray, shown: Shown) -> int | None:
+    """Return which row of its set an array of a frame is; None where it has none."""
+    if array.name not in (FLOW, FLOW_BACK):
+        return shown.index
+    if shown.neighbour is None:
+        return None
+    return shown.neighbour.flow_to if array.name == FLOW else shown.neighbour.flow_back
 
 
 def _room(

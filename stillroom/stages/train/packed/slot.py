@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stillroom.stages.train.packed.dequantise import DEQUANTISE
 from stillroom.stages.train.reads import Read
-from stillroom.storage_specs.artifacts import FRAMES, LABELS
+from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
 
 if TYPE_CHECKING:
     from stillroom.stages.train.dataset import CacheDataset
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 16  # bytes; of windows
 WORD = 4
+FLOW_BACK = "flow back"
 USED = 0  # the word that says how many bytes of a slot are used
 
 
@@ -32,12 +34,13 @@ class PackedArray:
     """How one array of a frame travels.
 
     Attributes:
-        name: in a batch: "frames", "labels", or the key of an artifact
+        name: in a batch: "frames", "labels", or the key of an artifact; or "flow" from a frame to
+            its neighbour and "flow back", which are in the neighbour's slot
         strides: canvas pixels a position of the array, output pixels one of the result
         shape: of the result of one frame, without the axis of channels
         most: rows and columns of the largest window that a view needs
         words: where in the head its window (first byte, rows, columns), spans, rows, columns and
-            their weights, and the codec's sides are
+            their weights, the codec's sides and the scale of vectors are
     """
 
     name: str
@@ -47,12 +50,12 @@ class PackedArray:
     most: tuple[int, int]
     words: dict[str, slice]
 
-    @property
+    @cached_property
     def spec(self) -> ArraySpec:
         """How it is stored."""
         return self.read.spec
 
-    @property
+    @cached_property
     def decoded(self) -> bool:
         """Whether the host decodes it, and the result itself travels."""
         return self.spec.codec.name not in DEQUANTISE
@@ -65,7 +68,7 @@ class PackedArray:
         axes = zip(self.spec.kind.axes, self.spec.shape, strict=True)
         return tuple(sides.get(axis, length) for axis, length in axes)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[np.generic]:
         """Type of what travels."""
         return np.dtype(np.float32 if self.decoded else self.spec.codec.steps)
@@ -76,6 +79,8 @@ class Slot:
     """How the frames of a stream lie in their slots.
 
     Attributes:
+        arrays: of a frame
+        flows: of a neighbour in a clip
         light: words of the jitter's factors
         stride: of the usual mask
         masks: words of the spans (begin and end of rows, of columns) of a mask, by its stride
@@ -84,6 +89,7 @@ class Slot:
     """
 
     arrays: tuple[PackedArray, ...]
+    flows: tuple[PackedArray, ...]
     light: slice
     stride: int
     masks: dict[int, slice]
@@ -109,10 +115,15 @@ def slot_of(dataset: CacheDataset) -> Slot:
     strides = {1, dataset.out_stride, *dataset.shapes.masks}
     masks = {stride: words.take(4) for stride in sorted(strides)}
     arrays = tuple(_packed(dataset, name, read, words) for name, read in _reads(dataset).items())
+    flow = dataset.flow and Read(dataset.flow.flow, FLOW, 1)
+    names = (FLOW, FLOW_BACK) if flow else ()
+    flows = tuple(_packed(dataset, name, flow, words) for name in names if flow)
     head = _aligned(words.count * WORD)
-    windows = (math.prod(one.window_shape(*one.most)) * one.dtype.itemsize for one in arrays)
+    windows = (
+        math.prod(one.window_shape(*one.most)) * one.dtype.itemsize for one in arrays + flows
+    )
     size = head + sum(_aligned(window) for window in windows)
-    return Slot(arrays, light, dataset.out_stride, masks, head, size)
+    return Slot(arrays, flows, light, dataset.out_stride, masks, head, size)
 
 
 def _reads(dataset: CacheDataset) -> dict[str, Read]:
@@ -134,6 +145,8 @@ def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> Pack
     taken = {"window": 3, "spans": 4, "rows": rows, "columns": columns}
     if spec.kind.geometry not in ("label", "nearest"):
         taken |= {"row weights": rows, "column weights": columns}
+    if spec.kind.geometry == "vector":
+        taken["vector scale"] = 2
     taken |= {k: math.prod(shape) for k, shape in spec.codec.side_shapes(spec.shape).items()}
     places = {key: words.take(count) for key, count in taken.items()}
     return PackedArray(
