@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.stages.train.dataset import CacheDataset
@@ -138,7 +138,6 @@ def assert_same(found, expected):
         )
 
 
-@settings(max_examples=25)
 @given(
     crop=st.none() | st.tuples(st.integers(1, 70), st.integers(1, 90)),
     scale=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)).map(sorted) | st.just((1.0, 1.0)),
