@@ -125,6 +125,8 @@ def _as_trained(document: dict[str, Any], folder: Path) -> StudentConfig:
     """Read the student's section, without the weights that it began from."""
     start = ("weights", "weights_key", "encoder_weights", "encoder_weights_key")
     section = {key: None if key in start else value for key, value in document.items()}
+    if "pretrained" in section:
+        section["pretrained"] = False
     try:
         found: StudentConfig = TypeAdapter(StudentConfig).validate_python(section)
     except ValidationError as error:

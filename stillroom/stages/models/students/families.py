@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.models.students.hf import HfStudentConfig, build_hf_student
 from stillroom.stages.models.students.python import PythonStudentConfig, build_python
 from stillroom.stages.models.students.smp import SmpStudentConfig, build_smp_student
 from stillroom.stages.models.students.torchvision import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 STUDENTS: dict[str, tuple[type[StudentSettings], Callable[[Any, int], Student]]] = {
     "smp": (SmpStudentConfig, build_smp_student),
     "torchvision": (TorchvisionStudentConfig, build_torchvision_student),
+    "hf": (HfStudentConfig, build_hf_student),
     "python": (PythonStudentConfig, build_python),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +21,10 @@ from stillroom.stages.models.teachers.hf_processor import (
     settings_of,
     size_of,
 )
-from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.models.weights import demand_finite, weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
-from stillroom.storage_specs.extras import how_to_install
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stillroom.stages.models.dense_network import TeacherNetwork
 
 LOG = logging.getLogger(__name__)
@@ -158,19 +154,13 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
     import torch
 
     from stillroom.stages.models.dense_network import TeacherNetwork
-    from stillroom.stages.models.teachers.hf_forward import HfForward
+    from stillroom.stages.models.hf_network import HfForward, import_transformers, quiet
 
-    import_torchvision()
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"teachers of kind 'hf' need transformers; {how_to_install('transformers')}"
-        ) from error
+    transformers = import_transformers("teachers")
     processor: dict[str, Any] = {}
     with suppress(WeightsError):  # the section says all by itself, or `completed` had raised
         processor = read_processor(config.path, config.revision)
-    with _quiet(transformers):
+    with quiet(transformers):
         model = _load(transformers, config)
         _warn_of_other_classes(model.config, config)
         _warn_of_other_input(config, processor)
@@ -189,6 +179,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 
 
 def _load(transformers: Any, config: HfTeacherConfig) -> Any:
+    from stillroom.stages.models.hf_network import as_weights_error
+
     local = config.folder.is_dir()
     place = {
         "pretrained_model_name_or_path": str(config.folder) if local else config.path,
@@ -196,7 +188,7 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
         "local_files_only": local,
         "trust_remote_code": False,
     }
-    with _as_weights_error(config.path):
+    with as_weights_error(f"teacher {config.path}"):
         found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
     if found != config.num_channels():
         raise WeightsError(
@@ -204,7 +196,7 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
             "configured; give `classes` as the model was trained with"
             + binary_hint(found, config.num_channels())
         )
-    with _as_weights_error(config.path):
+    with as_weights_error(f"teacher {config.path}"):
         model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
             **place, output_loading_info=True
         )
@@ -293,26 +285,3 @@ def _other_colours(
         for key, found, wanted in zip(("mean", "std"), *colours, strict=True)
         if any(abs(a - b) > limit for a, b, limit in zip(found, wanted, most, strict=True))
     ]
-
-
-@contextmanager
-def _as_weights_error(path: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise WeightsError(f"teacher {path}: cannot be loaded: {error}") from error
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Hide the loading bar of transformers."""
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
