@@ -41,12 +41,12 @@ PER_FOLDER = 10_000
 
 
 def null_teacher(**_: object) -> object:
-    """A teacher that says nothing, quickly: logits of zeros."""
+    """A teacher that says hardly anything, quickly: two channels of the image."""
     import torch
 
     class Null(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(len(images), 2, *images.shape[2:])
+            return images[:, :2].contiguous()
 
     return Null()
 

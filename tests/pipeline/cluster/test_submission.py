@@ -374,11 +374,18 @@ def test_an_address_without_a_dashboard(run_file: Path) -> None:
 
 
 SERVE = """
-import ray, sys
-found = ray.init("local", num_cpus=3, include_dashboard=True, dashboard_host="127.0.0.1")
-print("http://" + found.address_info["webui_url"], flush=True)
+import socket, sys
+from ray.cluster_utils import Cluster
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+page, agent = (one.getsockname()[1] for one in sockets)  # the usual ports may be another Ray's
+for one in sockets:
+    one.close()
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 3, "include_dashboard": True, "dashboard_host": "127.0.0.1",
+    "dashboard_port": page, "dashboard_agent_listen_port": agent})
+print("http://" + cluster.webui_url, flush=True)
 sys.stdin.read()
-ray.shutdown()
+cluster.shutdown()
 """
 
 
