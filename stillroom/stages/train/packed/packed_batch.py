@@ -124,7 +124,7 @@ class PackedBatch:
         """One array of every frame from the first one on, decoded and sampled."""
         grid, codec = self._windows(array, first), array.spec.codec
         words, floats = words[first:], floats[first:]
-        if array.decoded:
+        if array.by_host:
             return grid
         roles = codec.side_shapes(array.spec.shape)
         sides = {role: floats[:, array.words[role], None, None] for role in roles}

@@ -64,7 +64,7 @@ class PackedDataset:
     def tell(self) -> None:
         """Say which artifacts the host decodes after all."""
         for one in self._slot.arrays:
-            if one.decoded:
+            if one.by_host:
                 LOG.warning(
                     "stream %s: the host decodes %s, since codec %s does not store values of cells",
                     self.name,
@@ -119,13 +119,13 @@ def _pack_array(
     """Put what a view needs of an array at the end of a slot; return its new end."""
     begin, (holder, artifact, out_stride) = -(-end // ALIGNMENT) * ALIGNMENT, array.read
     words = array.words
-    if array.decoded:
+    if array.by_host:
         out = _room(array, slot, begin, 0, 0)
         read_view(holder, artifact, row, view, out_stride, torch.from_numpy(out))
         head[words["window"]] = begin, 0, 0
         return begin + out.nbytes
-    axes, sides = _axes(array, view), _sides(array)
-    rows, columns = map(positions_needed, axes, sides)
+    axes = _axes(array, view)
+    rows, columns = map(positions_needed, axes, array.grid)
     out = _room(array, slot, begin, rows.stop - rows.start, columns.stop - columns.start)
     side = holder.read_steps(artifact, row, rows, columns, out)
     head[words["window"]] = begin, rows.stop - rows.start, columns.stop - columns.start
@@ -160,15 +160,8 @@ def _room(
     return slot[begin : begin + size].view(array.dtype).reshape(shape)
 
 
-def _sides(array: PackedArray) -> tuple[int, int]:
-    """(height, width) of the whole grid of an array."""
-    spec = array.spec
-    height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
-    return height, width
-
-
 def _axes(array: PackedArray, view: View) -> tuple[Axis, Axis]:
-    height, width = _sides(array)
+    height, width = array.grid
     whole = Part(height, width, slice(0, height), slice(0, width))
     if "row weights" in array.words:
         return axes_between(view, whole, *array.strides)

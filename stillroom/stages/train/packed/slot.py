@@ -36,6 +36,7 @@ class PackedArray:
     Attributes:
         name: in a batch: "frames", "labels", or the key of an artifact; or "flow" from a frame to
             its neighbour and "flow back", which are in the neighbour's slot
+        grid: rows and columns of the whole array
         strides: canvas pixels a position of the array, output pixels one of the result
         shape: of the result of one frame, without the axis of channels
         most: rows and columns of the largest window that a view needs
@@ -45,6 +46,7 @@ class PackedArray:
 
     name: str
     read: Read
+    grid: tuple[int, int]
     strides: tuple[int, int]
     shape: tuple[int, int]
     most: tuple[int, int]
@@ -56,13 +58,13 @@ class PackedArray:
         return self.read.spec
 
     @cached_property
-    def decoded(self) -> bool:
+    def by_host(self) -> bool:
         """Whether the host decodes it, and the result itself travels."""
         return self.spec.codec.name not in DEQUANTISE
 
     def window_shape(self, rows: int, columns: int) -> tuple[int, ...]:
         """Shape of a window as it travels."""
-        if self.decoded:
+        if self.by_host:
             return (self.spec.shape[0], *self.shape)
         sides = {"y": rows, "x": columns}
         axes = zip(self.spec.kind.axes, self.spec.shape, strict=True)
@@ -71,7 +73,7 @@ class PackedArray:
     @cached_property
     def dtype(self) -> np.dtype[np.generic]:
         """Type of what travels."""
-        return np.dtype(np.float32 if self.decoded else self.spec.codec.steps)
+        return np.dtype(np.float32 if self.by_host else self.spec.codec.steps)
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,10 @@ def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> Pack
     stride = int(spec.attributes["stride"]) if spec.kind.has_stride else 1
     out_stride = read.out_stride if spec.kind.has_stride else 1
     rows, columns = (-(-side // out_stride) for side in size)
-    lengths = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
+    height, width = (spec.shape[spec.kind.axes.index(axis)] for axis in "yx")
     largest = (side / dataset.view.scale[0] / stride for side in size)
     # A window begins and ends between positions, and is sampled one beyond.
-    most = [min(n, math.ceil(side) + 2) for n, side in zip(lengths, largest, strict=True)]
+    most = [min(n, math.ceil(side) + 2) for n, side in zip((height, width), largest, strict=True)]
     taken = {"window": 3, "spans": 4, "rows": rows, "columns": columns}
     if spec.kind.geometry not in ("label", "nearest"):
         taken |= {"row weights": rows, "column weights": columns}
@@ -150,7 +152,13 @@ def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> Pack
     taken |= {k: math.prod(shape) for k, shape in spec.codec.side_shapes(spec.shape).items()}
     places = {key: words.take(count) for key, count in taken.items()}
     return PackedArray(
-        name, read, (stride, out_stride), (rows, columns), (most[0], most[1]), places
+        name,
+        read,
+        (height, width),
+        (stride, out_stride),
+        (rows, columns),
+        (most[0], most[1]),
+        places,
     )
 
 
