@@ -195,6 +195,7 @@ def sweep(trials: str) -> dict[str, Any]:
     """Place trials that end at once on a real Ray; seconds and memory of this process."""
     import ray
     from ray import tune
+
     from stillroom.pipeline.sweep.placing import Rules, Share, place
 
     class Ended(tune.Trainable):

@@ -138,7 +138,7 @@ def test_examples_are_valid_run_files(path: Path) -> None:
 def test_sweeps_of_the_examples_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     sweep = load_sweep(path)
-    assert len(sweep.students) == len(sweep.config.variants) * len(sweep.config.seeds)
+    assert len(sweep.students) == len(sweep.variants) * len(sweep.config.seeds)
 
 
 @pytest.fixture

@@ -223,10 +223,11 @@ def flow_with_bars(run: RunConfig) -> None:
         compute_clip_flow(run, bars.advance)
 
 
-def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
+def sweep_with_bars(plan: SweepPlan, *, address: str | None = None, **options: Any) -> SweepResult:
     """Run a sweep and show a bar for all of it, and one for every student that is being trained.
 
     Args:
+        address: of a Ray cluster, which then builds what is missing of the cache as well
         options: as for `run_sweep`
     """
     from stillroom.pipeline.sweep.run import Hooks, run_sweep
@@ -246,14 +247,22 @@ def sweep_with_bars(plan: SweepPlan, **options: Any) -> SweepResult:
             bars.update(name, note=f"scoring, frame {values['scored']} of {values['frames']}")
         else:
             bars.remove(name)
-            problem = f": {values['problem'].splitlines()[0]}" if "problem" in values else ""
-            bars.console.print(f"{event.kind} {name}{problem}", soft_wrap=True)
-            bars.update(everything, advance=1)
+            why = f": {values['problem'].splitlines()[0]}" if "problem" in values else ""
+            if event.kind == "stopped":
+                why = f" at step {values['step']}, mIoU {values['miou']:.4f}"
+            bars.console.print(f"{event.kind} {name}{why}", soft_wrap=True)
+            bars.update(everything, advance=event.kind != "retried")
         bars.show()
 
     with Bars("steps") as bars:
         bars.add(everything, len(plan.pending), has_rate=False)
-        return run_sweep(plan, hooks=Hooks(build_with_bars, flow_with_bars, on_event), **options)
+        hooks = Hooks(_builder(address), flow_with_bars, on_event)
+        return run_sweep(plan, address=address, hooks=hooks, **options)
+
+
+def _builder(address: str | None) -> Callable[[RunConfig], object]:
+    runner = "ray" if address else "inline"
+    return partial(build_with_bars, runner=runner, address=address)
 
 
 def stamped_printer() -> Callable[[str], None]:

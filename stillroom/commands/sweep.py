@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stillroom.commands.options import JSON, SET, example, print_result
+from stillroom.commands.options import ADDRESS, JSON, SET, example, print_result
 
 
 def _seeds(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
@@ -41,6 +41,7 @@ def _seeds(context: click.Context, option: click.Parameter, given: str | None) -
     "--per-class", is_flag=True, help="Also the IoU of every class, as a table and a PNG."
 )
 @click.option("--dry-run", is_flag=True, help="List what is done and what is to do; begin nothing.")
+@ADDRESS
 @JSON
 def sweep(
     sweep_file: Path,
@@ -51,6 +52,7 @@ def sweep(
     retrain: bool,
     per_class: bool,
     dry_run: bool,
+    address: str | None,
     as_json: bool,
 ) -> None:
     """Train every variant of a run with every seed, from one cache, and compare them.
@@ -68,7 +70,7 @@ def sweep(
     if dry_run:
         print_result(plan.to_dict(), sweeps.plan(plan), as_json)
         return
-    found = progress.sweep_with_bars(plan, retrain=retrain, per_class=per_class)
+    found = progress.sweep_with_bars(plan, retrain=retrain, per_class=per_class, address=address)
     print_result(found.to_dict(), sweeps.result(found, per_class=per_class), as_json)
     for trial, problem in found.failed.items():
         click.echo(f"error: {trial.name}: {problem}", err=True)

@@ -32,6 +32,11 @@ def use_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def gpu_count() -> int:
+    """Return how many GPUs torch sees."""
+    return torch.cuda.device_count()
+
+
 def best_device() -> str:
     """Return "cuda" where there is a usable GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STATES = {
     "done": "done",
+    "stopped": "stopped early",
     "trained": "trained, to be scored",
     "begun": "begun, goes on",
     "new": "to be trained",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
+from stillroom.pipeline.sweep.early import unvalidated
 from stillroom.pipeline.sweep.sweep_settings import SweepConfig, slug
 from stillroom.stages.class_lists import agree, numbered
 from stillroom.storage_specs.errors import ConfigError
@@ -120,13 +121,10 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     faults += [f"{config.run}: {fault}" for fault in wrong]
     if run is not None and run.evaluate is None:
         faults.append(f"{config.run}: evaluate: required here, with a labelled source to score on")
-    students: list[Trial] = []
-    section, known = "variants" if config.variants else "search", set(wrong)
-    for name, changes in variants.items():
-        found, more = _variant(config, document, name, changes)
-        faults += [f"{section}.{name!r}.{fault}" for fault in more if fault not in known]
-        known |= set(more) if config.search else set()  # else each point would repeat it
-        students += found
+    students, more = _students(config, document, variants, set(wrong))
+    faults += more
+    if config.asha is not None and unvalidated([trial.run for trial in students]):
+        faults.append("asha: compares scores while students train: give the run [train].validation")
     if faults or run is None:
         raise ConfigError(f"{path}: {listing(faults)}")
     order = {seed: place for place, seed in enumerate(config.seeds)}
@@ -157,6 +155,21 @@ def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
         return SweepConfig.model_validate({**given, "seeds": [*config.seeds, *more]})
     except ValidationError as error:
         raise ConfigError(f"{path}: {listing(describe(error, SweepConfig))}") from error
+
+
+def _students(
+    config: SweepConfig, document: Mapping[str, Any], variants: Mapping[str, Any], known: set[str]
+) -> tuple[list[Trial], list[str]]:
+    """Return the students of all variants, and their faults but those that are known."""
+    section = "variants" if config.variants else "search"
+    students: list[Trial] = []
+    faults: list[str] = []
+    for name, changes in variants.items():
+        found, more = _variant(config, document, name, changes)
+        faults += [f"{section}.{name!r}.{fault}" for fault in more if fault not in known]
+        known = known | set(more) if config.search else known  # else each point would repeat it
+        students += found
+    return students, faults
 
 
 def _variant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,10 +65,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A student that was stopped early, with its score at that step; it is in no mean."""
+
+    seed: int
+    step: int
+    miou: float
+
+
+@dataclass(frozen=True)
 class Row:
     """A variant with the students that are done, or a teacher.
 
     Attributes:
+        stopped: its students that were stopped early
         gain: mean mIoU less that of the baseline; None where one of them is not there
     """
 
@@ -75,6 +86,7 @@ class Row:
     overrides: dict[str, Any]
     students: tuple[Outcome, ...]
     gain: float | None = None
+    stopped: tuple[Stopped, ...] = ()
 
     def spread(self, measure: str) -> Spread | None:
         """Return the spread of one of `MEASURES` over the students."""
@@ -98,6 +110,7 @@ class Row:
             **{measure: _dict(self.spread(measure)) for measure in MEASURES},
             "gain": self.gain,
             "iou": {name: _dict(self.iou(name)) for name in self.classes},
+            "stopped": [asdict(student) for student in self.stopped],
         }
 
 
@@ -175,11 +188,16 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return max(done, key=lambda row: means[row.name], default=None)
 
 
-def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Row]:
+def rows_of(
+    sweep: Sweep,
+    records: Mapping[Trial, Mapping[str, Any]],
+    stopped: Mapping[Trial, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Row]:
     """Return a row a teacher, then a row a variant, with the trials that are done.
 
     Args:
         records: of these, by trial
+        stopped: step and score of those that were stopped early
     """
 
     def outcomes(trials: Sequence[Trial]) -> tuple[Outcome, ...]:
@@ -194,7 +212,12 @@ def rows_of(sweep: Sweep, records: Mapping[Trial, Mapping[str, Any]]) -> list[Ro
     for name, students in found.items():
         mine = spread([student.miou for student in students])
         gain = None if mine is None or base is None else mine.mean - base.mean
-        rows.append(Row(name, dict(sweep.variants[name]), students, gain))
+        ended = tuple(
+            Stopped(trial.seed or 0, **values)
+            for trial, values in stopped.items()
+            if trial.row == name
+        )
+        rows.append(Row(name, dict(sweep.variants[name]), students, gain, ended))
     return _with_shared_classes(rows)
 
 

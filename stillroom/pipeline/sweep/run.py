@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.build.cores import cores_here
 from stillroom.pipeline.build.plan import plan_build
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.faults import nearest
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.run_file.writing import as_toml
+from stillroom.pipeline.sweep.devices import places, visible_gpus
 from stillroom.pipeline.sweep.results import SweepResult, rows_of
 from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
+from stillroom.pipeline.sweep.tune_runner import Ends, run_on_tune
 from stillroom.pipeline.video import compute_clip_flow
 from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.sweep.file import Sweep, Trial
+    from stillroom.pipeline.sweep.results import Row
     from stillroom.pipeline.sweep.trials import OnEvent
 
 TABLE, RESULTS, CHART, CLASSES = "table.md", "results.json", "miou.png", "classes.png"
 LOGS = "logs"
+ENDED = ("done", "stopped")
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class SweepPlan:
 
     @property
     def pending(self) -> list[Trial]:
-        """The chosen trials that are not done."""
-        return [trial for trial in self.chosen if self.states[trial].kind != "done"]
+        """The chosen trials that are neither done nor stopped."""
+        return [trial for trial in self.chosen if self.states[trial].kind not in ENDED]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON."""
@@ -104,7 +109,7 @@ def plan_sweep(
         if name not in known:
             raise ConfigError(f"--only {name!r}: no such variant{nearest(name, known)}")
     missing = _missing_shards(sweep.run)
-    records = SweepRecords(sweep.run)
+    records = SweepRecords(sweep.run, early=sweep.config.asha is not None)
     trials = (*sweep.teachers, *sweep.students)
     students = () if teachers_only else sweep.students
     chosen = (
@@ -123,6 +128,7 @@ def run_sweep(
     *,
     retrain: bool = False,
     per_class: bool = False,
+    address: str | None = None,
     hooks: Hooks = Hooks(),
 ) -> SweepResult:
     """Build what is missing of the cache, do what is not done, and write table and charts.
@@ -130,12 +136,16 @@ def run_sweep(
     Args:
         retrain: where folders hold students of another config, put them aside and train anew
         per_class: also draw the IoU of every class
+        address: of a Ray cluster, whose nodes train the students; None trains them here
 
     Raises:
         ConfigError: a folder holds another student, and is not to be put aside.
         CacheError: the cache cannot be built.
     """
     sweep, pending = plan.sweep, plan.pending
+    if address is None:
+        _demand_no_asha(sweep, pending)
+    free = () if address else places(sweep.config, visible_gpus(), cores_here())
     if not retrain:
         refuse_changed({trial: plan.states[trial] for trial in pending})
     if plan.missing_shards and pending:
@@ -145,13 +155,31 @@ def run_sweep(
     for trial in pending:
         if plan.states[trial].kind == "changed":
             set_aside(trial)
-    settings = sweep.config
-    jobs = (_job(sweep, trial, plan.states[trial]) for trial in pending)
-    failed = run_trials(jobs, settings.parallel, settings.threads, hooks.on_event)
-    done = {trial: state.result for trial, state in plan.states.items() if state.result is not None}
-    done |= {trial: read_json(trial.record) for trial in pending if trial not in failed}
-    result = SweepResult(sweep, rows_of(sweep, done), failed)
+    jobs = [_job(sweep, trial, plan.states[trial]) for trial in pending]
+    if address is None or not jobs:
+        ends = Ends(run_trials(jobs, free, sweep.config.retries, hooks.on_event))
+    else:
+        before = [one for one in sweep.students if plan.states[one].kind in ENDED]
+        ends = run_on_tune(sweep, jobs, before, address, hooks.on_event)
+    result = SweepResult(sweep, _rows(plan, ends), ends.failed)
     return replace(result, files=_write(result, per_class))
+
+
+def _rows(plan: SweepPlan, ends: Ends) -> list[Row]:
+    """Return the rows of the table, after the pending trials have ended."""
+    states, undone = plan.states.items(), ends.failed.keys() | ends.stopped.keys()
+    done = {trial: state.result for trial, state in states if state.result is not None}
+    done |= {trial: read_json(trial.record) for trial in plan.pending if trial not in undone}
+    stopped = {trial: state.stopped for trial, state in states if state.stopped is not None}
+    return rows_of(plan.sweep, done, stopped | ends.stopped)
+
+
+def _demand_no_asha(sweep: Sweep, pending: Sequence[Trial]) -> None:
+    if sweep.config.asha is not None and any(trial.seed is not None for trial in pending):
+        raise ConfigError(
+            "asha: Ray Tune stops students early: give --address HOST:PORT of a cluster, or "
+            "--address local to start one on this machine; or leave asha out"
+        )
 
 
 def _missing_shards(run: RunConfig) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.pipeline.run_file.sections import EXACT, as_document
+from stillroom.pipeline.sweep.early import STOPPED
 from stillroom.pipeline.training import ELSEWHERE
 from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.sources.open import open_source
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.sweep.file import Trial
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
-Kind = Literal["done", "trained", "begun", "new", "changed"]
+Kind = Literal["done", "stopped", "trained", "begun", "new", "changed"]
 # The classes are those of the cache; `train` compares them.
 HOW = {"size", "ignore", *LooksSettings.model_fields}  # of [evaluate]: how frames are scored
 MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
@@ -35,24 +36,31 @@ class State:
     """How far a trial has come.
 
     Attributes:
-        kind: "done": its result can be read; "trained": it is to be scored; "begun": its training
-            goes on; "new": nothing is there; "changed": its folder holds something else
+        kind: "done": its result can be read; "stopped": early, for its score; "trained": it is
+            to be scored; "begun": its training goes on; "new": nothing is there; "changed": its
+            folder holds something else
         scored: what its score is to depend on, beside the student
         differences: of "changed": a line each
         result: of "done"
+        stopped: of "stopped": the step and the score
     """
 
     kind: Kind
     scored: dict[str, Any]
     differences: tuple[str, ...] = ()
     result: dict[str, Any] | None = None
+    stopped: dict[str, Any] | None = None
 
 
 class SweepRecords:
-    """Reads how far trials have come; what several of them share is read once."""
+    """Reads how far trials have come; what several of them share is read once.
 
-    def __init__(self, run: RunConfig) -> None:
-        self._run = run
+    Args:
+        early: whether those that were stopped early stay so
+    """
+
+    def __init__(self, run: RunConfig, *, early: bool = False) -> None:
+        self._run, self._early = run, early
         self._source = functools.cache(self._read_source)
         self._flow = functools.cache(self._read_flow)
 
@@ -81,6 +89,9 @@ class SweepRecords:
         if result is not None:
             return State("done", wanted, result=result)
         ended = all((folder / name).exists() for name in (run_folder.RESULT, run_folder.MODEL))
+        stopped = run_folder.read_json(folder / STOPPED) if self._early and not ended else None
+        if stopped is not None:
+            return State("stopped", wanted, stopped=stopped)
         return State("trained" if ended else "begun", wanted)
 
     def _scored(self, trial: Trial) -> dict[str, Any]:

@@ -16,6 +16,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LONGEST_FOLDER = 230  # bytes; file systems take 255, and seed and suffix follow
 
 
+class AshaConfig(Settings):
+    """Early stopping of students that score low where others were at the same step.
+
+    Attributes:
+        grace: steps before which none is stopped; those between two validations if left out
+        reduction_factor: one in so many goes on from each rung, whose steps grow by it
+    """
+
+    grace: int | None = Field(default=None, gt=0)
+    reduction_factor: float = Field(default=4.0, gt=1, allow_inf_nan=False)
+
+
 class SweepConfig(Settings):
     """A whole sweep file.
 
@@ -23,8 +35,13 @@ class SweepConfig(Settings):
         run: the run file that variants change
         path: folder of the students' run folders, and of the table
         seeds: each variant is trained with each of them
-        parallel: students trained at a time, each in a process of its own
+        parallel: students trained at a time, each in a process of its own; left out, as many as
+            the shares below leave room for on this machine, one where none is given, and as many
+            as Ray has room for
         threads: torch threads of each
+        gpus_per_student: the share of a GPU that each student takes
+        cpus_per_student: what each takes of a machine's CPUs; `threads` if left out, on Ray
+        retries: of a student that fails, but for what only its user can mend
         baseline: the variant that others are compared with; the first one if left out, none where
             there is a search
         set: keys of the run file, changed for all variants
@@ -33,19 +50,24 @@ class SweepConfig(Settings):
             trained at every point of it
         samples: draws from the ranges, for each combination of choices
         search_seed: of the draws
+        asha: stops students early, on Ray
     """
 
     run: Path
     path: Path
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    parallel: int = Field(default=1, gt=0)
+    parallel: int | None = Field(default=None, gt=0)
     threads: int = Field(default=1, gt=0)
+    gpus_per_student: float | None = Field(default=None, ge=0, le=1)
+    cpus_per_student: int | None = Field(default=None, gt=0)
+    retries: int = Field(default=1, ge=0)
     baseline: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     search: dict[str, list[Any]] = Field(default_factory=dict)
     samples: int = Field(default=1, gt=0)
     search_seed: int = 0
+    asha: AshaConfig | None = None
 
     @field_validator("run", "path")
     @classmethod

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from stillroom.pipeline.sweep.file import Sweep
     from stillroom.pipeline.sweep.results import Row, Spread
+    from stillroom.pipeline.sweep.sweep_settings import SweepConfig
 
 Lines = list[list[str]]
 NONE = "-"
@@ -32,6 +33,7 @@ def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
     head += ["pixel accuracy"]
     head += list(STEADINESS) if sweep.has_video else []
     head += ["s / step", "waiting", "memory"]
+    head += ["stopped early"] if sweep.config.asha else []
     lines = []
     for row in rows:
         miou = row.spread("miou")
@@ -47,6 +49,7 @@ def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
                 _mean(row.spread("seconds_per_step"), ".3f"),
                 _mean(row.spread("waiting"), ".1%"),
                 _mean(row.spread("peak_memory_mb"), ".0f", " MB"),
+                *([_stopped(row)] if sweep.config.asha else []),
             ]
         )
     return head, lines
@@ -76,9 +79,7 @@ def best(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
 def explained(sweep: Sweep) -> str:
     """Return how the numbers of the table are to be read."""
     gains = "" if sweep.baseline is None else "gains in points of mIoU; "
-    side = "one at a time"
-    if sweep.config.parallel > 1:
-        side = f"{sweep.config.parallel} side by side, which s / step and waiting show"
+    early = "those stopped early are in no mean; " if sweep.config.asha else ""
     steady = ""
     if sweep.has_video:
         steady = (
@@ -87,9 +88,18 @@ def explained(sweep: Sweep) -> str:
         )
     return (
         f"means over n seeds, with the lowest and the highest mIoU; {gains}"
-        f"{steady}memory: the most that a process held, training and scoring; "
-        f"students trained {side}"
+        f"{steady}{early}memory: the most that a process held, training and scoring; "
+        f"students trained {_side_by_side(sweep.config)}"
     )
+
+
+def _side_by_side(config: SweepConfig) -> str:
+    if config.parallel == 1:
+        return "one at a time"
+    if config.parallel is None and not (config.gpus_per_student or config.cpus_per_student):
+        return "one at a time, on Ray as many side by side as there is room for"
+    many = config.parallel or "as many as there is room for"
+    return f"{many} side by side, which s / step and waiting show"
 
 
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
@@ -107,6 +117,11 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
 def write_table(path: Path, sweep: Sweep, rows: Sequence[Row]) -> None:
     """Write the page to `path`, atomically."""
     write_whole(path, markdown(sweep, rows).encode())
+
+
+def _stopped(row: Row) -> str:
+    said = (f"seed {each.seed} at step {each.step}: {each.miou:.4f}" for each in row.stopped)
+    return ", ".join(said) or NONE
 
 
 def _gain(row: Row, baseline: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.job import Progress
 
 RUN_FILE = "run.toml"
+FORMER_SECONDS = 120.0  # a step, and saving
 EVENT_SECONDS = 0.3  # at least, between two events of progress
 
 
@@ -65,6 +67,8 @@ class EventWriter:
 
 def main() -> None:
     """Run the trial on stdin; exit with 0, 2 for what a user can mend, or 1 for anything else."""
+    # Ray's actors block it, and a process inherits that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     events = EventWriter(os.dup(1))
     os.dup2(2, 1)
     try:
@@ -90,14 +94,15 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
     Args:
         task: document: of the run file; origin: of it; teacher: its name, None for a student;
             threads; record: where the result goes; keep: what else is to be written there;
-            run_file: its text, to be left in the run folder
+            run_file: its text, to be left in the run folder; ran: the node and its GPUs
     """
     from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
     from stillroom.pipeline.run_file.loading import parse_run
     from stillroom.pipeline.training import train_run
     from stillroom.stages.torch_state import use_threads
-    from stillroom.stages.train.run_folder import read_json, write_json, write_whole
+    from stillroom.stages.train.run_folder import alone, read_json, write_json, write_whole
 
+    began = time.time()
     use_threads(task["threads"])
     run = parse_run(task["document"], task["origin"])
     record = Path(task["record"])
@@ -105,6 +110,8 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
     model = f"teacher:{task['teacher']}"
     earlier: float | None = 0.0  # MB, of the process that trained, if it was another
     if task["teacher"] is None:
+        with alone(record.parent, FORMER_SECONDS):  # a killed sweep's process may still save there
+            pass
         write_whole(record.parent / RUN_FILE, task["run_file"].encode())
         trained = train_run(run, events.step)
         if trained.already_finished:
@@ -116,7 +123,8 @@ def run_trial(task: dict[str, Any], events: EventWriter) -> None:
     found["test"] = evaluate_model(run, model, options, events.frames).to_dict()
     here = peak_memory_mb()
     peak = None if earlier is None or here is None else max(earlier, here)
-    write_json(record, {**found, "peak_memory_mb": peak, **task["keep"]})
+    ran = {**task["ran"], "began": began, "ended": time.time()}
+    write_json(record, {**found, "peak_memory_mb": peak, **task["keep"], "ran": ran})
 
 
 def peak_memory_mb() -> float | None:

@@ -1,29 +1,25 @@
-"""Trials of a sweep, each in a process of its own, some at a time."""
+"""Trials of a sweep on this machine, each in a process of its own, some at a time."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import selectors
-import signal
-import subprocess
-import sys
-from collections import deque
+import socket
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.pipeline.sweep.child import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from stillroom.pipeline.sweep.devices import Place
     from stillroom.pipeline.sweep.file import Trial
 
 LOG = logging.getLogger(__name__)
-LOG_TAIL = 2000  # characters of a log that are read for its last line
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class TrialJob:
     """
 
     trial: Trial
-    task: dict[str, Any]
+    task: Mapping[str, Any]
     log: Path
 
 
@@ -45,144 +41,121 @@ class TrialEvent:
     """Something happened to a trial.
 
     Attributes:
-        kind: "begun", "step", "scored", "done" or "failed"
+        kind: "begun", "step", "scored", "done", "failed", "retried": it failed and begins again,
+            or "stopped" early
         values: what its process wrote about it
     """
 
     trial: Trial
     kind: str
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 OnEvent = Callable[[TrialEvent], None]
 
 
 @dataclass(eq=False)
-class _Process:
+class _Running:
     job: TrialJob
-    handle: subprocess.Popen[bytes]
-    pipe: IO[bytes]
-    unread: bytes = b""  # the beginning of a line
-    problem: str | None = None
+    place: Place
+    child: Child
 
 
 def run_trials(
-    jobs: Iterable[TrialJob], parallel: int, threads: int, on_event: OnEvent
+    jobs: Iterable[TrialJob], places: Sequence[Place], retries: int, on_event: OnEvent
 ) -> dict[Trial, str]:
-    """Run all trials; return the error message of each that failed.
+    """Run all trials, one at a time in each place; return why those failed that did.
 
     When this is interrupted, so are the processes: each finishes its step and saves.
+
+    Args:
+        retries: of a trial that fails by what its user cannot mend
 
     Raises:
         ConfigError: a log cannot be written.
     """
-    waiting = deque(jobs)
+    waiting, free = deque(jobs), deque(places)
     failed: dict[Trial, str] = {}
-    running: list[_Process] = []
+    attempts: Counter[Trial] = Counter()
+    running: list[_Running] = []
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or running:
-                while waiting and len(running) < parallel:
-                    process = _start(waiting.popleft(), threads)
-                    running.append(process)
-                    selector.register(process.pipe, selectors.EVENT_READ, process)
-                    on_event(TrialEvent(process.job.trial, "begun"))
+                while waiting and free:
+                    one = _start(waiting.popleft(), free.popleft())
+                    running.append(one)
+                    selector.register(one.child.pipe, selectors.EVENT_READ, one)
+                    on_event(TrialEvent(one.job.trial, "begun"))
                 for key, _ in selector.select():
-                    process = key.data
-                    if _read_events(process, on_event):
+                    one = key.data
+                    if _pass_on(one, on_event):
                         continue
-                    selector.unregister(process.pipe)
-                    running.remove(process)
-                    _finish(process, failed, on_event)
+                    selector.unregister(one.child.pipe)
+                    running.remove(one)
+                    free.appendleft(one.place)
+                    attempts[one.job.trial] += 1
+                    again = attempts[one.job.trial] <= retries
+                    if _settle(one, failed, on_event, again=again):
+                        waiting.append(one.job)
         except BaseException:
             _stop(running)
             raise
     return failed
 
 
-def _start(job: TrialJob, threads: int) -> _Process:
-    """Begin a process that sees the modules that this one sees, and not this one's Ctrl-C."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path),
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONUNBUFFERED": "1",
-    }
-    try:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
-            handle = subprocess.Popen(
-                [sys.executable, "-P", "-m", "stillroom.pipeline.sweep.trial_process"],
-                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-    except OSError as error:
-        raise ConfigError(f"{job.log}: cannot be written ({error.strerror})") from error
-    if handle.stdin is None or handle.stdout is None:
-        raise RuntimeError("a process was begun without its pipes")
-    try:
-        handle.stdin.write(json.dumps(job.task).encode())
-        handle.stdin.close()
-    except BrokenPipeError:
-        pass  # it has ended already; its exit code says so
-    return _Process(job, handle, handle.stdout)
+def with_place(task: Mapping[str, Any], node: str, gpus: Sequence[str]) -> dict[str, Any]:
+    """Return a task that says where it runs, which its record keeps."""
+    return {**task, "ran": {"node": node, "gpus": list(gpus)}}
 
 
-def _read_events(process: _Process, on_event: OnEvent) -> bool:
-    """Pass on what the process has written; return False once it has closed its end."""
-    data = os.read(process.pipe.fileno(), 2**16)
-    *lines, process.unread = (process.unread + data).split(b"\n")
-    for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue  # what a start-up script of Python's printed
-        if "problem" in values:
-            process.problem = values["problem"]
-        else:
-            kind = "step" if "step" in values else "scored"
-            on_event(TrialEvent(process.job.trial, kind, values))
-    return bool(data)
+def _start(job: TrialJob, place: Place) -> _Running:
+    gpus = place.split(",") if place else []
+    task = with_place(job.task, socket.gethostname(), gpus)
+    environment = {} if place is None else {"CUDA_VISIBLE_DEVICES": place}
+    return _Running(job, place, Child(task, job.log, environment))
 
 
-def _finish(process: _Process, failed: dict[Trial, str], on_event: OnEvent) -> None:
-    code, trial = process.handle.wait(), process.job.trial
-    process.pipe.close()
-    if code == 0:
+def event_of(trial: Trial, values: Mapping[str, Any]) -> TrialEvent:
+    """Return what a process wrote as an event."""
+    return TrialEvent(trial, "step" if "step" in values else "scored", values)
+
+
+def _pass_on(one: _Running, on_event: OnEvent) -> bool:
+    """Pass on what a process has written; return False once it has closed its end."""
+    found = one.child.read()
+    for values in found or ():
+        on_event(event_of(one.job.trial, values))
+    return found is not None
+
+
+def _settle(one: _Running, failed: dict[Trial, str], on_event: OnEvent, *, again: bool) -> bool:
+    """Take the result of an attempt; return whether there is to be another."""
+    failure, trial = one.child.end(), one.job.trial
+    if failure is None:
         on_event(TrialEvent(trial, "done"))
-        return
-    failed[trial] = process.problem or _last_line(process.job.log, code)
-    on_event(TrialEvent(trial, "failed", {"problem": failed[trial]}))
+        return False
+    again = again and not failure.mendable
+    if not again:
+        failed[trial] = failure.problem
+    kind = "retried" if again else "failed"
+    on_event(TrialEvent(trial, kind, {"problem": failure.problem}))
+    return again
 
 
-def _last_line(log: Path, code: int) -> str:
-    """Describe the end of a process that wrote no problem."""
-    how = f"it ended with exit code {code}"
-    if code < 0:
-        name = signal.Signals(-code).name
-        how = f"it was ended by {name}"
-        if name == "SIGKILL":
-            how += ", most often for want of memory"
-    text = log.read_text(encoding="utf8", errors="replace")[-LOG_TAIL:].strip()
-    last = text.splitlines()[-1] if text else "nothing"
-    return f"{how}; the last line of {log}: {last}"
-
-
-def _stop(running: list[_Process]) -> None:
+def _stop(running: list[_Running]) -> None:
     """Interrupt the processes and wait for them; a second Ctrl-C meanwhile kills them."""
     if not running:
         return
     LOG.warning("stopping: students finish their step and are saved; once more to stop at once")
     try:
-        for process in running:
-            process.handle.send_signal(signal.SIGINT)
-        for process in running:
-            process.handle.wait()
+        for one in running:
+            one.child.interrupt()
+        for one in running:
+            one.child.end()
     except BaseException:
-        for process in running:
-            process.handle.kill()
+        for one in running:
+            one.child.kill()
         raise
     finally:
-        for process in running:
-            process.handle.wait()
-            process.pipe.close()
+        for one in running:
+            one.child.end()

@@ -345,7 +345,10 @@ def test_kubectl_gets_the_manifest(run_file: Path, programs: Path, tmp_path: Pat
     [
         (["train", "--to", "slurm", "--image", "i"], "--image is for kubernetes, not for slurm"),
         (["train", "--to", "slurm", "--secret", "K"], "--secret is for ray and kubernetes"),
-        (["train", "--to", "slurm", "--nodes", "2"], "only `submit cache` spreads over several"),
+        (
+            ["train", "--to", "slurm", "--nodes", "2"],
+            "only `submit cache` and `submit sweep` spread",
+        ),
         (["cache", "--to", "ray", "--nodes", "2"], "--nodes is for slurm and kubernetes"),
         (["train", "--to", "slurm", "--sbatch", "--partition=x"], "without its dashes"),
         (["train", "--to", "slurm", "--sbatch", "chdir=/x"], "chdir is set here"),
@@ -365,6 +368,33 @@ def test_what_cannot_be_submitted(
     done = submit(command, run_file, *more)
     assert done.exit_code == 2
     assert words in done.stderr
+
+
+def test_a_sweep_spreads_over_a_ray_cluster_and_not_over_nodes_of_slurm(run_file: Path) -> None:
+    file = sweep_file(run_file)
+    sent = json.loads(printed("sweep", file, "--to", "ray", "--gpus", 8))
+    assert sent["entrypoint"].endswith(f"-m stillroom sweep {file} --address auto")
+    assert (sent["entrypoint_num_cpus"], sent["entrypoint_num_gpus"]) == (1, 0)
+    claim = f"w={Path.cwd()}"
+    job = yaml.safe_load(
+        printed("sweep", file, "--to", "kubernetes", "--image", "i", "--claim", claim, "--nodes", 3)
+    )
+    assert job["spec"]["entrypoint"].endswith(f"sweep {file} --address auto")
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert workers["replicas"] == 3
+    refused = submit("sweep", file, "--to", "slurm", "--nodes", 3, "--print")
+    assert refused.exit_code == 2
+    assert "the students of a sweep are jobs of their own on Slurm" in refused.stderr
+
+
+def test_a_sweep_that_stops_students_early_is_no_array_of_slurm(run_file: Path) -> None:
+    file = sweep_file(run_file)
+    validation = 'set = { "train.validation" = { source = "street" } }'
+    file.write_text(f"asha = {{}}\n{validation}\n{file.read_text()}")
+    refused = submit("sweep", file, "--to", "slurm", "--print")
+    assert refused.exit_code == 2
+    assert "asha compares students while they train" in refused.stderr
+    assert submit("sweep", file, "--to", "ray", "--print").exit_code == 0
 
 
 def test_an_address_without_a_dashboard(run_file: Path) -> None:

@@ -194,13 +194,15 @@ def test_every_variant_is_trained_with_every_seed_and_scored(swept: Result) -> N
     )
     assert " ".join(shown["rows"][1]) == (
         "name overrides students miou pixel_accuracy tc tc_visible tc_shared stay stability "
-        "seconds_per_step waiting peak_memory_mb gain iou"
+        "seconds_per_step waiting peak_memory_mb gain iou stopped"
     )
     assert " ".join(shown["rows"][1]["students"][0]) == (
         "seed folder miou pixel_accuracy iou seconds_per_step waiting peak_memory_mb tc tc_visible "
         "stability tc_by_class tc_shared stay validation"
     )
-    assert " ".join(trained) == "train test peak_memory_mb scored made_by"
+    assert " ".join(trained) == "train test peak_memory_mb scored made_by ran"
+    assert " ".join(trained["ran"]) == "node gpus began ended"
+    assert trained["ran"]["began"] < trained["ran"]["ended"]
     assert " ".join(trained["made_by"]) == (
         "sweep run run_file set command_line variant overrides config"
     )
@@ -333,9 +335,9 @@ def test_a_process_that_says_nothing_is_reported(
     log = sweep.config.path / "logs" / "a.log"
     log.parent.mkdir(parents=True)
     events: list[str] = []
-    job = TrialJob(sweep.students[0], {}, log)
-    failed = run_trials([job], 1, 1, lambda event: events.append(event.kind))
-    assert events == ["begun", "failed"]
+    job = TrialJob(sweep.students[0], {"threads": 1}, log)
+    failed = run_trials([job], [None], 1, lambda event: events.append(event.kind))
+    assert events == ["begun", "retried", "begun", "failed"]
     assert said.format(log) in failed[job.trial]
 
 

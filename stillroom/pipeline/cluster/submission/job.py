@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Command = Literal["cache", "train", "sweep"]
 LONGEST_NAME = 40
+# What those that use a whole Ray cluster are told, in a job on it.
+OVER_RAY = {"cache": ("--runner", "ray"), "sweep": ("--address", "auto")}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Resources:
     Attributes:
         gpus, cpus: whole ones
         memory_gb: None leaves it to the cluster
-        nodes: machines; more than one only for a build, which spreads its shards
+        nodes: machines; more than one only for what spreads over a Ray: a build, a sweep
     """
 
     gpus: int = 1
@@ -46,6 +48,7 @@ class Job:
         folder: absolute; the command runs there, and the cluster sees it at the same path
         python: the interpreter that has this program, on the cluster
         trials: "--only VARIANT --seeds SEED" of each student of a sweep
+        needs_ray: whether it stops students early, which Ray Tune does
     """
 
     command: Command
@@ -55,6 +58,7 @@ class Job:
     python: str
     resources: Resources = Resources()
     trials: tuple[tuple[str, ...], ...] = ()
+    needs_ray: bool = False
 
     @property
     def name(self) -> str:
@@ -88,10 +92,10 @@ def load_job(
     from stillroom.pipeline.run_file.loading import load_run
     from stillroom.pipeline.sweep.file import load_sweep
 
-    if resources.nodes > 1 and command != "cache":
+    if resources.nodes > 1 and command not in OVER_RAY:
         raise ConfigError(
-            f"--nodes {resources.nodes}: only `submit cache` spreads over several machines; a "
-            "student trains on one, and the students of a sweep are jobs of their own on Slurm"
+            f"--nodes {resources.nodes}: a student trains on one machine; only `submit cache` and "
+            "`submit sweep` spread over several"
         )
     place = folder.absolute()
     if place.is_dir() and not (place / file).is_file():  # elsewhere only the cluster can look
@@ -100,13 +104,15 @@ def load_job(
             "the file by its absolute path, or as it lies in that folder"
         )
     trials: tuple[tuple[str, ...], ...] = ()
+    early = False
     if command == "sweep":
         sweep = load_sweep(file, overrides, ())
         _demand_sections(command, sweep.run)
-        trials = _trials(sweep)
+        trials, early = _trials(sweep), sweep.config.asha is not None
     else:
         _demand_sections(command, load_run(file, overrides))
-    return Job(command, file, tuple(overrides), place, python or sys.executable, resources, trials)
+    python = python or sys.executable
+    return Job(command, file, tuple(overrides), place, python, resources, trials, early)
 
 
 def outputs(job: Job) -> dict[str, str]:

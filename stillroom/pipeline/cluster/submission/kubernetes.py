@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.cluster.submission.job import OVER_RAY
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def manifest(
 ) -> dict[str, Any]:
     """A RayJob of API version ray.io/v1.
 
-    A build has a head without GPUs and `nodes` workers; everything else runs on a head alone.
+    A build or a sweep has a head without GPUs and `nodes` workers; training runs on a head alone.
 
     Args:
         image: of a container with this program and Ray
@@ -44,16 +45,15 @@ def manifest(
             ": what the job writes would go with its container; give --claim NAME=/PATH, and "
             "--folder below it"
         )
-    builds = job.command == "cache"
-    more = ["--runner", "ray"] if builds else []
+    more = OVER_RAY.get(job.command)
     # KubeRay passes this through a shell of its own: one plain command, without `cd` and `&&`.
-    entrypoint = shlex.join(["env", "-C", str(job.folder), *job.words(*more)])
-    head = _pod(job, image, claims, secrets, gpus=0 if builds else job.resources.gpus)
+    entrypoint = shlex.join(["env", "-C", str(job.folder), *job.words(*(more or ()))])
+    head = _pod(job, image, claims, secrets, gpus=0 if more else job.resources.gpus)
     cluster: dict[str, Any] = {
         "rayVersion": ray.__version__,
         "headGroupSpec": {"rayStartParams": {"dashboard-host": "0.0.0.0"}, "template": head},
     }
-    if builds:
+    if more:
         nodes = job.resources.nodes
         cluster["workerGroupSpecs"] = [
             {

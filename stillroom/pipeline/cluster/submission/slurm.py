@@ -56,6 +56,16 @@ def scripts(job: Job, options: Sequence[str] = (), at_once: int | None = None) -
     """
     for option in options:
         _demand_option(option)
+    if job.needs_ray:
+        raise ConfigError(
+            f"{job.file}: asha compares students while they train, which jobs of their own on "
+            "Slurm cannot; leave it out, or submit --to ray or kubernetes"
+        )
+    if job.command == "sweep" and job.resources.nodes > 1:
+        raise ConfigError(
+            f"--nodes {job.resources.nodes}: the students of a sweep are jobs of their own on "
+            "Slurm; --at-once N says how many of them run at a time"
+        )
     if job.command == "sweep":
         return [
             Script(_script(job, options, _exec(job.words("--teachers-only")), "-teachers")),
