@@ -158,6 +158,38 @@ def test_a_cluster_that_grows_and_shrinks_is_used_as_it_is(
     assert contents(Path("other.cache")) == whole
 
 
+def gpus_asked_for(address: str) -> list[float]:
+    """GPUs of each waiting request, as an autoscaler is told of them."""
+    from ray._raylet import GcsClient
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    state = get_cluster_resource_state(GcsClient(address=address))
+    asked = [one.request.resources_bundle for one in state.pending_resource_requests]
+    return [bundle["GPU"] for bundle in asked if "GPU" in bundle]
+
+
+@partial(on_ray, tier=pytest.mark.slow)
+def test_a_teacher_for_a_gpu_asks_an_autoscaler_for_one_and_starts_where_it_comes(
+    fault_run: Path, marked: dict[str, str], wait_until: Callable[..., bool]
+) -> None:
+    import torch
+
+    with cluster(marked) as (process, address):
+        tell(process, "lose", "lost")  # now there is a head with a CPU, and no GPU
+        wanted = ("--set", "teachers.tiny.device=cuda")
+        building = start(fault_run, "late.cache", marked, "--address", address, *wanted)
+        assert wait_until(lambda: gpus_asked_for(address) or building.poll() is not None)
+        assert gpus_asked_for(address) == [1.0], Path("said.txt").read_text()
+        tell(process, "add", "added")
+        code = building.wait(300)
+    said = Path("said.txt").read_text()
+    assert "RUNS ON CPUS" not in said
+    if torch.cuda.is_available():
+        assert code == 0, said
+    else:  # it is the worker that says so: on what was declared a GPU here
+        assert (code, "teachers.tiny: device = 'cuda'" in said) == (2, True), said
+
+
 @on_ray
 def test_killed_drivers_leave_a_cluster_on_which_the_build_resumes(
     fault_run: Path,
