@@ -15,7 +15,7 @@ from stillroom.commands.cache import cache
 from stillroom.commands.doctor import doctor
 from stillroom.commands.export import export
 from stillroom.commands.init import init
-from stillroom.commands.options import JSON, SET, example, print_result, with_run
+from stillroom.commands.options import ADDRESS, JSON, SET, example, print_result, with_run
 from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
@@ -100,17 +100,29 @@ main.add_command(sweep)
     is_flag=True,
     help="Take some steps, print where their time goes, and write a trace for torch's profiler.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Train on so many devices together, by Ray Train: a GPU each, or CPUs.",
+)
+@ADDRESS
 @JSON
-def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
+def train(
+    run: RunConfig, check: bool, profile: bool, workers: int, address: str | None, as_json: bool
+) -> None:
     """Stage two: train a student from the cache. Running it again resumes.
 
-    With no [[terms]] that name a teacher this trains a baseline, or a teacher.
+    With no [[terms]] that name a teacher this trains a baseline, or a teacher. `torchrun -m
+    stillroom train RUN.toml` trains on several devices too.
     """
     from stillroom.commands import progress
     from stillroom.commands.show import students
-    from stillroom.pipeline.training import check_terms, profile_training
+    from stillroom.pipeline.training import check_terms, check_workers, profile_training
     from stillroom.stages.train.process_group import is_first
 
+    check_workers(workers, address, measures=check or profile)
     if check:
         found = check_terms(run)
         print_result(asdict(found), students.term_checks(found), as_json)
@@ -118,7 +130,7 @@ def train(run: RunConfig, check: bool, profile: bool, as_json: bool) -> None:
         times = profile_training(run)
         print_result(times.to_dict(), students.training_profile(times), as_json)
     else:
-        result = progress.train_with_bar(run)
+        result = progress.train_with_bar(run, workers, address)
         if is_first():
             print_result(result.to_dict(), students.train_result(result), as_json)
 

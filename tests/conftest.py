@@ -81,6 +81,16 @@ def student(num_classes, seed=7):
     return Tiny(num_classes, seed)
 
 
+def slow_student(num_classes, seed=7):
+    """Leaves the number of its process, by rank, and takes its time."""
+    import os, pathlib, time
+
+    pathlib.Path("pid" + os.environ.get("RANK", "")).write_text(str(os.getpid()))
+    network = Tiny(num_classes, seed)
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    return network
+
+
 class NotFinite(Tiny):
     """Says NaN of every frame whose first pixel is brighter than `above`."""
 

@@ -186,8 +186,12 @@ def build_with_bars(run: RunConfig, **options: Any) -> BuildReport:
         return build(run, on_plan=on_plan, on_event=on_event, **options)
 
 
-def train_with_bar(run: RunConfig) -> TrainResult:
-    """Train a run's student and show steps, loss, time spent waiting for data, and last score."""
+def train_with_bar(run: RunConfig, workers: int = 1, address: str | None = None) -> TrainResult:
+    """Train a run's student and show steps, loss, time spent waiting for data, and last score.
+
+    Args:
+        workers: processes that train it together; address: of a Ray cluster where they do
+    """
     from stillroom.pipeline.training import train_run
 
     name = f"train {run.train.path if run.train is not None else ''}"
@@ -204,7 +208,11 @@ def train_with_bar(run: RunConfig) -> TrainResult:
         bars.update(name, completed=progress.step, total=progress.steps, note=note)
 
     with Bars("steps") as bars:
-        return train_run(run, on_step)
+        if workers == 1:
+            return train_run(run, on_step)
+        from stillroom.pipeline.cluster.train_workers import train_on_ray
+
+        return train_on_ray(run, workers, address, on_step)
 
 
 def evaluate_with_bar(run: RunConfig, model: str) -> Evaluation:

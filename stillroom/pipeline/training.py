@@ -26,7 +26,7 @@ from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
-from stillroom.stages.train.process_group import joined
+from stillroom.stages.train.process_group import joined, launched
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint
@@ -67,6 +67,21 @@ def train_run(run: RunConfig, on_step: Callable[[Progress], None] | None = None)
         if rank() == 0:
             _draw_curves(job.settings.path)
         return result
+
+
+def check_workers(workers: int, address: str | None, *, measures: bool) -> None:
+    """Refuse options of `stillroom train` that do not go together (ConfigError)."""
+    if workers == 1 and address is not None:
+        raise ConfigError(
+            "--address is of a Ray cluster that several workers train on: --workers N"
+        )
+    if workers > 1 and measures:
+        raise ConfigError("--check and --profile measure one process: leave --workers out")
+    if workers > 1 and launched():
+        raise ConfigError(
+            "torchrun has started several processes already: leave --workers out, or start "
+            "`stillroom train` by itself"
+        )
 
 
 def check_terms(run: RunConfig, steps: int = 3) -> Check:

@@ -33,8 +33,9 @@ def built(run_file: Path) -> Path:
     return run_file
 
 
-def launch(ranks: int, *options: str) -> subprocess.Popen[str]:
+def launch(ranks: int, *options: str, restarts: int = 0) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
+    launcher += ["--max-restarts", str(restarts)]
     settings = [word for each in options for word in ("--set", each)]
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "stillroom", "train", "run.toml", "--json", *settings],
@@ -104,6 +105,25 @@ def test_another_number_of_processes_resumes_in_mid_epoch(built: Path) -> None:
     assert code == 0, err
     assert err.count("resuming at step 1 of 6") == 1
     assert_alike("run", "alone")
+
+
+def test_where_one_is_killed_all_go_on_from_the_last_checkpoint(built: Path) -> None:
+    slow = (
+        'student={kind="python",target="tiny_networks:slow_student"}',
+        "train.checkpoint_every=4",
+    )
+    options = (*OPTIONS, *slow, "train.steps=10")
+    code, _, err = ended(launch(2, *options, "train.path=whole"))
+    assert code == 0, err
+    process = launch(2, *options, restarts=1)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(read_metrics(Path("run"))) < 8:
+        time.sleep(0.05)
+    os.kill(int(Path("pid1").read_text()), signal.SIGKILL)
+    code, _, err = ended(process)
+    assert code == 0, err
+    assert err.count("resuming at step") == 1
+    assert numbers("run") == numbers("whole")
 
 
 def test_what_one_of_them_cannot_do_ends_all_and_is_said_once(built: Path) -> None:

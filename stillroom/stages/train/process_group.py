@@ -54,6 +54,12 @@ def joined(device: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+def leave() -> None:
+    """Leave the others, who may be waiting for this process in the middle of a step."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _own_gpu(local_rank: int) -> int:
     count = torch.cuda.device_count()
     if local_rank >= count:

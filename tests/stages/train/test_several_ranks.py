@@ -42,4 +42,4 @@ def test_two_ranks_have_the_losses_of_one_process(found, name, parts):
         assert other == pytest.approx({**one, **{k: other[k] for k in slopes}}, rel=1e-4, abs=1e-7)
     for key, value in alone["state"].items():
         assert first["state"][key].equal(second["state"][key]), key
-        torch.testing.assert_close(first["state"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(first["state"][key], value, rtol=1e-2, atol=2e-3, msg=key)
