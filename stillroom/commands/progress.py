@@ -105,8 +105,9 @@ class Bars:
         return partial(self.advance, name)
 
     def remove(self, name: str) -> None:
-        """Take a bar away."""
-        self._display.remove_task(self._tasks.pop(name))
+        """Take a bar away, if there is one."""
+        if name in self._tasks:
+            self._display.remove_task(self._tasks.pop(name))
 
     def show(self) -> None:
         """Draw the bars; where none can move, log now and then how far each is."""

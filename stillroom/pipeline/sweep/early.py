@@ -60,9 +60,19 @@ def validation_every(runs: Sequence[RunConfig]) -> int:
     return min(run.train.validation.every for run in runs if run.train and run.train.validation)
 
 
-def unvalidated(runs: Sequence[RunConfig]) -> bool:
-    """Tell whether a run does not validate, so that it cannot be compared."""
-    return any(run.train is None or run.train.validation is None for run in runs)
+def faults_of(settings: AshaConfig, runs: Sequence[RunConfig]) -> Iterator[str]:
+    """Yield why none of these runs could be stopped early."""
+    trains = [run.train for run in runs if run.train is not None]
+    if any(train.validation is None for train in trains):
+        yield "asha: compares scores while students train: give the run [train].validation"
+    elif trains:
+        first = settings.grace or validation_every(runs)
+        steps = [train.steps or NO_END for train in trains]  # of epochs nothing is known yet
+        if first >= max(steps):
+            yield (
+                f"asha: the first rung is at step {first}, and no student takes more than "
+                f"{max(steps)} steps: none would be stopped; make `grace` less"
+            )
 
 
 def mark_stopped(folder: Path, step: int, miou: float) -> None:

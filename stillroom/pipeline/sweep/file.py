@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
-from stillroom.pipeline.sweep.early import unvalidated
+from stillroom.pipeline.sweep.early import faults_of
 from stillroom.pipeline.sweep.sweep_settings import SweepConfig, slug
 from stillroom.stages.class_lists import agree, numbered
 from stillroom.storage_specs.errors import ConfigError
@@ -123,8 +123,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
         faults.append(f"{config.run}: evaluate: required here, with a labelled source to score on")
     students, more = _students(config, document, variants, set(wrong))
     faults += more
-    if config.asha is not None and unvalidated([trial.run for trial in students]):
-        faults.append("asha: compares scores while students train: give the run [train].validation")
+    if config.asha is not None:
+        faults += faults_of(config.asha, [trial.run for trial in students])
     if faults or run is None:
         raise ConfigError(f"{path}: {listing(faults)}")
     order = {seed: place for place, seed in enumerate(config.seeds)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class PlacedTrial:
         import ray
 
         gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        node = ray.get_runtime_context().get_node_id()
+        node = f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()}"
         task = with_place(works["tasks"][name], node, gpus)
         paths = dict.fromkeys([*works["modules"], *module_paths()])
         environment = {"PYTHONPATH": os.pathsep.join(paths)}

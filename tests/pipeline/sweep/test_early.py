@@ -97,6 +97,18 @@ def test_a_run_that_does_not_validate_is_refused(run_file: Path) -> None:
         load_sweep(file)
 
 
+@pytest.mark.parametrize("asha", ["{ grace = 6 }", "{}"])
+def test_a_first_rung_that_no_student_reaches_is_refused(run_file: Path, asha: str) -> None:
+    file = run_file.with_name("sweep.toml")
+    late = VALIDATED.replace("every = 2", "every = 6")
+    text = f'run = "run.toml"\npath = "swept"\nasha = {asha}\n{late}variants = {{ a = {{}} }}'
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="the first rung is at step 6, and no student takes more"):
+        load_sweep(file)
+    file.write_text(text.replace("{ a = {} }", '{ a = { "train.steps" = 7 } }'))
+    assert len(load_sweep(file).students) == 1
+
+
 @pytest.mark.parametrize(
     ("asha", "said"),
     [

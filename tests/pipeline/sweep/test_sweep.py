@@ -306,6 +306,24 @@ def test_a_student_is_trained_again_from_the_run_file_in_its_folder(swept: Resul
 
 
 @pytest.mark.slow
+def test_students_are_trained_here_where_ray_cannot_be_imported(swept: Result) -> None:
+    Path("without/ray").mkdir(parents=True)
+    Path("without/ray/__init__.py").write_text('raise ImportError("there is no Ray here")')
+    Path("c.toml").write_text('run = "run.toml"\npath = "c"\nvariants = { a = {} }')
+    paths = os.pathsep.join([str(Path("without").absolute()), *sys.path])
+    command = [sys.executable, "-m", "stillroom", "sweep", "c.toml", "--set", "train.steps=2"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert record("c/a-seed0")["train"]["steps"] == 2
+
+
+@pytest.mark.slow
 def test_what_fails_is_named_and_the_others_go_on(alone: Result) -> None:
     assert alone.exit_code == 2
     said = "error: no labels, seed 0: term cross_entropy has nothing to read: no stream is labelled"
