@@ -48,7 +48,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
         "remembered": 4,
     },
     "cross_image_pixel": {"teacher": "fpn", "pixels": 32},
-    "multi_frame": {"teacher": "fpn", "patch": 2},
+    "multi_frame": {"teacher": "fpn", "weight": 0.1, "patch": 2},
     "holistic": {"teacher": "fpn", "width": 4},
     "temporal": {},
 }

@@ -71,8 +71,8 @@ def _code(one: CodeReport) -> list[RenderableType]:
         )
         if measures.relative_mse > measures.pca_relative_mse:
             parts.append(
-                f"the PCA loses less: train longer, as with --set adapt.{one.teacher}.epochs=10, "
-                "under another name or into another cache"
+                f"the PCA loses less: train longer, as with --set adapt.{one.teacher}.steps=661 "
+                "(the paper's epoch), under another name or into another cache"
             )
     rows = (
         (f"{of.source}/{one.set_name}", of.frames, of.bad, of.shards, of.already,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.pairs import plan_pairs
 from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
 from stillroom.storage_specs.codecs.quantised import FLOW_MAX
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import ConfigError, StillroomError
 from stillroom.storage_specs.fingerprint import ANY
 from stillroom.storage_specs.presets import load_preset
+from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +78,7 @@ def open_run(run: RunConfig, *, must_exist: bool = True) -> OpenedRun:
     Raises:
         ConfigError: a source cannot be opened, or a teacher's classes cannot be known.
     """
+    run = _with_draws(run)
     sources, absent = {}, {}
     for name in run.cached_sources():
         config = run.sources[name]
@@ -92,6 +95,23 @@ def open_run(run: RunConfig, *, must_exist: bool = True) -> OpenedRun:
         pairs=_pairs(run, sources, preset),
         absent=absent,
     )
+
+
+def _with_draws(run: RunConfig) -> RunConfig:
+    """Settle how many neighbours a frame gets where the run leaves that open.
+
+    Those of the cache, where it has pairs: they may have been planned when the default was 1.
+    """
+    pairs = run.cache.pairs
+    if pairs is None or pairs.draws is not None:
+        return run
+    known = None
+    with suppress(StillroomError):  # there is none yet, or what is wrong with it is told later
+        cache = Cache.open(run.cache.path)
+        flows = [cache.artifact_set(*one) for one in cache.sets() if one[1] in run.flows]
+        known = next((one.identity["pairs"]["draws"] for one in flows), None)
+    settled = pairs.model_copy(update={"draws": known or len(pairs.offsets)})
+    return run.model_copy(update={"cache": run.cache.model_copy(update={"pairs": settled})})
 
 
 def _is_absent(config: SourceConfig) -> bool:

@@ -40,6 +40,8 @@ class AdaptConfig(Settings):
             names may stand side by side
         channels: of the code
         strides: of the three convolutions, each 1 or 2
+        steps: epochs go on until there were so many; one epoch of a few hundred frames is too
+            little for the auto-encoder to beat a PCA of its size, and that of the paper is 661
         epochs, batch, lr, momentum, weight_decay: of SGD; lr falls to 0 as (1 - t)^0.9
         sparsity: weight of the L1 norm of a frame's code
         seed: origin of the weights and of the order of the frames
@@ -50,6 +52,7 @@ class AdaptConfig(Settings):
     channels: int = Field(default=128, gt=0)
     strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]] = (2, 2, 2)
     epochs: int = Field(default=1, gt=0)
+    steps: int | None = Field(default=None, gt=0)
     batch: int = Field(default=16, gt=0)
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -76,7 +79,8 @@ class AdaptConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return all that the code depends on, as JSON."""
-        return {**self.model_dump(mode="json", exclude={"layer", "name"}), "layer": self.features}
+        exclude = {"layer", "name"} | ({"steps"} if self.steps is None else set())
+        return {**self.model_dump(mode="json", exclude=exclude), "layer": self.features}
 
 
 @dataclass(frozen=True)
@@ -192,9 +196,10 @@ def code_shape(model: AutoEncoder, size: tuple[int, int]) -> tuple[int, int, int
 
 def _groups(count: int, config: AdaptConfig) -> Iterator[list[int]]:
     """The frames of every step: each epoch all of them, in another order, in like batches."""
-    for epoch in range(config.epochs):
+    batches = -(-count // config.batch)
+    for epoch in range(max(config.epochs, -(-(config.steps or 0) // batches))):
         order = np.random.default_rng([config.seed, epoch]).permutation(count)
-        for group in np.array_split(order, -(-count // config.batch)):
+        for group in np.array_split(order, batches):
             yield group.tolist()
 
 

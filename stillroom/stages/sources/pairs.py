@@ -32,13 +32,14 @@ class PairsConfig(Settings):
         of: "labelled" chooses the frames with a label, or all frames of a source without labels;
             "all"
         offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
-        draws: different neighbours of a frame on either side, as far as there are so many
+        draws: different neighbours of a frame on either side, as far as there are so many; left
+            out, one at each of the offsets, so that every epoch draws anew among them
         back: cache the flow from neighbours to their frame too, from which hidden pixels follow
     """
 
     of: Literal["labelled", "all"] = "labelled"
     offsets: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 3), min_length=1)
-    draws: int = Field(default=1, gt=0)
+    draws: int | None = Field(default=None, gt=0)
     back: bool = True
 
     @field_validator("offsets")

@@ -32,7 +32,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
     "cross_image_memory": {**OF_TEACHERS, "pixels": 16, "pixel_memory": 40, "region_memory": 8},
     "holistic": {**OF_TEACHERS, "weight": 1e-3, "width": 4},
     "masked_generative": {**OF_TEACHERS, "weight": 1.0},
-    "multi_frame": {**OF_TEACHERS, "patch": 4},
+    "multi_frame": {**OF_TEACHERS, "weight": 0.1, "patch": 4},
     "temporal": {},
 }
 TERMS = [{"name": name, **SECTIONS.get(name, OF_TEACHERS)} for name in LOSSES]

@@ -19,6 +19,7 @@ from stillroom.pipeline.cache_tools.preview import draw_preview
 from stillroom.pipeline.cache_tools.size import plan_size
 from stillroom.pipeline.cache_tools.verify import verify_cache
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.training import check_terms, prepare_job, train_run
 from stillroom.stages.models.flow.dis import DisConfig
 from stillroom.stages.models.flow.flow_model import build_flow_model
@@ -29,6 +30,8 @@ from tests.conftest import as_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stillroom.pipeline.run_file.sections import RunConfig
 
 PAIRS = {"of": "all", "offsets": [1, 2], "draws": 2}
 
@@ -48,7 +51,7 @@ def clip_file(run_file: Path, run_document: dict[str, Any]) -> Path:
         {"name": "pixelwise_kl", "teacher": "tiny"},
         {"name": "temporal"},
         {"name": "pairwise_frame", "teacher": "tiny"},
-        {"name": "multi_frame", "teacher": "tiny", "patch": 2},
+        {"name": "multi_frame", "teacher": "tiny", "weight": 0.1, "patch": 2},
     ]
     run_file.write_text(as_toml(run_document))
     return run_file
@@ -79,6 +82,24 @@ def test_flow_is_planned_built_resumed_and_verified_as_any_other_set(
     assert not verify_cache(Path("street.cache")).faults
     info = next(one for one in describe_cache(Path("street.cache")) if one.set_name == "dis")
     assert (info.frames, info.committed_frames, info.bad) == (28, 28, {})
+
+
+def test_draws_that_are_left_out_are_all_or_those_that_a_cache_has(clip_file: Path) -> None:
+    def draws(run: RunConfig) -> int | None:
+        pairs = open_run(run).run.cache.pairs
+        return None if pairs is None else pairs.draws
+
+    left_out = load_run(clip_file, ["cache.pairs={of='all', offsets=[1, 2]}"])
+    assert draws(left_out) == 2
+    assert draws(load_run(clip_file, ["cache.pairs.draws=1"])) == 1
+    build(load_run(clip_file, ["cache.pairs.draws=1"]))  # as the default once was
+    assert draws(left_out) == 1
+    assert build(left_out).shards == 0
+    fresh = left_out.cache.model_copy(update={"path": Path("fresh.cache")})
+    build(left_out.model_copy(update={"cache": fresh}))
+    cache = Cache.open("fresh.cache")
+    assert cache.artifact_set("street", "dis").identity["pairs"]["draws"] == 2
+    assert len(cache.artifact_set("street", "dis").rows()) == 28
 
 
 def test_what_is_cached_is_the_models_flow_and_any_zarr_reader_opens_it(clip_file: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from stillroom.stages.cache.adapt import (
     AdaptConfig,
@@ -159,6 +160,17 @@ def test_every_epoch_sees_every_frame_once_in_an_order_of_its_own():
     assert epochs[0] != epochs[1] != epochs[2]
     assert groups == list(_groups(10, config))
     assert groups != list(_groups(10, AdaptConfig(epochs=3, batch=4, seed=6)))
+
+
+def test_a_floor_of_steps_adds_whole_epochs_and_is_in_the_identity_where_it_is_set():
+    config = AdaptConfig(epochs=2, batch=4, steps=7)
+    assert len(list(_groups(10, config))) == 9  # three a epoch
+    assert list(_groups(10, config)) == list(_groups(10, AdaptConfig(epochs=3, batch=4)))
+    assert len(list(_groups(10, AdaptConfig(epochs=4, batch=4, steps=7)))) == 12
+    assert "steps" not in AdaptConfig().identity()
+    assert config.identity()["steps"] == 7
+    with pytest.raises(ValidationError, match="greater than 0"):
+        AdaptConfig(steps=0)
 
 
 def test_training_brings_the_reconstruction_closer_and_repeats_to_the_last_bit(make_frames):

@@ -52,7 +52,7 @@ def named(source: Clips, plan: PairPlan) -> dict[tuple[str, str], tuple[int, int
 
 def test_a_labelled_frame_gets_one_neighbour_before_and_one_after_and_the_ways_back():
     source = Clips({"a": list(range(30))}, {"a_019"})
-    found = named(source, plan := plan_pairs(source, PairsConfig(offsets=(1, 2, 3))))
+    found = named(source, plan := plan_pairs(source, PairsConfig(offsets=(1, 2, 3), draws=1)))
     drawn = {pair: row for pair, row in found.items() if row[1] != BACKWARD}
     assert len(found) == 4
     assert (plan.chosen, plan.lonely) == (1, 0)
@@ -61,7 +61,7 @@ def test_a_labelled_frame_gets_one_neighbour_before_and_one_after_and_the_ways_b
         assert (one, draw) == ("a_019", 0)
         assert int(other[-3:]) - 19 == offset
         assert found[other, one] == (-offset, BACKWARD)
-    assert len(plan_pairs(source, PairsConfig(back=False))) == 2
+    assert len(plan_pairs(source, PairsConfig(draws=1, back=False))) == 2
 
 
 def test_draws_are_different_neighbours_and_more_draws_only_add_to_them():
@@ -71,13 +71,15 @@ def test_draws_are_different_neighbours_and_more_draws_only_add_to_them():
     every = named(source, plan_pairs(source, PairsConfig(draws=9, back=False)))
     assert (len(few), len(more), len(every)) == (10, 20, 30)
     assert few.items() <= more.items() <= every.items()
+    assert named(source, plan_pairs(source, PairsConfig(back=False))) == every
 
 
 def test_offsets_are_drawn_from_the_name_and_spread_over_all_of_them():
     ids = {f"a_{time:03d}" for time in range(3, 197)}
     one, other = Clips({"a": list(range(200))}, ids), Clips({"b": [0], "a": list(range(200))}, ids)
-    plan = plan_pairs(one, PairsConfig(back=False))
-    assert named(one, plan) == named(other, plan_pairs(other, PairsConfig(back=False)))
+    config = PairsConfig(draws=1, back=False)
+    plan = plan_pairs(one, config)
+    assert named(one, plan) == named(other, plan_pairs(other, config))
     counts = np.unique(plan.offset, return_counts=True)
     assert counts[0].tolist() == [-3, -2, -1, 1, 2, 3]
     assert counts[1].min() > 40  # of 194 a side, a third each

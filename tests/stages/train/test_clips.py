@@ -21,7 +21,7 @@ STRIDES = {"logits": 4, "features/penultimate": 4}
 LABELS, KL = {"name": "cross_entropy"}, {"name": "pixelwise_kl", "teacher": "fpn"}
 TEMPORAL = {"name": "temporal"}
 PAIRS = {"name": "pairwise_frame", "teacher": "fpn"}
-FRAMES = {"name": "multi_frame", "teacher": "fpn", "patch": 2}
+FRAMES = {"name": "multi_frame", "teacher": "fpn", "patch": 2, "weight": 0.1}
 EVERY = (LABELS, KL, TEMPORAL, PAIRS, FRAMES)
 HELD = {"fpn/logits", "fpn/features/penultimate"}
 CLASSES, SIZE = 4, (24, 32)
@@ -99,7 +99,7 @@ def test_what_is_not_cached_is_refused_with_the_command(section, artifact):
 def test_a_term_that_learns_from_a_teacher_names_one():
     for name in ("pairwise_frame", "multi_frame"):
         with pytest.raises(ConfigError, match=rf"{name} .* names none.*: fpn$"):
-            check({"name": name}, city={"labels", "triplets", *HELD})
+            check({"name": name, "weight": 1}, city={"labels", "triplets", *HELD})
 
 
 def test_cosines_of_logits_need_more_than_their_softmax():

@@ -178,6 +178,8 @@ class MultiFrameTerm(FeatureTerm):
     """`multi_frame` over the triplets of the batch, in the order of time.
 
     Attributes:
+        weight: to be given: with the papers' 0.1 it hardly pulls, and which does depends on patch,
+            clip and features; `train --check` shows its gradient beside the others'
         patch: positions a side of a place; memory grows with the square of the number of places
         enlarge: weight of what holds the teacher's embedding away from 0
         hidden, kernel, clip: of the `ConvLstm`: channels of its embedding, side of its convolution,
@@ -185,7 +187,7 @@ class MultiFrameTerm(FeatureTerm):
     """
 
     name: Literal["multi_frame"]
-    weight: Positive = 0.1
+    weight: Positive
     patch: PositiveInt = PATCH
     enlarge: NotNegative = ENLARGE
     hidden: PositiveInt = 4

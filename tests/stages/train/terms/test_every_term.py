@@ -21,7 +21,11 @@ TERM = TypeAdapter(TermConfig)
 SECTIONS = {  # of terms that do not do with a teacher, and a weight if they have no default
     "auxiliary_cross_entropy": {"layer": "penultimate"},
     "cross_entropy": {},
-    "multi_frame": {"teacher": "fpn", "patch": 4},  # the default, 16, is more than 32 pixels have
+    "multi_frame": {
+        "teacher": "fpn",
+        "weight": 0.1,
+        "patch": 4,
+    },  # the default, 16, is more than 32 pixels have
     "temporal": {},
 }
 # All pairs of positions are compared: memory grows with their square, and docs/losses.md says so.

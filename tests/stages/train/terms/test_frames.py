@@ -28,7 +28,7 @@ def pairwise(**section):
 
 
 def multi(**section):
-    return make(**{"name": "multi_frame", "patch": 2, **section})
+    return make(**{"name": "multi_frame", "weight": 0.1, "patch": 2, **section})
 
 
 def make(**section):
@@ -128,7 +128,7 @@ def test_the_clip_holds_after_every_step(make_clip):
 def test_what_triplets_read():
     term = multi(**COARSE)
     assert term.reads(True) == term.reads(False) == {"fpn/features/deep", TRIPLETS}
-    plain = make(name="multi_frame")
+    plain = make(name="multi_frame", weight=0.1)
     assert (plain.weight, plain.patch, plain.enlarge, plain.clip) == (0.1, 16, 0.1, 0.1)
 
 

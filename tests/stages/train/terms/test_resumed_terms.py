@@ -27,7 +27,7 @@ SECTIONS = {
     "cross_image_memory": {"pixels": 12, "pixel_memory": 20, "weight": 1.0, "pixel_contrast": 16},
     "temporal": {"teacher": None},
     "pairwise_frame": {},
-    "multi_frame": {"patch": 2},
+    "multi_frame": {"weight": 0.1, "patch": 2},
 }
 OF_CLIPS = {"temporal", "pairwise_frame", "multi_frame"}
 STEPS, CLASSES, SIZE = 6, 4, (16, 20)
