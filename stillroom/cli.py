@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
 
 
-TOLD = (  # what was taken from a model's files: users see it
+TOLD = (  # what was taken from a model's files, and where it runs: users see it
+    "stillroom.pipeline.training",
+    "stillroom.stages.models.teacher",
     "stillroom.stages.models.weights",
     "stillroom.stages.models.teachers.hf_processor",
 )

@@ -8,6 +8,8 @@ The run files it leaves behind are ordinary ones: change them and run the comman
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
 
 RUN_FILES = ("teacher.toml", "student.toml")
+COMMAND = re.compile(r"^(#   stillroom .*?\.toml)", re.MULTILINE)  # in their heads
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def run_demo(out: Path, overrides: Sequence[str], steps: Steps) -> DemoResult:
     Raises:
         CacheUnwritable: the folder cannot be written.
     """
-    teacher_file, student_file = _write_run_files(out)
+    teacher_file, student_file = _write_run_files(out, overrides)
     teacher = load_run(teacher_file, overrides)
     steps.log("drawing the labelled clips and keeping them in the cache")
     steps.build(teacher)
@@ -106,8 +109,12 @@ def run_demo(out: Path, overrides: Sequence[str], steps: Steps) -> DemoResult:
     return DemoResult(found, tuple(_draw(student, out, found)), (teacher_file, student_file))
 
 
-def _write_run_files(out: Path) -> tuple[Path, Path]:
-    """Write the demo's run files into `out`, with its paths filled in; keep what is there."""
+def _write_run_files(out: Path, overrides: Sequence[str]) -> tuple[Path, Path]:
+    """Write the demo's run files into `out`, with its paths filled in; keep what is there.
+
+    The commands in their heads have the overrides: without them a run would be another one.
+    """
+    changed = "".join(f" --set {shlex.quote(each)}" for each in overrides)
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,8 @@ def _write_run_files(out: Path) -> tuple[Path, Path]:
             packaged = resources.files("stillroom.pipeline") / "demo_runs" / name
             path = out / name
             if not path.exists():  # else it may have been changed
-                path.write_text(packaged.read_text(encoding="utf8").replace("OUT", out.as_posix()))
+                text = packaged.read_text(encoding="utf8").replace("OUT", out.as_posix())
+                path.write_text(COMMAND.sub(lambda found: found[0] + changed, text))
             written.append(path)
     except OSError as error:
         raise CacheUnwritable(

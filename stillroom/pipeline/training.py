@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.profile import Profile
     from stillroom.stages.train.settings import TrainConfig
 
+LOG = logging.getLogger(__name__)
 CURVES = "curves.png"
 
 # Sections of the run file that a student does not depend on: its cache is known by fingerprints.
@@ -129,6 +131,9 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     check_labels(objective, streams, classes)
     objective.prepare(_sizes(student, classes, streams, cached))
     scored = _validation_source(run, classes)
+    device = device_of(settings.device, "train")
+    if rank() == 0:
+        LOG.info("the student trains on %s", device)
     return TrainJob(
         student=student,
         objective=objective,
@@ -138,7 +143,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         fingerprints=_fingerprints(settings, streams, scored),
         validate=None if scored is None else _validator(run, scored),
         on_step=on_step,
-        device=device_of(settings.device, "train"),
+        device=device,
         may_differ=(*UNCHANGING, *ELSEWHERE),
     )
 

@@ -276,4 +276,5 @@ def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) 
     if getattr(config, "weights", "") is None and config.kind != "python":
         LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
     device = network.device or device_of(config.device, "teacher")
+    LOG.info("a teacher of kind %s runs on %s", config.kind, device)
     return Teacher(config, network, device, described, canvas)
