@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from stillroom.stages.models.inference import as_frames
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.stages.upsample import highest_class, upsample_logits
 from stillroom.storage_specs.artifacts import LOGITS
@@ -34,7 +35,7 @@ THREADS = 2  # that decode
 class Predictor(Protocol):
     """What can be evaluated: frames in, logits and their stride out."""
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """Predict a batch.
 
         Args:
@@ -51,10 +52,10 @@ class StudentPredictor:
 
     student: Student
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """See `Predictor`."""
         device = next(self.student.parameters()).device
-        images = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+        images = as_frames(frames).to(device)
         with evaluation_mode(self.student), torch.inference_mode():
             # contiguous: a transposed view would send the first convolution down a slow path
             images = images.permute(0, 3, 1, 2).contiguous().float()  # (B, 3, H, W)
@@ -74,7 +75,7 @@ class TeacherPredictor:
     teacher: Teacher
     own_upsampling: bool = False
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """See `Predictor`."""
         if self.own_upsampling:
             return self.teacher.own_logits(frames), 1

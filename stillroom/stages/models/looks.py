@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from stillroom.stages.models.inference import as_frames
 from stillroom.stages.models.resized_input import resize_frames
 from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import ConfigError, StillroomError
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from stillroom.stages.models.looks_settings import LooksSettings
 
     # (B, H, W, 3) uint8 RGB to logits (B, C, ceil(H / stride), ceil(W / stride)) and the stride
-    Predict = Callable[[NDArray[np.uint8]], tuple[Tensor, int]]
+    Predict = Callable[[Tensor], tuple[Tensor, int]]
+
+
+LEAST = 1e-8
+"""Of a probability in logits that are kept: less would widen their range, and no term sees it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Looks:
     settings: LooksSettings
     batch: int = 4
 
-    def __call__(self, frames: NDArray[np.uint8]) -> tuple[Tensor, int]:
+    def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """Return the logarithm of the mean probabilities, (B, C, H, W) float32, and a stride of 1.
 
         Args:
@@ -52,8 +57,30 @@ class Looks:
 
         Raises: as `probabilities`.
         """
-        found = [self.probabilities(torch.from_numpy(frame.copy())) for frame in frames]
+        found = [self.probabilities(frame) for frame in as_frames(frames)]
         return torch.stack(found).clamp_(min=torch.finfo(torch.float32).tiny).log_(), 1
+
+    def log_cells(self, frame: Tensor, stride: int) -> Tensor:
+        """Return the logarithm of the mean probabilities on a grid, as a network's own logits are.
+
+        They are taken at the centres of cells: means over cells would be smoothed twice.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB
+            stride: pixels of the frame to one cell
+
+        Returns:
+            (C, ceil(H / stride), ceil(W / stride)) float32
+
+        Raises: as `probabilities`.
+        """
+        found = self.probabilities(frame)[None]
+        height, width = found.shape[2:]
+        below, right = -height % stride, -width % stride
+        whole = F.pad(found, (0, right, 0, below), mode="replicate")
+        size = (height + below) // stride, (width + right) // stride
+        cells = F.interpolate(whole, size, mode="bilinear", align_corners=False)[0]
+        return cells.clamp(min=LEAST).log()
 
     def probabilities(self, frame: Tensor) -> Tensor:
         """Return the mean class probabilities of a frame, (C, H, W) float32, where the model is.
@@ -105,7 +132,7 @@ class Looks:
         """Yield what the model says of each of a batch (B, 3, h, w): (C, h, w) probabilities."""
         size = images.shape[2], images.shape[3]
         try:
-            logits, stride = self.predict(images.permute(0, 2, 3, 1).contiguous().numpy())
+            logits, stride = self.predict(images.permute(0, 2, 3, 1).contiguous())
         except StillroomError:
             raise
         except Exception as error:  # of a foreign network

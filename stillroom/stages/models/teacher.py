@@ -44,6 +44,7 @@ class Teacher:
         canvas: tuple[int, int] | None = None,
     ) -> None:
         from stillroom.stages.models.dense_network import Normalise
+        from stillroom.stages.models.looks import Looks
         from stillroom.stages.models.resized_input import stride_on_canvas
 
         self._config = config
@@ -67,6 +68,7 @@ class Teacher:
                 for name, stride in self.strides.items()
             }
         self.classes = config.mapped().class_names() if LOGITS in self._grids else None
+        self._looks = Looks(self._predict, config) if config.several() else None
 
     def _measured(self) -> dict[str, Grid]:
         """Measure its grids at the size that it will see."""
@@ -155,8 +157,24 @@ class Teacher:
     def run(self, frames: NDArray[np.uint8] | Tensor) -> tuple[ModelOutput, ModelOutput]:
         """Return the grids as the network itself gives them, and those of a call.
 
-        Its own are padded, in its own classes and numbers.
+        Its own are padded, in its own classes and numbers, of the frames as they are.
         """
+        import torch
+
+        own, output = self._at_once(frames)
+        if self._looks is not None and LOGITS in output:
+            with torch.inference_mode():
+                batch = as_frames(frames).to(self.device, non_blocking=True)
+                found = [self._looks.log_cells(frame, self.strides[LOGITS]) for frame in batch]
+                output[LOGITS] = torch.stack(found)
+        return own, output
+
+    def _predict(self, frames: Tensor) -> tuple[Tensor, int]:
+        """One look."""
+        return self._at_once(frames)[1][LOGITS], self.strides[LOGITS]
+
+    def _at_once(self, frames: NDArray[np.uint8] | Tensor) -> tuple[ModelOutput, ModelOutput]:
+        """See `run`; by one look."""
         from stillroom.stages.models.dense_network import crop
 
         with inference(self.device, self._config.precision):
@@ -185,6 +203,8 @@ class Teacher:
             ArtifactError: frames of another shape or dtype.
             ConfigError: this network has no upsampling of its own.
         """
+        if self._looks is not None:
+            raise ConfigError("teacher: a mean over several looks has no upsampling of its own")
         if self._network.own_logits is None:
             raise ConfigError("teacher: this network does not upsample its logits by itself")
         with inference(self.device, self._config.precision):

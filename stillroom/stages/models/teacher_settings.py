@@ -17,6 +17,7 @@ from pydantic import (
 
 from stillroom.stages.class_lists import listed
 from stillroom.stages.models.class_mapping import Groups, groups_of
+from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.models.model_settings import ModelSettings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -53,7 +54,7 @@ OwnClasses = Annotated[tuple[str | StrictInt, ...], BeforeValidator(_one_or_more
 """Classes of a teacher, by name or number."""
 
 
-class TeacherSettings(ModelSettings):
+class TeacherSettings(LooksSettings, ModelSettings):
     """How frames are brought to a teacher, and where it runs.
 
     A network gets (x * scale - mean) / std of RGB pixels x in 0..255, its channels in the order of
@@ -74,6 +75,8 @@ class TeacherSettings(ModelSettings):
         size: (height, width) that the canvas frame is resized to, smoothed where it shrinks; None
             shows the canvas as it is
         resample: how it is resized
+        flip, scales, tile, overlap: looks at each frame (`LooksSettings`), whose mean the logits
+            are; other outputs are of the frame as it is
         pad: both sides are filled up with zeros (after normalising) to a multiple of it; 1 where
             there is a `size`
         device: "auto" takes the first CUDA device, or the CPU
@@ -97,6 +100,7 @@ class TeacherSettings(ModelSettings):
 
     added: ClassVar[tuple[str, ...]] = (
         "binary", "mapping", "mapping_drop", "channels", "scale", "normalize", "size", "resample",
+        "flip", "scales", "tile", "overlap",
     )  # fmt: skip
 
     @model_validator(mode="before")
@@ -135,6 +139,17 @@ class TeacherSettings(ModelSettings):
                 f"mean {list(self.mean)} looks like one of B, G, R; mean and std are of R, G, B, "
                 'also with channels = "bgr": turn both round'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _looks_can_be_taken(self) -> Self:
+        if self.size is not None and (self.scales != (1.0,) or self.tile is not None):
+            raise ConfigError(
+                f"size {list(self.size)} is what the network gets, whatever the look: leave "
+                "`scales` and `tile` out, or `size`"
+            )
+        if self.tile is None and "overlap" in self.model_fields_set:
+            raise ConfigError("overlap: says how windows of a `tile` overlap, and there is none")
         return self
 
     def completed(self) -> Self:

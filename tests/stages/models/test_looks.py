@@ -19,7 +19,8 @@ class Model:
     def __init__(self, stride: int = 1) -> None:
         self.stride, self.seen = stride, []
 
-    def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, int]:
+    def __call__(self, frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, int]:
+        frames = np.asarray(frames)
         assert frames.dtype == np.uint8
         self.seen.append(frames.shape)
         cells = torch.from_numpy(frames[:, :: self.stride, :: self.stride].astype(np.float32) / 50)
