@@ -37,7 +37,13 @@ def _claims(context: click.Context, option: click.Parameter, given: tuple[str, .
 @SET
 @click.option("--to", "target", type=click.Choice(["ray", "slurm", "kubernetes"]), required=True)
 @click.option("--print", "only_print", is_flag=True, help="Print what would be sent; send nothing.")
-@click.option("--gpus", type=click.IntRange(min=0), default=1, show_default=True, help="A node.")
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="A node; of several a student has a process each.",
+)
 @click.option("--cpus", type=click.IntRange(min=1), default=4, show_default=True, help="A node.")
 @click.option("--memory", "memory_gb", type=click.IntRange(min=1), metavar="GB", help="A node.")
 @click.option(
@@ -45,7 +51,7 @@ def _claims(context: click.Context, option: click.Parameter, given: tuple[str, .
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Machines that a build spreads over; Ray's own cluster has what it has.",
+    help="Machines to spread over; Ray's own cluster has what it has.",
 )
 @click.option(
     "--folder",

@@ -123,7 +123,16 @@ def test_a_slurm_script_runs_the_command_in_its_folder(run_file: Path, programs:
     }
     done = run_script(script)
     assert done.returncode == 0, done.stderr
-    expected = ["-m", "stillroom", "train", str(run_file), "--set", "train.seed=7"]
+    expected = [
+        "-m",
+        "stillroom",
+        "train",
+        str(run_file),
+        "--set",
+        "train.seed=7",
+        "--workers",
+        "2",
+    ]
     assert done.stdout.splitlines() == expected
 
 
@@ -227,6 +236,41 @@ def test_a_build_over_nodes_starts_one_ray(run_file: Path, programs: Path) -> No
     assert "--port=20007 " in head
     assert "--nodes=2 --exclude=node1 " in workers
     assert "--address=node1:20007 " in workers
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, "2"), (1, "2")])
+def test_a_student_over_nodes_has_a_worker_for_each_gpu_or_node(
+    gpus: int, workers: str, run_file: Path, programs: Path
+) -> None:
+    python = put_program(programs, "python", WRITES_ARGUMENTS)
+    put_program(programs, "scontrol", "#!/bin/bash\nprintf 'node1\\nnode2\\n'\n")
+    put_program(programs, "srun", "#!/bin/bash\n")
+    script = printed(
+        "train", run_file, "--to", "slurm", "--nodes", 2, "--gpus", gpus, "--python", python
+    )
+    done = run_script(
+        script, SLURM_JOB_ID="20007", SLURM_JOB_NODELIST="node[1-2]", SLURM_JOB_NUM_NODES="2"
+    )
+    assert done.stdout.splitlines() == [
+        "-m", "stillroom", "train", str(run_file), "--workers", workers, "--address", "node1:20007",
+    ]  # fmt: skip
+
+
+def test_a_student_on_several_gpus_of_a_ray_leaves_them_to_its_workers(run_file: Path) -> None:
+    sent = json.loads(printed("train", run_file, "--to", "ray", "--gpus", 2))
+    command = f"python -m stillroom train {run_file} --workers 2 --address auto"
+    assert sent["entrypoint"] == f"env -C {Path.cwd()} {command}"
+    assert (sent["entrypoint_num_cpus"], sent["entrypoint_num_gpus"]) == (1, 0)
+    claim = f"w={Path.cwd()}"
+    text = printed(
+        "train", run_file, "--to", "kubernetes", "--image", "i", "--claim", claim, "--gpus", 2
+    )
+    job = yaml.safe_load(text)
+    jsonschema.validate(job, RAY_JOB)
+    assert job["spec"]["entrypoint"].endswith("--workers 2 --address auto")
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 def test_a_ray_job_is_what_is_printed(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +390,8 @@ def test_kubectl_gets_the_manifest(run_file: Path, programs: Path, tmp_path: Pat
         (["train", "--to", "slurm", "--image", "i"], "--image is for kubernetes, not for slurm"),
         (["train", "--to", "slurm", "--secret", "K"], "--secret is for ray and kubernetes"),
         (
-            ["train", "--to", "slurm", "--nodes", "2"],
-            "only `submit cache` and `submit sweep` spread",
+            ["train", "--to", "slurm", "--nodes", "4"],
+            "train.streams.street: a batch of 3, and --gpus and --nodes make 4 processes",
         ),
         (["cache", "--to", "ray", "--nodes", "2"], "--nodes is for slurm and kubernetes"),
         (["train", "--to", "slurm", "--sbatch", "--partition=x"], "without its dashes"),

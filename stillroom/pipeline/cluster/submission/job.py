@@ -29,13 +29,18 @@ class Resources:
     Attributes:
         gpus, cpus: whole ones
         memory_gb: None leaves it to the cluster
-        nodes: machines; more than one only for what spreads over a Ray: a build, a sweep
+        nodes: machines
     """
 
     gpus: int = 1
     cpus: int = 4
     memory_gb: int | None = None
     nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Of one student: one a GPU, or else one a node."""
+        return max(1, self.gpus) * self.nodes
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,19 @@ class Job:
         stem = re.sub(r"[^a-z0-9]+", "-", self.file.stem.lower()).strip("-")
         return f"stillroom-{self.command}-{stem}"[:LONGEST_NAME].strip("-")
 
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The option by which several processes train a student."""
+        count = self.resources.processes
+        return ("--workers", str(count)) if self.command == "train" and count > 1 else ()
+
+    @property
+    def over_ray(self) -> tuple[str, ...]:
+        """What it is told in a job on a Ray that it spreads over; nothing where it does not."""
+        if self.workers:
+            return (*self.workers, "--address", "auto")
+        return OVER_RAY.get(self.command, ())
+
     def words(self, *more: str) -> list[str]:
         """The command as a shell's words."""
         task = ["cache", "build"] if self.command == "cache" else [self.command]
@@ -87,16 +105,11 @@ def load_job(
         python: the running interpreter if left out
 
     Raises:
-        ConfigError: faults of the file; a folder without it; several nodes for what uses one.
+        ConfigError: faults of the file; a folder without it; fewer frames in a step than processes.
     """
     from stillroom.pipeline.run_file.loading import load_run
     from stillroom.pipeline.sweep.file import load_sweep
 
-    if resources.nodes > 1 and command not in OVER_RAY:
-        raise ConfigError(
-            f"--nodes {resources.nodes}: a student trains on one machine; only `submit cache` and "
-            "`submit sweep` spread over several"
-        )
     place = folder.absolute()
     if place.is_dir() and not (place / file).is_file():  # elsewhere only the cluster can look
         raise ConfigError(
@@ -110,7 +123,10 @@ def load_job(
         _demand_sections(command, sweep.run)
         trials, early = _trials(sweep), sweep.config.asha is not None
     else:
-        _demand_sections(command, load_run(file, overrides))
+        run = load_run(file, overrides)
+        _demand_sections(command, run)
+        if command == "train":
+            _demand_a_frame_each(run, resources)
     python = python or sys.executable
     return Job(command, file, tuple(overrides), place, python, resources, trials, early)
 
@@ -132,6 +148,17 @@ def outputs(job: Job) -> dict[str, str]:
 
 def _trials(sweep: Sweep) -> tuple[tuple[str, ...], ...]:
     return tuple(("--only", one.row, "--seeds", str(one.seed)) for one in sweep.students)
+
+
+def _demand_a_frame_each(run: RunConfig, resources: Resources) -> None:
+    streams = {} if run.train is None else run.train.streams
+    for name, stream in streams.items():
+        if stream.batch < resources.processes:
+            raise ConfigError(
+                f"train.streams.{name}: a batch of {stream.batch}, and --gpus and --nodes make "
+                f"{resources.processes} processes, of which each needs a frame of it; raise the "
+                "batch, or take fewer"
+            )
 
 
 def _demand_sections(command: Command, run: RunConfig) -> None:

@@ -6,7 +6,6 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.cluster.submission.job import OVER_RAY
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ def manifest(
 ) -> dict[str, Any]:
     """A RayJob of API version ray.io/v1.
 
-    A build or a sweep has a head without GPUs and `nodes` workers; training runs on a head alone.
+    What spreads has a head without GPUs and `nodes` workers; a student that one process trains is
+    on a head alone.
 
     Args:
         image: of a container with this program and Ray
@@ -45,9 +45,9 @@ def manifest(
             ": what the job writes would go with its container; give --claim NAME=/PATH, and "
             "--folder below it"
         )
-    more = OVER_RAY.get(job.command)
+    more = job.over_ray
     # KubeRay passes this through a shell of its own: one plain command, without `cd` and `&&`.
-    entrypoint = shlex.join(["env", "-C", str(job.folder), *job.words(*(more or ()))])
+    entrypoint = shlex.join(["env", "-C", str(job.folder), *job.words(*more)])
     head = _pod(job, image, claims, secrets, gpus=0 if more else job.resources.gpus)
     cluster: dict[str, Any] = {
         "rayVersion": ray.__version__,

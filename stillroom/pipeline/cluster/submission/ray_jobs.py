@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.cluster.submission.job import OVER_RAY, outputs
+from stillroom.pipeline.cluster.submission.job import outputs
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def request(
     if upload:
         _demand_lasting(job)
         runtime |= {"working_dir": str(job.folder), "excludes": NOT_SENT}
-    more = OVER_RAY.get(job.command)  # their actors ask for GPUs themselves
+    more = job.over_ray  # its actors ask for GPUs themselves
     return {
-        "entrypoint": shlex.join([*where, *job.words(*(more or ()))]),
+        "entrypoint": shlex.join([*where, *job.words(*more)]),
         "entrypoint_num_cpus": 1 if more else job.resources.cpus,
         "entrypoint_num_gpus": 0 if more else job.resources.gpus,
         "runtime_env": runtime,

@@ -74,7 +74,7 @@ def scripts(job: Job, options: Sequence[str] = (), at_once: int | None = None) -
         ]
     if job.resources.nodes > 1:
         return [Script(_script(job, options, _over_nodes(job)))]
-    return [Script(_script(job, options, _exec(job.words())))]
+    return [Script(_script(job, options, _exec(job.words(*job.workers))))]
 
 
 def submit(job: Job, parts: Sequence[Script]) -> list[str]:
@@ -164,7 +164,7 @@ def _array(job: Job, options: Sequence[str], at_once: int | None) -> str:
 def _over_nodes(job: Job) -> str:
     ray = shlex.join([job.python, "-m", "ray.scripts.scripts", "start"])
     asked = f"--num-cpus={job.resources.cpus} --num-gpus={job.resources.gpus} --block"
-    build = shlex.join(job.words())
+    command = shlex.join(job.words(*job.workers))
     return (
         f'{RAY}srun --nodes=1 --nodelist="${{hosts[0]}}" {ray} --head --port="$port" '
         f"{asked} &\n"
@@ -173,7 +173,7 @@ def _over_nodes(job: Job) -> str:
         '"${hosts[0]}" "$port" 2>/dev/null; do sleep 2; done\n'
         f'srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --exclude="${{hosts[0]}}" {ray} '
         f'--address="$address" {asked} &\n'
-        f'exec {build} --address "$address"\n'
+        f'exec {command} --address "$address"\n'
     )
 
 
