@@ -25,9 +25,9 @@ from stillroom.storage_specs.errors import StillroomError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SWEEPS = sorted((REPOSITORY / "examples").glob("*_sweep.toml"))
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "recipes/README.md")
 DOCUMENTS = [*(REPOSITORY / page for page in PAGES), *sorted((REPOSITORY / "docs").rglob("*.md"))]
-ROOTS = "stillroom|stages|storage_specs|pipeline|tests|benchmarks|examples"
+ROOTS = "stillroom|stages|storage_specs|pipeline|tests|benchmarks|examples|recipes"
 
 
 def test_every_key_of_a_run_file_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -16,9 +17,12 @@ from PIL import Image
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run, read_toml
+from stillroom.pipeline.run_file.writing import as_toml
+from stillroom.pipeline.sweep.file import load_sweep
+from stillroom.stages.train.objective import Objective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from stillroom.pipeline.run_file.sections import RunConfig
 
@@ -94,6 +98,39 @@ def test_a_table_is_planned_on_a_tree_of_its_data(path: Path, tmp_path: Path) ->
     assert not (tmp_path / "a.cache").exists()
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
+def test_every_term_of_a_table_reads_what_its_run_caches(path: Path) -> None:
+    for run in students_of(path):
+        (teacher,) = run.teachers
+        held = {f"{teacher}/{artifact}" for artifact in run.cache.artifacts}
+        held |= {f"{name}/code/{of.layer}" for name, of in run.adapt.items()}
+        objective, active = Objective(run.terms), set[str]()
+        for labelled, clips in kinds_of(run):
+            assert objective.artifacts(labelled, clips=clips) <= held
+            active |= set(objective.active(labelled, clips=clips))
+        assert active == set(objective.labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=name_of)
+def test_the_last_row_of_a_table_takes_a_step_on_a_tree_of_its_data(
+    path: Path, tmp_path: Path
+) -> None:
+    """With the recipe's own networks, untrained: layers are there, and the loss is finite."""
+    run = load_run(Path(read_toml(path, "")["run"]))
+    trial = load_sweep(path, tuple(stand_ins(run, tmp_path))[1::2]).students[-1]
+    file = tmp_path / "run.toml"
+    file.write_text(as_toml(shortened(trial.document, tmp_path)))
+    command("cache", "build", file, "--json")
+    if run.adapt:
+        command("cache", "adapt", file, "--json")
+    command("train", file, "--json")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (step,) = (line for line in lines if "loss" in line)
+    assert np.isfinite(step["loss"])
+    assert {key.split("/")[1] for key in step["terms"]} == {term.name for term in trial.run.terms}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
 def test_a_cache_is_sized_on_a_tree_of_its_data(path: Path, tmp_path: Path) -> None:
@@ -112,6 +149,35 @@ def test_a_cache_is_sized_on_a_tree_of_its_data(path: Path, tmp_path: Path) -> N
 def stated_frames(path: Path) -> dict[str, int]:
     found = re.findall(r"^\[sources\.(\w+)\] .*?(\d+) frames", path.read_text(), re.MULTILINE)
     return {name: int(count) for name, count in found}
+
+
+def students_of(path: Path) -> list[RunConfig]:
+    """The run of each variant, with the first seed."""
+    sweep = load_sweep(path)
+    return [trial.run for trial in sweep.students if trial.seed == sweep.config.seeds[0]]
+
+
+def kinds_of(run: RunConfig) -> list[tuple[bool, bool]]:
+    """Of each stream: whether it is labelled, and whether it is of triplets."""
+    assert run.train is not None
+    return [
+        (stream.labelled is not False and name == "train", stream.triplets is not None)
+        for name, stream in run.train.streams.items()
+    ]
+
+
+def shortened(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A trial of one step on two small crops of each stream, from random weights."""
+    short = copy.deepcopy(dict(document))
+    for section in (short["student"], short["student"]["options"]):
+        section.pop("encoder_weights", None)
+    short["train"] |= {"path": str(folder / "run"), "steps": 1}
+    short["train"]["view"]["crop"] = [64, 160]  # two places of `multi_frame`, 16 cells a side
+    short["train"].pop("milestones", None)
+    short["train"]["schedule"] = "constant"
+    for stream in short["train"]["streams"].values():
+        stream["batch"] = 2
+    return short
 
 
 def published(source: dict[str, Any]) -> int:
