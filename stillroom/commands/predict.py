@@ -49,7 +49,7 @@ def predict(
 
 
 def _text(found: PredictionResult) -> list[RenderableType]:
-    from stillroom.pipeline.predict_frames import LABELS, LEGEND, OVERLAYS
+    from stillroom.pipeline.predict_frames import ABOUT, LABELS, LEGEND, OVERLAYS
 
     kept = f", {found.found} were there before" if found.found else ""
     bad = [f"  {name}: {reason}" for name, reason in found.skipped.items()]
@@ -57,6 +57,6 @@ def _text(found: PredictionResult) -> list[RenderableType]:
     return [
         f"{found.predicted} frames predicted{kept}",
         *([f"{len(bad)} could not be read:", *bad[:NAMED], *more] if bad else []),
-        *(str(found.out / name) for name in (LABELS, OVERLAYS, LEGEND)),
+        *(str(found.out / name) for name in (LABELS, OVERLAYS, LEGEND, ABOUT)),
         *map(str, found.films),
     ]

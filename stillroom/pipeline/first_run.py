@@ -25,7 +25,8 @@ GRID = 32  # sides that every network of segmentation-models-pytorch takes witho
 TEACHER = """\
 [teachers.heavy]
 kind = "hf"                           # docs/teachers.md: torchvision, smp, onnx, export, python
-path = "FOLDER"                       # as save_pretrained wrote it; or a hub id with `revision`"""
+path = "FOLDER"                       # as save_pretrained wrote it; or a hub id with `revision`
+                                      # other classes than the data's: `classes`, `mapping`"""
 
 PIXELWISE = """\
 [[terms]]                             # probabilities, pixel by pixel: docs/losses.md has 23 terms

@@ -71,6 +71,18 @@ def test_a_public_data_set_is_found_built_trained_on_and_scored(
     assert json.loads(scores.stdout)["frames"] == 1
 
 
+def test_folders_beside_a_public_data_set_are_named_once(folder: Path) -> None:
+    plant("voc", folder / "data/VOCdevkit/VOC2012")
+    for name in "abcdefg":
+        (folder / "data" / name).mkdir()
+    found = write_first_run([folder / "data"], folder / "run.toml").sources.values()
+    remarks = [remark for each in found for remark in each.remarks if "not looked" in remark]
+    assert len(remarks) == 1
+    assert remarks[0].startswith("not looked at: a, b, c, d, e and 2 more; name a folder")
+    itself = write_first_run([folder / "data/VOCdevkit"], folder / "own.toml").sources.values()
+    assert [len(each.remarks) for each in itself] == [1, 1]
+
+
 @pytest.mark.slow
 def test_the_student_that_it_writes_takes_a_step(folder: Path) -> None:
     plant("voc", folder / "data")

@@ -216,7 +216,9 @@ def test_the_command_says_what_was_done(run: Path, photos: Path) -> None:
         done = CliRunner().invoke(main, ["predict", str(run), str(photos), "--out", "out"])
         assert done.exit_code == 0, done.stderr
         assert done.stdout.startswith(f"{head}1 could not be read:\n  bad: bad.jpg: not an image")
-        assert done.stdout.endswith("out/labels\nout/overlays\nout/legend.png\n")
+        assert done.stdout.endswith(
+            "out/labels\nout/overlays\nout/legend.png\nout/predictions.json\n"
+        )
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "val", "test", "unlabelled"]
 SAMPLE = 24  # files that are opened
+NAMED = 5  # folders, before the rest is counted
 
 _ROLES: dict[str, Role] = {
     "train": "train", "training": "train", "trainaug": "train",
@@ -92,11 +93,22 @@ def _splits(folder: Path, kind: str) -> Iterator[FoundSource]:
         for layout, root in [data_set.find(folder, split)]
         if not layout.missing(root, split)
     ]
-    remark = f"{kind}, by its layout: {', '.join(there)} are there"
+    remarks = [f"{kind}, by its layout: {', '.join(there)} are there"]
+    if others := _beside(folder, data_set.find(folder, there[0])[1] if there else folder):
+        remarks.append(f"not looked at: {others}; name a folder of its own instead to use it")
     for split in sorted(there, key=lambda name: name == "train"):  # trainaug holds train
         if split in _ROLES:
             settings = {"kind": kind, "root": str(folder), "split": split}
-            yield FoundSource(_ROLES[split], settings, (remark,))
+            yield FoundSource(_ROLES[split], settings, tuple(remarks))
+            del remarks[1:]  # once is enough
+
+
+def _beside(folder: Path, root: Path) -> str:
+    """Name the folders beside the one that a data set lies in; "" where that is `folder`."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    names = [path.name for path in inside if root != folder and not root.is_relative_to(path)]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _pairs(folder: Path) -> Iterator[FoundSource]:
