@@ -149,6 +149,11 @@ def _can_be_scored(name: str, run: RunConfig) -> bool:
 
 def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
     given = read_toml(path, "sweep file")
+    if "run" not in given and {"sources", "cache"} <= given.keys():
+        raise ConfigError(
+            f"{path}: this is a run file; give a sweep file, which names it (run = "
+            f'"{path}") and its variants: docs/sweeps.md'
+        )
     try:
         config = SweepConfig.model_validate(given)
         more = [seed for seed in seeds if seed not in config.seeds]

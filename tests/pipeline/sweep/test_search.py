@@ -210,3 +210,8 @@ def test_a_dry_run_lists_every_point(written: Path) -> None:
         "terms.1.weight=1", "terms.1.weight=2",
     ]  # fmt: skip
     assert sweeps.plan(plan_sweep(sweep))
+
+
+def test_a_run_file_in_place_of_a_sweep_file_is_called_one(run_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.toml: this is a run file; give a sweep file"):
+        load_sweep(run_file)
