@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.stages.cache.producers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
-from stillroom.storage_specs.artifacts import LABELS
+from stillroom.storage_specs.artifacts import ARTIFACTS, LABELS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def plan_build(
         if teacher.classes is not None:
             classes = teacher.mapped().num_classes()
             demand_labels_fit(run.cache.artifacts, classes, f"teachers.{name}")
+            _warn_of_other_classes(run, name, classes)
     try:
         cache = Cache.open(run.cache.path)
     except CacheIncomplete:
@@ -117,6 +121,20 @@ def plan_build(
                 "the cache"
             )
     return [_planned(opened, one, retry_bad) for one in sets]
+
+
+def _warn_of_other_classes(run: RunConfig, name: str, classes: int) -> None:
+    """Warn of a teacher without a mapping to the labels' classes before it runs for hours."""
+    labelled = next(filter(None, map(run.classes_of, run.sources)), None)
+    kept = any(ARTIFACTS[each.partition("/")[0]].has_classes for each in run.cache.artifacts)
+    if labelled is not None and classes != len(labelled) and kept:
+        LOG.warning(
+            "teacher %s has %d classes, the labels %d: a student of the labels' classes cannot "
+            "learn from its logits and pseudo labels; give it a `mapping` (docs/teachers.md)",
+            name,
+            classes,
+            len(labelled),
+        )
 
 
 def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:

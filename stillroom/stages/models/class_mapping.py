@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -49,18 +50,22 @@ def groups_of(
     counts = Counter(one for of in (*groups.values(), beside) for one in of if one is not None)
     twice = [names[one] for one, count in counts.items() if count > 1]
     left = [name for index, name in enumerate(names) if index not in counts]
-    faults = {
-        "no class of this teacher": unknown,
-        "named twice": twice,
-        "in no class; list them in `mapping_drop` if they stand for none": left,
-    }
+    faults = {"no class of this teacher": unknown, "named twice": twice}
     found = [f"{', '.join(which)}: {what}" for what, which in faults.items() if which]
+    if left:
+        numbers = [names.index(name) for name in left]
+        drop = [*dropped, *(numbers if isinstance(classes, int) else left)]
+        found.append(
+            f"{len(left)} of the teacher's classes in no class; where they stand for none: "
+            f"mapping_drop = {json.dumps(drop, ensure_ascii=False)}"
+        )
     if not any(counts[one] for of in groups.values() for one in of if one is not None):
         found.append("nothing is mapped")
     if found:
+        known = "numbered from 0" if isinstance(classes, int) else ", ".join(names)
         raise ConfigError(
-            f"mapping: {'; '.join(found)} (the teacher has {len(names)} classes, "
-            + ("numbered from 0)" if isinstance(classes, int) else f"{', '.join(names)})")
+            f"mapping: {'; '.join(found)} (the teacher has {len(names)} classes"
+            + (")" if left else f", {known})")  # those left over have named enough
         )
     return tuple(tuple(one for one in of if one is not None) for of in groups.values())
 

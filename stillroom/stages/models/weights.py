@@ -197,8 +197,8 @@ def check_classes(state: Mapping[str, Tensor], layer: str, classes: int, path: P
     if found is not None and found.shape[0] != classes:
         raise WeightsError(
             f"weights {path} are for {found.shape[0]} classes, but {classes} are configured; "
-            "give `classes` as the file was trained with, or another file"
-            + binary_hint(found.shape[0], classes)
+            "give `classes` as the file was trained with (a teacher also a `mapping`, where the "
+            "run's are others), or another file" + binary_hint(found.shape[0], classes)
         )
 
 

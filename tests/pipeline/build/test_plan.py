@@ -52,3 +52,19 @@ def test_classes_are_known_without_the_files(run_file: Path) -> None:
     )
     counts = {name: len(run.classes_of(name) or ()) for name in run.sources}
     assert counts == {"street": 9, "more": 0, "camvid": 11, "masks": 2, "photos": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ([], False),
+        (["teachers.tiny.classes=150"], True),
+        (["teachers.tiny.classes=150", 'cache.artifacts=["features/penultimate"]'], False),
+    ],
+)
+def test_a_teacher_of_other_classes_than_the_labels_is_warned_of(
+    run_file: Path, caplog: pytest.LogCaptureFixture, given: list[str], warned: bool
+) -> None:
+    plan_build(open_run(load_run(run_file, given)))
+    assert ("tiny has 150 classes, the labels 9: " in caplog.text) == warned
+    assert ("`mapping`" in caplog.text) == warned

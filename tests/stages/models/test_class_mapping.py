@@ -89,11 +89,18 @@ def test_known_list_of_classes_is_called_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"mapping": {**MAPPING, "ground": ["road"]}}, "sidewalk: in no class; list them in"),
+        (
+            {"mapping": {**MAPPING, "ground": ["road"]}},
+            r'1 of .* in no class; .*: mapping_drop = \["sidewalk"\] \(the teacher has 5 classes\)',
+        ),
         ({"mapping": {**MAPPING, "sky": ["sky", "road"]}}, "road: named twice"),
         ({"mapping": {**MAPPING, "sky": ["sky", "sky"]}}, "sky: named twice"),
         ({"mapping_drop": ["sky"]}, "sky: named twice"),
         ({"mapping": {**MAPPING, "sky": "heaven"}}, "'heaven': no class of this teacher"),
+        (
+            {"mapping": {"all": [0, 2]}, "mapping_drop": [4], "classes": 6},
+            r"3 of .*: mapping_drop = \[4, 1, 3, 5\] \(the teacher has 6 classes\)",
+        ),
         ({"mapping": {**MAPPING, "sky": 5}}, "5: no class of this teacher"),
         ({"mapping": {**MAPPING, "sky": -1}}, "-1: no class of this teacher"),
         ({"mapping_drop": ["heaven"]}, "'heaven': no class of this teacher"),

@@ -193,8 +193,8 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
     if found != config.num_channels():
         raise WeightsError(
             f"teacher {config.path} has {found} classes, but {config.num_channels()} are "
-            "configured; give `classes` as the model was trained with"
-            + binary_hint(found, config.num_channels())
+            "configured; give `classes` as the model was trained with, and a `mapping` where the "
+            "run's are others" + binary_hint(found, config.num_channels())
         )
     with as_weights_error(f"teacher {config.path}"):
         model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
