@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ def test_identity_follows_only_files_that_are_read(model_folder: Path, model: Pa
 def test_other_classes_and_colours_than_the_runs_are_warned_of(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # the command line, called by an earlier test, leaves the level at INFO
+    caplog.set_level(logging.WARNING, logger="stillroom")
     names = ["sky", "road", "car", "tree", "wall"]
     build_teacher(config(model, classes=names))
     assert not caplog.messages, "LABEL_0 and so on are no names, and nothing is said of colours"
