@@ -156,7 +156,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _length_is_given_once(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, and not both: take one out of the file")
+            raise ValueError("give either steps or epochs, and not both")
         return self
 
     @model_validator(mode="after")
