@@ -93,7 +93,8 @@ def test_without_a_check_of_what_is_hidden_there_is_one_flow_a_pair(run_file: Pa
     assert len(flow_files()) == 6
     shown = stillroom("eval", "teacher:tiny", run_file, "--video", *set_).stdout
     line = next(line for line in shown.splitlines() if " all 2 " in line)
-    assert line.split()[-5] == line.split()[-3] == "-"
+    visible, pixels = line.split()[-6], line.split()[-3]
+    assert visible == pixels == "-"
 
 
 def test_several_models_stand_side_by_side_with_pictures(run_file: Path) -> None:
@@ -101,7 +102,7 @@ def test_several_models_stand_side_by_side_with_pictures(run_file: Path) -> None
     done = stillroom(*arguments, "--pictures", "drawn", "--sheet", "drawn/sheet.png")
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "2 models on street, 10 frames" in lines
+    assert "2 models on street, 10 frames, size: canvas 64x96" in lines
     assert sum(" all 2 " in line for line in lines) == 2
     assert {path.name for path in Path("drawn").iterdir()} == {
         "sheet.png", "consistency.png", "changes.png", "flow.png", "film.mp4",

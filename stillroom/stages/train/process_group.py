@@ -47,7 +47,15 @@ def joined(device: str) -> Iterator[None]:
         torch.cuda.set_device(_own_gpu(int(os.environ.get("LOCAL_RANK", 0))))
     if not is_first():  # what all find the first says
         logging.getLogger("stillroom").setLevel(logging.ERROR)
-    distributed.init_process_group(ON_GPU if on_gpu else ON_CPU)
+    store, rank, count = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    # torchrun may keep its store over a restart, with the addresses of processes that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        ON_GPU if on_gpu else ON_CPU,
+        store=distributed.PrefixStore(f"stillroom/{attempt}", store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=count,
+    )
     try:
         yield
     finally:
