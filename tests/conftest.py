@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Before torch is imported: tests run side by side, and a thread each is fastest for all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Ray is: it reads this once in a process, and its daemons again, which must agree with it.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # every Ray of a test is on the loopback
 
 settings.register_profile("short", max_examples=25, deadline=None)
 settings.register_profile("long", max_examples=100, deadline=None)

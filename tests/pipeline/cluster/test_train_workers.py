@@ -40,7 +40,6 @@ OPTIONS = (
 @pytest.fixture
 def built(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # it listens on the loopback alone
     build(load_run(run_file))
     return run_file
 
