@@ -89,7 +89,8 @@ def write_first_run(folders: Sequence[Path], path: Path) -> FirstRun:
     """Write a run file, with comments, that caches and trains on what the folders hold.
 
     Raises:
-        ConfigError: the file is there already, or a folder holds nothing that is known.
+        ConfigError: the file is there already or cannot be written, or a folder holds nothing that
+            is known.
     """
     if path.exists():
         raise ConfigError(f"{path} is there already; give --out another name, or remove it")
@@ -99,8 +100,16 @@ def write_first_run(folders: Sequence[Path], path: Path) -> FirstRun:
     seen = _sizes(sources.values())
     canvas = _canvas(seen)
     run = FirstRun(path, sources, frames, canvas)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_text(shlex.join(map(str, folders)), run, seen), encoding="utf8")
+    text = _text(shlex.join(map(str, folders)), run, seen)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf8")
+    except OSError as error:
+        if path.is_file():  # half of it, on a full disk
+            path.unlink()
+        raise ConfigError(
+            f"{path}: the run file cannot be written ({error.strerror}); give --out another place"
+        ) from error
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import tomllib
@@ -88,7 +89,9 @@ def test_the_student_that_it_writes_takes_a_step(folder: Path) -> None:
     plant("voc", folder / "data")
     stillroom("init", "data")
     stillroom("cache", "build", "run.toml")
-    stillroom("train", "run.toml", "--set", "train.steps=1")
+    trained = stillroom("train", "run.toml", "--set", "train.steps=1")
+    assert "trained: 1 steps" in trained.stdout
+    assert (folder / "runs/run/model.safetensors").is_file()
 
 
 def test_masks_in_folders_of_splits(folder: Path) -> None:
@@ -179,13 +182,54 @@ def test_sparse_ids_beyond_a_byte_are_mapped(folder: Path) -> None:
         (lambda data: None, "data is no folder"),
         (lambda data: data.mkdir(), "no data set that is known"),
         (lambda data: save(photo(), data / "masks/a.png") or save(photo(), data / "images/a.png"),
-         "its files hold no class ids"),
+         "no class ids in any of 1 files"),
+        (lambda data: save(mask(255), data / "masks/a.png") or save(photo(), data / "images/a.png"),
+         "no pixel has a class, ids 255 in 1 masks, and 255 means none"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_said(make: Any, message: str, folder: Path) -> None:
     make(folder / "data")
     with pytest.raises(ConfigError, match=message):
         write_first_run([folder / "data"], folder / "run.toml")
+    assert not (folder / "run.toml").exists()
+
+
+def test_a_mask_that_is_cut_off_is_counted_and_stops_nothing(folder: Path) -> None:
+    for name in "ab":
+        save(photo(), folder / f"town/images/{name}.png")
+        save(mask(0, 1), folder / f"town/masks/{name}.png")
+    whole = (folder / "town/masks/b.png").read_bytes()
+    (folder / "town/masks/b.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "town/images/b.png").write_bytes(b"no image")
+    run = write_first_run([folder / "town"], folder / "run.toml")
+    remark = run.sources["train"].remarks[0]
+    assert remark.startswith("ids 0, 1 in 1 masks; 1 cannot be used, as ")
+    assert "b.png" in remark
+    assert run.canvas == (40, 64)
+
+
+def test_ids_with_gaps_are_said(folder: Path) -> None:
+    save(photo(), folder / "town/images/a.png")
+    save(mask(1, 5, 90), folder / "town/masks/a.png")
+    run = write_first_run([folder / "town"], folder / "run.toml")
+    assert run.sources["train"].settings["classes"] == 91
+    assert "a `mapping` keeps those that are used" in run.sources["train"].remarks[1]
+
+
+def test_a_place_that_takes_no_file_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(photo(), folder / "photos/a.png")
+    (folder / "file").write_text("")
+    done = CliRunner().invoke(main, ["init", "photos", "--out", "file/run.toml"])
+    assert done.exit_code == 2
+    assert "error: file/run.toml: the run file cannot be written" in done.stderr
+
+    def full(path: Path, text: str, **_: Any) -> None:
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        write_first_run([folder / "photos"], folder / "run.toml")
     assert not (folder / "run.toml").exists()
 
 

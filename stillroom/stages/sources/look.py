@@ -15,7 +15,12 @@ from stillroom.stages.sources.label_files import read_label
 from stillroom.stages.sources.recognise import KNOWN, recognise
 from stillroom.stages.sources.video import VIDEO_SUFFIXES
 from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.errors import ConfigError, FrameError
+from stillroom.storage_specs.errors import (
+    ConfigError,
+    FrameError,
+    SourceUnavailable,
+    StillroomError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +80,7 @@ def sizes(folder: Path) -> Counter[tuple[int, int]]:
         try:
             with Image.open(path) as image:
                 found[image.height, image.width] += 1
-        except OSError:  # which a build names
+        except (OSError, Image.DecompressionBombError):  # which a build names
             continue
     return found
 
@@ -140,30 +145,52 @@ def _pair(folder: Path) -> tuple[Path, Path] | None:
 
 def _masked(role: Role, images: Path, masks: Path) -> FoundSource:
     settings: dict[str, Any] = {"kind": "image_mask", "images": str(images), "masks": str(masks)}
+    found, remark = _ids(masks)
+    if found == {0, IGNORE}:
+        two = {"classes": ["background", "object"], "mapping": {0: 0, IGNORE: 1}, "ignore": []}
+        other = (
+            f"{IGNORE} is taken for a class; where it means no label, leave out all but `classes`"
+        )
+        return FoundSource(role, settings | two, (remark, other))
+    classes = sorted(found - {IGNORE})
+    if not classes:
+        raise ConfigError(
+            f"{masks}: no pixel has a class, {remark}, and {IGNORE} means none; expected the id of "
+            "a class as the value of each labelled pixel"
+        )
+    if classes[-1] < IGNORE and classes[0] >= 0:
+        count = classes[-1] + 1
+        more = "more classes than were seen? raise it, or list their names"
+        if len(classes) < count / 2:
+            more = f"most ids below {count} were not seen: a `mapping` keeps those that are used"
+        return FoundSource(role, settings | {"classes": count}, (remark, more))
+    mapping = {raw: place for place, raw in enumerate(classes)}
+    known = {"classes": len(classes), "mapping": mapping}
+    return FoundSource(role, settings | known, (remark, "ids that were not seen are faults"))
+
+
+def _ids(masks: Path) -> tuple[set[int], str]:
+    """Return the ids in some masks, and say so; masks that cannot be read are counted.
+
+    Raises:
+        ConfigError: none of them can be read.
+    """
     found: set[int] = set()
+    faults: list[StillroomError] = []
     opened = _some(masks)
     for path in opened:
         try:
             found |= set(np.unique(read_label(path)).tolist())
-        except FrameError as error:
-            raise ConfigError(
-                f"{masks}: its files hold no class ids: {error}\n  a mask has the id of each "
-                "pixel's class as its value; convert colours to ids first"
-            ) from error
+        except (FrameError, SourceUnavailable) as error:
+            faults.append(error)
+    if len(faults) == len(opened):
+        raise ConfigError(
+            f"{masks}: no class ids in any of {len(opened)} files: {faults[0]}\n  a mask has the "
+            "id of each pixel's class as its value; convert colours to ids first"
+        ) from faults[0]
     shown = ", ".join(map(str, sorted(found)[:12])) + (", ..." if len(found) > 12 else "")
-    remarks = (f"ids {shown} in {len(opened)} masks",)
-    if found <= {0, IGNORE} and IGNORE in found:
-        two = {"classes": ["background", "object"], "mapping": {0: 0, IGNORE: 1}, "ignore": []}
-        return FoundSource(role, settings | two, remarks)
-    classes = sorted(found - {IGNORE})
-    if not classes:
-        raise ConfigError(f"{masks}: no pixel of {len(opened)} masks has a class, all are {IGNORE}")
-    if classes[-1] < IGNORE and classes[0] >= 0:
-        more = "more classes than were seen? raise it, or list their names"
-        return FoundSource(role, settings | {"classes": classes[-1] + 1}, (*remarks, more))
-    mapping = {raw: place for place, raw in enumerate(classes)}
-    known = {"classes": len(classes), "mapping": mapping}
-    return FoundSource(role, settings | known, (*remarks, "ids that were not seen are faults"))
+    left = f"; {len(faults)} cannot be used, as {faults[0]}" if faults else ""
+    return found, f"ids {shown} in {len(opened) - len(faults)} masks{left}"
 
 
 def _unlabelled(folder: Path) -> FoundSource:
