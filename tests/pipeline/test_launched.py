@@ -110,6 +110,13 @@ def test_another_number_of_processes_resumes_in_mid_epoch(built: Path) -> None:
     assert_alike("run", "alone")
 
 
+def test_frames_that_their_device_decodes_are_shared_out_alike(built: Path) -> None:
+    train_run(load_run(built, [*OPTIONS, "train.path=alone"]))
+    code, _, err = ended(launch(2, *OPTIONS, "train.decode=device"))
+    assert code == 0, err
+    assert_alike("run", "alone")
+
+
 def test_where_one_is_killed_all_go_on_from_the_last_checkpoint(built: Path) -> None:
     slow = (
         'student={kind="python",target="tiny_networks:slow_student"}',
