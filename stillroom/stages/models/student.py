@@ -5,20 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stillroom.stages.models.dense_network import crop, measure_grids
+from stillroom.stages.models.dense_network import PENULTIMATE, crop, measure_grids
+from stillroom.stages.models.task_heads import SegmentationHead
 from stillroom.storage_specs.artifacts import FEATURES, LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from stillroom.stages.models.dense_network import ModelOutput, Normalise
+    from stillroom.stages.models.task_heads import HeadSettings
     from stillroom.stages.models.weights import EncoderFit
 
 ENCODERS = ("encoder", "backbone")  # what networks call it
+HEADS = "task_heads"  # what holds the heads beside the network's own, in its state_dict
+HIDDEN = f"{FEATURES}/{PENULTIMATE}"
 
 
 @dataclass
@@ -26,12 +31,26 @@ class StudentOutput:
     """The output of a student for a batch.
 
     Attributes:
-        logits: (B, C, h, w), h = ceil(H / stride)
-        features: by layer, (B, A, h', w')
+        grids: by name: "logits" (B, C, h, w), h = ceil(H / stride), and what its other heads give,
+            as "depth" (B, 1, h, w) in metres, and "features/<layer>" (B, A, h', w')
     """
 
-    logits: Tensor
-    features: dict[str, Tensor]
+    grids: ModelOutput
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C, h, w), of the head of segmentation."""
+        return self.grids[LOGITS]
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """By layer, (B, A, h', w')."""
+        before = f"{FEATURES}/"
+        return {k.removeprefix(before): v for k, v in self.grids.items() if k.startswith(before)}
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> StudentOutput:
+        """Return the same of other tensors."""
+        return StudentOutput({name: change(grid) for name, grid in self.grids.items()})
 
 
 class Student(nn.Module):
@@ -40,10 +59,11 @@ class Student(nn.Module):
     Attributes:
         network: the bare network; its state_dict is what is exported, and what a teacher of the
             same architecture loads
-        num_classes: C
-        strides, channels: pixels of an image to one grid position, and channels, for "logits" and
-            each "features/<layer>"
-        stride: of the logits
+        num_classes: C; 0 of a student without a head of segmentation
+        heads: by task; the first is the network's own
+        strides, channels: pixels of an image to one grid position, and channels, for what each head
+            gives, and each "features/<layer>"
+        stride: of what the first head gives
         encoder_fit: how the pretrained encoder weights fitted, if there were any
         idle_parameters: how many no output depends on; they are frozen, and not counted as the
             student's
@@ -61,6 +81,7 @@ class Student(nn.Module):
         self.network = network
         self.normalise = normalise
         self.num_classes = num_classes
+        self.heads: Mapping[str, HeadSettings] = {SegmentationHead.task: SegmentationHead()}
         self.encoder_fit: EncoderFit | None = None
         self.idle_parameters = 0
         self._frozen_norm: str | None = None
@@ -69,14 +90,47 @@ class Student(nn.Module):
         self._classifier_weight = classifier_weight
         network.eval()
         grids = measure_grids(lambda images: run(network, images), normalise.pad, num_classes)
+        grids = {LOGITS: grids[LOGITS], **grids}
         self.strides = {name: grid.stride for name, grid in grids.items()}
         self.channels = {name: grid.channels for name, grid in grids.items()}
         network.train()
 
+    def take_heads(self, heads: Mapping[str, HeadSettings], num_classes: int) -> None:
+        """Give the network's own classifier to the first task, and every other one a convolution.
+
+        Each is 3x3, from the penultimate features.
+
+        Args:
+            heads: by task
+            num_classes: C
+
+        Raises:
+            ConfigError: there is more than one, and the network does not show such features.
+        """
+        self.heads, self.num_classes = dict(heads), num_classes
+        (_, first), *others = heads.items()
+        if others and HIDDEN not in self.channels:
+            raise ConfigError(
+                f"student.heads: {', '.join(task for task, _ in others)} would read its "
+                f"{PENULTIMATE} features, and {type(self.network).__name__} shows none; leave one "
+                "head, or take another student"
+            )
+        given = _shapes(first, self.channels.pop(LOGITS), self.strides.pop(LOGITS))
+        if others:
+            inside, stride = self.channels[HIDDEN], self.strides[HIDDEN]
+            layers = {}
+            for task, head in others:
+                channels = head.channels(num_classes)
+                layers[task] = nn.Conv2d(inside, channels, 3, padding=1)
+                given |= _shapes(head, channels, stride)
+            self.network.add_module(HEADS, nn.ModuleDict(layers))
+        self.channels = {name: channels for name, (channels, _) in given.items()} | self.channels
+        self.strides = {name: stride for name, (_, stride) in given.items()} | self.strides
+
     @property
     def stride(self) -> int:
-        """Pixels of an image to one grid position of the logits."""
-        return self.strides[LOGITS]
+        """Pixels of an image to one grid position of what the first head gives."""
+        return usual_stride(self.strides)
 
     @property
     def classifier_weight(self) -> Tensor:
@@ -129,7 +183,7 @@ class Student(nn.Module):
             yield from (each for each in inside if isinstance(each, _BatchNorm))
 
     def forward(self, images: Tensor) -> StudentOutput:
-        """Compute logits and features of a batch.
+        """Compute what the heads give, and features, of a batch.
 
         Args:
             images: (B, 3, H, W) RGB, 0..255
@@ -141,9 +195,25 @@ class Student(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ArtifactError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
         padded = self.normalise(images)
-        output = self._run(self.network, padded)
-        output = crop(output, self.strides, padded, images.shape[-2], images.shape[-1])
-        logits = output.pop(LOGITS)
-        return StudentOutput(
-            logits, {name.removeprefix(f"{FEATURES}/"): grid for name, grid in output.items()}
-        )
+        output = self._by_task(self._run(self.network, padded))
+        return StudentOutput(crop(output, self.strides, padded, images.shape[-2], images.shape[-1]))
+
+    def _by_task(self, output: ModelOutput) -> ModelOutput:
+        """Put what the heads give in the place of the network's own logits."""
+        (_, first), *others = self.heads.items()
+        found = first.outputs(output.pop(LOGITS))
+        for task, head in others:
+            layer = self.network.get_submodule(f"{HEADS}.{task}")
+            found |= head.outputs(layer(output[HIDDEN]))
+        return found | output
+
+
+def usual_stride(strides: Mapping[str, int]) -> int:
+    """Return the stride of what a student's first head gives, of those of all its grids."""
+    return next(iter(strides.values()))
+
+
+def _shapes(head: HeadSettings, channels: int, stride: int) -> dict[str, tuple[int, int]]:
+    """Channels and strides of what a head gives."""
+    given = head.outputs(torch.zeros(1, channels, 1, 1))
+    return {name: (grid.shape[1], stride) for name, grid in given.items()}

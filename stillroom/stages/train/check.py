@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,10 +118,10 @@ def _measure(
         with LiveMemory() as memory:
             _back(value())
         one.peak_bytes = max(one.peak_bytes, memory.peak)
-        _synchronise(output.logits.device)
+        _synchronise(learner.device)
         began = time.perf_counter()
         _back(value())
-        _synchronise(output.logits.device)
+        _synchronise(learner.device)
         one.seconds = min(one.seconds, time.perf_counter() - began)
 
 
@@ -138,12 +138,7 @@ def _states_kept(job: TrainJob) -> Iterator[None]:
 
 def _cut_off(output: StudentOutput) -> StudentOutput:
     """The same output as if it were given, so that going back ends there."""
-
-    def leaf(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.detach().requires_grad_()
-
-    features = {name: leaf(feature) for name, feature in output.features.items()}
-    return replace(output, logits=leaf(output.logits), features=features)
+    return output.mapped(lambda grid: grid.detach().requires_grad_())
 
 
 def _back(value: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from stillroom.stages.models.student import usual_stride
 from stillroom.stages.train.objective_checks import (
     reading_faults,
     reads_on,
@@ -19,7 +20,7 @@ from stillroom.stages.train.objective_checks import (
 from stillroom.stages.train.reads import BESIDE, on_grid
 from stillroom.stages.train.step_part import step_part
 from stillroom.stages.train.terms.term import TermInput, TermState
-from stillroom.storage_specs.artifacts import LABELS, LOGITS
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Objective:
                     f"{', '.join(strides)}"
                 )
             stride = terms[label].stride(strides, cached)
-            found |= {on_grid(key, stride, strides[LOGITS]) for key in reads - BESIDE}
+            found |= {on_grid(key, stride, usual_stride(strides)) for key in reads - BESIDE}
         return frozenset(found)
 
     def active(self, labelled: bool, *, clips: bool = False) -> list[str]:

@@ -275,8 +275,7 @@ def _split(output: StudentOutput, batches: list[Batch]) -> Iterator[StudentOutpu
     start = 0
     for batch in batches:
         part = slice(start, start + len(batch.images))
-        features = {name: feature[part] for name, feature in output.features.items()}
-        yield dataclasses.replace(output, logits=output.logits[part], features=features)
+        yield output.mapped(lambda grid, part=part: grid[part])  # type: ignore[misc]
         start = part.stop
 
 

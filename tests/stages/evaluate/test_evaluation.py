@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from stillroom.stages.evaluate.predict import (
     predictions,
     read_frames,
 )
+from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError
@@ -268,9 +268,9 @@ class TinyStudent(nn.Module):
         self.norm = nn.BatchNorm2d(3)
         self.seen: list[tuple[Any, ...]] = []
 
-    def forward(self, images: torch.Tensor) -> SimpleNamespace:
+    def forward(self, images: torch.Tensor) -> StudentOutput:
         self.seen.append((images.shape, images.dtype, float(images.max()), self.training))
-        return SimpleNamespace(logits=self.norm(self.conv(images)))
+        return StudentOutput({"logits": self.norm(self.conv(images))})
 
 
 def test_a_student_sees_rgb_floats_in_evaluation_mode_and_is_left_as_it_was() -> None:

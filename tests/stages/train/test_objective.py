@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from student_output import student_output
 
 from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.losses.consistency_l2 import consistency_l2
@@ -35,12 +36,6 @@ STUDENT = Student(STRIDE)
 TERMS = TypeAdapter(tuple[TermConfig, ...])
 
 
-@dataclass
-class Output:
-    logits: torch.Tensor
-    features: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
 def objective(*sections, unlabelled_weight=1.0):
     return Objective(TERMS.validate_python(sections), unlabelled_weight)
 
@@ -58,7 +53,7 @@ def normal(*shape, seed):
 
 @pytest.fixture
 def output():
-    return Output((2 * normal(2, 3, *CELLS, seed=0)).requires_grad_())
+    return student_output((2 * normal(2, 3, *CELLS, seed=0)).requires_grad_())
 
 
 @pytest.fixture
@@ -189,9 +184,9 @@ def test_a_wholly_masked_batch_costs_nothing_and_can_be_differentiated(output, l
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_give_a_float32_loss(output, unlabelled, dtype):
-    exact, _ = objective(*XIE)(Output(output.logits.to(dtype).float()), unlabelled, STUDENT)
+    exact, _ = objective(*XIE)(student_output(output.logits.to(dtype).float()), unlabelled, STUDENT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, values = objective(*XIE)(Output(output.logits.to(dtype)), unlabelled, STUDENT)
+        loss, values = objective(*XIE)(student_output(output.logits.to(dtype)), unlabelled, STUDENT)
     assert loss.dtype == torch.float32
     assert all(value.dtype == torch.float32 for value in values.values())
     assert loss.equal(exact)

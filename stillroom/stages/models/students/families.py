@@ -35,9 +35,19 @@ else:
 def build_student(config: StudentConfig, num_classes: int) -> Student:
     """Build a student, and load what weights the config names. Random ones follow torch's seed.
 
+    The weights are of the network without the heads that stand beside its own.
+
+    Args:
+        num_classes: of the labels, for a head of segmentation
+
     Raises:
-        ConfigError: there is no such network.
+        ConfigError: there is no such network, or it does not show what its heads read.
         WeightsError: weights are unreadable or belong to another network.
     """
     _, build = STUDENTS[config.kind]
-    return build(config, num_classes)
+    heads = config.by_task()
+    first = next(iter(heads.values()))
+    student = build(config, first.channels(num_classes))
+    if config.heads is not None:
+        student.take_heads(heads, num_classes if config.learns_classes() else 0)
+    return student

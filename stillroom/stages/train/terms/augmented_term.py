@@ -59,13 +59,14 @@ class AugmentedTerm(LogitsTerm):
 
     def augmentation(self, given: TermInput) -> Augmentation:
         """Take the batch into the statistics, and return what they come to."""
-        if LAYER not in given.output.features:
+        features = given.output.features
+        if LAYER not in features:
             raise ConfigError(
                 f"term {self.label} looks at what the student's classifier reads, its features "
-                f"{LAYER!r}; this student has {', '.join(given.output.features) or 'none'}"
+                f"{LAYER!r}; this student has {', '.join(features) or 'none'}"
             )
         statistics, labels = given.kept(ClassCovariance), given.labels_on_grid()
-        statistics.update(given.output.features[LAYER], labels)
+        statistics.update(features[LAYER], labels)
         return Augmentation(
             weight=given.student.classifier_weight,
             variance=statistics.variance.clone(),  # the next stream changes it in place

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from pydantic import Field
 from torch import nn
 
+from stillroom.stages.models.student import usual_stride
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.reads import how_to_cache, on_grid
 from stillroom.storage_specs.artifacts import IGNORE, LABELS, LOGITS, PSEUDO_LABEL
@@ -136,21 +137,18 @@ class TermInput:
     @property
     def features(self) -> Tensor:
         """(B, A, h, w): what the student has on its grid of the term: a layer, or its logits."""
-        _, _, layer = self.term.grid.partition("/")
-        if not layer:
-            return self.output.logits
         _demand_grid(self.term, self.term.grid, self.student.strides)
-        return self.output.features[layer]
+        return self.output.grids[self.term.grid]
 
     @property
     def mask(self) -> Tensor:
         """(B, 1, h, w) bool: the positions of the term's grid that show the frame."""
-        return self.batch.mask_at(self.stride, self.student.strides[LOGITS])
+        return self.batch.mask_at(self.stride, usual_stride(self.student.strides))
 
     @property
     def pixel_mask(self) -> Tensor:
         """(B, 1, H, W) bool: the pixels that show the frame, of clips."""
-        return self.batch.mask_at(1, self.student.strides[LOGITS])
+        return self.batch.mask_at(1, usual_stride(self.student.strides))
 
     @property
     def triplets(self) -> Triplets:
@@ -179,7 +177,7 @@ class TermInput:
             ArtifactError: where the batch does not have it
         """
         key = self.term.key(artifact, teacher)
-        read = on_grid(key, self.stride, self.student.strides[LOGITS])
+        read = on_grid(key, self.stride, usual_stride(self.student.strides))
         try:
             return self.batch.artifacts[read]
         except KeyError:

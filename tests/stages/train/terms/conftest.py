@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from student_output import student_output
 
-from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.terms.term import Sizes, TermInput
 
@@ -53,7 +53,7 @@ def make_input(sizes):
     mask, coarse = torch.ones(2, 1, *cells(4)).bool(), torch.ones(2, 1, *cells(8)).bool()
     mask[1, :, :, 4:] = False
     coarse[1, :, :, 2:] = False
-    output = StudentOutput(
+    output = student_output(
         grids(CLASSES, 4).requires_grad_(),
         {
             "penultimate": grids(6, 4).requires_grad_(),
@@ -104,7 +104,7 @@ def make_clip(sizes):
         shown[1::2, :, :, -1] = False  # the second triplet's view reaches beyond the canvas
         return shown
 
-    output = StudentOutput(
+    output = student_output(
         (2 * normal(6, CLASSES, *cells(4))).requires_grad_(),
         {
             "penultimate": normal(6, 6, *cells(4)).relu().requires_grad_(),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from student_output import student_output
 
 from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.dataset import open_dataset
@@ -45,12 +46,6 @@ class Student:
         return {"logits": 4, **{f"features/{name}": each for name, each in self.layers.items()}}
 
 
-@dataclass
-class Output:
-    logits: torch.Tensor
-    features: dict[str, torch.Tensor]
-
-
 def objective(*sections, student=None, code_stride=16):
     made = Objective(TypeAdapter(tuple[TermConfig, ...]).validate_python(sections))
     student = student or Student()
@@ -76,7 +71,7 @@ def a_batch(read=f"{CODE}@16", cells=(2, 3), masks=None):
 
 def an_output(size=(8, 11)):
     features = {"penultimate": torch.randn(2, 5, *size, requires_grad=True)}
-    return Output(torch.randn(2, 3, 8, 11), features)
+    return student_output(torch.randn(2, 3, 8, 11), features)
 
 
 @both
@@ -171,7 +166,7 @@ def test_a_wholly_masked_batch_costs_nothing_and_can_be_differentiated(name):
 def test_half_precision_features_give_a_float32_loss(name):
     made, batch, output = objective({"name": name, "teacher": "fpn"}), a_batch(), an_output()
     output.features["penultimate"] = output.features["penultimate"].detach().bfloat16()
-    exact = Output(output.logits, {"penultimate": output.features["penultimate"].float()})
+    exact = student_output(output.logits, {"penultimate": output.features["penultimate"].float()})
     expected = made.values(exact, batch, Student())[f"{name}/fpn"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = made.values(output, batch, Student())[f"{name}/fpn"]

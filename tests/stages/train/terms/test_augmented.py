@@ -154,7 +154,7 @@ def test_a_document_of_the_term_is_json(tmp_path):
 @both
 def test_a_student_without_penultimate_features_is_refused(make_input, name):
     given = make_input(make(name))
-    del given.output.features["penultimate"]
+    del given.output.grids["features/penultimate"]
     with pytest.raises(ConfigError, match=r"features 'penultimate'; this student has stage4"):
         given.term.value(given)
 
@@ -162,7 +162,7 @@ def test_a_student_without_penultimate_features_is_refused(make_input, name):
 @both
 def test_features_on_another_grid_than_the_logits_are_refused(make_input, name):
     given = make_input(make(name))
-    given.output.features["penultimate"] = torch.zeros(2, 6, 2, 3)
+    given.output.grids["features/penultimate"] = torch.zeros(2, 6, 2, 3)
     with pytest.raises(ArtifactError, match=rf"term {name}/fpn on stream camvid: features are"):
         given.value()
 

@@ -155,7 +155,7 @@ def test_without_regions_only_pixels_are_compared(make_input):
 
 def test_features_in_half_precision_meet_weights_in_float32(make_input):
     given = make_input(make("cross_image_memory"))
-    given.output.features["penultimate"] = given.features.detach().half()
+    given.output.grids["features/penultimate"] = given.features.detach().half()
     for _ in range(2):
         assert given.term.value(given).dtype == torch.float32
         given.state.after_step()

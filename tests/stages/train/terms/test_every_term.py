@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from pydantic import TypeAdapter
+from student_output import student_output
 
-from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses.table import LOSSES, TermConfig
@@ -94,7 +94,7 @@ class Stage:
 
     def value(self, progress=0.5):
         torch.manual_seed(1)
-        output = StudentOutput(self.logits, {"penultimate": self.features})
+        output = student_output(self.logits, {"penultimate": self.features})
         values = self.objective.values(output, self.batch, self.network, progress)
         return next(iter(values.values()))
 

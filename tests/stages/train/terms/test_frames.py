@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from student_output import student_output
 
-from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Triplets
 from stillroom.stages.train.losses.multi_frame import LEAST_SPREAD, PATIENCE, embedded, multi_frame
 from stillroom.stages.train.losses.pairwise_frame import pairwise_frame
@@ -57,9 +57,9 @@ def test_pairs_are_compared_frame_with_partner(make_clip, of, patch):
 
 def test_a_student_that_says_what_its_teacher_says_costs_nothing(make_clip):
     given = make_clip(pairwise())
-    theirs = StudentOutput(given.batch.artifacts["fpn/logits"], {})
+    theirs = student_output(given.batch.artifacts["fpn/logits"], {})
     assert given.term.value(replace(given, output=theirs)).item() == 0
-    swapped = StudentOutput(theirs.logits[[0, 1, 4, 5, 2, 3]], {})  # after before before
+    swapped = student_output(theirs.logits[[0, 1, 4, 5, 2, 3]], {})  # after before before
     assert given.term.value(replace(given, output=swapped)) > 0.001
 
 
@@ -224,7 +224,7 @@ def test_masked_cells_reach_neither_value_nor_gradient(make_clip, term):
         value = term.value(
             replace(
                 given,
-                output=StudentOutput(logits, {"penultimate": features}),
+                output=student_output(logits, {"penultimate": features}),
                 batch=replace(given.batch, artifacts=artifacts),
             )
         )
@@ -243,7 +243,7 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, term, d
     features = given.output.features["penultimate"]
 
     def value(kind):
-        output = StudentOutput(
+        output = student_output(
             given.output.logits.detach().to(dtype).to(kind),
             {"penultimate": features.detach().to(dtype).to(kind)},
         )

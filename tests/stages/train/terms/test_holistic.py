@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from pydantic import TypeAdapter
+from student_output import student_output
 
 from stillroom.stages.models.critic import Critic
 from stillroom.stages.train.batch import Batch
@@ -27,12 +28,6 @@ SECTION = {"name": "holistic", "teacher": "fpn", "width": 4, "weight": 0.1}
 @dataclass
 class Student:
     strides: dict[str, int]
-
-
-@dataclass
-class Output:
-    logits: torch.Tensor
-    features: dict[str, torch.Tensor]
 
 
 STUDENT = Student({"logits": 4})
@@ -59,7 +54,7 @@ def a_batch(stream="camvid", teacher=None, size=(6, 7)):
 
 
 def an_output(size=(6, 7)):
-    return Output(torch.randn(3, 3, *size, requires_grad=True), {})
+    return student_output(torch.randn(3, 3, *size, requires_grad=True), {})
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +149,7 @@ def test_a_student_that_pleases_the_critic_comes_closer_to_the_teacher():
         batch = a_batch(teacher=teacher, size=(8, 8))
         batch.mask[:] = True
         optimiser.zero_grad()
-        made.values(Output(logits, {}), batch, STUDENT)["holistic/fpn"].backward()
+        made.values(student_output(logits, {}), batch, STUDENT)["holistic/fpn"].backward()
         optimiser.step()
         made.after_step()
     assert (logits - teacher).abs().mean() < 2  # it was 4
@@ -202,8 +197,8 @@ def test_a_wholly_masked_batch_costs_nothing_and_teaches_nothing():
 
 def test_half_precision_logits_are_scored_in_float32():
     made, batch, output = objective(), a_batch(), an_output()
-    output.logits = output.logits.detach().bfloat16()
-    exact = Output(output.logits.float(), {})
+    output.grids["logits"] = output.logits.detach().bfloat16()
+    exact = student_output(output.logits.float(), {})
     made.states.eval()
     expected = made.values(exact, batch, STUDENT)["holistic/fpn"]
     with torch.autocast("cpu", dtype=torch.bfloat16):

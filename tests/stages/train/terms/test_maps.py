@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from student_output import student_output
 
 from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.losses.attention_transfer import attention_transfer
@@ -49,12 +50,6 @@ class Student:
     strides: dict[str, int] = field(default_factory=lambda: STRIDES)
 
 
-@dataclass
-class Output:
-    logits: torch.Tensor
-    features: dict[str, torch.Tensor]
-
-
 def objective(**section):
     found = Objective(TERMS.validate_python(({"teacher": "fpn", **section},)))
     torch.manual_seed(4)
@@ -73,7 +68,7 @@ def normal(*shape, seed):
 
 @pytest.fixture
 def output():
-    return Output(
+    return student_output(
         (2 * normal(2, 3, *FINE, seed=0)).requires_grad_(),
         {
             "penultimate": normal(2, 6, *FINE, seed=1).requires_grad_(),
@@ -326,14 +321,16 @@ def test_a_student_and_its_projector_learn_the_teachers_features(make_student):
 
 
 def test_features_of_half_precision_are_compared_in_float32(output, labelled):
-    half = Output(
+    half = student_output(
         output.logits.half(), {name: part.half() for name, part in output.features.items()}
     )
     for name in NAMES:
         section = {"name": name, "on": "features", "layer": "stage4", "teacher_layer": "stage4"}
         found = value(half, labelled, **section)
         assert found.dtype == torch.float32
-        rounded = Output(half.logits.float(), {k: v.float() for k, v in half.features.items()})
+        rounded = student_output(
+            half.logits.float(), {k: v.float() for k, v in half.features.items()}
+        )
         assert found.equal(value(rounded, labelled, **section))
 
 

@@ -76,7 +76,7 @@ def test_masked_cells_do_not_reach_the_weights(make_input, rubbish):
 
 def test_features_in_half_precision_meet_weights_in_float32(make_input):
     given = make_input(make())
-    given.output.features["penultimate"] = given.features.detach().half()
+    given.output.grids["features/penultimate"] = given.features.detach().half()
     assert given.term.value(given).dtype == torch.float32
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from student_output import student_output
 
-from stillroom.stages.models.student import StudentOutput
 from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.loss_parts.downsample import downsample_at_centres, downsample_by_means
 from stillroom.stages.train.losses.table import TermConfig
@@ -87,7 +87,7 @@ def moving(logits, image, step):
             visible=torch.ones(2, 1, height, width).bool(),
         ),
     )
-    return StudentOutput(shifted(logits, 1).requires_grad_(), {}), batch
+    return student_output(shifted(logits, 1).requires_grad_(), {}), batch
 
 
 @everywhere
@@ -105,7 +105,7 @@ def test_predictions_that_move_along_cost_nothing_and_others_do(make_clip, at, o
         return given.term.value(replace(given, output=output, batch=changed)).item()
 
     assert value() == pytest.approx(0, abs=1e-10)
-    steady = value(StudentOutput(logits.expand(3, *logits.shape), {}))
+    steady = value(student_output(logits.expand(3, *logits.shape), {}))
     assert steady == pytest.approx(0, abs=1e-10) if step == (0, 0) else steady > 0.01
     if occlusion in ("visible", "none"):  # another flow explains the images no more either
         assert value(flow=batch.triplets.flow + 4) > 0.01
@@ -160,7 +160,7 @@ def test_what_does_not_show_the_frame_reaches_neither_value_nor_gradient(make_cl
         given = make_clip(make(at="cells", occlusion="visible"))
         logits = given.output.logits.detach().clone()
         logits = logits.masked_fill(~given.batch.mask, rubbish).requires_grad_()
-        value = given.term.value(replace(given, output=StudentOutput(logits, {})))
+        value = given.term.value(replace(given, output=student_output(logits, {})))
         value.backward()
         return value, logits.grad
 
@@ -190,7 +190,7 @@ def test_half_precision_under_autocast_is_compared_in_float32(make_clip, at, dty
     logits = given.output.logits.detach().to(dtype)
 
     def value(logits):
-        return given.term.value(replace(given, output=StudentOutput(logits, {})))
+        return given.term.value(replace(given, output=student_output(logits, {})))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = value(logits)
