@@ -8,6 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.label_check import check_labels
+from stillroom.pipeline.mix_check import mix_needs
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.training_checks import (
     check_cache,
@@ -126,6 +127,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     for name, stream in settings.streams.items():
         labelled, clips = is_labelled(cache, name, stream), stream.triplets is not None
         needs = objective.needs(labelled, student.strides, cached, clips=clips)
+        needs |= mix_needs(objective, name, stream, labelled=labelled)
         streams[name] = open_dataset(cache, name, settings, needs, student.stride)
     check_objective(run, objective, streams, classes)
     check_labels(objective, streams, classes)

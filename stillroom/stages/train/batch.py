@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stillroom.stages.across_ranks import ALL
+from stillroom.stages.train.mix import pasted
 from stillroom.stages.train.sample import Sample, Triplet
 from stillroom.storage_specs.errors import ArtifactError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.across_ranks import Rows
+    from stillroom.stages.train.mix import Mix
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Batch:
         frame_ids: B names, for messages
         triplets: of a stream of clips, how its frames lie in one another; None of single frames
         rows: which frames these are of the batch that ranks share
+        mix: what of its frames is still to be pasted into one another
     """
 
     stream: str
@@ -77,6 +80,7 @@ class Batch:
     frame_ids: list[str] = field(default_factory=list)
     triplets: Triplets | None = None
     rows: Rows = ALL
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
         if self.labelled and self.labels is None:
@@ -104,6 +108,23 @@ class Batch:
             artifacts={key: change(value) for key, value in self.artifacts.items()},
             masks={stride: change(value) for stride, value in self.masks.items()},
             triplets=self.triplets and self.triplets.mapped(change),
+        )
+
+    def mixed(self) -> Batch:
+        """Return the same with its frames pasted into one another, where that is still to be."""
+        if self.mix is None:
+            return self
+        how, covered = self.mix.how, self.mix.covered(self.images, self.artifacts)
+        return replace(
+            self,
+            images=pasted(self.images, covered, 1),
+            mask=pasted(self.mask, covered, how.stride),
+            artifacts={
+                key: pasted(value, covered, how.stride_of(key))
+                for key, value in self.artifacts.items()
+            },
+            masks={stride: pasted(value, covered, stride) for stride, value in self.masks.items()},
+            mix=None,
         )
 
     def sample(self, place: int) -> Sample:

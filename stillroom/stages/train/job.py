@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.train.mix import Mixing
 from stillroom.stages.train.order import steps_of
 from stillroom.storage_specs.errors import ConfigError
 
@@ -94,6 +95,16 @@ class TrainJob:
     def parts(self) -> int:
         """Number of batches of every stream that a step takes, one after the other."""
         return self.settings.accumulate or 1
+
+    @property
+    def mixing(self) -> dict[str, Mixing]:
+        """How the frames of a stream are mixed, of those where they are."""
+        by = {"cutmix": None, "classmix": self.objective.first_pseudo_label()}
+        return {
+            name: Mixing(by[stream.mix], self.student.stride)
+            for name, stream in self.settings.streams.items()
+            if stream.mix is not None
+        }
 
     def epoch(self, step: int) -> float:
         """Return the passes of the first stream that `step` steps amount to."""

@@ -20,7 +20,7 @@ from stillroom.stages.train.objective_checks import (
 from stillroom.stages.train.reads import BESIDE, on_grid
 from stillroom.stages.train.step_part import step_part
 from stillroom.stages.train.terms.term import TermInput, TermState
-from stillroom.storage_specs.artifacts import LABELS
+from stillroom.storage_specs.artifacts import LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,6 +108,16 @@ class Objective:
         """Return the labels of the terms that read something on such a stream."""
         reads = reads_on(self._by_label(), labelled, clips)
         return [label for label in self.labels if reads[label]]
+
+    def first_pseudo_label(self) -> str | None:
+        """Name the pseudo label of the first teacher that single, unlabelled frames are taught by.
+
+        None where they have no teacher.
+        """
+        terms = self._by_label()
+        teachers = (name for label in self.active(False) for name in terms[label].teachers)
+        first = next(teachers, None)
+        return None if first is None else f"{first}/{PSEUDO_LABEL}"
 
     def prepare(self, sizes: Sizes) -> None:
         """Make what the terms train or remember, from torch's generator, in the terms' order.

@@ -35,6 +35,7 @@ ADVICE = {  # by the first word of a part's name
     "wait": 'the loader: raise train.threads, or set train.loader = "processes"',
     "copy": "copies to the device: fewer artifacts a frame, or a smaller crop",
     "unpack": 'decoding on the device: a smaller crop, or train.decode = "host" where cores idle',
+    "mix": "pasting frames into one another: a smaller crop",
     "forward": 'the student: train.compile, on a GPU train.amp = "bfloat16", or a smaller crop',
     "backward": 'student and terms: train.compile, on a GPU train.amp = "bfloat16", fewer terms',
     "optimiser": "the update: a larger batch makes it rarer",

@@ -30,6 +30,8 @@ class StreamConfig(Settings):
             and one after it, and `batch` counts triplets
         draws: how many of the cached neighbours of a frame on either side to choose among; all if
             left out
+        mix: paste a part of each frame of an unlabelled batch over another one, which what is
+            cached of them follows: "cutmix" a box, "classmix" half the classes of the pseudo label
     """
 
     source: str | None = None
@@ -39,6 +41,7 @@ class StreamConfig(Settings):
     complement: bool = False
     triplets: str | None = None
     draws: int | None = Field(default=None, gt=0)
+    mix: Literal["cutmix", "classmix"] | None = None
 
     @model_validator(mode="after")
     def _something_is_left(self) -> StreamConfig:
@@ -46,6 +49,20 @@ class StreamConfig(Settings):
             raise ValueError("complement takes what `every` leaves out, and every = 1 leaves none")
         if self.draws is not None and self.triplets is None:
             raise ValueError("draws is of neighbours: name a model of motion, triplets = ...")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_can_be_mixed(self) -> StreamConfig:
+        if self.mix is not None and self.triplets is not None:
+            raise ValueError(
+                "mix is of single frames: what is pasted into a clip does not follow its flow; "
+                "leave out mix, or triplets"
+            )
+        if self.mix is not None and self.batch % 2:
+            raise ValueError(
+                f"mix pastes the frames of a pair into each other: batch must be even, got "
+                f"{self.batch}"
+            )
         return self
 
 

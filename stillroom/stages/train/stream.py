@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.fillers import Fillers, Filling, Frames
     from stillroom.stages.train.job import TrainJob
+    from stillroom.stages.train.mix import Mix, Mixing
     from stillroom.stages.train.packed.packed_batch import PackedBatch
 
 
@@ -39,6 +41,7 @@ class Loader:
     Args:
         datasets, batches: by stream, in one order; frames of a stream a step, or triplets, which
             ranks share
+        mixing: of streams whose frames are mixed
         start_step, steps: yields steps start_step .. steps - 1
         ahead: steps prepared beyond the one in use; enough to occupy the threads if left out
         threads: threads that fill batches
@@ -51,6 +54,7 @@ class Loader:
         datasets: Mapping[str, Frames],
         batches: Mapping[str, int],
         *,
+        mixing: Mapping[str, Mixing] = MappingProxyType({}),
         seed: int,
         steps: int,
         start_step: int = 0,
@@ -68,6 +72,7 @@ class Loader:
             )
         self.datasets = dict(datasets)
         self.batches = dict(batches)
+        self.mixing = dict(mixing)
         self.seed = seed
         self.steps = steps
         self.start_step = start_step
@@ -92,6 +97,7 @@ class Loader:
             batches = [filling.wait() for filling in waiting.popleft()]
             for batch in batches:
                 batch.rows = self._rows(batch)
+                batch.mix = self._mix(batch.stream, step)
             yield batches
 
     def __enter__(self) -> Loader:
@@ -119,6 +125,14 @@ class Loader:
                     "and each needs a frame of it; raise the batch, or take fewer workers"
                 )
             )
+        if stream in self.mixing and count % (2 * self.world_size):
+            raise said_once(
+                ConfigError(
+                    f"train.streams.{stream}: mix pastes the frames of a pair into each other, and "
+                    f"each of {self.world_size} workers needs whole pairs of the batch of {count}; "
+                    f"make it a multiple of {2 * self.world_size}"
+                )
+            )
         return share(count, self.rank, self.world_size)
 
     def _rows(self, batch: Batch | PackedBatch) -> Rows:
@@ -126,6 +140,12 @@ class Loader:
             return ALL
         of, start = self.batches[batch.stream], self._shares[batch.stream].start
         return Rows(start, of, blocks=3 if batch.clips else 1)
+
+    def _mix(self, stream: str, step: int) -> Mix | None:
+        if stream not in self.mixing:
+            return None
+        own, of = self._shares[stream], self.batches[stream]
+        return self.mixing[stream].draw(self.seed, stream, step, own, of)
 
     def _submit(self, stream: str, step: int) -> Filling:
         dataset, own = self.datasets[stream], self._shares[stream]
@@ -148,6 +168,7 @@ def open_loader(job: TrainJob, start_step: int = 0, steps: int | None = None) ->
     return Loader(
         streams_of(job),
         {name: stream.batch for name, stream in settings.streams.items()},
+        mixing=job.mixing,
         seed=settings.seed,
         steps=(job.steps if steps is None else steps) * job.parts,
         start_step=start_step * job.parts,

@@ -65,6 +65,20 @@ def test_nothing_waits_for_bytes_or_what_is_made_of_them(document):  # noqa: F81
     assert {"copy", "unpack"} <= RECORD.ranges.keys()
 
 
+@pytest.mark.parametrize("mix", ["cutmix", "classmix"])
+def test_frames_are_mixed_on_the_device_without_waiting(document, mix):  # noqa: F811
+    document["train"]["streams"] = {"more": {"batch": 2, "mix": mix}}
+    document["terms"] = [{"name": "pixelwise_kl", "teacher": "tiny"}]
+    (expected,) = on_device(batches(document, decode="host"), torch.device("cpu"))
+    packed = batches(document)
+    RECORD.clear()
+    (found,) = on_device(packed, CUDA)
+    assert not RECORD.waits
+    assert found.mix is None
+    torch.testing.assert_close(found.images.cpu(), expected.images, rtol=0, atol=1e-3)
+    assert found.mask.cpu().equal(expected.mask)
+
+
 def test_the_bytes_of_a_frame_are_a_fraction_of_what_they_were(document):  # noqa: F811
     document["train"]["streams"] = {"street": {"batch": 2}}  # single frames
     document["terms"] = [{"name": "pixelwise_kl", "teacher": "tiny"}, {"name": "cross_entropy"}]

@@ -177,6 +177,9 @@ class HolisticTerm(LogitsTerm):
     def whole_logits(self) -> bool:
         return True
 
+    def whole_frames(self) -> bool:
+        return True  # the critic would take the edges of what is pasted for the teacher's
+
     def state(self, sizes: Sizes) -> TermState:
         critic = Critic(sizes.classes, design=self.design, width=self.width)
         return CriticState(critic, self.critic_lr, self.penalty)

@@ -1,4 +1,4 @@
-"""Batches on the device that trains, decoded."""
+"""Batches on the device that trains, decoded and mixed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def on_device(batches: Iterable[Batch | PackedBatch], device: torch.device) -> list[Batch]:
-    """Bring batches to a device without waiting for it, and unpack there what is packed."""
+    """Bring batches to a device without waiting for it; there unpack and mix what is to be."""
     with step_part("copy"):
         there = [batch.to(device, non_blocking=True) for batch in batches]
     arrived: list[Batch] = []
@@ -24,5 +24,8 @@ def on_device(batches: Iterable[Batch | PackedBatch], device: torch.device) -> l
         if isinstance(batch, PackedBatch):
             with step_part("unpack"):
                 batch = batch.unpacked()
+        if batch.mix is not None:
+            with step_part("mix"):
+                batch = batch.mixed()
         arrived.append(batch)
     return arrived

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stillroom.stages.across_ranks import Rows
     from stillroom.stages.train.batch import Triplets
     from stillroom.stages.train.batch_memory import FrameShapes
+    from stillroom.stages.train.mix import Mix
     from stillroom.stages.train.packed.slot import PackedArray, Slot
     from stillroom.stages.train.photometric import PhotometricConfig
 
@@ -45,7 +46,7 @@ class PackedBatch:
         slots: (B, bytes of a slot) uint8
         heads: (B, words) int32, the slots' heads, on the host where the slots are not
         clips: whether the frames are triplets, in the order of `Triplets`
-        rows: as in `Batch`
+        rows, mix: as in `Batch`
     """
 
     stream: str
@@ -58,6 +59,7 @@ class PackedBatch:
     clips: bool
     heads: Tensor | None = None
     rows: Rows = ALL
+    mix: Mix | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """Return the same on `device`, by one copy a frame, of the bytes that it uses."""
@@ -91,6 +93,7 @@ class PackedBatch:
             frame_ids=self.frame_ids,
             triplets=self._triplets(words, floats, masks[1]) if self.clips else None,
             rows=self.rows,
+            mix=self.mix,
         )
 
     def bytes_used(self) -> list[int]:

@@ -268,6 +268,10 @@ class Term(Settings):
         """Tell whether it needs the teacher's logits themselves, and not their softmax alone."""
         return False
 
+    def whole_frames(self) -> bool:
+        """Tell whether it looks at a frame as a whole, so that mixed frames would mislead it."""
+        return False
+
     def state(self, sizes: Sizes) -> TermState | None:
         """Make what the term trains or remembers; None where that is nothing.
 
