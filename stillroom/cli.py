@@ -15,7 +15,15 @@ from stillroom.commands.cache import cache
 from stillroom.commands.doctor import doctor
 from stillroom.commands.export import export
 from stillroom.commands.init import init
-from stillroom.commands.options import ADDRESS, JSON, SET, example, print_result, with_run
+from stillroom.commands.options import (
+    ADDRESS,
+    JSON,
+    SET,
+    example,
+    naming_run_file,
+    print_result,
+    with_run,
+)
 from stillroom.commands.predict import predict
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
@@ -44,7 +52,7 @@ class _Commands(click.Group):
         except StoppedElsewhere:
             sys.exit(2)
         except StillroomError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {naming_run_file(str(error))}", err=True)
             sys.exit(2)
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
@@ -137,10 +145,19 @@ def train(
             print_result(result.to_dict(), students.train_result(result), as_json)
 
 
+def _models(context: click.Context, argument: click.Parameter, given: tuple[str, ...]) -> Any:
+    if not given:
+        raise click.UsageError(
+            "give models and, behind them, the run file whose [evaluate] they are scored on: "
+            "stillroom eval RUN_OR_CHECKPOINT... RUN.toml"
+        )
+    return given
+
+
 @main.command(
     "eval", epilog=example("stillroom eval runs/camvid-ce examples/camvid.toml --sheet test.png")
 )
-@click.argument("models", metavar="RUN_OR_CHECKPOINT...", nargs=-1, required=True)
+@click.argument("models", metavar="RUN_OR_CHECKPOINT...", nargs=-1, callback=_models)
 @with_run
 @click.option(
     "--sheet", type=click.Path(path_type=Path),

@@ -142,10 +142,11 @@ def verify(folder: Path | str, as_json: bool, **options: Any) -> None:
 )  # fmt: skip
 def preview(folder: Path | str, source: str | None, frames: int, out: Path) -> None:
     """Draw a contact sheet: frame, label, teacher, confidence, pseudo label."""
+    from stillroom.commands.quantities import place
     from stillroom.pipeline.cache_tools.preview import draw_preview
 
     for path in draw_preview(folder, source, frames, out):
-        click.echo(path)
+        click.echo(place(path))
 
 
 for tool in TOOLS:

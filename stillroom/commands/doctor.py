@@ -46,10 +46,10 @@ def doctor(
 
 
 def _text(found: list[Finding]) -> list[RenderableType]:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid("", "", Column(overflow="fold"), padding=(0, 2))  # no path is cut short
     for one in found:
         table.add_row(Text(one.state, style=COLOURS[one.state]), Text(one.area), Text(one.what))
     faults = sum(one.state == "fault" for one in found)

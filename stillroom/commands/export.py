@@ -58,7 +58,7 @@ def export(model: Path, to: str, as_json: bool, **options: Any) -> None:
 
 
 def _text(found: ExportResult) -> list[RenderableType]:
-    from stillroom.commands.quantities import size
+    from stillroom.commands.quantities import place, size
 
     about, compared = found.about, found.comparison
     if compared is None:
@@ -73,7 +73,7 @@ def _text(found: ExportResult) -> list[RenderableType]:
         ]
     height, width = about.size
     return [
-        f"{found.path}: {size(found.bytes)}, {len(about.classes)} classes, frames of "
+        f"{place(found.path)}: {size(found.bytes)}, {len(about.classes)} classes, frames of "
         f"{height}x{width}",
         *verdict,
     ]

@@ -49,6 +49,7 @@ def predict(
 
 
 def _text(found: PredictionResult) -> list[RenderableType]:
+    from stillroom.commands.quantities import place
     from stillroom.pipeline.predict_frames import ABOUT, LABELS, LEGEND, OVERLAYS
 
     kept = f", {found.found} were there before" if found.found else ""
@@ -57,6 +58,6 @@ def _text(found: PredictionResult) -> list[RenderableType]:
     return [
         f"{found.predicted} frames predicted{kept}",
         *([f"{len(bad)} could not be read:", *bad[:NAMED], *more] if bad else []),
-        *(str(found.out / name) for name in (LABELS, OVERLAYS, LEGEND, ABOUT)),
-        *map(str, found.films),
+        *(place(found.out / name) for name in (LABELS, OVERLAYS, LEGEND, ABOUT)),
+        *map(place, found.films),
     ]

@@ -1,6 +1,8 @@
-"""Bytes, seconds, parameters and operations as people read them."""
+"""Bytes, seconds, parameters, operations and places as people read them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 def size(count: float) -> str:
@@ -29,6 +31,11 @@ def parameters(count: int) -> str:
     if count < 1000:
         return f"{count}"
     return f"{count / 1e3:.2f} k" if count < 999_995 else f"{count / 1e6:.2f} M"
+
+
+def place(path: Path | str) -> str:
+    """Where a file or folder is, wherever one reads this: an absolute path, or a URL as it is."""
+    return str(path) if "://" in str(path) else str(Path(path).absolute())
 
 
 def gflops(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -11,20 +12,28 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stillroom.storage_specs.errors import StillroomError
+from stillroom.storage_specs.errors import ConfigError, StillroomError
 from stillroom.storage_specs.extras import EXTRAS, how_to_install
 from stillroom.storage_specs.files.object_store import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.device_facts import DeviceFacts
 
 LITTLE = 5_000_000_000  # bytes of a disk
+NEEDS = {
+    "smp": "segmentation_models_pytorch",
+    "torchvision": "torchvision",
+    "hf": "transformers",
+    "onnx": "onnxruntime",
+}  # packages, by the kind of a model
+NAMED = ("architecture", "encoder", "target", "path", "weights", "encoder_weights")  # keys of it
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
 
 
@@ -171,8 +180,6 @@ def _ray(address: str | None) -> Iterator[Finding]:
 
 
 def _run(run: RunConfig) -> Iterator[Finding]:
-    from stillroom.stages.sources.open import open_source
-
     cache = place_of(run.cache.path)
     if isinstance(cache, Path):
         yield from _folder("cache", cache)
@@ -181,9 +188,46 @@ def _run(run: RunConfig) -> Iterator[Finding]:
     if run.train is not None:
         yield from _folder("run", run.train.path)
     for name, config in run.sources.items():
-        try:
-            count = len(open_source(config))
-        except StillroomError as error:
-            yield Finding(f"source {name}", "fault", re.sub(r"\s+", " ", str(error)))
-        else:
-            yield Finding(f"source {name}", "ok", f"{count} frames")
+        yield _tried(f"source {name}", partial(_count, config))
+    models: dict[str, Any] = {f"teacher {name}": one for name, one in run.teachers.items()}
+    models |= {f"flow {name}": one for name, one in run.flows.items()}
+    models |= {"student": run.student} if run.student is not None else {}
+    for area, model in models.items():
+        yield _tried(area, partial(_model, model))
+
+
+def _count(config: Any) -> str:
+    from stillroom.stages.sources.open import open_source
+
+    return f"{len(open_source(config))} frames"
+
+
+def _tried(area: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(area, "ok", look())
+    except StillroomError as error:
+        return Finding(area, "fault", re.sub(r"\s+", " ", str(error)))
+
+
+def _model(model: Any) -> str:
+    """Read the files that the section of a teacher, a flow model or a student names; list them.
+
+    Raises:
+        StillroomError: one cannot be read, or a package or a function that it needs is not there.
+    """
+    from stillroom.stages.models.model_settings import ModelSettings
+    from stillroom.stages.models.python_target import find_target
+    from stillroom.stages.models.weights import weights_sha256
+
+    package = NEEDS.get(model.kind)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"kind {model.kind} needs {package}; {how_to_install(package)}")
+    if isinstance(model, ModelSettings):
+        model.content()  # hashes of all of its files
+    named = {key: value for key in NAMED if (value := getattr(model, key, None)) is not None}
+    if "target" in named:
+        find_target(named["target"])
+    for key in named.keys() & {"weights", "encoder_weights"}:
+        weights_sha256(named[key])
+    named |= {key: each.absolute() for key, each in named.items() if isinstance(each, Path)}
+    return ", ".join([f"kind {model.kind}", *(f"{key} {value}" for key, value in named.items())])

@@ -100,6 +100,7 @@ def test_the_whole_path_through_the_command_line(run_file: Path) -> None:
     drawn = stillroom("cache", "preview", run_file, "--frames", "2", "--out", "preview.png")
     assert drawn.exit_code == 0, drawn.stderr
     for line in drawn.stdout.split():
+        assert Path(line).is_absolute()
         assert Path(line).read_bytes().startswith(b"\x89PNG")
 
     looked_at = stillroom("train", run_file, "--check")
@@ -166,7 +167,9 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("cache", "preview", "nowhere.cache"), "there is no cache here"),
         (("train", "run.toml", "--set", "train.stepz=1"), "did you mean 'steps'?"),
         (("train", "run.toml", "--set", "nonsense"), "KEY=VALUE"),
-        (("train", "run.toml"), "run `stillroom cache build RUN.toml`"),
+        (("train", "run.toml"), "run `stillroom cache build run.toml`"),
+        (("cache", "verify", "run.toml"), "run `stillroom cache build run.toml`"),
+        (("train", "."), "run file .: this is a folder; expected a TOML file"),
         (("eval", "nowhere", "run.toml"), "no such run folder or checkpoint"),
         (
             ("cache", "build", "run.toml", "--set", "teachers.tiny.target=absent:network"),
@@ -204,6 +207,13 @@ def test_no_empty_bar_stands_above_an_error_that_comes_first(
     done = CliRunner().invoke(main, [*command, str(run_file), *wrong])
     assert done.exit_code == 2
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("models", [(), ("runs/x",)])
+def test_a_score_without_a_run_file_says_that_one_is_needed(models: tuple[str, ...]) -> None:
+    said = stillroom("eval", *models)
+    assert said.exit_code == 2
+    assert "give models and, behind them, the run file whose [evaluate]" in said.stderr
 
 
 def test_a_folder_of_somebody_elses_is_no_run_folder(run_file: Path) -> None:

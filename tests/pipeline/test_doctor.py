@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -32,6 +33,8 @@ def test_a_machine_that_runs_these_tests_has_no_fault(run_file: Path) -> None:
     assert of("system", found)[0].what.startswith(f"Python {python} on ")
     assert f"torch {importlib.metadata.version('torch')}" in of("packages", found)[-1].what
     assert of("source street", found)[0].what == "10 frames"
+    assert of("teacher tiny", found)[0].what == "kind python, target tiny_networks:teacher"
+    assert of("student", found)[0].what == "kind python, target tiny_networks:student"
     assert sorted(run_file.parent.rglob("*")) == before
 
 
@@ -122,8 +125,48 @@ def test_a_source_that_cannot_be_listed_is_a_fault_and_the_exit_code_says_so(
     assert found["state"] == "fault"
     assert "nowhere" in found["what"]
     text = CliRunner().invoke(main, ["doctor", str(run_file), "--set", missing])
+    assert not [line for line in text.stdout.splitlines() if line != line.rstrip()]  # in a pipe
     assert text.exit_code == 1
     assert text.stdout.rstrip().endswith("1 fault")
+
+
+@pytest.mark.parametrize(
+    ("change", "area", "message"),
+    [
+        ('teachers.tiny.weights="nope.pth"', "teacher tiny", "nope.pth: cannot be read (No such"),
+        ('teachers.tiny.target="nope:teacher"', "teacher tiny", "'nope' cannot be imported"),
+        ('student.weights="run.toml/x.pth"', "student", "x.pth: cannot be read (Not a directory)"),
+        ('flows={net={kind="raft_small", weights="."}}', "flow net", "folder"),
+        (
+            'teachers.tiny={kind="hf", path=".", classes=9}',
+            "teacher tiny",
+            "expected a folder with",
+        ),
+        ('teachers.tiny={kind="onnx", path="x.onnx", classes=9}', "teacher tiny", "x.onnx: cannot"),
+    ],
+)
+def test_what_models_name_is_looked_at(
+    change: str, area: str, message: str, run_file: Path
+) -> None:
+    (found,) = of(area, examine(load_run(run_file, [change])))
+    assert found.state == "fault"
+    assert message in found.what
+
+
+def test_a_kind_whose_package_is_missing_is_a_fault(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(run_file, ['student={kind="smp", architecture="FPN", encoder="resnet18"}'])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("segm") else find(name)
+    )
+    (found,) = of("student", examine(run))
+    assert (found.state, found.what) == (
+        "fault",
+        "kind smp needs segmentation_models_pytorch; run `pip install -e '.[train]'` in "
+        "stillroom's own folder",
+    )
 
 
 def test_a_cluster_that_does_not_answer_is_a_fault() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,45 @@ def test_what_cannot_be_used_is_said(make: Any, message: str, folder: Path) -> N
     with pytest.raises(ConfigError, match=message):
         write_first_run([folder / "data"], folder / "run.toml")
     assert not (folder / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "labels"),
+    [
+        ("voc", "JPEGImages", "SegmentationClass"),
+        ("cityscapes", "leftImg8bit", "gtFine"),
+        ("cityscapes", "leftImg8bit/train/ulm", "gtFine/train"),
+        ("mapillary", "training/images", "validation/labels"),
+    ],
+)
+def test_a_part_of_a_data_set_names_its_whole(
+    kind: str, images: str, labels: str, folder: Path
+) -> None:
+    whole = folder / "data"
+    plant(kind, whole)
+    (found,) = write_first_run([whole / images], folder / "run.toml").sources.values()
+    assert found.settings["kind"] == "images"
+    layout = f"{whole} has the layout of {kind}"
+    assert found.remarks[1] == f"{layout}; give that folder to learn from its labels"
+    with pytest.raises(ConfigError, match=f"{labels}: no images but labels; {layout}; give the"):
+        write_first_run([whole / labels], folder / "labels.toml")
+
+
+def test_a_data_set_without_its_labels_is_known_by_its_folders(folder: Path) -> None:
+    plant("cityscapes", folder / "data")
+    shutil.rmtree(folder / "data/gtFine")
+    for given in ("data", "data/leftImg8bit"):
+        (found,) = write_first_run([folder / given], folder / f"{len(given)}.toml").sources.values()
+        assert "has the layout of cityscapes, but gtFine/train is not there" in found.remarks[1]
+
+
+def test_masks_alone_are_no_photos(folder: Path) -> None:
+    for name in "ab":
+        save(mask(0, 1, 255), folder / f"mine/{name}.png")
+    with pytest.raises(
+        ConfigError, match="mine: no images but labels; these look like masks; give"
+    ):
+        write_first_run([folder / "mine"], folder / "run.toml")
 
 
 def test_a_mask_that_is_cut_off_is_counted_and_stops_nothing(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from stillroom.commands.quantities import duration, size
+from stillroom.commands.quantities import duration, place, size
 from stillroom.commands.show.grid import array_name, grid
 from stillroom.storage_specs.artifacts import FLOW
 
@@ -70,9 +70,9 @@ def _rows(count: int, artifacts: Collection[str]) -> str:
 def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
     """Lay out what a build did."""
     if not report.shards:
-        return [f"{path}: all {report.wanted} shards are committed, nothing to do"]
+        return [f"{place(path)}: all {report.wanted} shards are committed, nothing to do"]
     text = (
-        f"{path}: {report.shards} of {report.wanted} shards computed, {report.frames} rows, "
+        f"{place(path)}: {report.shards} of {report.wanted} shards computed, {report.frames} rows, "
         f"{size(report.bytes)} in {duration(report.wall_seconds)}"
     )
     bad, frames = sum(report.bad.values()), report.bad_frames
@@ -173,10 +173,10 @@ def verification(report: VerifyReport) -> list[RenderableType]:
             "then `stillroom cache build RUN.toml`"
         )
     elif report.is_sound:
-        end = f"{path}: complete and sound"
+        end = f"{place(path)}: complete and sound"
     else:
         end = (
-            f"{path}: what is committed is sound; shards are missing: run "
+            f"{place(path)}: what is committed is sound; shards are missing: run "
             "`stillroom cache build RUN.toml`"
         )
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.commands.quantities import size
+from stillroom.commands.quantities import place, size
 from stillroom.commands.show.grid import grid
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def transcoded(out: str, found: list[SetTranscoded]) -> list[RenderableType]:
         parts += [f"{name}/{note}" for note in one.notes]
     if any(one.waiting for one in found):
         parts.append("shards wait for frames that the source has not cached: build, run it again")
-    return [*parts, f"written: {out}"]
+    return [*parts, f"written: {place(out)}"]
 
 
 def copied(out: str, found: list[SetCopied]) -> list[RenderableType]:
@@ -43,7 +43,7 @@ def copied(out: str, found: list[SetCopied]) -> list[RenderableType]:
     )
     return [
         grid(("set", "shards", "already", "missing", "bytes"), rows),
-        f"copied, every object checked by its sha256: {out}",
+        f"copied, every object checked by its sha256: {place(out)}",
     ]
 
 
@@ -53,7 +53,10 @@ def adapted(path: Path | str, found: list[CodeReport]) -> list[RenderableType]:
     for one in found:
         parts += ["", *_code(one)] if parts else _code(one)
     written = sum(source.shards for one in found for source in one.sources)
-    return [*parts, f"written: {path}" if written else f"nothing to do: all codes are in {path}"]
+    return [
+        *parts,
+        f"written: {place(path)}" if written else f"nothing to do: all codes are in {place(path)}",
+    ]
 
 
 def _code(one: CodeReport) -> list[RenderableType]:

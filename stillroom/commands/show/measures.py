@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from stillroom.commands.quantities import size
+from stillroom.commands.quantities import place, size
 from stillroom.commands.show.grid import array_name, grid
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _fidelity_of_set(one: SetFidelity) -> list[RenderableType]:
         views = grid(columns, map(_view, one.views))
         parts += ["", "cached and warped, against the teacher live on the warped frame", views]
     parts += ["", *one.recommendation]
-    return parts if one.picture is None else [*parts, f"picture: {one.picture}"]
+    return parts if one.picture is None else [*parts, f"picture: {place(one.picture)}"]
 
 
 def _errors(one: ArtifactFidelity, codec: str) -> list[str]:
@@ -93,9 +93,9 @@ def stats(found: StatsReport) -> list[RenderableType]:
     for one in found.sets:
         parts += ["", *_stats_of_set(one)] if parts else _stats_of_set(one)
     if found.features is not None:
-        parts.append(f"features: {found.features}")
+        parts.append(f"features: {place(found.features)}")
     if found.picture is not None:
-        parts.append(f"picture: {found.picture}")
+        parts.append(f"picture: {place(found.picture)}")
     return parts
 
 

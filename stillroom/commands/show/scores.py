@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.commands.quantities import gflops, parameters
+from stillroom.commands.quantities import gflops, parameters, place
 from stillroom.commands.show.grid import grid
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def evaluations(found: Sequence[Evaluation]) -> list[RenderableType]:
     if videos:
         parts += ["", *_along_clips(videos)]
     if found[0].sheet is not None:
-        parts.append(f"predictions: {found[0].sheet}")
-    return [*parts, *(f"along a clip: {path}" for path in found[0].pictures)]
+        parts.append(f"predictions: {place(found[0].sheet)}")
+    return [*parts, *(f"along a clip: {place(path)}" for path in found[0].pictures)]
 
 
 def _one(found: Evaluation) -> list[RenderableType]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from stillroom.commands.quantities import duration, parameters, size
+from stillroom.commands.quantities import duration, parameters, place, size
 from stillroom.commands.show.grid import grid
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def train_result(result: TrainResult) -> list[RenderableType]:
     if skipped:
         listing = ", ".join(f"{count} of {name}" for name, count in skipped.items())
         parts.append(f"bad frames left out: {listing} (stillroom cache info RUN.toml --bad)")
-    return [*parts, f"model: {result.paths['model']}"]
+    return [*parts, f"model: {place(result.paths['model'])}"]
 
 
 def term_checks(found: Check) -> list[RenderableType]:
@@ -76,7 +76,7 @@ def training_profile(found: Profile) -> list[RenderableType]:
         f"a step takes {found.step_seconds * 1e3:.1f} ms, mean of {found.steps}; a GPU is waited "
         "for after each part, which makes a step slower than in training",
         f"what holds it up: {found.bottleneck} ({held_up.share:.1%}); {found.advice}",
-        f"trace: {found.trace} (chrome://tracing, https://ui.perfetto.dev)",
+        f"trace: {place(found.trace)} (chrome://tracing, https://ui.perfetto.dev)",
     ]
 
 
@@ -98,7 +98,7 @@ def demo_result(result: DemoResult) -> list[RenderableType]:
         f"({100 * result.gain:+.1f} points of mIoU, the same network, no cost when it runs)",
         "",
         "pictures:",
-        *(f"  {path}" for path in result.pictures),
+        *(f"  {place(path)}" for path in result.pictures),
         "run files, to change and run again:",
-        *(f"  {path}" for path in result.run_files),
+        *(f"  {place(path)}" for path in result.run_files),
     ]

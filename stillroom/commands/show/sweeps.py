@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.commands.quantities import place
 from stillroom.commands.show.grid import grid
 from stillroom.pipeline.sweep.tables import best, by_class, explained, summary
 
@@ -44,7 +45,7 @@ def plan(found: SweepPlan) -> list[RenderableType]:
     done = len(found.chosen) - len(found.pending)
     return [
         grid(("variant", "seed", "state", "folder"), rows, left=(0, 2, 3)),
-        f"cache {found.sweep.run.cache.path} {cache}",
+        f"cache {place(found.sweep.run.cache.path)} {cache}",
         *_unscored(found.sweep),
         f"{done} of {len(found.chosen)} chosen are done. nothing is begun (--dry-run)",
     ]
@@ -59,7 +60,7 @@ def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
     tables = [summary(found.sweep, found.rows), *([by_class(found.rows)] if per_class else [])]
     parts: list[RenderableType] = [part for table in tables for part in (grid(*table), "")]
     parts += [*best(found.sweep, found.rows), explained(found.sweep), *_unscored(found.sweep)]
-    return [*parts, *map(str, found.files)]
+    return [*parts, *map(place, found.files)]
 
 
 def _unscored(sweep: Sweep) -> list[str]:

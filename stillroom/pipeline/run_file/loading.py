@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.teachers.families import TeacherConfig
 
+EXCLUDES = {"train.steps": "epochs", "train.epochs": "steps"}  # what a key takes the place of
+
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run file, apply `a.b=1` overrides, and check everything.
@@ -41,6 +43,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or not TOML.
     """
+    if path.is_dir():
+        raise ConfigError(f"{what} {path}: this is a folder; expected a TOML file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -114,6 +118,8 @@ def _with_paths(run: RunConfig, change: Callable[[Path], Path]) -> RunConfig:
 def override(document: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set dotted keys, each given as `a.b=1`: read as TOML, or as plain text where it is none.
 
+    The last word holds: of keys that exclude each other, one that is set takes the other away.
+
     Raises:
         ConfigError: one is not KEY=VALUE, or there is no such place.
     """
@@ -144,6 +150,7 @@ def set_key(document: dict[str, Any], key: str, value: Any, origin: str) -> None
         node[position : position + 1] = [value]
     elif isinstance(node, dict):
         node[last] = value
+        node.pop(EXCLUDES.get(key, ""), None)
     else:
         raise ConfigError(f"{origin}: {'.'.join(parents)} is a value, not a section")
 

@@ -26,6 +26,17 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
         ConfigError: no such module or function, or it does not take these options. What goes wrong
             inside the function is raised as it is: its traceback shows where.
     """
+    function = find_target(target)
+    _demand_taken(target, function, options)
+    return function(**options)
+
+
+def find_target(target: str) -> Callable[..., Any]:
+    """Import the module of "module:function" and return the function.
+
+    Raises:
+        ConfigError: no such module or function.
+    """
     module_name, _, name = target.partition(":")
     try:
         module = _module(module_name)
@@ -34,11 +45,10 @@ def call_target(target: str, options: Mapping[str, Any]) -> Any:
             f"target {target!r}: module {module_name!r} cannot be imported ({error}); "
             "install it, call from its folder, or put that on PYTHONPATH"
         ) from error
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"target {target!r}: module {module_name!r} has no function {name!r}")
-    _demand_taken(target, function, options)
-    return function(**options)
+    return function
 
 
 def _demand_taken(target: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from PIL import Image
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.image_files import IMAGE_SUFFIXES
 from stillroom.stages.sources.label_files import read_label
-from stillroom.stages.sources.recognise import KNOWN, recognise
+from stillroom.stages.sources.recognise import KNOWN, part_of, recognise
 from stillroom.stages.sources.video import VIDEO_SUFFIXES
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "val", "test", "unlabelled"]
 SAMPLE = 24  # files that are opened
+SIDE, FEW = 64, 40  # pixels of a small copy, and colours that none of a photo's has as few of
 NAMED = 5  # folders, before the rest is counted
 
 _ROLES: dict[str, Role] = {
@@ -203,7 +205,26 @@ def _unlabelled(folder: Path) -> FoundSource:
             "masks, no images and no videos"
         )
     kind = "images" if images >= videos else "video"
-    remark = (
+    remarks = [
         f"{images or videos} {'images' if kind == 'images' else 'videos'}, no masks beside them"
-    )
-    return FoundSource("unlabelled", {"kind": kind, "root": str(folder)}, (remark,))
+    ]
+    part = part_of(folder) if kind == "images" else None
+    if part is not None and part.role == "images":
+        remarks.append(f"{part}; give that folder to learn from its labels")
+    elif part is not None or (images and _are_masks(folder)):
+        whole = part or "these look like masks"
+        raise ConfigError(
+            f"{folder}: no images but labels; {whole}; give the folder in which labels and images "
+            "lie"
+        )
+    return FoundSource("unlabelled", {"kind": kind, "root": str(folder)}, tuple(remarks))
+
+
+def _are_masks(folder: Path) -> bool:
+    """Whether some images all have as few colours as masks have ids."""
+    counts = []
+    for path in _some(folder):
+        with suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
+            small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
+            counts.append(len(np.unique(small.reshape(SIDE * SIDE, -1), axis=0)))
+    return bool(counts) and max(counts) <= FEW

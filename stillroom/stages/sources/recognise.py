@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stillroom.stages.sources.data_set_table import DATA_SETS, DataSet, Layout
+from stillroom.stages.sources.find_images import kind_at
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ KNOWN: dict[str, DataSet] = {
 }
 """The kinds that are recognised; of two that fit, the first."""
 
+_COMMON = ("{}", "images", "seg")  # names of folders that say nothing of a data set
 _ABOVE = 3  # folders above a source's that may be a data set's
 
 
@@ -44,6 +47,55 @@ def recognise(folder: Path) -> str | None:
             if not layout.missing(root, split):
                 return kind
     return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a folder that is no whole data set is of one.
+
+    Attributes:
+        kind: of source
+        whole: the data set's folder
+        role: "images" or "labels"
+        missing: what is not there of a split, as "gtFine/train"
+    """
+
+    kind: str
+    whole: Path
+    role: str
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lacks = f", but {', '.join(self.missing)} is not there" if self.missing else ""
+        return f"{self.whole} has the layout of {self.kind}{lacks}"
+
+
+def part_of(folder: Path) -> Part | None:
+    """Return the data set of whose images or labels a folder is a part, None if it is of none.
+
+    A layout with something missing counts where its images lie in a folder of a name of its own.
+    """
+    folder = folder.absolute()
+    for above in (folder, *folder.parents[:_ABOVE]):
+        with suppress(ConfigError):  # of other folders, which nobody has asked for
+            found = [part for kind in KNOWN for part in _parts(folder, above, kind)]
+            if found:
+                return min(found, key=lambda part: len(part.missing))
+    return None
+
+
+def _parts(folder: Path, above: Path, kind: str) -> Iterator[Part]:
+    for split in KNOWN[kind].splits:
+        layout, root = KNOWN[kind].find(above, split)
+        paths = layout.paths(split)
+        missing = tuple(path for path in paths.values() if kind_at(root / path) is None)
+        if missing and layout.images.partition("/")[0] in _COMMON:
+            continue
+        for role in ("images", "labels"):
+            there = root / paths[role]
+            inside = folder.is_relative_to(there) or there.is_relative_to(folder)
+            if inside and paths[role] not in missing:
+                yield Part(kind, above, role, missing)
 
 
 def warn_of_splits(folder: Path, config: FileSettings) -> None:

@@ -29,8 +29,10 @@ UNCHANGING = (
     "train.loader",
     "train.decode",
     "train.checkpoint_every",
+    "train.log_every",
     "train.gradients_every",
 )
+LENGTH = ("train.steps", "train.epochs")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ class TrainJob:
         if self.settings.steps is not None:
             return self.settings.steps
         return steps_of(*self._first(), self.settings.epochs or 1)
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether its steps depend on how many there are: then it cannot become another length."""
+        over_all = self.settings.schedule not in ("milestones", "constant")
+        return over_all or any(term.follows_length for term in self.objective.terms)
 
     @property
     def parts(self) -> int:

@@ -37,7 +37,7 @@ from stillroom.stages.nvtx import show_ranges
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.checkpoint import Learner, export, load_checkpoint, new_learner
 from stillroom.stages.train.interrupt import DeferredInterrupt
-from stillroom.stages.train.job import TrainJob, TrainResult
+from stillroom.stages.train.job import LENGTH, TrainJob, TrainResult
 from stillroom.stages.train.metrics import Metrics, Unwritten
 from stillroom.stages.train.session import Session
 from stillroom.stages.train.stream import open_loader
@@ -75,7 +75,8 @@ def _claim(job: TrainJob, about: Mapping[str, Any], held: ExitStack) -> None:
     folder = job.settings.path
     if rank() == 0:
         held.enter_context(run_folder.alone(folder, 0.0 if alone() else LET_GO_SECONDS))
-        run_folder.claim(folder, about["config"], about["fingerprints"], job.may_differ)
+        may_differ = job.may_differ if job.follows_length else (*job.may_differ, *LENGTH)
+        run_folder.claim(folder, about["config"], about["fingerprints"], may_differ)
 
 
 def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
@@ -83,6 +84,13 @@ def _go_on(job: TrainJob, about: Mapping[str, Any]) -> TrainResult:
     folder = job.settings.path
     checkpoint = together(lambda: load_checkpoint(folder / run_folder.LAST))
     _demand_one_folder(folder, checkpoint)
+    if checkpoint is not None and checkpoint["step"] > job.steps:
+        raise said_once(
+            ConfigError(
+                f"run folder {folder}: has come to step {checkpoint['step']}, and the run is to "
+                f"have {job.steps}; give it more steps, or train.path another folder"
+            )
+        )
     finished = _finished(job, checkpoint)
     if finished is not None:
         LOG.info("run %s is finished (%d steps); nothing to train", folder, finished.steps)

@@ -23,7 +23,7 @@ from stillroom.storage_specs.errors import CacheMismatch, CacheUnwritable, Confi
 from stillroom.storage_specs.fingerprint import ABSENT, differences, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stillroom.storage_specs.fingerprint import Difference
@@ -113,6 +113,7 @@ def claim(
             raise ConfigError(
                 f"run folder {folder} holds a run of another config\n{listing}\n  give train.path "
                 "another folder, remove this one, or set these fields back to resume it"
+                + _about_length(folder, [one.field for one in found])
             )
     known = read_json(folder / FINGERPRINTS) if begun else None
     changed = [] if known is None else differences(known, dict(fingerprints))
@@ -124,6 +125,17 @@ def claim(
         )
     write_json(folder / FINGERPRINTS, dict(fingerprints))
     write_json(folder / CONFIG, mine)
+
+
+def _about_length(folder: Path, fields: Sequence[str]) -> str:
+    """Say how training goes on where it was to be longer or shorter than it began."""
+    if not {"train.steps", "train.epochs"} & set(fields):
+        return ""
+    return (
+        "\n  its learning rate or a term's strength follows the number of steps; to go on from its "
+        f'weights, give train.path another folder and student.weights = "{folder / MODEL}"; a '
+        'run with schedule = "constant" or "milestones" may change its length'
+    )
 
 
 def changes(theirs: Any, mine: Any, may_differ: tuple[str, ...]) -> list[Difference]:

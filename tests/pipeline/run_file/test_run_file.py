@@ -37,6 +37,16 @@ def test_an_override_may_add_a_list_entry_and_a_whole_table(run_file: Path) -> N
     assert [term.name for term in run.terms] == ["cross_entropy", "probability_l2", "pixelwise_kl"]
 
 
+def test_of_steps_and_epochs_the_one_that_was_set_last_holds(run_file: Path) -> None:
+    for given, expected in {
+        ("train.epochs=3",): (None, 3),
+        ("train.epochs=3", "train.steps=2"): (2, None),
+    }.items():
+        train = load_run(run_file, given).train
+        assert train is not None
+        assert (train.steps, train.epochs) == expected
+
+
 def test_three_faults_are_all_reported_each_with_its_place(run_document: dict[str, Any]) -> None:
     run_document["train"]["stepz"] = 5
     run_document["terms"][1]["teacher"] = "tinny"

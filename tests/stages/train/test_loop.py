@@ -121,6 +121,24 @@ def test_a_run_with_milestones_frozen_norm_and_rates_of_parts_resumes(make_job):
     assert_same_state(checkpoint(parts), checkpoint(whole))
 
 
+def test_a_run_whose_steps_do_not_follow_its_length_may_change_it(make_job):
+    options = {**EVERYTHING, "schedule": "constant"}
+    options.pop("poly_power", None)
+    whole = make_job("whole", seed=0, **options)
+    train(whole)
+    train(make_job("parts", seed=0, **{**options, "steps": 4}))
+    parts = make_job("parts", **options)
+    assert not train(parts).already_finished
+    assert_same_state(parts.student.state_dict(), whole.student.state_dict())
+    assert checkpoint(parts)["config"]["train"]["steps"] == options["steps"]
+    with pytest.raises(ConfigError, match=r"has come to step \d+, and the run is to have 4"):
+        train(make_job("parts", **{**options, "steps": 4}))
+    ramped = {"name": "augmented_pixelwise", "teacher": "fpn", "ramp": "linear"}
+    assert make_job("parts", terms=[ramped], **options).follows_length
+    assert not make_job("parts", terms=[{**ramped, "ramp": "constant"}], **options).follows_length
+    assert make_job("parts", steps=4).follows_length
+
+
 def test_a_run_that_was_killed_resumes_from_the_last_checkpoint(make_job):
     whole = make_job("whole", seed=0, **EVERYTHING)
     train(whole)
@@ -297,9 +315,14 @@ def test_a_finished_run_says_so_and_returns_its_result(make_job, caplog):
 
 def test_another_config_or_another_cache_in_the_folder_is_refused(make_job, tmp_path, make_cache):
     train(make_job("run", steps=2))
-    with pytest.raises(ConfigError, match=r"train\.steps   folder 2   run 3"):
+    with pytest.raises(ConfigError, match=r"train\.steps   folder 2   run 3") as caught:
         train(make_job("run", steps=3))
-    train(make_job("run", steps=2, threads=4))
+    weights = tmp_path / "run" / "model.safetensors"
+    assert f'another folder and student.weights = "{weights}"' in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        train(make_job("run", steps=2, seed=1, ema=0.5))
+    assert "student.weights" not in str(caught.value)
+    train(make_job("run", steps=2, threads=4, log_every=1))
     job = make_job("run", steps=2)
     object.__setattr__(job, "fingerprints", {"camvid/frames": "0" * 64})
     with pytest.raises(CacheMismatch, match="camvid/frames"):

@@ -50,6 +50,10 @@ class AugmentedTerm(LogitsTerm):
             raise ValueError("start_set names a set in a file: give the file as start")
         return self
 
+    @property
+    def follows_length(self) -> bool:
+        return self.ramp != "constant"
+
     def reads(self, labelled: bool) -> frozenset[str]:
         return super().reads(labelled) | {self.label_key(labelled)}
 

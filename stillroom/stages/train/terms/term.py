@@ -228,6 +228,11 @@ class Term(Settings):
         return () if self.teacher is None else (self.teacher,)
 
     @property
+    def follows_length(self) -> bool:
+        """Whether its value depends on how much of the training is done."""
+        return False
+
+    @property
     def grid(self) -> str:
         """The student's grid that it compares on: "logits", or "features/<layer>"."""
         return LOGITS
