@@ -1,4 +1,4 @@
-"""`stillroom predict`: labels and pictures of one's own images and videos."""
+"""`stillroom predict`: labels and pictures of one's own images and videos, and of a webcam."""
 
 from __future__ import annotations
 
@@ -31,11 +31,21 @@ NAMED = 10  # bad frames, before the rest is counted
     type=click.FloatRange(min=0, min_open=True, max=240),
     help="Frames a second: so many are taken of a video; images make a film as well.",
 )
+@click.option(
+    "--frames",
+    type=click.IntRange(min=1),
+    help="Frames to take of a webcam; without it, Ctrl-C ends.",
+)
 @JSON
 def predict(
-    model: Path, inputs: tuple[Path, ...], out: Path, fps: float | None, as_json: bool
+    model: Path,
+    inputs: tuple[Path, ...],
+    out: Path,
+    fps: float | None,
+    frames: int | None,
+    as_json: bool,
 ) -> None:
-    """Predict images, folders of images, or videos.
+    """Predict images, folders of images, videos, or a webcam: `webcam`, or `webcam:1`.
 
     MODEL is a run folder, a checkpoint, or a file that `stillroom export` wrote.
     """
@@ -44,13 +54,16 @@ def predict(
 
     with progress.Bars("frames") as bars:
         counter = bars.counter("predict")
-        found = predict_frames.predict(model, inputs, out, fps=fps, on_frames=counter)
+        found = predict_frames.predict(
+            model, inputs, out, fps=fps, frames=frames, on_frames=counter
+        )
     print_result(found.to_dict(), _text(found), as_json)
 
 
 def _text(found: PredictionResult) -> list[RenderableType]:
     from stillroom.commands.quantities import place
-    from stillroom.pipeline.predict_frames import ABOUT, LABELS, LEGEND, OVERLAYS
+    from stillroom.pipeline.predict_frames import ABOUT, LEGEND
+    from stillroom.pipeline.prediction_writer import LABELS, OVERLAYS
 
     kept = f", {found.found} were there before" if found.found else ""
     bad = [f"  {name}: {reason}" for name, reason in found.skipped.items()]

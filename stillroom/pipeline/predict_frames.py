@@ -1,39 +1,33 @@
-"""`stillroom predict`: label maps, overlays and films of images and videos."""
+"""`stillroom predict`: label maps, overlays and films of images, videos and a webcam."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from PIL import Image
 
 from stillroom.pipeline.export_student import about_of
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.predict_inputs import open_inputs
+from stillroom.pipeline.predict_webcam import record, webcam_of
+from stillroom.pipeline.prediction_writer import PredictionWriter
 from stillroom.stages.models.exported.about import Exported, is_export
 from stillroom.stages.models.exported.formats import FORMATS
-from stillroom.stages.models.exported.own_size import labels_of
 from stillroom.stages.models.exported.student_program import StudentProgram, runner
 from stillroom.stages.models.safetensors_file import read_metadata
 from stillroom.stages.models.weights import weights_sha256
-from stillroom.stages.pictures.film import write_film
-from stillroom.stages.pictures.overlay import overlay, write_legend
-from stillroom.stages.sources.image_files import read_image
+from stillroom.stages.pictures.overlay import write_legend
+from stillroom.stages.sources.webcam import Webcam
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
-from stillroom.storage_specs.errors import ArtifactError, ConfigError, FrameError, SourceUnavailable
+from stillroom.storage_specs.errors import ConfigError, FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from stillroom.pipeline.predict_inputs import InputFrame
 
-ABOUT, LEGEND, LABELS, OVERLAYS = "predictions.json", "legend.png", "labels", "overlays"
+ABOUT, LEGEND = "predictions.json", "legend.png"
 
 
 @dataclass(frozen=True)
@@ -64,31 +58,52 @@ def predict(
     out: Path,
     *,
     fps: float | None = None,
+    frames: int | None = None,
     on_frames: Callable[[int, int], None] = lambda done, total: None,
 ) -> PredictionResult:
-    """Predict images, folders of images and videos; frames that are there already are kept.
+    """Predict images, folders of images and videos, or what a webcam sees.
+
+    Frames that are there already are kept; a webcam's are always new ones.
 
     Args:
         model: a run folder, a checkpoint, or a file of `stillroom export`
-        out: folder of ABOUT, LEGEND, LABELS and OVERLAYS (a PNG a frame each), and films
-        fps: frames a second that are taken of videos; images are a clip where it is given
+        inputs: files and folders; or "webcam", or "webcam:1" of the second one, by itself
+        out: folder of ABOUT, LEGEND, labels and overlays (a PNG a frame each), and films
+        fps: frames a second that are taken of videos, at most of a webcam; images are a clip where
+            it is given
+        frames: how many a webcam gives; until it is interrupted if left out
         on_frames: called with (frames done, frames in all)
 
     Raises:
-        ConfigError: no such model or input, nothing that could be read, or the folder holds
+        ConfigError: no such model, input or camera, nothing that could be read, or the folder holds
             predictions of another model.
         WeightsError: the model cannot be read.
         CacheUnwritable: the folder cannot be written.
     """
+    camera = webcam_of(inputs)
+    if camera is None:
+        if frames is not None:
+            raise ConfigError("--frames is of a webcam: images and videos are predicted whole")
+        return _predict_files(model, inputs, out, fps, on_frames)
+    with Webcam(camera) as opened:
+        count, film = record(opened, _writer(model, out), frames, fps, on_frames)
+    return PredictionResult(out, str(model), count, 0, {}, (film,))
+
+
+def _predict_files(
+    model: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    fps: float | None,
+    on_frames: Callable[[int, int], None],
+) -> PredictionResult:
     for given in inputs:
         if out.resolve().is_relative_to(given.resolve()):
             raise ConfigError(
                 f"--out {out} lies in {given}, which is read; name a folder elsewhere"
             )
     frames = open_inputs(inputs, fps)
-    exported = open_model_file(model)
-    _claim(out, model, exported)
-    writer = _Writer(out, exported)
+    writer = _writer(model, out)
     skipped: dict[str, str] = {}
     found = 0
     for done, frame in enumerate(frames, 1):
@@ -96,7 +111,7 @@ def predict(
             found += 1
         else:
             try:
-                writer.write(frame)
+                writer.write(frame.name, frame.load())
             except (FrameError, SourceUnavailable) as error:
                 skipped[frame.name] = str(error)
         on_frames(done, len(frames))
@@ -105,9 +120,27 @@ def predict(
         raise ConfigError(
             f"none of {len(frames)} frames could be read; the first, {name}: {reason}"
         )
-    films = writer.films([frame for frame in frames if frame.name not in skipped])
+    films = _films(writer, [frame for frame in frames if frame.name not in skipped])
     predicted = len(frames) - found - len(skipped)
     return PredictionResult(out, str(model), predicted, found, skipped, films)
+
+
+def _films(writer: PredictionWriter, frames: Sequence[InputFrame]) -> tuple[Path, ...]:
+    """Write a film of the overlays of each clip."""
+    clips: dict[str, list[InputFrame]] = {}
+    for frame in frames:
+        if frame.clip is not None:
+            clips.setdefault(frame.clip, []).append(frame)
+    return tuple(
+        writer.film(clip, [frame.name for frame in inside], inside[0].rate)
+        for clip, inside in clips.items()
+    )
+
+
+def _writer(model: Path, out: Path) -> PredictionWriter:
+    exported = open_model_file(model)
+    _claim(out, model, exported)
+    return PredictionWriter(out, exported)
 
 
 def open_model_file(path: Path) -> Exported:
@@ -150,59 +183,3 @@ def _claim(out: Path, model: Path, exported: Exported) -> None:
         )
     run_folder.write_json(out / ABOUT, mine)
     write_legend(out / LEGEND, exported.about.classes)
-
-
-class _Writer:
-    """Writes the predictions of a model below a folder."""
-
-    def __init__(self, out: Path, exported: Exported) -> None:
-        self._out, self._exported = out, exported
-        self._colours = np.array(exported.about.colours, np.uint8)
-
-    def has(self, name: str) -> bool:
-        """Tell whether a frame is there; the overlay is written last."""
-        return self._overlay(name).exists() and self._labels(name).exists()
-
-    def write(self, frame: InputFrame) -> None:
-        """Predict a frame and write its labels, as a PNG with a palette, and its overlay."""
-        loaded = frame.load()
-        labels = labels_of(self._exported, loaded)
-        picture = Image.fromarray(labels)
-        picture.putpalette(self._colours.tobytes())
-        _write_png(self._labels(frame.name), picture)
-        mixed = overlay(loaded.image, labels, self._colours)
-        _write_png(self._overlay(frame.name), Image.fromarray(mixed))
-
-    def films(self, frames: Sequence[InputFrame]) -> tuple[Path, ...]:
-        """Write a film of the overlays of each clip."""
-        clips: dict[str, list[InputFrame]] = {}
-        for frame in frames:
-            if frame.clip is not None:
-                clips.setdefault(frame.clip, []).append(frame)
-        films = []
-        for clip, inside in clips.items():
-            rate = min(inside[0].rate, 240.0)
-            path = self._out / f"{clip}.mp4"
-            try:
-                films.append(write_film(path, self._overlays(inside), frames_per_second=rate))
-            except ArtifactError as error:
-                raise ConfigError(
-                    f"{path}: {error}; labels and overlays are written: leave --fps out for images "
-                    "of several sizes"
-                ) from error
-        return tuple(films)
-
-    def _overlays(self, frames: Sequence[InputFrame]) -> Iterator[NDArray[np.uint8]]:
-        return (read_image(self._overlay(frame.name)) for frame in frames)
-
-    def _labels(self, name: str) -> Path:
-        return self._out / LABELS / f"{name}.png"
-
-    def _overlay(self, name: str) -> Path:
-        return self._out / OVERLAYS / f"{name}.png"
-
-
-def _write_png(path: Path, picture: Image.Image) -> None:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    run_folder.write_whole(path, buffer.getvalue())
