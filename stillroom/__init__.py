@@ -48,13 +48,13 @@ def dataset(
     stride: int | None = None,
     seed: int = 0,
 ) -> FrameDataset:
-    """Return a source's frames with labels and teachers' artifacts, as a torch `Dataset`.
+    """Return a source's frames with their targets and teachers' artifacts, as a torch `Dataset`.
 
     Args:
         cache: an open one, or its place
         source: its name in the cache
         artifacts: as "fpn/logits", or "fpn/features/penultimate"
-        labels: whether items have the source's labels; None: if it has any
+        labels: whether items have the source's labels, depth and normals; None: if it has any
         view: the window that frame, label and artifacts follow together, as `train.view` of a run
             file: `crop` (height, width), `scale` (lowest, highest), `flip`; None: the whole canvas
             as it is cached

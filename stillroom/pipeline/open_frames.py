@@ -13,7 +13,7 @@ from stillroom.stages.train.frame_dataset import FrameDataset
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.reads import on_grid
 from stillroom.stages.view import ViewConfig
-from stillroom.storage_specs.artifacts import FRAMES, LABELS
+from stillroom.storage_specs.artifacts import FRAMES, LABELS, TARGETS
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
 
@@ -49,15 +49,16 @@ def open_frames(
             f"{cache.path}: no artifact {', '.join(map(repr, unknown))} of the frames of "
             f"{source!r}; it holds {', '.join(held) or 'none'}"
         )
+    targets = set() if labelled is False else frames.arrays.keys() & TARGETS
     names = {on_grid(key, stride or _stride_of(key, held[key]), 1): key for key in keys}
     samples = CacheDataset(
         source,
         frames,
         {held[key].name: held[key] for key in keys},
-        needs=frozenset(names),
+        needs=frozenset({*names, *targets}),
         view=_section(ViewConfig, "view", view),
         jitter=_section(PhotometricConfig, "jitter", jitter),
-        labelled=LABELS in frames.arrays if labelled is None else labelled,
+        labelled=LABELS in targets or (labelled is True and not targets),
         seed=seed,
     )
     return FrameDataset(samples, names)

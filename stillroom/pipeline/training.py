@@ -23,11 +23,11 @@ from stillroom.stages.models.students.families import build_student
 from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import use_seed
-from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.open_dataset import is_labelled, open_dataset
 from stillroom.stages.train.process_group import joined, launched
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError

@@ -12,7 +12,7 @@ from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.class_lists import agree, numbered
-from stillroom.stages.train.dataset import is_labelled
+from stillroom.stages.train.open_dataset import is_labelled
 from stillroom.stages.train.reads import TRIPLETS, how_to_cache, row_of
 from stillroom.storage_specs.artifacts import (
     FRAMES,
@@ -233,7 +233,7 @@ def check_objective(
     softmax_only: set[str] = set()
     highest: dict[str, float] = {}
     for stream, dataset in streams.items():
-        available[stream] = {LABELS} if dataset.labelled else set()
+        available[stream] = set(dataset.targets)
         available[stream] |= {TRIPLETS} if dataset.clips else set()
         available[stream] |= _said_stand_ins(stream, dataset)
         for set_name, stored in dataset.teachers.items():

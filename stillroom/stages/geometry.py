@@ -29,6 +29,7 @@ from stillroom.stages.view_kernels import (
     sample_labels,
     sample_pixels,
 )
+from stillroom.stages.view_values import VALUE_SCALES, Sampled
 from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ArtifactError
 
@@ -69,9 +70,12 @@ def apply_artifact(
             return apply_image(view, array.permute(2, 0, 1), part, out)
         case "vector":
             return apply_vector(view, array, part, out)
+        case "depth":
+            return apply_depth(view, array, *strides, part, out)
+        case "direction":
+            return apply_direction(view, array, *strides, part, out)
     array = array[None] if array.ndim == 2 else array  # (h, w) -> (1, h, w)
-    apply = apply_masked_field if artifact.geometry == "masked_field" else apply_field
-    return apply(view, array, *strides, part, out)
+    return apply_field(view, array, *strides, part, out)
 
 
 def apply_image(
@@ -161,31 +165,67 @@ def apply_field(
     return out
 
 
-def apply_masked_field(
+def apply_depth(
     view: View,
-    field: Tensor,
+    depth: Tensor,
     stride: int,
     out_stride: int,
     part: Part | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Bring a field with holes (depth) to a view: bilinear over the positions that have a value.
+    """Bring depth to a view: bilinear over the positions that have some, less where it enlarges.
 
-    value = sum_i w_i m_i d_i / sum_i w_i m_i,  m_i = 1 where d_i is not 0; w_i: bilinear weights
+    value = 1 / s * sum_i w_i m_i d_i / sum_i w_i m_i
 
-    0, no value, where those positions have less than half of the weight, and outside the grid. What
-    the field measures does not depend on the view: metres stay metres, however much it enlarges.
+    w_i: bilinear weights; m_i: 1 where d_i is not 0; s: the view's enlargement, by which things
+    look nearer to a camera that stays what it is. 0, no value, where the positions with one have
+    less than half of the weight, and outside the grid.
 
     Args:
-        field: (C, h, w); the rest as for `apply_field`
+        depth: (h, w) or (1, h, w) metres, 0 for none; the rest as for `apply_field`
     """
-    part = part or whole_of(field)
-    there = (field != 0).to(field.dtype)
-    made, weight = apply_field(view, torch.cat([field, there]), stride, out_stride, part).chunk(2)
+    depth = depth[None] if depth.ndim == 2 else depth
+    sampled = _with_holes(view, depth, depth != 0, stride, out_stride, part)
+    return _scaled(view, "depth", sampled.mean(), out)
+
+
+def apply_direction(
+    view: View,
+    vectors: Tensor,
+    stride: int,
+    out_stride: int,
+    part: Part | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Bring unit vectors, such as normals, to a view: bilinear, then of length 1 again.
+
+    x is negated on a flip. 0, no vector, where the positions with one have less than half of the
+    weight, where their mean is 0, and outside the grid.
+
+    Args:
+        vectors: (3, h, w), x to the right; all 0 for none; the rest as for `apply_field`
+    """
+    there = (vectors != 0).any(0, keepdim=True)
+    sampled = _with_holes(view, vectors, there, stride, out_stride, part)
+    return _scaled(view, "direction", sampled.unit(), out)
+
+
+def _with_holes(
+    view: View, grid: Tensor, there: Tensor, stride: int, out_stride: int, part: Part | None
+) -> Sampled:
+    part = part or whole_of(grid)
+    both = torch.cat([grid.float(), there.float()])
+    made = apply_field(view, both, stride, out_stride, part)
     rows, columns = axes_between(view, part, stride, out_stride)
-    inside = (slice(None), slice(rows.begin, rows.end), slice(columns.begin, columns.end))
-    out = _room(out, tuple(made.shape), torch.float32).zero_()
-    out[inside] = torch.where(weight < 0.5, 0, made / weight)[inside]
+    shown = torch.zeros(made.shape[1:], dtype=torch.bool)
+    shown[rows.begin : rows.end, columns.begin : columns.end] = True
+    return Sampled(made[:-1], made[-1:], shown)
+
+
+def _scaled(view: View, geometry: str, made: Tensor, out: Tensor | None) -> Tensor:
+    out = _room(out, tuple(made.shape), torch.float32).copy_(made)
+    for channel, scale in zip(out, VALUE_SCALES[geometry](view), strict=True):
+        channel *= scale
     return out
 
 
@@ -204,15 +244,7 @@ def apply_vector(
     """
     _demand(flow.ndim == 3 and flow.shape[0] == 2, "a flow is (2, H, W)", flow)
     made = apply_field(view, flow, 1, 1, part, out)
-    for made_axis, scale in zip(made, vector_scale(view), strict=True):
-        made_axis *= scale
-    return made
-
-
-def vector_scale(view: View) -> tuple[float, float]:
-    """Return what u and v are multiplied by."""
-    across = (-1 if view.flip else 1) * (view.out_width / view.width)
-    return across, view.out_height / view.height
+    return _scaled(view, "vector", made, made)
 
 
 def view_mask(

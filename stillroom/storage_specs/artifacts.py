@@ -16,10 +16,10 @@ IGNORE = 255
 """Label of a pixel that has no class."""
 
 LAYER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-AXIS_LENGTHS = {"rgb": 3, "uv": 2}
+AXIS_LENGTHS = {"rgb": 3, "uv": 2, "xyz": 3}
 
 # For code that is about this one artifact, as cross-entropy is about labels.
-FRAMES = "frames"  # the set of a source's frames and labels has this name too
+FRAMES = "frames"  # the set of a source's frames and their targets has this name too
 LABELS = "labels"
 LOGITS = "logits"
 FEATURES = "features"
@@ -29,6 +29,7 @@ CONFIDENCE = "confidence"
 PIXEL_CONFIDENCE = "pixel_confidence"
 FLOW = "flow"
 DEPTH = "depth"
+NORMALS = "normals"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,11 @@ class Artifact:
         output: of a teacher: the grid of its output that the artifact is made from
         axes: of one frame's array; the cache puts the axis "frame" before them
         dtype: of the decoded array
-        geometry: how a view moves it: "image" and "field" bilinear, "masked_field" bilinear over
-            the values that are not 0, "label" and "nearest" the pixel under the point (outside 255
-            and 0), "vector" bilinear with its vectors rescaled and u negated on a flip
+        geometry: how a view moves it: "image" and "field" bilinear, "label" and "nearest" the pixel
+            under the point (outside 255 and 0), "vector" bilinear with its vectors rescaled and u
+            negated on a flip, "depth" bilinear over the values that are not 0, and divided by the
+            view's enlargement, "direction" likewise over vectors that are not 0, made unit vectors
+            again and x negated on a flip
         codecs: names of the codecs that may store it, the usual one first
         picture: how it is drawn, a key of `stages.pictures.picture_kinds`
         statistics: what `cache stats` counts of it
@@ -53,6 +56,7 @@ class Artifact:
         layered: named "<name>/<layer>"
         has_classes: its values, or its channels, are classes, whose names are kept with it
         settings: keys of the run file's [cache] that decide its values
+        target: a source may label its frames with it; it then lies in the set of its frames
     """
 
     name: str
@@ -60,11 +64,11 @@ class Artifact:
     output: str | None = None
     axes: tuple[str, ...]
     dtype: Literal["uint8", "float32"] = "float32"
-    geometry: Literal["image", "label", "nearest", "field", "masked_field", "vector"]
+    geometry: Literal["image", "label", "nearest", "field", "vector", "depth", "direction"]
     codecs: tuple[str, ...]
     description: str
     picture: Literal[
-        "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth"
+        "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth", "normals"
     ]
     statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
     fidelity: Literal["error", "relative_error", "divergence"] = "error"
@@ -72,11 +76,12 @@ class Artifact:
     layered: bool = False
     has_classes: bool = False
     settings: tuple[str, ...] = ()
+    target: bool = False
 
     @property
     def has_stride(self) -> bool:
         """True where a view moves it by its stride; else each value is one pixel of the canvas."""
-        return self.geometry in ("field", "masked_field")
+        return self.geometry in ("field", "depth", "direction")
 
 
 CHANNELS = ("channel", "y", "x")
@@ -106,6 +111,7 @@ ARTIFACTS: dict[str, Artifact] = {
         statistics="classes",
         fill_value=IGNORE,
         has_classes=True,
+        target=True,
     ),
     LOGITS: Artifact(
         name=LOGITS,
@@ -192,14 +198,28 @@ ARTIFACTS: dict[str, Artifact] = {
         made_by="teacher",
         output=DEPTH,
         axes=PIXELS,
-        geometry="masked_field",
+        geometry="depth",
         codecs=("log", "half", "exact"),
         description="distance along the optical axis in metres, 0 where there is none",
         picture="depth",
         statistics="range",
         fidelity="relative_error",
+        target=True,
+    ),
+    NORMALS: Artifact(
+        name=NORMALS,
+        made_by="source",
+        axes=("xyz", "y", "x"),
+        geometry="direction",
+        codecs=("half", "exact"),
+        description="unit vector of the surface, x right, y down, z forward; 0 where there is none",
+        picture="normals",
+        target=True,
     ),
 }
+
+TARGETS = tuple(name for name, row in ARTIFACTS.items() if row.target)
+"""What a source may label its frames with: members of the set of its frames."""
 
 
 def artifact_of(name: str) -> Artifact:

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.fidelity import worst
-from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, catalogue_path, part_folder
+from stillroom.storage_specs.layout import KEY, catalogue_path, part_folder
 from stillroom.storage_specs.manifest import (
+    MANIFEST_VERSION,
     OPEN_SEAL,
     SCHEMA,
     check_seal,
@@ -217,7 +218,7 @@ class Catalogue:
 
     def _about(self, entries: Mapping[int, Entry]) -> dict[str, Any]:
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": MANIFEST_VERSION,
             "source": self._definition.source,
             "set": self._definition.name,
             "fingerprint": self._definition.fingerprint,

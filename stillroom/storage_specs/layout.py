@@ -15,6 +15,7 @@ from stillroom.storage_specs.artifacts import (
     AXIS_LENGTHS,
     FRAMES,
     LABELS,
+    TARGETS,
     Artifact,
     artifact_of,
 )
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from stillroom.storage_specs.codecs.codec import Codec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest; a set that is all of an older one's is written as that, byte for byte."""
 KEY = "stillroom"
 """The attribute of a Zarr group or array under which ours stand."""
 RESERVED = (FRAMES, LABELS, "manifest")
@@ -162,10 +164,11 @@ class Definition:
         if twice:
             raise ConfigError(f"two arrays would both be stored as {twice[0]}; rename one")
         for spec in self.arrays:
-            if (spec.kind.made_by == "source") != (self.name == FRAMES):
+            of_source = spec.kind.made_by == "source"
+            if not (of_source or spec.kind.target) if self.name == FRAMES else of_source:
                 raise ConfigError(
                     f"{spec.artifact} does not belong into the set {self.name!r}: "
-                    "frames and labels, and only they, make up the set 'frames'"
+                    f"frames and what labels them ({', '.join(TARGETS)}) make up the set 'frames'"
                 )
         object.__setattr__(self, "identity", plain(self.identity))
 
@@ -230,10 +233,16 @@ class Definition:
         arrays = [stored.path for spec in self.arrays for stored in self.stored(spec)]
         return [set_folder(self.source, self.name), part_folder(self.source, self.name), *arrays]
 
+    @property
+    def version(self) -> int:
+        """The first version of the format whose readers know the set: 2 of further targets."""
+        held = {spec.artifact for spec in self.arrays}
+        return 2 if self.name == FRAMES and held - {FRAMES, LABELS} else 1
+
     def layout(self) -> dict[str, Any]:
         """The cache's own part of the identity."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.version,
             "count": self.count,
             "shard_frames": self.shard_frames,
             "arrays": {spec.artifact: spec.to_dict() for spec in self.arrays},

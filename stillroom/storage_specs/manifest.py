@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from stillroom.storage_specs.errors import ArtifactError, CacheCorrupt
 from stillroom.storage_specs.files.cautious_reads import PART_BYTES, json_of
-from stillroom.storage_specs.layout import FORMAT_VERSION, KEY, MAX_SHARD_FRAMES
+from stillroom.storage_specs.layout import KEY, MAX_SHARD_FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.fidelity import Fidelity
 
 Kind = TypeVar("Kind")
+MANIFEST_VERSION = 1  # of parts and catalogues, which version 2 of the format left as they were
 
 SCHEMA = pa.schema(
     [
@@ -63,7 +64,7 @@ class FrameRow:
 
     Attributes:
         status: "ok", or "bad" with its reason: then the arrays hold only fill values
-        reason: why it is bad; of an ok row why its label, 255 everywhere, could not be used
+        reason: why it is bad; of an ok row why its label, or another target, could not be used
         valid_height, valid_width: the canvas area that shows the frame, in pixels from the top left
         bytes: encoded bytes of the frame over all arrays of the set; filled in by the commit
         crc32c: of the canvas frame's pixels, to notice that a source file has changed
@@ -84,7 +85,7 @@ class FrameRow:
 
     @property
     def bad_label(self) -> bool:
-        """Whether the frame can be used, but for its label."""
+        """Whether the frame can be used, but for its label or another target."""
         return self.status == "ok" and self.reason != ""
 
 
@@ -150,7 +151,7 @@ def entry_of(content: bytes) -> ObjectEntry:
 def encode_part(part: ShardPart) -> bytes:
     """The bytes of the part's Parquet file."""
     about = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MANIFEST_VERSION,
         "source": part.source,
         "set": part.set_name,
         "shard": part.shard,
@@ -283,7 +284,7 @@ def bad_rows(table: pa.Table) -> list[FrameRow]:
 
 
 def bad_labels(table: pa.Table) -> list[FrameRow]:
-    """The rows, of a table of a manifest, whose frames can be used, but for their labels."""
+    """The rows, of a table of a manifest, whose frames can be used, but for a target."""
     return [row for row in _rows(table.filter(pc.not_equal(table["reason"], ""))) if row.bad_label]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stillroom.storage_specs.artifacts import FRAMES, LABELS
+from stillroom.storage_specs.artifacts import FRAMES, TARGETS
 from stillroom.storage_specs.errors import CacheError
 from stillroom.storage_specs.layout import check_names, group_json, part_folder, set_folder
 from stillroom.storage_specs.shards.zarr_arrays import array_json
@@ -34,8 +35,17 @@ def damaged_cache(path: Path | str) -> Cache | None:
 
 def repair_root(cache: Cache) -> list[str]:
     """Write the cache's own zarr.json again; return a line for each change."""
-    cache.store.write_whole("zarr.json", root_json())
+    cache.store.write_whole("zarr.json", root_json(_version_of(cache)))
     return ["rewrote zarr.json"]
+
+
+def _version_of(cache: Cache) -> int:
+    """Find the format version of a cache by those of its sets that are whole."""
+    versions = [1]
+    for pair in cache.sets():
+        with suppress(CacheError):
+            versions.append(cache.artifact_set(*pair).definition.version)
+    return max(versions)
 
 
 def repair_set(target: ArtifactSet, faults: Sequence[Fault]) -> list[str]:
@@ -58,7 +68,9 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     check_names(source, set_name)
     folder = part_folder(source, set_name)
     above = set_folder(source, set_name)
-    inner = (FRAMES, LABELS) if set_name == FRAMES else sorted(cache.store.folders(above))
+    inner = sorted(cache.store.folders(above))
+    if set_name == FRAMES:  # a teacher may have a target's name
+        inner = [name for name in (FRAMES, *TARGETS) if (source, name) not in cache.sets()]
     links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
     names = sorted(file.name for file in cache.store.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]

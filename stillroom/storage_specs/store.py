@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.storage_specs.alike_paths import refuse_alike
 from stillroom.storage_specs.artifact_set import ArtifactSet, mismatch
-from stillroom.storage_specs.artifacts import FRAMES
+from stillroom.storage_specs.artifacts import FRAMES, TARGETS
 from stillroom.storage_specs.errors import (
     CacheCorrupt,
     CacheError,
@@ -97,7 +97,7 @@ class Cache:
                 _refuse_foreign(cache, unless_made=True)
             raise CacheIncomplete(f"{cache.path}: there is no cache here; {BUILD}")
         version = about.get("format_version")
-        if version != FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise CacheMismatch(_other_version(cache, version, about.get("created_by")))
         return cache
 
@@ -123,6 +123,7 @@ class Cache:
         if found is None:
             self._refuse_links(wanted)
             refuse_alike(self.store, wanted)
+            self._demand_version(wanted.version)
             self._place(wanted)
             found = self._definition(source, set_name) or wanted
         # Fingerprints may differ where the identities agree: in names, or a Digest's older form.
@@ -132,6 +133,12 @@ class Cache:
         made = ArtifactSet(self.store, found)
         made.identity = wanted.identity  # which agrees with older forms, for `Reuse` to compare
         return made
+
+    def _demand_version(self, version: int) -> None:
+        """Raise the cache's format version before it holds what older readers do not know."""
+        about = _own_attributes(self, "")
+        if about is not None and about.get("format_version", version) < version:
+            self.store.write_whole("zarr.json", root_json(version))
 
     def artifact_set(self, source: str, set_name: str) -> ArtifactSet:
         """A set that is there.
@@ -172,7 +179,7 @@ class Cache:
                 groups.add((source, FRAMES))
             for name in files.folders(source):
                 of_teacher = name != FRAMES and _has_place(source, name)
-                if of_teacher and files.exists(f"{source}/{name}/zarr.json"):
+                if of_teacher and self._holds_set(f"{source}/{name}", name):
                     groups.add((source, name))
         for source in files.folders("manifest"):
             names = files.folders(f"manifest/{source}")
@@ -186,6 +193,15 @@ class Cache:
             return bool(_own_attributes(self, source))
         except CacheError:
             return True
+
+    def _holds_set(self, folder: str, name: str) -> bool:
+        """Return whether a folder is a set's, and not the array of a target."""
+        if name not in TARGETS:
+            return self.store.exists(f"{folder}/zarr.json")
+        try:
+            return bool(_own_attributes(self, folder))  # an array has none
+        except CacheError:
+            return False
 
     def _has_parts(self, source: str, set_name: str) -> bool:
         files = self.store.files(part_folder(source, set_name))
@@ -252,10 +268,10 @@ class Cache:
             self.store.write_whole(f"{folder}/zarr.json", content, keep=True)
 
 
-def root_json() -> bytes:
-    """The zarr.json of the cache itself, as this stillroom writes it."""
+def root_json(version: int = 1) -> bytes:
+    """The zarr.json of a cache of a format version, as this stillroom writes it."""
     by = f"stillroom {__version__}"
-    return group_json({"format_version": FORMAT_VERSION, "created_by": by})
+    return group_json({"format_version": version, "created_by": by})
 
 
 def _has_place(source: str, name: str) -> bool:
@@ -327,12 +343,12 @@ def _refuse_foreign(cache: Cache, *, unless_made: bool = False) -> None:
 
 
 def _other_version(cache: Cache, version: Any, maker: Any) -> str:
-    if isinstance(version, int) and version < FORMAT_VERSION:
+    if isinstance(version, int) and version < 1:
         todo = "use the stillroom that built it"
     else:
         todo = "install the stillroom that built it, or a later one"
     return (
-        f"{cache.path}: cache format version {version!r:.20}, this stillroom reads "
+        f"{cache.path}: cache format version {version!r:.20}, this stillroom reads 1 to "
         f"{FORMAT_VERSION}; it was built by {maker!r:.60}: {todo}, or build into another folder"
     )
 

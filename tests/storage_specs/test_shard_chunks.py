@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.shards.stored_array import StoredArray
 
 COUNT, SHARD_FRAMES = 13, 5  # three shards, the last of three frames
-SIDES = {"y": 20, "x": 24, "rgb": 3, "uv": 2, "channel": 4}
+SIDES = {"y": 20, "x": 24, "rgb": 3, "uv": 2, "xyz": 3, "channel": 4}
 
 
 def written_by_zarr(stored: StoredArray, shard: int, values: np.ndarray) -> bytes:

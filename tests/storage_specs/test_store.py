@@ -79,9 +79,9 @@ def test_a_foreign_zarr_group_is_refused(tmp_path: Path) -> None:
 def test_another_format_version_is_refused_with_who_wrote_it(tmp_path: Path) -> None:
     cache = Cache.create(tmp_path / "c")
     document = json.loads((cache.path / "zarr.json").read_bytes())
-    document["attributes"]["stillroom"].update(format_version=2, created_by="stillroom 9.0")
+    document["attributes"]["stillroom"].update(format_version=3, created_by="stillroom 9.0")
     (cache.path / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(CacheMismatch, match=r"version 2.*reads 1.*stillroom 9\.0"):
+    with pytest.raises(CacheMismatch, match=r"version 3.*reads 1 to 2.*stillroom 9\.0"):
         Cache.open(cache.path)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stillroom.stages.cache.producers import (
     FlowOfPairs,
     TeacherArtifacts,
-    frames_and_labels,
+    frames_and_targets,
     output_of,
 )
 from stillroom.stages.models.first_look import look_at
@@ -79,7 +79,7 @@ def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Produce
         model: that the set is made by; None for the frames themselves
     """
     if model is None:
-        return frames_and_labels
+        return frames_and_targets
     if isinstance(model, FlowModel):
         return FlowOfPairs(model, opened.pairs[one.source].limit)
     return TeacherArtifacts(model, one.artifacts, opened.run.cache.threshold)

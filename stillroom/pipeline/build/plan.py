@@ -12,7 +12,7 @@ from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.cache_shard import ShardWork
 from stillroom.stages.cache.producers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
-from stillroom.storage_specs.artifacts import ARTIFACTS, LABELS
+from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, LABELS, TARGETS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError
 from stillroom.storage_specs.fingerprint import differences
 from stillroom.storage_specs.layout import teacher_of
@@ -39,7 +39,7 @@ class SetPlan:
         retried: the bad rows, and those with a bad label, whose shards are to be withdrawn and
             computed again
         classes: names of the label values, where it holds labels
-        labels: how many frames should have one, where it holds labels
+        labels: how many frames should have a label, or another target, where it holds some
     """
 
     source: str
@@ -145,7 +145,7 @@ def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
     committed -= {row.index // shard_frames for row in bad}
     wanted = range(-(-frames // shard_frames))
     missing = tuple(shard for shard in wanted if shard not in committed)
-    labelled = LABELS in one.artifacts
+    targets = [artifact for artifact in one.artifacts if one.name == FRAMES and artifact in TARGETS]
     return SetPlan(
         one.source,
         one.name,
@@ -154,8 +154,8 @@ def _planned(opened: OpenedRun, one: RunSet, retry_bad: bool) -> SetPlan:
         missing,
         one.artifacts,
         retried=tuple(bad),
-        classes=(opened.run.classes_of(one.source) or ()) if labelled else (),
-        labels=opened.sources[one.source].label_count() if labelled else 0,
+        classes=(opened.run.classes_of(one.source) or ()) if LABELS in targets else (),
+        labels=opened.sources[one.source].label_count() if targets else 0,
     )
 
 

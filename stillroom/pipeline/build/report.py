@@ -158,7 +158,7 @@ def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
     share, place = run.cache.max_bad_fraction, (plan.source, plan.set_name)
     for what, total, counter, find in (
         ("frames", plan.frames, report.bad, bad_rows),
-        ("labels", plan.labels, report.bad_labels, bad_labels),
+        ("labels" if plan.classes else "targets", plan.labels, report.bad_labels, bad_labels),
     ):
         # Another shard may be committed by now that the report has not heard of: the rows have all.
         rows = find(_rows(run, plan)) if counter[place] > share * total else []
@@ -168,21 +168,25 @@ def stop_if_too_bad(run: RunConfig, report: BuildReport, plan: SetPlan) -> None:
                 f"far, more than cache.max_bad_fraction = {share:g} allows\n"
                 + reasons_of(rows)
                 + "  see all of them with `stillroom cache info RUN.toml --bad`; "
-                + _remedies(rows, teacher_of(plan.set_name))
+                + _remedies(rows, plan)
                 + " and build into another cache.path, or raise the limit; `stillroom cache build "
                 "RUN.toml --retry-bad` tries them again if the cause has passed; committed shards "
                 "stay"
             )
 
 
-def _remedies(rows: list[FrameRow], model: str) -> str:
+def _remedies(rows: list[FrameRow], plan: SetPlan) -> str:
     """What mends the causes of such rows, as far as their reasons differ."""
     if rows[0].bad_label:
-        return "mend the label files, or the source's classes, mapping and `ignore`,"
+        return (
+            "mend the label files, or the source's classes, mapping and `ignore`,"
+            if plan.classes
+            else "mend the files of its targets, or what the source's section says of them,"
+        )
     output = [NOT_FINITE in row.reason for row in rows]
     remedies = [] if all(output) else ["mend the source"]
     if any(output):
-        remedies.append(f"check the weights and the precision of {model!r}")
+        remedies.append(f"check the weights and the precision of {teacher_of(plan.set_name)!r}")
     return ", ".join(remedies)
 
 

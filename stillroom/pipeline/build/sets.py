@@ -10,7 +10,7 @@ import numpy as np
 from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.models.flow.flow_model import FlowModel
-from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS, artifact_of
+from stillroom.storage_specs.artifacts import AXIS_LENGTHS, FLOW, FRAMES, artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete
 from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
 from stillroom.storage_specs.shards.tiles import automatic_tile, fitted_tile
@@ -151,7 +151,11 @@ def _shapes(
     """Shape of each artifact of a frame, or of a pair, and its stride."""
     canvas = height, width = run.cache.canvas
     if model is None:
-        return {FRAMES: ((height, width, 3), 1), LABELS: (canvas, 1)}
+        lengths = {**AXIS_LENGTHS, "y": height, "x": width}
+        return {
+            artifact: (tuple(lengths[axis] for axis in artifact_of(artifact).axes), 1)
+            for artifact in artifacts
+        }
     if isinstance(model, FlowModel):
         return {FLOW: ((2, height, width), 1)}
     return TeacherArtifacts(model, artifacts, run.cache.threshold).shapes(canvas)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.pairs import plan_pairs
-from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
+from stillroom.storage_specs.artifacts import FLOW, FRAMES
 from stillroom.storage_specs.codecs.quantised import FLOW_MAX
 from stillroom.storage_specs.errors import ConfigError, StillroomError
 from stillroom.storage_specs.fingerprint import ANY
@@ -64,8 +64,7 @@ class OpenedRun:
             return (FLOW,)
         if name != FRAMES:
             return self.run.cache.artifacts
-        labelled = self.run.classes_of(source) is not None
-        return (FRAMES, LABELS) if labelled else (FRAMES,)
+        return (FRAMES, *self.run.targets_of(source))
 
 
 def open_run(run: RunConfig, *, must_exist: bool = True) -> OpenedRun:

@@ -31,6 +31,7 @@ from stillroom.storage_specs.artifacts import (
     ARTIFACTS,
     CONFIDENCE,
     FRAMES,
+    LABELS,
     LOGITS,
     PSEUDO_LABEL,
     artifact_of,
@@ -228,6 +229,20 @@ class RunConfig(Settings):
             )
         return flows
 
+    @field_validator("flows")
+    @classmethod
+    def _sets_are_no_targets(
+        cls, flows: dict[str, FlowModelConfig], info: ValidationInfo
+    ) -> dict[str, FlowModelConfig]:
+        sources = info.data.get("sources", {}).values()
+        given = {name for source in sources for name in source.further_targets()}
+        if both := sorted(given.intersection([*flows, *info.data.get("teachers", {})])):
+            raise ConfigError(
+                f"{both[0]!r} is what a source labels its frames with, and the name of a teacher "
+                "or flow model: both would lie in one folder of the cache; rename the latter"
+            )
+        return flows
+
     @field_validator("cache")
     @classmethod
     def _something_is_cached(cls, cache: CacheConfig, info: ValidationInfo) -> CacheConfig:
@@ -253,6 +268,12 @@ class RunConfig(Settings):
         """Return a source's class names, whether its files are here or not; None if unlabelled."""
         classes = self.sources[source].stated()["classes"]
         return None if classes is None else tuple(classes)
+
+    def targets_of(self, source: str) -> tuple[str, ...]:
+        """Return the names of what a source labels its frames with: "labels" of classes first."""
+        classes = self.classes_of(source)
+        further = self.sources[source].further_targets()
+        return (*(() if classes is None else (LABELS,)), *further)
 
     def teacher(self, name: str) -> TeacherConfig:
         """Return a teacher; one that states no classes has those of the first labelled source.

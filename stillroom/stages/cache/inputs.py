@@ -10,7 +10,7 @@ import numpy as np
 
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
 from stillroom.stages.sources.pairs import BACKWARD
-from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW, LABELS, PIXEL_CONFIDENCE
+from stillroom.storage_specs.artifacts import CONFIDENCE, FLOW, FRAMES, PIXEL_CONFIDENCE
 from stillroom.storage_specs.errors import FrameError
 from stillroom.storage_specs.manifest import FrameRow, PairRow
 
@@ -69,11 +69,11 @@ class FrameInputs:
     def finished_row(self, index: int, loaded: CanvasFrame, arrays: Arrays) -> FrameRow:
         """Add valid area, checksum of the pixels, and the mean confidence where there is one.
 
-        A row with a label has the reason why it cannot be used; what needs none does not care.
+        A row with targets has the reasons why some cannot be used; what needs none does not care.
         """
         row = _of_pixels(self.row(index), loaded)
-        if LABELS in arrays:
-            row = replace(row, reason=loaded.label_fault)
+        if FRAMES in arrays:
+            row = replace(row, reason=loaded.reason)
         return replace(row, confidence=mean_confidence(arrays, loaded))
 
 

@@ -45,12 +45,13 @@ class Producer(Protocol):
         """Return artifacts by name, one dict an input, in the order of `inputs`."""
 
 
-def frames_and_labels(frames: Sequence[CanvasFrame]) -> list[Arrays]:
-    """Return the canvas frames and, where there are some, their labels."""
+def frames_and_targets(frames: Sequence[CanvasFrame]) -> list[Arrays]:
+    """Return the canvas frames and, where there are some, their labels and other targets."""
     made: list[Arrays] = [{FRAMES: frame.image} for frame in frames]
     for arrays, frame in zip(made, frames, strict=True):
         if frame.label is not None:
             arrays[LABELS] = frame.label
+        arrays |= frame.targets
     return made
 
 

@@ -64,7 +64,7 @@ def grid_on_canvas(
         return grid
     if grid.ndim == 3:
         return grid_on_canvas(name, grid[:, None], strides, sizes)[:, 0]
-    if artifact_of(name).geometry == "masked_field":
+    if artifact_of(name).geometry == "depth":
         there = (grid != 0).float()
         weight = _sample(there, strides, sizes)
         return torch.where(weight < 0.5, 0, _sample(grid.float() * there, strides, sizes) / weight)

@@ -108,6 +108,19 @@ def _known(depth: Array) -> Array:
     return np.where(depth > 0, depth, np.nan)
 
 
+def _rgb_of_normals(normals: Array) -> Picture:
+    """Paint x, y, z from -1 to 1 as red, green, blue, with y up and z towards the camera."""
+    painted = 127.5 * (1 + normals * np.array([1, -1, -1], np.float32)[:, None, None])
+    colours: Picture = painted.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    colours[~_some(normals)] = PADDING
+    return colours
+
+
+def _some(vectors: Array) -> NDArray[np.bool_]:
+    """Where there is a vector, (h, w)."""
+    return np.asarray((vectors != 0).any(0))
+
+
 def _magnitude(channels: Array) -> Array:
     """Root mean square of the channels, (h, w)."""
     return np.asarray(np.sqrt(np.square(channels).mean(0)))
@@ -151,6 +164,11 @@ PICTURES: dict[str, PictureKind] = {
         lambda channels, context: f"root mean square of {len(channels)} channels",
         most=lambda arrays: _percentile([_magnitude(channels) for channels in arrays]),
         bar=_open_bar,
+    ),
+    "normals": PictureKind(
+        lambda normals, context: _rgb_of_normals(normals),
+        lambda normals, context: f"{_some(normals)[context.shown].mean():.1%} known",
+        smooth=True,
     ),
     "flow": PictureKind(
         lambda flow, context: flow_picture(flow, context.most),

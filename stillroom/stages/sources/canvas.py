@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -12,9 +12,13 @@ from stillroom.storage_specs.artifacts import IGNORE
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from stillroom.stages.sources.source import Frame
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,8 @@ class CanvasFrame:
         image: uint8 (H, W, 3) RGB, 0 outside the valid area.
         label: uint8 (H, W), 255 outside the valid area; None in an unlabelled source.
         valid: (height, width) of the valid area, which starts at the top left corner.
-        label_fault: as of a `Frame`.
+        label_fault, faults: as of a `Frame`.
+        targets: as of a `Frame`, 0 outside the valid area.
         own_label: the label as its source gives it, where a score at that size wants it.
     """
 
@@ -36,6 +41,13 @@ class CanvasFrame:
     valid: tuple[int, int]
     label_fault: str = ""
     own_label: NDArray[np.uint8] | None = None
+    targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Why its label, or another target, cannot be used; "" where all can."""
+        return "; ".join(filter(None, (self.label_fault, *self.faults.values())))
 
     def crc32c(self) -> int:
         """Checksum of the pixels, by which a changed source file is noticed."""
@@ -47,8 +59,8 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
 
     A frame of the canvas's size passes through as it is. Any other is resized until one side
     fits exactly and the other fits within: by area when it shrinks, bilinear when it grows, its
-    labels to the nearest pixel centre. The rest, bottom and right, is 0 in the image and 255 in
-    the label.
+    targets to the nearest pixel centre. The rest, bottom and right, is 0 in the image and in
+    targets, but 255 in the label.
 
     Raises:
         ConfigError: the canvas is not two positive integers.
@@ -62,16 +74,20 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
         raise FrameError(f"{frame.frame_id}: the image has no pixels ({rows}x{columns})")
     if (rows, columns) == (height, width):
         return CanvasFrame(
-            frame.frame_id, frame.image, frame.label, (height, width), frame.label_fault
-        )
+            frame.frame_id, frame.image, frame.label, (height, width), frame.label_fault,
+            targets=frame.targets, faults=frame.faults,
+        )  # fmt: skip
     valid = fitted_size((rows, columns), (height, width))
     image = np.zeros((height, width, 3), np.uint8)
     image[: valid[0], : valid[1]] = _resize_image(frame.image, valid)
-    label = None
-    if frame.label is not None:
-        label = np.full((height, width), IGNORE, np.uint8)
-        label[: valid[0], : valid[1]] = _resize_label(frame.label, valid)
-    return CanvasFrame(frame.frame_id, image, label, valid, frame.label_fault)
+    label = None if frame.label is None else _on_canvas(frame.label, valid, (height, width), IGNORE)
+    targets = {
+        name: _on_canvas(target, valid, (height, width), 0)
+        for name, target in frame.targets.items()
+    }
+    return CanvasFrame(
+        frame.frame_id, image, label, valid, frame.label_fault, targets=targets, faults=frame.faults
+    )
 
 
 def fitted_size(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
@@ -91,9 +107,15 @@ def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
 
 
-def _resize_label(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _on_canvas(
+    target: NDArray[Number], valid: tuple[int, int], canvas: tuple[int, int], outside: int
+) -> NDArray[Number]:
+    """Bring a target (..., H, W) to the valid area of a canvas, by the nearest pixel."""
     # OpenCV's INTER_NEAREST takes the pixel's corner, half a pixel off from the image's centres
-    rows = (2 * np.arange(size[0]) + 1) * label.shape[0] // (2 * size[0])
-    columns = (2 * np.arange(size[1]) + 1) * label.shape[1] // (2 * size[1])
-    resized: NDArray[np.uint8] = label[rows[:, None], columns[None, :]]
-    return resized
+    rows, columns = (
+        (2 * np.arange(size) + 1) * there // (2 * size)
+        for size, there in zip(valid, target.shape[-2:], strict=True)
+    )
+    made = np.full((*target.shape[:-2], *canvas), outside, target.dtype)
+    made[..., : valid[0], : valid[1]] = target[..., rows[:, None], columns[None, :]]
+    return made

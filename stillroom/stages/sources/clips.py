@@ -90,7 +90,7 @@ def open_clips(config: ClipsConfig) -> FileSource:
     # In natural order first: it gives frames without numbers their times.
     listing = Listing(frames.ids, frames.files, labels).ordered()
     clips = pc.replace_substring_regex(listing.ids, r"/[^/]*$", "")
-    listing = listing.by_clip_and_time(clips, _times(listing.ids, clips))
+    listing = listing.by_clip_and_time(clips, times_from_names(listing.ids, clips))
     listing = choose(listing.around_labels(config.around_labels), config)
     label_ids = None if config.labels is None else config.label_ids()
     return FileSource(listing, config.stated(), label_ids, sparse=True)
@@ -107,8 +107,8 @@ def _labels(config: ClipsConfig, frames: NamedFiles) -> Files:
     return frames.labels_from(find_images(folder, recursive=True).by_stem())
 
 
-def _times(ids: Any, clips: Any) -> NDArray[np.int64]:
-    """Read the times of frames from their names, or count them.
+def times_from_names(ids: Any, clips: Any) -> NDArray[np.int64]:
+    """Read the times of frames from their names, or count them; frames are in natural order.
 
     Args:
         ids: LargeStringArray in natural order

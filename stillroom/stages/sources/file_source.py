@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,22 @@ if TYPE_CHECKING:
     LabelReader = Callable[[EncodedFile, int], NDArray[np.integer[Any]]]
 
 
+class TargetReader(Protocol):
+    """Reads a target's files."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Lengths of its axes before those of the image."""
+
+    def read(self, file: EncodedFile, size: tuple[int, ...]) -> NDArray[np.float32]:
+        """Read a file for an image of this (height, width): 0 where there is no value.
+
+        Raises:
+            FrameError: it cannot be used.
+            SourceUnavailable: it cannot be read now.
+        """
+
+
 def no_clip(_: str) -> tuple[None, None]:
     """Return the clip and time of a frame that belongs to no clip."""
     return None, None
@@ -44,7 +60,8 @@ class FileSource:
         read: reads the raw ids of a label file, given the least difference of two that differ in
             meaning.
         sparse: whether a frame of a labelled source may have no label: it is then ignored
-            everywhere, which in other sources is a fault of its label.
+            everywhere, which in other sources is a fault of its label; likewise of further targets.
+        targets: what reads the files of further targets, by name.
     """
 
     frames: Listing
@@ -53,6 +70,7 @@ class FileSource:
     position_of: Callable[[str], tuple[str | None, int | None]] = no_clip
     read: LabelReader = read_label
     sparse: bool = False
+    targets: Mapping[str, TargetReader] = field(default_factory=dict)
 
     @property
     def frame_ids(self) -> Names:
@@ -71,7 +89,7 @@ class FileSource:
         """Read one frame and, in a labelled source, its label map.
 
         A label file that is missing or damaged, of another size than its image, or holds ids
-        outside the class list is a fault of the label alone.
+        outside the class list is a fault of the label alone; likewise of further targets.
 
         Raises:
             FrameError: the image is missing or damaged, or its path is no text.
@@ -80,18 +98,48 @@ class FileSource:
         file, frame_id = self.frames.image(index), self.frame_ids[index]
         refuse_spelled(frame_id)
         image = read_image(file)
+        about = index, file.name, image.shape[:2]
+        read = {target: self._target(target, *about) for target in self.targets}
+        return Frame(
+            frame_id,
+            image,
+            *self._label(*about),
+            targets={target: found for target, (found, _) in read.items()},
+            faults={target: fault for target, (_, fault) in read.items() if fault},
+        )
+
+    def _label(
+        self, index: int, name: str, size: tuple[int, ...]
+    ) -> tuple[NDArray[np.uint8] | None, str]:
+        """Return the label of an image of this name and size, and its fault."""
         if self.ids is None:
-            return Frame(frame_id, image)
-        label, fault = np.full(image.shape[:2], IGNORE, np.uint8), ""
+            return None, ""
+        label, fault = np.full(size, IGNORE, np.uint8), ""
         label_file = self.frames.label(index)
         if label_file is not None:
             try:
-                label = self._read_ids(label_file, self.ids, image.shape[:2])
+                label = self._read_ids(label_file, self.ids, size)
             except FrameError as error:
                 fault = str(error)
         elif not self.sparse:
-            fault = f"{file.name}: it has no label file"
-        return Frame(frame_id, image, label, fault)
+            fault = f"{name}: it has no label file"
+        return label, fault
+
+    def _target(
+        self, target: str, index: int, name: str, size: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], str]:
+        """Return a further target of an image of this name and size, and its fault."""
+        reader, fault = self.targets[target], ""
+        found = np.zeros((*reader.channels, *size), np.float32)
+        file = self.frames.target(target, index)
+        if file is not None:
+            try:
+                found = reader.read(file, size)
+            except FrameError as error:
+                fault = str(error)
+        elif not self.sparse:
+            fault = f"{name}: it has no {target} file"
+        return found, fault
 
     def position(self, index: int) -> tuple[str | None, int | None]:
         """Return clip and time of a frame, where the layout has them."""
@@ -100,14 +148,18 @@ class FileSource:
         return self.position_of(self.frame_ids[index])
 
     def labelled(self, index: int) -> bool:
-        """Tell whether the frame has a label file."""
-        return self.ids is not None and self.frames.labelled(index)
+        """Tell whether the frame has a label file, or one of another target."""
+        return self._has_targets and self.frames.labelled(index)
 
     def label_count(self) -> int:
-        """Count the frames that should have a label file."""
-        if self.ids is None or self.sparse:
+        """Count the frames that should have one."""
+        if not self._has_targets or self.sparse:
             return self.frames.label_count()
         return len(self)
+
+    @property
+    def _has_targets(self) -> bool:
+        return self.ids is not None or bool(self.targets)
 
     def identity(self) -> dict[str, Any]:
         """Return kind, classes, id mapping and the listing's fingerprint."""

@@ -114,7 +114,9 @@ def _scalar(text: str) -> Any:
     return pa.scalar(text, pa.large_string())
 
 
-def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
+def find_images(
+    folder: Path, *, recursive: bool, suffixes: frozenset[str] = IMAGE_SUFFIXES
+) -> FoundFiles:
     """List the image files of a folder, by suffix, as `walk` finds them.
 
     Raises:
@@ -127,13 +129,13 @@ def find_images(folder: Path, *, recursive: bool) -> FoundFiles:
     sizes = array("q")
 
     def images() -> Iterator[str]:
-        for relative, size in walk(folder, IMAGE_SUFFIXES, recursive=recursive):
+        for relative, size in walk(folder, suffixes, recursive=recursive):
             sizes.append(size)
             yield relative
 
     names = text_of(images())
     if not len(names):
-        raise ConfigError(f"{folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        raise ConfigError(f"{folder} holds no image ({' '.join(sorted(suffixes))})")
     order = text_order(names)
     all_sizes = pa.array(np.frombuffer(sizes, np.int64))
     return FoundFiles(str(folder), at(order, names), at(order, all_sizes))

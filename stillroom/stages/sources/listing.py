@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 
 from stillroom.stages.sources.clip_times import ClipTimes, order_by_clip
 from stillroom.stages.sources.names import CHUNK, Names, at, natural_order, repeated, text_order
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -116,6 +117,7 @@ class Listing:
         ids: LargeStringArray.
         images: a file for every frame.
         labels: a file for every frame that has one; None in an unlabelled source.
+        targets: likewise of further targets, by name.
         clips: clip and time of every frame, where the listing is in their order.
     """
 
@@ -123,6 +125,7 @@ class Listing:
     images: FrameFiles
     labels: FrameFiles | None = None
     clips: ClipTimes | None = None
+    targets: Mapping[str, FrameFiles] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,18 +145,24 @@ class Listing:
         return self.labels.file(int(index), self.ids[int(index)].as_py())
 
     def labelled(self, index: int) -> bool:
-        """Tell whether a frame has a label file."""
-        return self.labels is not None and bool(self.labels.pattern[int(index)].is_valid)
+        """Tell whether a frame has a label file, or one of another target."""
+        return any(bool(files.pattern[int(index)].is_valid) for files in self._labelling().values())
 
     def label_count(self) -> int:
-        """Count the frames that have a label file."""
-        return 0 if self.labels is None else len(self) - int(self.labels.pattern.null_count)
+        """Count the frames that have one."""
+        there = [np.asarray(pc.is_valid(files.pattern)) for files in self._labelling().values()]
+        return int(np.logical_or.reduce(there).sum()) if there else 0
+
+    def target(self, name: str, index: int) -> EncodedFile | None:
+        """Return the file of a further target of a frame; None where it has none."""
+        return self.targets[name].file(int(index), self.ids[int(index)].as_py())
 
     def take(self, indices: Any) -> Listing:
         """Return the frames at some indices, in that order."""
         labels = None if self.labels is None else self.labels.take(indices)
         clips = None if self.clips is None else self.clips.take(np.asarray(indices))
-        return Listing(at(indices, self.ids), self.images.take(indices), labels, clips)
+        targets = {name: files.take(indices) for name, files in self.targets.items()}
+        return Listing(at(indices, self.ids), self.images.take(indices), labels, clips, targets)
 
     def ordered(self) -> Listing:
         """Return the frames in natural order of their ids.
@@ -213,7 +222,17 @@ class Listing:
     def _rows(self) -> Iterator[str]:
         """Yield a line a frame: its id and the sizes of its files."""
         ids, sizes = self.ids.to_pylist(), self.images.sizes.to_pylist()
-        labels = [None] * len(ids) if self.labels is None else self.labels.sizes.to_pylist()
-        for frame_id, size, label_size in zip(ids, sizes, labels, strict=True):
-            tail = "" if label_size is None else f", {label_size}"
+        tails = [""] * len(ids)
+        for name, files in self._labelling().items():
+            what = "" if name == LABELS else f'"{name}", '  # as it was before there were others
+            tails = [
+                tail if size is None else f"{tail}, {what}{size}"
+                for tail, size in zip(tails, files.sizes.to_pylist(), strict=True)
+            ]
+        for frame_id, size, tail in zip(ids, sizes, tails, strict=True):
             yield f"[{encode_basestring_ascii(frame_id)}, {size}{tail}]\n"
+
+    def _labelling(self) -> dict[str, FrameFiles]:
+        """The files of the labels, and of further targets, by name."""
+        labels = {} if self.labels is None else {LABELS: self.labels}
+        return {**labels, **self.targets}

@@ -13,6 +13,7 @@ from stillroom.stages.sources.demo import DemoConfig, DemoSource
 from stillroom.stages.sources.hf_dataset import HfDatasetSettings, open_hf_dataset
 from stillroom.stages.sources.image_mask import ImageMaskConfig, open_image_mask
 from stillroom.stages.sources.images import ImagesConfig, open_images
+from stillroom.stages.sources.rgbd import RgbdConfig, open_rgbd
 from stillroom.stages.sources.video import VideoConfig, open_video
 from stillroom.stages.sources.webdataset import WebDatasetSettings, open_webdataset
 from stillroom.storage_specs.errors import ConfigError
@@ -30,6 +31,7 @@ SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
     "clips": (ClipsConfig, open_clips),
     "cityscapes_sequence": (CityscapesSequenceConfig, open_cityscapes_sequence),
     "video": (VideoConfig, open_video),
+    "rgbd": (RgbdConfig, open_rgbd),
     "demo": (DemoConfig, DemoSource),
     "webdataset": (WebDatasetSettings, open_webdataset),
     "hf_dataset": (HfDatasetSettings, open_hf_dataset),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image with its name and, where the source is labelled, its label map.
+    """One image with its name and, where the source is labelled, what labels it.
 
     Attributes:
         frame_id: unique within its source, the same on every machine.
@@ -23,12 +23,18 @@ class Frame:
             everywhere in a frame without a label, where a labelled source may hold such frames.
         label_fault: why the label cannot be used, where it should be there: it is then 255
             everywhere, and the image is as good as any. The same text on every machine.
+        targets: what else the source labels its frames with, by name, float32, 0 where there is
+            none, as everywhere in a frame without: "depth" (H, W) in metres along the optical axis,
+            "normals" (3, H, W) unit vectors, x right, y down, z forward.
+        faults: likewise of targets, by name.
     """
 
     frame_id: str
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None = None
     label_fault: str = ""
+    targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -56,10 +62,10 @@ class Source(Protocol):
         """Return clip and time of a frame; (None, None) where it belongs to no clip."""
 
     def labelled(self, index: int) -> bool:
-        """Tell whether the frame itself has a label; no file is opened."""
+        """Tell whether the frame itself has a label, or another target; no file is opened."""
 
     def label_count(self) -> int:
-        """Count the frames that should have a label; no file is opened."""
+        """Count the frames that should have one; no file is opened."""
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the frames' content, as plain JSON values without absolute paths."""

@@ -17,6 +17,10 @@ class SourceSettings(KindSettings):
         """Return the folders, or files, that the frames lie in; none where they are drawn."""
         return ()
 
+    def further_targets(self) -> tuple[str, ...]:
+        """Return the names of what labels the frames, beside classes; no file is opened."""
+        return ()
+
     def stated(self) -> dict[str, Any]:
         """Return the part of the identity that the section alone decides, with `classes`."""
         return {"kind": self.kind, "classes": None}

@@ -54,9 +54,13 @@ class Batch:
 
     Attributes:
         stream: name of the stream in the run file
-        labelled: whether the stream's own labels are used; False: only teachers' outputs are
+        labelled: whether the stream's own labels, or other targets, are used; False: only teachers'
+            outputs are
         images: (B, 3, H, W) float32, RGB 0..255
-        labels: (B, H, W) int64, 255 where there is none; None on an unlabelled stream
+        labels: (B, H, W) int64, 255 where there is none; None on a stream without
+        targets: the stream's other targets, by name: "depth" (B, 1, H, W) float32 in metres, less
+            where the view enlarges, and "normals" (B, 3, H, W) float32, unit vectors x right, y
+            down, z forward; 0 where there is none, as everywhere in a frame that lacks it
         mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
         artifacts: by key "<teacher>/<artifact>": "fpn/logits" (B, C, h, w), "fpn/features/<layer>"
             (B, A, h, w), "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres,
@@ -80,10 +84,11 @@ class Batch:
     frame_ids: list[str] = field(default_factory=list)
     triplets: Triplets | None = None
     rows: Rows = ALL
+    targets: dict[str, Tensor] = field(default_factory=dict)
     mix: Mix | None = None
 
     def __post_init__(self) -> None:
-        if self.labelled and self.labels is None:
+        if self.labelled and self.labels is None and not self.targets:
             raise ArtifactError(f"stream {self.stream!r} is labelled, and its batch has no labels")
 
     @property
@@ -104,6 +109,7 @@ class Batch:
             self,
             images=change(self.images),
             labels=None if self.labels is None else change(self.labels),
+            targets={name: change(value) for name, value in self.targets.items()},
             mask=change(self.mask),
             artifacts={key: change(value) for key, value in self.artifacts.items()},
             masks={stride: change(value) for stride, value in self.masks.items()},
@@ -133,6 +139,7 @@ class Batch:
             frame_id=self.frame_ids[place],
             image=self.images[place],
             label=None if self.labels is None else self.labels[place],
+            targets={name: value[place] for name, value in self.targets.items()},
             mask=self.mask[place],
             artifacts={key: value[place] for key, value in self.artifacts.items()},
             masks={stride: value[place] for stride, value in self.masks.items()},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillroom.stages.train.batch import Batch, Triplets
+from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.buffers import lend
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from stillroom.stages.train.reads import Read
     from stillroom.storage_specs.layout import ArraySpec
 
+Shape = tuple[tuple[int, ...], torch.dtype]
+"""Of an array of one frame, with its type."""
 Allocate = Callable[[tuple[int, ...], torch.dtype], "Tensor"]
 """Makes a tensor of a shape and a type, of undefined content."""
 
@@ -28,38 +31,43 @@ class FrameShapes:
     """What one frame of a stream has in a batch, without the first axis.
 
     Attributes:
-        size: (H, W) of the images, and of the labels
+        size: (H, W) of the images, and of the targets
         mask: (h, w)
-        artifacts: shape and type, by name
+        targets, artifacts: shape and type, by name
         masks: (h, w) of the masks of other grids, by stride
     """
 
     size: tuple[int, int]
     mask: tuple[int, int]
-    labelled: bool
-    artifacts: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    targets: dict[str, Shape]
+    artifacts: dict[str, Shape]
     masks: dict[int, tuple[int, int]]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has any target."""
+        return bool(self.targets)
 
 
 def frame_shapes(
     size: tuple[int, int],
     out_stride: int,
     artifacts: Mapping[str, Read],
+    targets: Mapping[str, Read],
     *,
-    labelled: bool,
     clips: bool,
 ) -> FrameShapes:
     """Return the shapes of frames of `size`.
 
     Args:
         out_stride: of the grid of the usual mask
-        artifacts: by their names in a batch
+        artifacts, targets: by their names in a batch
     """
 
     def cells(stride: int) -> tuple[int, int]:
         return -(-size[0] // stride), -(-size[1] // stride)
 
-    def shape(spec: ArraySpec, stride: int) -> tuple[tuple[int, ...], torch.dtype]:
+    def shape(spec: ArraySpec, stride: int) -> Shape:
         if spec.kind.geometry == "label":
             return size, torch.int64
         channels = spec.shape[0] if len(spec.shape) == 3 else 1
@@ -69,7 +77,7 @@ def frame_shapes(
     return FrameShapes(
         size=size,
         mask=cells(out_stride),
-        labelled=labelled,
+        targets={name: shape(read.spec, 1) for name, read in targets.items()},
         artifacts={name: shape(read.spec, read.out_stride) for name, read in artifacts.items()},
         masks={stride: cells(stride) for stride in sorted(strides - {out_stride})},
     )
@@ -78,16 +86,18 @@ def frame_shapes(
 def empty_batch(stream: str, shapes: FrameShapes, count: int, allocate: Allocate) -> Batch:
     """Return a batch of `count` frames to be filled in."""
     size, masked = shapes.size, torch.bool
+    targets, artifacts = (
+        {name: allocate((count, *shape), dtype) for name, (shape, dtype) in of.items()}
+        for of in (shapes.targets, shapes.artifacts)
+    )
     return Batch(
         stream=stream,
         labelled=shapes.labelled,
         images=allocate((count, 3, *size), torch.float32),
-        labels=allocate((count, *size), torch.int64) if shapes.labelled else None,
+        labels=targets.pop(LABELS, None),
         mask=allocate((count, 1, *shapes.mask), masked),
-        artifacts={
-            read: allocate((count, *shape), dtype)
-            for read, (shape, dtype) in shapes.artifacts.items()
-        },
+        targets=targets,
+        artifacts=artifacts,
         masks={
             stride: allocate((count, 1, *cells), masked) for stride, cells in shapes.masks.items()
         },

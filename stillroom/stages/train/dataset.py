@@ -20,7 +20,7 @@ from stillroom.stages.train.photometric import UNLIT, PhotometricConfig, draw_li
 from stillroom.stages.train.reads import Read, grid_of, held_or_stand_in, how_to_cache
 from stillroom.stages.train.sample import Shown, places
 from stillroom.stages.view import ViewConfig, sample_view
-from stillroom.storage_specs.artifacts import FRAMES, LABELS
+from stillroom.storage_specs.artifacts import FRAMES, LABELS, TARGETS
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.spans import span
@@ -33,21 +33,22 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.batch_memory import Allocate
     from stillroom.stages.train.sample import Neighbour, Sample, Triplet
-    from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.artifact_set import ArtifactSet
-    from stillroom.storage_specs.store import Cache
 
 
 class CacheDataset:
-    """Frames of one stream, with their labels and artifacts, from committed artifact sets.
+    """Frames of one stream, with their targets and artifacts, from committed artifact sets.
 
     Frames that are bad in any of the sets are left out; `skipped` has them, with the reason.
-    Of a frame whose label alone is bad that is left out; `bad_labels` has it, likewise.
+    Of a frame whose label, or another target, alone is bad that is left out; `bad_labels` has it,
+    likewise.
 
     Args:
         name: the stream's
         teachers: artifact sets, by their names, of each teacher that `needs` names
-        needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own
+        needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own;
+            names of targets other than labels, as "depth"
+        labelled: labels are read too
         indices: frames of the source to choose from; all of them if left out
         out_stride: the student's stride, which fields and the mask are brought to
         seed: with the stream's name, the epoch and the frame id, the origin of a sample's
@@ -55,6 +56,7 @@ class CacheDataset:
         flow: makes a sample a triplet; frames without neighbours are left out
 
     Attributes:
+        targets: names of the targets that are read, labels included
         artifacts: what is read of the teachers, by its name in a batch
         stand_ins: by what is needed and not cached, what is read in its place
         shapes: of a frame in a batch
@@ -83,6 +85,9 @@ class CacheDataset:
         self.flow = flow
         self.frames = frames
         self.teachers = dict(teachers)
+        own = [LABELS] if labelled else []
+        self.targets = (*own, *sorted(needs.intersection(TARGETS) - {LABELS}))
+        needs -= frozenset(TARGETS)
         held = {f"{teacher_of(k)}/{each}" for k, one in teachers.items() for each in one.arrays}
         found = {read: held_or_stand_in(read, held) for read in sorted(needs)}
         self.stand_ins = {read: other for read, other in found.items() if other != read}
@@ -97,7 +102,6 @@ class CacheDataset:
         self.needs = needs
         self.view = view or ViewConfig()
         self.jitter = jitter or PhotometricConfig()
-        self.labelled = labelled
         self.out_stride = out_stride
         self.seed = seed
         self._demand_arrays()
@@ -123,9 +127,13 @@ class CacheDataset:
             for read, (key, stride) in self._grids.items()
         }
         self.shapes = frame_shapes(
-            self.size, out_stride, self.artifacts, labelled=labelled, clips=self.clips
+            self.size,
+            out_stride,
+            self.artifacts,
+            {name: Read(frames, name, 1) for name in self.targets},
+            clips=self.clips,
         )
-        reasons = {i: rows["reason"][i] for i in usable if labelled}
+        reasons = {i: rows["reason"][i] for i in usable if self.labelled}
         self.bad_labels = {self.frame_ids[i]: why for i, why in reasons.items() if why}
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
         if not len(self.indices):
@@ -138,6 +146,11 @@ class CacheDataset:
     def __len__(self) -> int:
         """Count the usable frames."""
         return len(self.indices)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any target is read."""
+        return bool(self.targets)
 
     @property
     def clips(self) -> bool:
@@ -214,6 +227,8 @@ class CacheDataset:
                 jitter(self.jitter, into.image, mask, shown.light)
         if into.label is not None:
             read_view(self.frames, LABELS, index, view, out=into.label)
+        for name, target in into.targets.items():
+            read_view(self.frames, name, index, view, out=target)
         for read, (holder, artifact, out_stride) in self.artifacts.items():
             read_view(holder, artifact, index, view, out_stride, into.artifacts[read])
         for out_stride, mask in ((self.out_stride, into.mask), *into.masks.items()):
@@ -223,10 +238,9 @@ class CacheDataset:
         return {one.name: one for _, one in sorted(self._holders.items())}
 
     def _demand_arrays(self) -> None:
-        wanted = [FRAMES, LABELS] if self.labelled else [FRAMES]
-        for artifact in wanted:
+        for artifact in (FRAMES, *self.targets):
             if artifact not in self.frames.arrays:
-                hint = "; set `labelled = false` for it" if artifact == LABELS else ""
+                hint = "; set `labelled = false` for it" if artifact in TARGETS else ""
                 raise ConfigError(
                     f"stream {self.name!r}: source {self.frames.source!r} has no {artifact} in the "
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
@@ -238,56 +252,6 @@ class CacheDataset:
                     f"{self.frames.source!r} {_listing(self.teachers)}; "
                     f"{how_to_cache(*reversed(key.split('/', 1)))}"
                 )
-
-
-def open_dataset(
-    cache: Cache, name: str, settings: TrainConfig, needs: frozenset[str], out_stride: int
-) -> CacheDataset:
-    """Open what stream `name` of a run reads, from a cache.
-
-    Args:
-        needs: the objective's, for such a stream
-    """
-    stream = settings.streams[name]
-    source = stream.source or name
-    frames = cache.artifact_set(source, FRAMES)
-    teachers = sorted({key.partition("/")[0] for key in needs})
-    return CacheDataset(
-        name,
-        frames,
-        {
-            one.name: one
-            for teacher in teachers
-            # A teacher of which nothing is there is named by the error of its own set.
-            for one in cache.teacher_sets(source, teacher) or [cache.artifact_set(source, teacher)]
-        },
-        needs=needs,
-        view=settings.view,
-        jitter=settings.jitter,
-        labelled=is_labelled(cache, name, stream),
-        indices=choose(frames.count, stream),
-        out_stride=out_stride,
-        seed=settings.seed,
-        flow=_flow(cache, source, stream),
-    )
-
-
-def _flow(cache: Cache, source: str, stream: StreamConfig) -> CachedFlow | None:
-    if stream.triplets is None:
-        return None
-    return CachedFlow(cache.artifact_set(source, stream.triplets), stream.draws)
-
-
-def is_labelled(cache: Cache, name: str, stream: StreamConfig) -> bool:
-    """Tell whether a stream's terms read labels: by its setting, or if its source has any."""
-    if stream.labelled is not None:
-        return stream.labelled
-    return LABELS in cache.artifact_set(stream.source or name, FRAMES).arrays
-
-
-def choose(count: int, stream: StreamConfig) -> list[int]:
-    """Return the frames of a source of `count` that a stream goes through, bad ones included."""
-    return [i for i in range(count) if (i % stream.every == 0) != stream.complement]
 
 
 def _listing(teachers: Mapping[str, ArtifactSet]) -> str:

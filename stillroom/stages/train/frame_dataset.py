@@ -25,6 +25,8 @@ class FrameDataset(Dataset[dict[str, Any]]):
         "frame_id"                its name
         "image"                   (3, H, W) float32, RGB 0..255
         "label"                   (H, W) int64, 255 where there is none; of a labelled source
+        "depth"                   (1, H, W) float32, metres, 0 where there is none; where asked for
+        "normals"                 (3, H, W) float32, unit vectors, 0 where there is none; likewise
         "mask"                    (1, H, W) bool, True where a pixel shows the frame
         "fpn/logits"              (C, h, w) float32, and likewise each artifact that was asked for;
                                   pseudo labels (H, W) int64
@@ -58,7 +60,7 @@ class FrameDataset(Dataset[dict[str, Any]]):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the labels' classes; None where frames have no labels."""
-        if not self._frames.labelled:
+        if LABELS not in self._frames.targets:
             return None
         return tuple(self._frames.frames.arrays[LABELS].attributes["classes"])
 
@@ -81,6 +83,7 @@ class FrameDataset(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"frame_id": sample.frame_id, "image": sample.image}
         if sample.label is not None:
             item["label"] = sample.label
+        item |= sample.targets
         masks: dict[int, Tensor] = {self._frames.out_stride: sample.mask, **sample.masks}
         item |= {("mask" if stride == 1 else f"mask@{stride}"): m for stride, m in masks.items()}
         return item | {self._names[read]: values for read, values in sample.artifacts.items()}

@@ -55,6 +55,7 @@ class Sample:
     frame_id: str
     image: Tensor
     label: Tensor | None
+    targets: dict[str, Tensor]
     mask: Tensor
     artifacts: dict[str, Tensor]
     masks: dict[int, Tensor]

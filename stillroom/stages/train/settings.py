@@ -21,8 +21,8 @@ class StreamConfig(Settings):
     Attributes:
         source: a cached source; the stream's own name if left out
         batch: frames a step
-        labelled: whether terms may read the labels; left out, if the source has any; False hides
-            them
+        labelled: whether terms may read the labels and other targets; left out, if the source has
+            any; False hides them
         every: take one frame in `every`, the first included: a labelled eighth is `every = 8`
         complement: take the frames that `every` leaves out instead; with `labelled = false` the two
             streams are a semi-supervised split of one source

@@ -11,7 +11,7 @@ import pytest
 
 from stillroom.stages.cache.cache_shard import ShardJob, ShardReport, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs
-from stillroom.stages.cache.producers import frames_and_labels
+from stillroom.stages.cache.producers import frames_and_targets
 from stillroom.stages.cache.shard_threads import ShardThreads, Turn
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.sources.source import Frame
@@ -333,7 +333,7 @@ def test_a_report_says_what_the_teacher_waited_for(target: ArtifactSet) -> None:
 
 def test_frames_and_labels_are_what_the_canvas_shows() -> None:
     image, label = np.zeros((*CANVAS, 3), np.uint8), np.ones(CANVAS, np.uint8)
-    made = frames_and_labels(
+    made = frames_and_targets(
         [CanvasFrame("a", image, None, CANVAS), CanvasFrame("b", image, label, CANVAS)]
     )
     assert [sorted(arrays) for arrays in made] == [["frames"], ["frames", "labels"]]
@@ -355,7 +355,7 @@ def test_a_label_that_is_no_class_makes_a_bad_row(tmp_path: Path) -> None:
     report = fill(
         target,
         work=ShardWork("s", "frames", 0, ("frames", "labels")),
-        produce=frames_and_labels,
+        produce=frames_and_targets,
         source=Labelled(),
     )
     assert report.bad == 1

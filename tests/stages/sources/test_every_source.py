@@ -94,6 +94,14 @@ def video(root: Path) -> dict[str, Any]:
     return {"root": root}
 
 
+def rgbd(root: Path) -> dict[str, Any]:
+    for name in NAMES:
+        put(root / "color" / f"{name}.png")
+    depth = np.random.default_rng(5).integers(400, 9000, (24, 32), dtype=np.uint16)
+    put(root / "depth" / f"{NAMES[1]}.png", depth)
+    return {"root": root}
+
+
 def demo(_: Path) -> dict[str, Any]:
     return {"clips": 2, "frames_per_clip": 2, "height": 16, "width": 24}
 
@@ -144,6 +152,7 @@ SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "clips": clips,
     "cityscapes_sequence": cityscapes_sequence,
     "video": video,
+    "rgbd": rgbd,
     "demo": demo,
     "webdataset": webdataset,
     "hf_dataset": hf_dataset,
@@ -220,6 +229,11 @@ def test_frames_are_what_the_protocol_promises(kind: str, tmp_path: Path) -> Non
             assert set(np.unique(frame.label)) <= {*range(len(source.classes)), 255}
             assert source.labelled(index) or (frame.label == 255).all()
         assert frame.label_fault == ""
+        assert tuple(frame.targets) == config.further_targets()
+        assert frame.faults == {}
+        for target in frame.targets.values():
+            assert (target.dtype, target.shape[-2:]) == (np.float32, frame.image.shape[:2])
+            assert target.any() == source.labelled(index)
     assert source.label_count() == sum(map(source.labelled, range(len(source))))
     times: dict[str, int] = {}
     for clip, time in map(source.position, range(len(source))):
@@ -309,3 +323,9 @@ def faults_of(config: SourceSettings, whole: list[Frame]) -> Iterator[Exception]
                 yield FrameError(found.label_fault)
             else:
                 np.testing.assert_array_equal(found.label, frame.label)
+            for name, target in found.targets.items():
+                if name in found.faults:
+                    assert not target.any()
+                    yield FrameError(found.faults[name])
+                else:
+                    np.testing.assert_array_equal(target, frame.targets[name])

@@ -18,10 +18,10 @@ from torch import nn
 
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.models.students.python import PythonStudentConfig
-from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.open_dataset import is_labelled, open_dataset
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs.table import codec_from_dict

@@ -12,7 +12,7 @@ from torch import nn
 
 from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs, PairInputs
-from stillroom.stages.cache.producers import frames_and_labels
+from stillroom.stages.cache.producers import frames_and_targets
 from stillroom.stages.cache.shard_threads import ShardThreads, Turn
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.scenes.scene_flow import flow_between
@@ -70,7 +70,7 @@ def build(folder, config, exact, source=None):
     raw = {"name": "none"}
     sets = {
         "frames": (
-            FrameInputs(source, (HEIGHT, WIDTH)), frames_and_labels,
+            FrameInputs(source, (HEIGHT, WIDTH)), frames_and_targets,
             [ArraySpec("frames", (HEIGHT, WIDTH, 3), codec_from_dict("raw"), raw, {"stride": 1}),
              ArraySpec("labels", (HEIGHT, WIDTH), codec_from_dict("raw"), raw, {"stride": 1})],
         ),

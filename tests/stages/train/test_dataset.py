@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillroom.stages.train.dataset import CacheDataset, choose, open_dataset
+from stillroom.stages.train.dataset import CacheDataset
+from stillroom.stages.train.open_dataset import choose, open_dataset
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.settings import StreamConfig, TrainConfig
 from stillroom.stages.view import ViewConfig

@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 
-from stillroom.stages.train.dataset import open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
+from stillroom.stages.train.open_dataset import open_dataset
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.storage_specs.errors import CacheCorrupt, CacheMismatch, ConfigError

@@ -50,7 +50,6 @@ class PackedBatch:
     """
 
     stream: str
-    labelled: bool
     slot: Slot
     shapes: FrameShapes
     jitter: PhotometricConfig
@@ -80,15 +79,17 @@ class PackedBatch:
         found = {array.name: self._array(array, words, floats) for array in self.slot.arrays}
         masks = {stride: self._mask(words, stride) for stride in self.slot.masks}
         images = found.pop(FRAMES)
+        targets = {name: found.pop(name) for name in self.shapes.targets}
         if not self.jitter.is_off():
             images = relit(self.jitter, images, masks[1], floats[:, self.slot.light])
         return Batch(
             stream=self.stream,
-            labelled=self.labelled,
+            labelled=self.shapes.labelled,
             images=images,
-            labels=found.pop(LABELS, None),
+            labels=targets.pop(LABELS, None),
             mask=masks[self.slot.stride],
             artifacts=found,
+            targets=targets,
             masks={stride: masks[stride] for stride in self.shapes.masks},
             frame_ids=self.frame_ids,
             triplets=self._triplets(words, floats, masks[1]) if self.clips else None,
@@ -142,7 +143,7 @@ class PackedBatch:
             for axis, span in (("row", spans[:, :2]), ("column", spans[:, 2:]))
         )
         made = sampled(array.spec.kind.geometry, values, rows, columns)
-        scale = array.words.get("vector scale")
+        scale = array.words.get("value scale")
         return made if scale is None else made.mul_(floats[:, scale, None, None])
 
     def _windows(self, array: PackedArray, first: int) -> Tensor:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stillroom.stages.geometry import mask_spans, vector_scale
+from stillroom.stages.geometry import mask_spans
 from stillroom.stages.train.batch_memory import reused
 from stillroom.stages.train.cached_sets import read_view
 from stillroom.stages.train.packed.packed_batch import PackedBatch
 from stillroom.stages.train.packed.slot import ALIGNMENT, FLOW_BACK, USED, slot_of
 from stillroom.stages.train.sample import places
 from stillroom.stages.view_axes import Part, axes_between, axes_under, positions_needed
+from stillroom.stages.view_values import VALUE_SCALES
 from stillroom.storage_specs.artifacts import FLOW
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ class PackedDataset:
         dataset, frames = self._dataset, 3 * count if self._dataset.clips else count
         return PackedBatch(
             stream=self.name,
-            labelled=dataset.labelled,
             slot=self._slot,
             shapes=dataset.shapes,
             jitter=dataset.jitter,
@@ -135,8 +135,8 @@ def _pack_array(
         head[words[f"{name}s"]] = axis.low - first
         if len(axis.weight):
             floats[words[f"{name} weights"]] = axis.weight
-    if "vector scale" in words:
-        floats[words["vector scale"]] = vector_scale(view)
+    if "value scale" in words:
+        floats[words["value scale"]] = VALUE_SCALES[array.spec.kind.geometry](view)
     for role, values in side.items():
         floats[words[role]] = values.reshape(-1)
     return begin + out.nbytes

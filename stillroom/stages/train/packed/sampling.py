@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from stillroom.stages.view_values import Sampled
 from stillroom.storage_specs.artifacts import IGNORE
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def inside(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def sampled(geometry: str, grid: Tensor, rows: Axes, columns: Axes) -> Tensor:
-    """Sample a grid by an artifact's geometry, but for the scale of vectors.
+    """Sample a grid by an artifact's geometry, but for the scale of its values.
 
     Args:
         grid: (B, C, h, w) uint8 or float32
@@ -54,19 +55,20 @@ def sampled(geometry: str, grid: Tensor, rows: Axes, columns: Axes) -> Tensor:
     shown = inside(rows.span, columns.span, (rows.low.shape[1], columns.low.shape[1]))
     if geometry == "image":
         return _between(grid, rows, columns).mul_(shown)
-    if geometry == "masked_field":
-        return _with_holes(grid, rows, columns, shown)
+    if geometry == "depth":
+        return _with_holes(grid, grid != 0, rows, columns, shown).mean()
+    if geometry == "direction":
+        there = (grid != 0).any(1, keepdim=True)
+        return _with_holes(grid, there, rows, columns, shown).unit()
     found = _at(_at(grid, 2, rows.low), 3, columns.low)
     if geometry == "nearest":
         return torch.where(shown, found, 0)
     return torch.where(shown, found.long(), IGNORE).squeeze(1)
 
 
-def _with_holes(field: Tensor, rows: Axes, columns: Axes, shown: Tensor) -> Tensor:
-    """As `geometry.apply_masked_field`."""
-    made = _between(field, rows, columns)
-    weight = _between((field != 0).to(field.dtype), rows, columns)
-    return torch.where(shown & ~(weight < 0.5), made / weight, 0)
+def _with_holes(grid: Tensor, there: Tensor, rows: Axes, columns: Axes, shown: Tensor) -> Sampled:
+    weight = _between(there.to(grid.dtype), rows, columns)
+    return Sampled(_between(grid, rows, columns), weight, shown)
 
 
 def _between(grid: Tensor, rows: Axes, columns: Axes) -> Tensor:

@@ -17,7 +17,8 @@ import numpy as np
 
 from stillroom.stages.train.packed.dequantise import DEQUANTISE
 from stillroom.stages.train.reads import Read
-from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
+from stillroom.stages.view_values import VALUE_SCALES
+from stillroom.storage_specs.artifacts import FLOW, FRAMES
 
 if TYPE_CHECKING:
     from stillroom.stages.train.dataset import CacheDataset
@@ -34,14 +35,14 @@ class PackedArray:
     """How one array of a frame travels.
 
     Attributes:
-        name: in a batch: "frames", "labels", or the key of an artifact; or "flow" from a frame to
+        name: in a batch: "frames", a target's, or the key of an artifact; or "flow" from a frame to
             its neighbour and "flow back", which are in the neighbour's slot
         grid: rows and columns of the whole array
         strides: canvas pixels a position of the array, output pixels one of the result
         shape: of the result of one frame, without the axis of channels
         most: rows and columns of the largest window that a view needs
         words: where in the head its window (first byte, rows, columns), spans, rows, columns and
-            their weights, the codec's sides and the scale of vectors are
+            their weights, the codec's sides and the scale of its values are
     """
 
     name: str
@@ -129,10 +130,8 @@ def slot_of(dataset: CacheDataset) -> Slot:
 
 
 def _reads(dataset: CacheDataset) -> dict[str, Read]:
-    frames = {name: Read(dataset.frames, name, 1) for name in (FRAMES, LABELS)}
-    if not dataset.labelled:
-        del frames[LABELS]
-    return frames | dataset.artifacts
+    of_source = {name: Read(dataset.frames, name, 1) for name in (FRAMES, *dataset.targets)}
+    return of_source | dataset.artifacts
 
 
 def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> PackedArray:
@@ -147,8 +146,8 @@ def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> Pack
     taken = {"window": 3, "spans": 4, "rows": rows, "columns": columns}
     if spec.kind.geometry not in ("label", "nearest"):
         taken |= {"row weights": rows, "column weights": columns}
-    if spec.kind.geometry == "vector":
-        taken["vector scale"] = 2
+    if spec.kind.geometry in VALUE_SCALES:
+        taken["value scale"] = 1 if len(spec.shape) == 2 else spec.shape[0]
     taken |= {k: math.prod(shape) for k, shape in spec.codec.side_shapes(spec.shape).items()}
     places = {key: words.take(count) for key, count in taken.items()}
     return PackedArray(

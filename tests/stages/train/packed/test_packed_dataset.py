@@ -26,6 +26,7 @@ from stillroom.storage_specs.shards.tiles import fitted_tile
 from stillroom.storage_specs.store import Cache
 
 CANVAS, COUNT, STRIDE, CLASSES = (40, 56), 4, 4, 101
+TARGETS = {"depth", "normals"}
 FILMED = ("image", "vector")  # frames, and flow, which no stream of single frames reads
 
 
@@ -37,10 +38,10 @@ def codecs_of(artifact):
                 yield CODECS[name](**example.options)
 
 
-def spec_of(artifact, codec, tile):
-    shape = {"channel": CLASSES, "y": CANVAS[0], "x": CANVAS[1], "rgb": 3}
+def spec_of(artifact, codec, tile, target=False):
+    shape = {"channel": CLASSES, "y": CANVAS[0], "x": CANVAS[1], "rgb": 3, "xyz": 3}
     stride = 1
-    if artifact.has_stride:
+    if artifact.has_stride and not target:
         stride = STRIDE
         shape |= {"y": -(-CANVAS[0] // stride), "x": -(-CANVAS[1] // stride)}
     name = f"{artifact.name}/deep" if artifact.layered else artifact.name
@@ -59,7 +60,10 @@ def values_of(spec, rng):
     if "confidence" in kind.name:
         return rng.random(spec.shape, dtype=np.float32)
     values = rng.normal(0, 7, spec.shape).astype(np.float32)
-    if kind.geometry == "masked_field":
+    if kind.geometry == "direction":
+        hole = rng.random(spec.shape[1:]) < 0.3
+        return np.where(hole, 0, values / np.linalg.norm(values, axis=0)).astype(np.float32)
+    if kind.geometry == "depth":
         return np.where(rng.random(spec.shape) < 0.7, np.abs(values) + 1, 0).astype(np.float32)
     return values
 
@@ -85,7 +89,10 @@ def sets(request, tmp_path_factory):
     tile, teachers = request.param, {}
     labels = spec_of(ARTIFACTS["labels"], CODECS["raw"](), tile)
     photo = CODECS["raw" if tile else "rgb"]()
-    frames = define(cache, "frames", [spec_of(ARTIFACTS["frames"], photo, tile), labels])
+    depth = spec_of(ARTIFACTS["depth"], CODECS["exact"](), tile, target=True)
+    normals = spec_of(ARTIFACTS["normals"], CODECS["half"](), tile, target=True)
+    photos = spec_of(ARTIFACTS["frames"], photo, tile)
+    frames = define(cache, "frames", [photos, labels, depth, normals])
     for artifact in ARTIFACTS.values():
         if artifact.made_by == "source" or artifact.geometry in FILMED:
             continue
@@ -99,7 +106,7 @@ def both(sets, view, **options):
     """The same stream, decoded here and packed."""
     frames, teachers = sets
     needs = {f"{name}/{artifact}" for name, one in teachers.items() for artifact in one.arrays}
-    more = {f"{need}@16" for need in needs if "deep" in need}
+    more = {f"{need}@16" for need in needs if "deep" in need} | TARGETS
     made = CacheDataset(
         "street", frames, teachers, needs=frozenset(needs | more), view=view, **options
     )
@@ -129,6 +136,9 @@ def assert_same(found, expected):
     assert list(found.masks) == list(expected.masks)
     for stride, mask in expected.masks.items():
         assert torch.equal(found.masks[stride], mask)
+    assert set(found.targets) == set(expected.targets) == TARGETS
+    for name, values in expected.targets.items():
+        assert torch.equal(found.targets[name], values)
     assert list(found.artifacts) == list(expected.artifacts)
     for name, values in expected.artifacts.items():
         assert found.artifacts[name].dtype == values.dtype

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from student_output import student_output
 
 from stillroom.stages.train.batch import Batch
-from stillroom.stages.train.dataset import open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
@@ -20,6 +19,7 @@ from stillroom.stages.train.losses.adaptation import adaptation
 from stillroom.stages.train.losses.affinity import affinity
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.open_dataset import open_dataset
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.codecs.table import codec_from_dict

@@ -12,12 +12,12 @@ from student_output import student_output
 
 from stillroom.stages.models.critic import Critic
 from stillroom.stages.train.batch import Batch
-from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.losses.holistic import CriticState, holistic, maps_of
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.open_dataset import is_labelled, open_dataset
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ArtifactError, ConfigError

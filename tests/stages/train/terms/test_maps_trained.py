@@ -6,11 +6,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.train.dataset import is_labelled, open_dataset
 from stillroom.stages.train.job import TrainJob
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.losses.table import TermConfig
 from stillroom.stages.train.objective import Objective
+from stillroom.stages.train.open_dataset import is_labelled, open_dataset
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.store import Cache
