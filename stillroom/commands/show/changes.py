@@ -72,10 +72,10 @@ def _code(one: CodeReport) -> list[RenderableType]:
             f"{measures.pca_relative_mse:.2%} in {measures.pca_numbers:,} "
             f"({measures.pca_components} a position); on {measures.frames} frames"
         )
-        if measures.relative_mse > measures.pca_relative_mse:
+        if not measures.beats_pca:
             parts.append(
-                f"the PCA loses less: train longer, as with --set adapt.{one.teacher}.steps=661 "
-                "(the paper's epoch), under another name or into another cache"
+                "the PCA loses less: train longer, as with --set "
+                f"adapt.{one.teacher}.beat_pca=true, under another name or into another cache"
             )
     rows = (
         (f"{of.source}/{one.set_name}", of.frames, of.bad, of.shards, of.already,

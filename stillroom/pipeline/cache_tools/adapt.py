@@ -224,9 +224,12 @@ class _Adapter:
                 "all of them; see `stillroom cache info RUN.toml --bad`"
             )
         statistics = covariance_of(frames, self._stage("read features"))
-        on_step = self._stage("train")
-        model = train_autoencoder(frames, config, statistics, on_step, self.device)
-        measures = measure(model, frames, statistics, self._stage("measure"), self.device)
+        on_train, on_measure = self._stage("train"), self._stage("measure")
+        for times in config.lengths:
+            model = train_autoencoder(frames, config, statistics, on_train, self.device, times)
+            measures = measure(model, frames, statistics, on_measure, self.device)
+            if measures.beats_pca:
+                break
         about = {
             ADAPT: config.identity(),
             "trained_on": {source: one.fingerprint for source, one in features.items()},

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MEASURED = 256  # frames on which features and their reconstruction are measured
 POLY_POWER = 0.9
+LONGER = (2, 4, 8, 16)  # times the epochs that are given
 GAIN = 10.0  # of the reconstruction's error in the loss, over the code's channels
 Positive = Field(gt=0, allow_inf_nan=False)
 
@@ -42,6 +43,7 @@ class AdaptConfig(Settings):
         strides: of the three convolutions, each 1 or 2
         steps: epochs go on until there were so many; one epoch of a few hundred frames is too
             little for the auto-encoder to beat a PCA of its size, and that of the paper is 661
+        beat_pca: while a PCA of the code's size loses less, train anew, twice as long each time
         epochs, batch, lr, momentum, weight_decay: of SGD; lr falls to 0 as (1 - t)^0.9
         sparsity: weight of the L1 norm of a frame's code
         seed: origin of the weights and of the order of the frames
@@ -53,6 +55,7 @@ class AdaptConfig(Settings):
     strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]] = (2, 2, 2)
     epochs: int = Field(default=1, gt=0)
     steps: int | None = Field(default=None, gt=0)
+    beat_pca: bool = False
     batch: int = Field(default=16, gt=0)
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -68,6 +71,11 @@ class AdaptConfig(Settings):
         return name
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """How long it may be trained, in times of its epochs."""
+        return (1, *(LONGER if self.beat_pca else ()))
+
+    @property
     def features(self) -> str:
         """Name of the artifact that is read."""
         return f"{FEATURES}/{self.layer}"
@@ -79,7 +87,9 @@ class AdaptConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return all that the code depends on, as JSON."""
-        exclude = {"layer", "name"} | ({"steps"} if self.steps is None else set())
+        exclude = {"layer", "name"} | {
+            key for key in ("steps", "beat_pca") if not getattr(self, key)
+        }
         return {**self.model_dump(mode="json", exclude=exclude), "layer": self.features}
 
 
@@ -101,6 +111,11 @@ class Measures:
     code_numbers: int
     pca_numbers: int
 
+    @property
+    def beats_pca(self) -> bool:
+        """Whether the code loses no more than the PCA."""
+        return self.relative_mse <= self.pca_relative_mse
+
 
 def covariance_of(frames: FeatureFrames, on_step: OnStep) -> Covariance:
     """Compute mean and covariance of the channels at the shown positions of `MEASURED` frames."""
@@ -118,6 +133,7 @@ def train_autoencoder(
     statistics: Covariance,
     on_step: OnStep,
     device: str = "cpu",
+    times: int = 1,
 ) -> AutoEncoder:
     """Train an auto-encoder on cached features; the same arguments give the same weights.
 
@@ -130,10 +146,13 @@ def train_autoencoder(
     slow. Momentum and the falling learning rate are those of the rest of the paper's training. The
     statistics of batch normalisation are taken anew at the end, with the final weights.
 
+    Args:
+        times: of the epochs that the config has
+
     Raises:
         ConfigError: the loss is not finite, or one frame of one position is all there is.
     """
-    groups = list(_groups(len(frames), config))
+    groups = list(_groups(len(frames), config, times))
     # On a GPU convolutions repeat only where they are asked to.
     repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with torch.random.fork_rng([]), repeatable:
@@ -194,10 +213,11 @@ def code_shape(model: AutoEncoder, size: tuple[int, int]) -> tuple[int, int, int
     return (model.channels, -(-size[0] // model.factor), -(-size[1] // model.factor))
 
 
-def _groups(count: int, config: AdaptConfig) -> Iterator[list[int]]:
+def _groups(count: int, config: AdaptConfig, times: int = 1) -> Iterator[list[int]]:
     """The frames of every step: each epoch all of them, in another order, in like batches."""
     batches = -(-count // config.batch)
-    for epoch in range(max(config.epochs, -(-(config.steps or 0) // batches))):
+    epochs = max(config.epochs, -(-(config.steps or 0) // batches))
+    for epoch in range(times * epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(count)
         for group in np.array_split(order, batches):
             yield group.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,7 @@ def test_running_it_again_does_nothing_and_says_so(
     assert "trained now" in first.stdout
     before = artifact_bytes(STREET)
     again = stillroom("cache", "adapt", built)
-    assert "nothing to do: all codes are in street.cache" in again.stdout
+    assert f"nothing to do: all codes are in {STREET.absolute()}" in again.stdout
     assert "trained before" in again.stdout
     assert artifact_bytes(STREET) == before
     share = (
@@ -213,6 +214,32 @@ def test_an_interrupted_writing_goes_on_with_the_same_auto_encoder(
     assert not report.trained
     assert [(one.shards, one.already) for one in report.sources] == [(1, 2), (2, 0)]
     assert artifact_bytes(STREET) == artifact_bytes(Path("whole.cache"))
+
+
+def test_an_auto_encoder_is_trained_twice_as_long_until_it_beats_a_pca(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, measure, lengths = adapt_module.train_autoencoder, adapt_module.measure, list[int]()
+    beaten_at = 4
+
+    def watched(*given: Any) -> Any:
+        lengths.append(given[-1])
+        return train(*given)
+
+    def judged(*given: Any) -> Any:
+        return replace(measure(*given), pca_relative_mse=float(lengths[-1] >= beaten_at))
+
+    monkeypatch.setattr(adapt_module, "train_autoencoder", watched)
+    monkeypatch.setattr(adapt_module, "measure", judged)
+    longer = ["adapt.tiny.epochs=1", "adapt.tiny.beat_pca=true"]
+    found = only(adapt_cache(load_run(built, [*longer, 'adapt.tiny.name="longer"'])))
+    assert lengths == [1, 2, 4]
+    alike = only(adapt_cache(load_run(built, ["adapt.tiny.epochs=4", 'adapt.tiny.name="alike"'])))
+    assert (alike.weights, lengths[3:]) == (found.weights, [1])
+    beaten_at = 99
+    never = only(adapt_cache(load_run(built, [*longer, 'adapt.tiny.name="never"'])))
+    assert lengths[4:] == [1, 2, 4, 8, 16]
+    assert never.trained
 
 
 def test_bad_frames_stay_bad_and_are_not_trained_on(run_file: Path) -> None:

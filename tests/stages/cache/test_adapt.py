@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from stillroom.stages.cache.adapt import (
     AdaptConfig,
+    Measures,
     _groups,
     _loss,
     covariance_of,
@@ -171,6 +172,16 @@ def test_a_floor_of_steps_adds_whole_epochs_and_is_in_the_identity_where_it_is_s
     assert config.identity()["steps"] == 7
     with pytest.raises(ValidationError, match="greater than 0"):
         AdaptConfig(steps=0)
+
+
+def test_training_may_be_as_long_as_it_takes_to_beat_a_pca():
+    short, long = AdaptConfig(epochs=2, batch=4), AdaptConfig(epochs=2, batch=4, beat_pca=True)
+    assert (short.lengths, long.lengths) == ((1,), (1, 2, 4, 8, 16))
+    assert list(_groups(10, long, 4)) == list(_groups(10, AdaptConfig(epochs=8, batch=4)))
+    assert "beat_pca" not in short.identity()
+    assert long.identity()["beat_pca"] is True
+    one, other = (Measures(1, lost, 0.2, 1, 8, 8) for lost in (0.2, 0.21))
+    assert (one.beats_pca, other.beats_pca) == (True, False)
 
 
 def test_training_brings_the_reconstruction_closer_and_repeats_to_the_last_bit(make_frames):
