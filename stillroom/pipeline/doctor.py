@@ -123,7 +123,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _without_gpu(facts: DeviceFacts, driver: str) -> Finding:
-    cpu = f"the CPU, {facts.threads} threads"
+    cpu = f"the CPU, {facts.threads} thread{'s' * (facts.threads > 1)}"
     if driver and not facts.built_for:
         why = f"{driver} is there, but this torch was built without CUDA; install one with it"
     elif driver:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.stages.sources.look import FoundSource, look, sizes
+from stillroom.pipeline.cache_tools.sample import evenly
+from stillroom.stages.sources.look import FoundSource, look
 from stillroom.stages.sources.open import SOURCES, open_source
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import ConfigError, FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from stillroom.stages.sources.source import Source
 
 LARGEST = 1024  # side of a canvas that is not asked for
 CROP = 256
 BATCH = 8
 COLUMN = 38  # where comments begin
+SAMPLE = 12  # frames of a source whose sizes are looked at
 GRID = 32  # sides that every network of segmentation-models-pytorch takes without padding
 
 TEACHER = """\
@@ -35,7 +40,7 @@ teacher = "heavy\""""
 
 HINT = """\
 # A teacher makes a student better than labels alone do. Lines that it needs begin with a # and no
-# space behind it: take that off.
+# space behind it: take this # off.
 """
 
 STUDENT = """\
@@ -63,10 +68,6 @@ class FirstRun:
     def has_labels(self) -> bool:
         """Whether it trains without a teacher."""
         return any(found.role == "train" for found in self.sources.values())
-
-    def is_trained_on(self, name: str) -> bool:
-        """Whether a source is cached, and a stream of the run."""
-        return self.sources[name].role in ("train", "unlabelled")
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -97,7 +98,7 @@ def write_first_run(folders: Sequence[Path], path: Path) -> FirstRun:
     sources = _named([found for folder in folders for found in look(folder)])
     opened = {name: _open(found.settings) for name, found in sources.items()}
     frames = {name: len(source) for name, source in opened.items()}
-    seen = _sizes(sources.values())
+    seen = _sizes(opened[name] for name, found in sources.items() if found.is_trained_on)
     canvas = _canvas(seen)
     run = FirstRun(path, sources, frames, canvas)
     text = _text(shlex.join(map(str, folders)), run, seen)
@@ -132,17 +133,19 @@ def _named(found: Sequence[FoundSource]) -> dict[str, FoundSource]:
     return named
 
 
-def _open(settings: Mapping[str, Any]) -> Any:
+def _open(settings: Mapping[str, Any]) -> Source:
     kind, _ = SOURCES[settings["kind"]]
     return open_source(kind(**settings))
 
 
-def _sizes(sources: Iterable[FoundSource]) -> Counter[tuple[int, int]]:
+def _sizes(sources: Iterable[Source]) -> Counter[tuple[int, int]]:
+    """Count the sizes (height, width) of some frames, spread over each source."""
     found: Counter[tuple[int, int]] = Counter()
     for source in sources:
-        settings = source.settings
-        if settings["kind"] != "video" and source.role in ("train", "unlabelled"):
-            found += sizes(Path(settings.get("images") or settings["root"]))
+        for index in evenly(range(len(source)), SAMPLE):
+            with suppress(FrameError, SourceUnavailable):  # which a build names
+                height, width = source.load(index).image.shape[:2]
+                found[height, width] += 1
     return found
 
 
@@ -211,13 +214,14 @@ def _cache(run: FirstRun, seen: Counter[tuple[int, int]], off: Callable[[str], s
     about = "height, width"
     if seen:
         (height, width), count = seen.most_common(1)[0]
-        about += f"; {count} of {sum(seen.values())} images looked at are {height}x{width}"
+        about += f"; {count} of {sum(seen.values())} frames looked at are {height}x{width}"
+    cached = [name for name, found in run.sources.items() if found.is_trained_on]
     canvas = f"canvas = {list(run.canvas)}".ljust(COLUMN) + f"# {about}"
     return "\n".join(
         [
             f'[cache]\npath = "runs/{run.path.stem}.cache"',
             canvas,
-            f"sources = {json.dumps([name for name in run.sources if run.is_trained_on(name)])}",
+            f"sources = {json.dumps(cached)}",
             off('artifacts = ["logits", "pseudo_label", "confidence"]   # of teacher "heavy"'),
         ]
     )
@@ -228,7 +232,7 @@ def _train(run: FirstRun, off: Callable[[str], str]) -> str:
     streams = []
     for name, found in run.sources.items():
         line = f"streams.{name} = {{ batch = {min(BATCH, run.frames[name])} }}"
-        if run.is_trained_on(name):
+        if found.is_trained_on:
             streams.append(line if found.role == "train" else off(line))
     return "\n".join(
         [

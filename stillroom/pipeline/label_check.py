@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 MOST = 256  # frames, spread over a stream, in which a class is looked for
-NAMED = 20  # classes in a message
+NAMED = 8  # classes in a message
+DOUBT = "are the source's classes, mapping and `ignore` right?"
 ALL = 0.9995  # of the pixels: 100.0 %
 LIKELY = (
     f"by default `ignore` is [{IGNORE}], to which masks of 0 and {IGNORE} lose their object: those "
@@ -48,7 +49,7 @@ def check_built_labels(run: RunConfig, report: BuildReport) -> None:
             pixels, usable = report.label_pixels[plan.source], frames.usable()
             seen = np.array([pixels[index] > 0 for index in range(len(plan.classes))])
             _look(frames, _not_counted(report, plan, usable), seen, most=len(usable))
-            _tell(f"source {plan.source}", f"its {len(usable)}", seen, plan.classes)
+            _tell(f"source {plan.source}", f"its {len(usable)}", seen, plan.classes, DOUBT)
 
 
 def check_pseudo_labels(run: RunConfig, report: BuildReport) -> None:
@@ -121,7 +122,7 @@ def _has_labels(name: str, dataset: CacheDataset, classes: Sequence[str]) -> boo
     seen, count = np.zeros(len(classes), bool), len(dataset.indices)
     read = _look(dataset.frames, dataset.indices, seen, MOST)
     frames = f"its {read}" if read == count else f"{read} of its {count}"
-    _tell(f"stream {name}", frames, seen, classes)
+    _tell(f"stream {name}", frames, seen, classes, "labels do not teach it")
     return bool(seen.any())
 
 
@@ -146,7 +147,9 @@ def _look(
     return read
 
 
-def _tell(place: str, frames: str, seen: NDArray[np.bool_], classes: Sequence[str]) -> None:
+def _tell(
+    place: str, frames: str, seen: NDArray[np.bool_], classes: Sequence[str], advice: str
+) -> None:
     """Warn where a source or stream has no labelled pixel, or none of some classes."""
     if not seen.any():
         LOG.warning(
@@ -160,13 +163,13 @@ def _tell(place: str, frames: str, seen: NDArray[np.bool_], classes: Sequence[st
         absent = [each for each, there in zip(classes, seen, strict=True) if not there]
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         LOG.warning(
-            "%s: no pixel of %s frames has the class%s %s; the student cannot learn what labels do "
-            "not show (are the source's classes, mapping and `ignore` right?%s)",
+            "%s: no pixel of %s frames has the class%s %s; %s%s",
             place,
             frames,
             "es" if len(absent) > 1 else "",
             ", ".join(absent[:NAMED]) + more,
-            f" {LIKELY}" if len(classes) == 2 else "",
+            advice,
+            f" ({LIKELY})" if len(classes) == 2 else "",
         )
 
 

@@ -82,7 +82,7 @@ def test_folders_beside_a_public_data_set_are_named_once(folder: Path) -> None:
     assert len(remarks) == 1
     assert remarks[0].startswith("not looked at: a, b, c, d, e and 2 more; name a folder")
     itself = write_first_run([folder / "data/VOCdevkit"], folder / "own.toml").sources.values()
-    assert [len(each.remarks) for each in itself] == [1, 1]
+    assert [len(each.remarks) for each in itself] == [1, 0]
 
 
 @pytest.mark.slow
@@ -164,9 +164,11 @@ def test_videos_are_a_source(folder: Path) -> None:
     for _ in range(4):
         writer.write(photo())
     writer.release()
-    run = write_first_run([folder / "films"], folder / "run.toml")
-    assert run.sources["unlabelled"].settings["kind"] == "video"
-    assert run.frames == {"unlabelled": 4}
+    for given in ("films", "films/a.avi"):
+        run = write_first_run([folder / given], folder / f"{len(given)}.toml")
+        assert run.sources["unlabelled"].settings == {"kind": "video", "root": str(folder / given)}
+        assert run.frames == {"unlabelled": 4}
+        assert run.canvas == (40, 64)
 
 
 def test_sparse_ids_beyond_a_byte_are_mapped(folder: Path) -> None:
@@ -180,7 +182,7 @@ def test_sparse_ids_beyond_a_byte_are_mapped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda data: None, "data is no folder"),
+        (lambda data: None, "data is neither a folder nor a video"),
         (lambda data: data.mkdir(), "no data set that is known"),
         (lambda data: save(photo(), data / "masks/a.png") or save(photo(), data / "images/a.png"),
          "no class ids in any of 1 files"),
@@ -213,7 +215,7 @@ def test_a_part_of_a_data_set_names_its_whole(
     assert found.settings["kind"] == "images"
     layout = f"{whole} has the layout of {kind}"
     assert found.remarks[1] == f"{layout}; give that folder to learn from its labels"
-    with pytest.raises(ConfigError, match=f"{labels}: no images but labels; {layout}; give the"):
+    with pytest.raises(ConfigError, match=f"{labels} holds labels, not images; {layout}: give"):
         write_first_run([whole / labels], folder / "labels.toml")
 
 
@@ -229,7 +231,7 @@ def test_masks_alone_are_no_photos(folder: Path) -> None:
     for name in "ab":
         save(mask(0, 1, 255), folder / f"mine/{name}.png")
     with pytest.raises(
-        ConfigError, match="mine: no images but labels; these look like masks; give"
+        ConfigError, match="mine: these look like masks, not images; give the folder"
     ):
         write_first_run([folder / "mine"], folder / "run.toml")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Role = Literal["train", "val", "test", "unlabelled"]
+ROLES = get_args(Role)
 SAMPLE = 24  # files that are opened
 SIDE, FEW = 64, 40  # pixels of a small copy, and colours that none of a photo's has as few of
 NAMED = 5  # folders, before the rest is counted
@@ -53,6 +54,11 @@ class FoundSource:
     settings: dict[str, Any]
     remarks: tuple[str, ...] = field(default=())
 
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether it is cached, and a stream of the run."""
+        return self.role in ("train", "unlabelled")
+
 
 def look(folder: Path) -> list[FoundSource]:
     """Return the sources that a folder holds; at most one of each role.
@@ -63,28 +69,18 @@ def look(folder: Path) -> list[FoundSource]:
     Raises:
         ConfigError: nothing of the kind is there, or label files cannot be read as such.
     """
+    if folder.is_file() and folder.suffix.lower() in VIDEO_SUFFIXES:
+        return [_video(folder, "a video")]
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; give the one that holds the data")
+        raise ConfigError(f"{folder} is neither a folder nor a video; give one that holds the data")
     kind = recognise(folder)
     found = list(_splits(folder, kind)) if kind is not None else list(_pairs(folder))
     if found:
         first: dict[Role, FoundSource] = {}
         for each in found:
             first.setdefault(each.role, each)
-        return list(first.values())
+        return sorted(first.values(), key=lambda each: ROLES.index(each.role))
     return [_unlabelled(folder)]
-
-
-def sizes(folder: Path) -> Counter[tuple[int, int]]:
-    """Count the sizes (height, width) of some of the images in a folder and below it."""
-    found: Counter[tuple[int, int]] = Counter()
-    for path in _some(folder):
-        try:
-            with Image.open(path) as image:
-                found[image.height, image.width] += 1
-        except (OSError, Image.DecompressionBombError):  # which a build names
-            continue
-    return found
 
 
 def _some(folder: Path) -> list[Path]:
@@ -103,11 +99,12 @@ def _splits(folder: Path, kind: str) -> Iterator[FoundSource]:
     remarks = [f"{kind}, by its layout: {', '.join(there)} are there"]
     if others := _beside(folder, data_set.find(folder, there[0])[1] if there else folder):
         remarks.append(f"not looked at: {others}; name a folder of its own instead to use it")
-    for split in sorted(there, key=lambda name: name == "train"):  # trainaug holds train
-        if split in _ROLES:
-            settings = {"kind": kind, "root": str(folder), "split": split}
-            yield FoundSource(_ROLES[split], settings, tuple(remarks))
-            del remarks[1:]  # once is enough
+    # Of two of a role the last: trainaug holds train.
+    chosen = {_ROLES[split]: split for split in there if split in _ROLES}
+    for role in sorted(chosen, key=ROLES.index):
+        settings = {"kind": kind, "root": str(folder), "split": chosen[role]}
+        yield FoundSource(role, settings, tuple(remarks))
+        remarks.clear()  # once is enough
 
 
 def _beside(folder: Path, root: Path) -> str:
@@ -162,7 +159,7 @@ def _masked(role: Role, images: Path, masks: Path) -> FoundSource:
         )
     if classes[-1] < IGNORE and classes[0] >= 0:
         count = classes[-1] + 1
-        more = "more classes than were seen? raise it, or list their names"
+        more = "are there more classes than were seen? raise `classes`, or list their names"
         if len(classes) < count / 2:
             more = f"most ids below {count} were not seen: a `mapping` keeps those that are used"
         return FoundSource(role, settings | {"classes": count}, (remark, more))
@@ -204,20 +201,23 @@ def _unlabelled(folder: Path) -> FoundSource:
             f"{folder}: no data set that is known (docs/datasets.md), no folders of images and "
             "masks, no images and no videos"
         )
-    kind = "images" if images >= videos else "video"
-    remarks = [
-        f"{images or videos} {'images' if kind == 'images' else 'videos'}, no masks beside them"
-    ]
-    part = part_of(folder) if kind == "images" else None
+    if videos > images:
+        return _video(folder, f"{videos} video{'s' * (videos > 1)}")
+    remarks = [f"{images} image{'s' * (images > 1)}, without masks"]
+    part = part_of(folder)
     if part is not None and part.role == "images":
         remarks.append(f"{part}; give that folder to learn from its labels")
-    elif part is not None or (images and _are_masks(folder)):
-        whole = part or "these look like masks"
+    elif part is not None:
+        raise ConfigError(f"{folder} holds labels, not images; {part}: give that folder")
+    elif _are_masks(folder):
         raise ConfigError(
-            f"{folder}: no images but labels; {whole}; give the folder in which labels and images "
-            "lie"
+            f"{folder}: these look like masks, not images; give the folder in which both lie"
         )
-    return FoundSource("unlabelled", {"kind": kind, "root": str(folder)}, tuple(remarks))
+    return FoundSource("unlabelled", {"kind": "images", "root": str(folder)}, tuple(remarks))
+
+
+def _video(place: Path, remark: str) -> FoundSource:
+    return FoundSource("unlabelled", {"kind": "video", "root": str(place)}, (remark,))
 
 
 def _are_masks(folder: Path) -> bool:
