@@ -50,6 +50,17 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
     "cross_image_pixel": {"teacher": "fpn", "pixels": 32},
     "multi_frame": {"teacher": "fpn", "weight": 0.1, "patch": 2},
     "holistic": {"teacher": "fpn", "width": 4},
+    "overparameterisation": {
+        "teacher": "fpn",
+        "layers": ["penultimate"],
+        "cells": [
+            {
+                "inputs": ["penultimate", "penultimate"],
+                "adaptors": ["conv1x1", "separable3x3"],
+                "aggregator": "concatenation",
+            }
+        ],
+    },
     "temporal": {},
 }
 

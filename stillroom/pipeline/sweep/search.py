@@ -1,4 +1,4 @@
-"""Search over keys of the run file: a grid of choices, times random draws from ranges.
+"""Search over keys of the run file: a grid of choices, times random draws from ranges and lists.
 
 The trials are a function of the sweep file alone: a draw depends on the seed, the key and the
 number of the trial, so that a second call has the same trials, and more `samples` only add some.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Scale = Literal["uniform", "log", "int"]
 SCALES = ("uniform", "log", "int")
+DRAWN = "drawn"  # ends a list of choices of which each trial takes one, and not each in turn
 DIGITS = 4  # significant, of a drawn number: its name, its folder and its run file say all of it
 
 
@@ -41,22 +42,37 @@ class Range:
         return min(max(float(f"{exact:.{DIGITS}g}"), self.low), self.high)
 
 
-Dimension = Range | tuple[Any, ...]
+@dataclass(frozen=True)
+class Draw:
+    """Choices, each as likely as another."""
+
+    choices: tuple[Any, ...]
+
+    def at(self, share: float) -> Any:
+        """Return the choice below which `share` of them lies, 0 <= share < 1."""
+        return self.choices[int(share * len(self.choices))]
+
+
+Dimension = Range | Draw | tuple[Any, ...]
 
 
 def dimension(values: Sequence[Any]) -> Dimension:
     """Read what a key is searched over: [LOW, HIGH, "uniform", "log" or "int"], or choices.
+
+    Choices that end with "drawn" are drawn from; others are a grid.
 
     Raises:
         ConfigError: no choice, one that is named twice, or a range that is none.
     """
     if len(values) == 3 and isinstance(values[2], str) and values[2] in SCALES:
         return _range(values[0], values[1], values[2])  # type: ignore[arg-type]
+    drawn = bool(values) and values[-1] == DRAWN
+    values = values[:-1] if drawn else values
     if not values:
         raise ConfigError("expected choices, or a range as in [0.5, 5.0, 'log']; got neither")
     if any(one == other for one, other in itertools.combinations(values, 2)):
         raise ConfigError(f"{list(values)} names a choice twice")
-    return tuple(values)
+    return Draw(tuple(values)) if drawn else tuple(values)
 
 
 def _range(low: Any, high: Any, scale: Scale) -> Range:
@@ -75,13 +91,13 @@ def _range(low: Any, high: Any, scale: Scale) -> Range:
 
 def points(search: Mapping[str, Dimension], samples: int, seed: int) -> list[dict[str, Any]]:
     """Return every combination of the choices, `samples` times, each with draws of its own."""
-    grid = {key: one for key, one in search.items() if not isinstance(one, Range)}
+    grid = {key: one for key, one in search.items() if isinstance(one, tuple)}
     combinations = [
         dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())
     ]
     return [
         {
-            key: one.at(_share(seed, key, number)) if isinstance(one, Range) else chosen[key]
+            key: chosen[key] if isinstance(one, tuple) else one.at(_share(seed, key, number))
             for key, one in search.items()
         }
         for number, chosen in enumerate(combinations * samples)
@@ -99,6 +115,7 @@ def point_name(point: Mapping[str, Any], search: Mapping[str, Dimension]) -> str
 
 
 def _said(value: Any, of: Dimension) -> str:
-    if isinstance(value, dict | list) and isinstance(of, tuple):
-        return f"#{of.index(value)}"
+    choices = of.choices if isinstance(of, Draw) else of
+    if isinstance(value, dict | list) and isinstance(choices, tuple):
+        return f"#{choices.index(value)}"
     return str(value)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from stillroom.pipeline.sweep.search import Range, dimension, point_name, points
+from stillroom.pipeline.sweep.search import dimension, point_name, points
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
 
@@ -48,7 +48,7 @@ class SweepConfig(Settings):
         variants: by name, the keys of the run file that they change, dotted as in --set
         search: keys of the run file, and the choices or the range of each; every variant is
             trained at every point of it
-        samples: draws from the ranges, for each combination of choices
+        samples: draws from ranges and lists, for each combination of choices
         search_seed: of the draws
         asha: stops students early, on Ray
     """
@@ -98,12 +98,12 @@ class SweepConfig(Settings):
     def _there_are_trials(self) -> SweepConfig:
         if not self.variants and not self.search:
             raise ConfigError("variants or search: required; there is nothing to train")
-        if self.samples > 1 and not any(
-            isinstance(dimension(values), Range) for values in self.search.values()
+        if self.samples > 1 and all(
+            isinstance(dimension(values), tuple) for values in self.search.values()
         ):
             raise ConfigError(
-                f"samples = {self.samples}, and `search` has no range to draw from, as in "
-                "[0.5, 5.0, 'log']"
+                f"samples = {self.samples}, and `search` has nothing to draw from, as in "
+                "[0.5, 5.0, 'log'] or [4, 8, 16, 'drawn']"
             )
         _demand_folders(self.trained)
         return self

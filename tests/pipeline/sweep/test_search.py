@@ -43,6 +43,39 @@ def test_choices_are_crossed_and_ranges_drawn_for_each_combination() -> None:
     assert len({one["c"] for one in found}) == 12
 
 
+def test_of_a_list_that_is_drawn_from_each_trial_takes_one() -> None:
+    space = {"a": dimension([1, 2]), "b": dimension(["x", ["y"], "z", "drawn"])}
+    found = points(space, samples=20, seed=0)
+    assert [one["a"] for one in found] == 20 * [1, 2]
+    assert [one["b"] in ("x", ["y"], "z") for one in found] == 40 * [True]
+    assert {str(one["b"]) for one in found} == {"x", "['y']", "z"}
+    assert point_name({"a": 1, "b": ["y"]}, space) == "a=1, b=#1"
+    with pytest.raises(ConfigError, match="got neither"):
+        dimension(["drawn"])
+
+
+def test_the_cells_of_a_module_are_searched_by_plain_keys(written: Path) -> None:
+    """Fig. 6.2 of Liu's thesis: what is drawn twice is one student."""
+    cells = (
+        '[{inputs=["penultimate","penultimate"],adaptors=["skip","skip"],aggregator="sum"},'
+        '{inputs=["cell1","penultimate"],adaptors=["skip","skip"],aggregator="sum"}]'
+    )
+    sweep = sweep_of(
+        written,
+        f"""samples = 6
+        [set]
+        terms = [{{name="overparameterisation", layers=["penultimate"], cells={cells}}}]
+        [search]
+        "terms.0.cells.1.inputs.1" = ["penultimate", "cell1", "drawn"]
+        "terms.0.cells.1.adaptors.0" = ["conv1x1", "deformable3x3", "skip", "drawn"]
+        "terms.0.cells.0.aggregator" = ["sum", "concatenation", "drawn"]
+        """,
+    )
+    terms = [trial.run.terms[0] for trial in sweep.students]
+    assert 3 < len(terms) == len({term.model_dump_json() for term in terms})
+    assert {cell for term in terms for cell in term.plan[1].inputs} == {"cell1", "penultimate"}
+
+
 def test_draws_are_a_function_of_the_seed_and_more_samples_only_add_some() -> None:
     space = {"a": dimension([1, 2]), "c": dimension([0.0, 1.0, "uniform"])}
     few, many = points(space, 2, seed=5), points(space, 7, seed=5)
@@ -124,7 +157,7 @@ def test_what_cannot_be_searched_is_refused(written: Path, search: str, said: st
         ('search = { "terms.1.weight" = [1, 2] }\nvariants = { a = { "terms.1.weight" = 3 } }',
          "variants.'a'.terms.1.weight: `search` says it"),
         ('search = { "terms.1.weight" = [1, 2] }\nsamples = 2', "samples = 2, and `search` has no"),
-        ("samples = 2\nvariants = { a = {} }", "samples = 2, and `search` has no range"),
+        ("samples = 2\nvariants = { a = {} }", "samples = 2, and `search` has nothing to draw"),
         ('search = { "terms.1.weight" = [1, 2] }\nbaseline = "terms.1.weight=3"',
          "baseline: no variant 'terms.1.weight=3'; did you mean 'terms.1.weight="),
     ],

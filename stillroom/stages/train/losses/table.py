@@ -26,6 +26,7 @@ from stillroom.stages.train.losses.ifvd import IfvdTerm
 from stillroom.stages.train.losses.local_affinity import LocalAffinityTerm
 from stillroom.stages.train.losses.masked_generative import MaskedGenerativeTerm
 from stillroom.stages.train.losses.multi_frame import MultiFrameTerm
+from stillroom.stages.train.losses.overparameterisation import OverparameterisationTerm
 from stillroom.stages.train.losses.pairwise_affinity import PairwiseAffinityTerm
 from stillroom.stages.train.losses.pairwise_frame import PairwiseFrameTerm
 from stillroom.stages.train.losses.pixelwise_kl import PixelwiseKLTerm
@@ -54,6 +55,7 @@ LOSSES: dict[str, type[Term]] = {
     "local_affinity": LocalAffinityTerm,
     "masked_generative": MaskedGenerativeTerm,
     "multi_frame": MultiFrameTerm,
+    "overparameterisation": OverparameterisationTerm,
     "pairwise_affinity": PairwiseAffinityTerm,
     "pairwise_frame": PairwiseFrameTerm,
     "pixelwise_kl": PixelwiseKLTerm,

@@ -18,6 +18,16 @@ from stillroom.stages.train.terms.term import Sizes
 
 CLASSES, CHANNELS, TEACHERS = 5, 12, 10
 TERM = TypeAdapter(TermConfig)
+ONE_CELL = {
+    "layers": ["penultimate"],
+    "cells": [
+        {
+            "inputs": ["penultimate", "penultimate"],
+            "adaptors": ["conv1x1", "separable3x3"],
+            "aggregator": "sum",
+        }
+    ],
+}
 SECTIONS = {  # of terms that do not do with a teacher, and a weight if they have no default
     "auxiliary_cross_entropy": {"layer": "penultimate"},
     "cross_entropy": {},
@@ -26,6 +36,7 @@ SECTIONS = {  # of terms that do not do with a teacher, and a weight if they hav
         "weight": 0.1,
         "patch": 4,
     },  # the default, 16, is more than 32 pixels have
+    "overparameterisation": ONE_CELL,
     "temporal": {},
 }
 # All pairs of positions are compared: memory grows with their square, and docs/losses.md says so.
