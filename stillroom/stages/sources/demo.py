@@ -1,4 +1,4 @@
-"""A source that draws its own short street clips: no data needed, labels and flow exact."""
+"""A source that draws its own short street clips: no data needed, all that labels them exact."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from stillroom.stages.scenes.classes import CLASSES
 from stillroom.stages.scenes.draw import draw
 from stillroom.stages.scenes.scene import DRAWING, Scene, build_scene
 from stillroom.stages.scenes.scene_flow import flow_between
+from stillroom.stages.scenes.surfaces import depth_and_normals
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
-from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.artifacts import DEPTH, IGNORE, NORMALS
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class DemoConfig(SourceSettings):
         width: columns of a frame.
         labelled: False hides the labels, for an unlabelled source of the same world.
         label_every: one frame in so many has its label, from the middle of the first so many on:
-            of a clip's 8 frames that at time 4, where this is 8.
+            of a clip's 8 frames that at time 4, where this is 8; and its further targets.
+        targets: what labels a frame beside its classes: "depth", "normals".
     """
 
     kind: Literal["demo"] = "demo"
@@ -42,6 +44,7 @@ class DemoConfig(SourceSettings):
     width: int = Field(default=192, ge=16, le=4096)
     labelled: bool = True
     label_every: int = Field(default=1, ge=1)
+    targets: tuple[Literal["depth", "normals"], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,15 +53,23 @@ class DemoConfig(SourceSettings):
                 f"label_every {self.label_every} leaves clips of {self.frames_per_clip} frames "
                 "without a label; for none at all, labelled = false"
             )
-        if self.label_every > 1 and not self.labelled:
+        if self.label_every > 1 and not (self.labelled or self.targets):
             raise ValueError("label_every chooses among labels, and labelled = false hides them")
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets {list(self.targets)}: each at most once")
         return self
+
+    def further_targets(self) -> tuple[str, ...]:
+        """Return those that are asked for."""
+        return self.targets
 
     def stated(self) -> dict[str, Any]:
         """Return the config and the drawing's version: together they decide every byte."""
         stated = self.model_dump(mode="json")
         if self.label_every == 1:  # as it was before frames could lack one
             del stated["label_every"]
+        if not self.targets:
+            del stated["targets"]
         classes = list(CLASSES) if self.labelled else None
         return {**stated, "drawing": DRAWING, "classes": classes}
 
@@ -93,9 +104,10 @@ class DemoSource:
         return name, int(time)
 
     def labelled(self, index: int) -> bool:
-        """Tell whether the frame has its label."""
+        """Tell whether the frame has its label, or its further targets."""
         every = self.config.label_every
-        return self.config.labelled and self._time(index) % every == every // 2
+        some = self.config.labelled or bool(self.config.targets)
+        return some and self._time(index) % every == every // 2
 
     def label_count(self) -> int:
         """Count the frames with a label."""
@@ -107,7 +119,15 @@ class DemoSource:
         label = drawn.label if self.config.labelled else None
         if label is not None and not self.labelled(index):
             label = np.full_like(label, IGNORE)
-        return Frame(self._ids[index], drawn.image, label)
+        return Frame(self._ids[index], drawn.image, label, targets=self._targets(index))
+
+    def _targets(self, index: int) -> dict[str, NDArray[np.float32]]:
+        if not self.config.targets:
+            return {}
+        depth, normals = depth_and_normals(self._scene(index), self._time(index))
+        there = np.float32(self.labelled(index))
+        made = {DEPTH: depth * there, NORMALS: normals * there}
+        return {name: made[name] for name in self.config.targets}
 
     def flow(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return where each pixel of a frame goes in the next one, and whether it is visible there.
