@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.stages.cache.makers import MAKERS, Output
 from stillroom.stages.geometry import apply_field
+from stillroom.stages.models.makers import MAKERS, Output
 from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.images import ImagesConfig, open_images
@@ -66,7 +66,9 @@ def compare(teacher, frames):
     counts, sizes = {}, {}
     stride = teacher.strides["logits"]
     for frame in frames:
-        output = Output(teacher(frame.image[None])["logits"][0], stride, frame, BUILT)
+        shown = torch.zeros(frame.image.shape[:2], dtype=torch.bool)
+        shown[: frame.valid[0], : frame.valid[1]] = True
+        output = Output(teacher(frame.image[None])["logits"][0], stride, shown, BUILT)
         made = {name: MAKERS[name](output).cpu().numpy() for name in ARTIFACTS}
         for name, array in made.items():
             for preset in PRESETS:
@@ -74,7 +76,7 @@ def compare(teacher, frames):
         cached = {name: stored(name, array)[0] for name, array in made.items()}
         there = torch.from_numpy(made["pseudo_label"]) != IGNORE
         for threshold in THRESHOLDS:
-            built = MAKERS["pseudo_label"](Output(output.grid, stride, frame, threshold)) != IGNORE
+            built = MAKERS["pseudo_label"](Output(output.grid, stride, shown, threshold)) != IGNORE
             for name, sure in readings(cached, stride):
                 kept = there & (sure >= threshold)
                 found = np.array([built.sum(), (built & ~kept).sum(), (kept & ~built).sum()])

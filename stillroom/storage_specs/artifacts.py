@@ -1,6 +1,6 @@
 """The table of artifacts: a row each, with every property that other code reads.
 
-`stages.cache.makers` makes the artifacts of the same names from a teacher's output.
+`stages.models.makers` makes the artifacts of the same names from a teacher's output.
 """
 
 from __future__ import annotations

@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stillroom.stages.cache.producers import (
-    FlowOfPairs,
-    TeacherArtifacts,
-    frames_and_targets,
-    output_of,
-)
+from stillroom.stages.cache.producers import FlowOfPairs, TeacherArtifacts, frames_and_targets
 from stillroom.stages.models.first_look import look_at
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
+from stillroom.stages.models.makers import output_of
 from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.artifacts import FRAMES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stillroom.pipeline.build.sets import sets_of_run, tile_of
 from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.cache_shard import ShardWork
-from stillroom.stages.cache.producers import demand_labels_fit
+from stillroom.stages.models.makers import demand_labels_fit
 from stillroom.storage_specs.artifact_set import mismatch
 from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, LABELS, TARGETS
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, WeightsError

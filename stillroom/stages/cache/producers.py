@@ -5,37 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+import torch
 
 from stillroom.stages.cache.device_copy import stacked, start_of, to_host
-from stillroom.stages.cache.makers import MAKERS, Output
-from stillroom.stages.sources.canvas import CanvasFrame
-from stillroom.storage_specs.artifacts import (
-    ARTIFACTS,
-    FLOW,
-    FRAMES,
-    IGNORE,
-    LABELS,
-    LOGITS,
-    PSEUDO_LABEL,
-    artifact_of,
-)
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.stages.models.makers import artifact_shapes, make_artifacts
+from stillroom.storage_specs.artifacts import FLOW, FRAMES, LABELS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from stillroom.stages.cache.inputs import CanvasPair
-    from stillroom.stages.models.dense_network import ModelOutput
     from stillroom.stages.models.flow.flow_model import FlowModel
     from stillroom.stages.models.teacher import Teacher
+    from stillroom.stages.sources.canvas import CanvasFrame
 
     Arrays = dict[str, NDArray[np.generic]]
-
-MOST_CLASSES = IGNORE  # of a pseudo label, a byte: 0 to 254
 
 
 class Producer(Protocol):
@@ -96,65 +84,24 @@ class TeacherArtifacts:
         Raises:
             ConfigError: the teacher has no such output, or more classes than a byte can tell apart.
         """
-        began = start_of(self.teacher.device)
-        output = self.teacher(stacked([frame.image for frame in frames], self.teacher.device))
-        if LOGITS in output:
-            demand_labels_fit(self.artifacts, output[LOGITS].shape[1])
-        made = [self._of_frame(output, *each) for each in enumerate(frames)]
+        device = self.teacher.device
+        began = start_of(device)
+        output = self.teacher(stacked([frame.image for frame in frames], device))
+        made = [
+            make_artifacts(
+                self.teacher, output, place, self.artifacts, _shown(frame, device), self.threshold
+            )
+            for place, frame in enumerate(frames)
+        ]
         return to_host(made, began)
 
-    def _of_frame(
-        self, output: ModelOutput, position: int, frame: CanvasFrame
-    ) -> dict[str, Tensor]:
-        names = {artifact: output_of(artifact, output) for artifact in self.artifacts}
-        of_frame = {  # one for all artifacts of a grid: what two of them need is computed once
-            name: Output(output[name][position], self.teacher.strides[name], frame, self.threshold)
-            for name in set(names.values())
-        }
-        return {
-            artifact: MAKERS[artifact_of(artifact).name](of_frame[name])
-            for artifact, name in names.items()
-        }
-
     def shapes(self, canvas: tuple[int, int]) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Find shape and stride of a frame's artifacts, by one forward pass on a black canvas."""
-        frame = CanvasFrame("", np.zeros((*canvas, 3), np.uint8), None, canvas)
-        output, strides = self.teacher(frame.image[None]), self.teacher.strides
-        return {
-            name: (
-                tuple(made.shape),
-                strides[output_of(name, strides)] if artifact_of(name).has_stride else 1,
-            )
-            for name, made in self._of_frame(output, 0, frame).items()
-        }
+        """Find shape and stride of a frame's artifacts."""
+        return artifact_shapes(self.teacher, self.artifacts, canvas, self.threshold)
 
 
-def output_of(artifact: str, outputs: Collection[str]) -> str:
-    """Find the teacher's output that an artifact is made from, among those that it gives.
-
-    Raises:
-        ConfigError: it gives no such output; the message lists what can be made of those it gives.
-    """
-    row = artifact_of(artifact)
-    name = artifact if row.layered else row.output
-    if name is None or name not in outputs:
-        known = [each for each in MAKERS if ARTIFACTS[each].output in outputs]
-        known += [each for each in outputs if artifact_of(each).layered]
-        raise ConfigError(
-            f"artifact {artifact!r}: this teacher has no such output; known: {', '.join(known)}"
-        )
-    return name
-
-
-def demand_labels_fit(artifacts: tuple[str, ...], classes: int, name: str = "teacher") -> None:
-    """Refuse pseudo labels of more classes than a byte can tell apart.
-
-    Raises:
-        ConfigError: they are wanted, and some class would be stored as another, or as "ignore".
-    """
-    if PSEUDO_LABEL in artifacts and classes > MOST_CLASSES:
-        raise ConfigError(
-            f"{name}: {classes} classes, but a pseudo_label is a byte: at most {MOST_CLASSES} "
-            f"classes, for {IGNORE} says 'ignore'; take pseudo_label out of cache.artifacts, and "
-            "learn from logits"
-        )
+def _shown(frame: CanvasFrame, device: str) -> Tensor:
+    """Mark the pixels that are not padding: (H, W) bool."""
+    shown = torch.zeros(frame.image.shape[:2], dtype=torch.bool, device=device)
+    shown[: frame.valid[0], : frame.valid[1]] = True
+    return shown

@@ -10,8 +10,8 @@ import torch
 
 from stillroom.stages.cache.cache_shard import reason_unusable
 from stillroom.stages.cache.inputs import mean_confidence
-from stillroom.stages.cache.makers import MAKERS
-from stillroom.stages.cache.producers import TeacherArtifacts, output_of
+from stillroom.stages.cache.producers import TeacherArtifacts
+from stillroom.stages.models.makers import MAKERS, output_of
 from stillroom.stages.sources.canvas import CanvasFrame
 from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import ARTIFACTS
