@@ -135,6 +135,7 @@ class Job:
     objective: Objective
     parts: int
     steps: int = STEPS
+    live: None = None
 
 
 def section_of(name: str) -> dict[str, Any]:

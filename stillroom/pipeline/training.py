@@ -8,13 +8,14 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.label_check import check_labels
+from stillroom.pipeline.live_teachers import build_live
 from stillroom.pipeline.mix_check import mix_needs
 from stillroom.pipeline.run_file.sections import as_document
+from stillroom.pipeline.student_classes import student_classes
 from stillroom.pipeline.training_checks import (
     check_cache,
     check_objective,
     check_view,
-    student_classes,
 )
 from stillroom.stages.across_ranks import rank, together
 from stillroom.stages.class_lists import agree
@@ -24,11 +25,13 @@ from stillroom.stages.pictures.curve_chart import Panel, curve_chart
 from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import use_seed
 from stillroom.stages.train.job import UNCHANGING, TrainJob
+from stillroom.stages.train.live_teachers import LiveTeachers
 from stillroom.stages.train.loop import train
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.stages.train.objective import Objective
 from stillroom.stages.train.open_dataset import is_labelled, open_dataset
 from stillroom.stages.train.process_group import joined, launched
+from stillroom.stages.train.teacher_reads import teacher_sets
 from stillroom.stages.train.terms.term import Sizes
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.fingerprint import fingerprint
@@ -42,10 +45,12 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.student import Student
     from stillroom.stages.models.students.families import StudentConfig
+    from stillroom.stages.models.teacher import Teacher
     from stillroom.stages.sources.source import Source
     from stillroom.stages.train.check import Check
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.job import Progress, TrainResult
+    from stillroom.stages.train.live_set import LiveSet
     from stillroom.stages.train.profile import Profile
     from stillroom.stages.train.settings import TrainConfig
 
@@ -121,14 +126,23 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     cache = Cache.open(run.cache.path)
     check_cache(run, settings, cache, objective)
     classes = student_classes(cache, run, settings)
+    kinds = {
+        name: (is_labelled(cache, name, stream), stream.triplets is not None)
+        for name, stream in settings.streams.items()
+    }
+    beside = {
+        name: mix_needs(objective, name, settings.streams[name], labelled=labelled)
+        for name, (labelled, _) in kinds.items()
+    }
+    reads = [objective.artifacts(labelled, clips=clips) for labelled, clips in kinds.values()]
+    teachers, live = build_live(run, settings, frozenset().union(*reads, *beside.values()))
     use_seed(settings.seed)
     student = build_student(student_config, len(classes))
-    streams, cached = {}, _cached_strides(cache, settings, objective)
-    for name, stream in settings.streams.items():
-        labelled, clips = is_labelled(cache, name, stream), stream.triplets is not None
+    streams, cached = {}, _cached_strides(cache, settings, objective, live)
+    for name, (labelled, clips) in kinds.items():
         needs = objective.needs(labelled, student.strides, cached, clips=clips)
-        needs |= mix_needs(objective, name, stream, labelled=labelled)
-        streams[name] = open_dataset(cache, name, settings, needs, student.stride)
+        needs |= beside[name]
+        streams[name] = open_dataset(cache, name, settings, needs, student.stride, live)
     check_objective(run, objective, streams, classes)
     check_labels(objective, streams, classes)
     objective.prepare(_sizes(student, classes, streams, cached))
@@ -146,6 +160,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         validate=None if scored is None else _validator(run, scored),
         on_step=on_step,
         device=device,
+        live=_live(run, teachers, streams),
         may_differ=(*UNCHANGING, *ELSEWHERE),
     )
 
@@ -157,14 +172,25 @@ def _sections(run: RunConfig) -> tuple[TrainConfig, StudentConfig]:
     return run.train, run.student
 
 
-def _cached_strides(cache: Cache, settings: TrainConfig, objective: Objective) -> dict[str, int]:
-    """Strides of what the run's teachers have in the cache, by "fpn/logits"."""
+def _live(
+    run: RunConfig, teachers: Mapping[str, Teacher], streams: Mapping[str, CacheDataset]
+) -> LiveTeachers | None:
+    """Return what runs the teachers in the step; None where the cache has everything."""
+    if not any(dataset.live for dataset in streams.values()):
+        return None
+    return LiveTeachers(teachers, streams, run.cache.threshold, run.cache.batch)
+
+
+def _cached_strides(
+    cache: Cache, settings: TrainConfig, objective: Objective, live: Mapping[str, LiveSet]
+) -> dict[str, int]:
+    """Strides of what the run's teachers have in the cache, or say in the step, by "fpn/logits"."""
     teachers = {teacher for term in objective.terms for teacher in term.teachers}
     return {
         f"{teacher}/{artifact}": int(spec.attributes["stride"])
         for name, stream in settings.streams.items()
         for teacher in sorted(teachers)
-        for one in cache.teacher_sets(stream.source or name, teacher)
+        for one in teacher_sets(cache, stream.source or name, teacher, settings, live)
         for artifact, spec in one.arrays.items()
         if "stride" in spec.attributes
     }

@@ -11,12 +11,11 @@ from stillroom.pipeline.build.sets import sets_of_run
 from stillroom.pipeline.cache_tools.codes import readable_code, set_with
 from stillroom.pipeline.identity import TRANSCODED, readable_identity
 from stillroom.pipeline.run_file.opened_run import open_run
-from stillroom.stages.class_lists import agree, numbered
+from stillroom.stages.class_lists import agree
 from stillroom.stages.train.open_dataset import is_labelled
 from stillroom.stages.train.reads import TRIPLETS, how_to_cache, row_of
 from stillroom.storage_specs.artifacts import (
     FRAMES,
-    LABELS,
     LOGITS,
     PIXEL_CONFIDENCE,
     PSEUDO_LABEL,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.sources.open import SourceConfig
     from stillroom.stages.train.dataset import CacheDataset
+    from stillroom.stages.train.live_set import LiveSet
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.stages.view import ViewConfig
@@ -66,11 +66,13 @@ def check_cache(run: RunConfig, settings: TrainConfig, cache: Cache, objective: 
         labelled = is_labelled(cache, name, stream)
         for need in objective.artifacts(labelled, clips=stream.triplets is not None):
             teacher, _, artifact = need.partition("/")
-            sets.add(teacher)
+            if settings.teacher != "online":
+                sets.add(teacher)
             if artifact_of(artifact).made_by == "autoencoder":
                 codes.add((source, teacher, artifact))
     for source, sets in read.items():
-        _check_source(opened, cache, source, sorted(sets, key=lambda each: each != FRAMES))
+        names = sorted(sets, key=lambda each: each != FRAMES)
+        _check_source(opened, cache, source, names, live=settings.teacher is not None)
     for source, teacher, artifact in sorted(codes):
         found = set_with(cache, source, teacher, artifact)
         if found is not None and teacher in opened.teachers:  # what is not there is refused later
@@ -93,13 +95,20 @@ def _check_names(run: RunConfig, name: str, stream: StreamConfig) -> None:
         )
 
 
-def _check_source(opened: OpenedRun, cache: Cache, source: str, names: list[str]) -> None:
+def _check_source(
+    opened: OpenedRun, cache: Cache, source: str, names: list[str], *, live: bool
+) -> None:
     """Compare a source's sets with the run, and with one another where the run cannot know.
 
     Args:
         names: of the frames, teachers and flow models
+        live: teachers run in the step where nothing of them is cached
     """
-    sets = [one for name in names for one in _sets_of(opened, cache, source, name)]
+    sets = [
+        one
+        for name in names
+        for one in _sets_of(opened, cache, source, name, live=live and name in opened.teachers)
+    ]
     for one in sets:
         if TRANSCODED in one.identity:
             codecs = ", ".join(one.identity[TRANSCODED]["codecs"])
@@ -110,13 +119,16 @@ def _check_source(opened: OpenedRun, cache: Cache, source: str, names: list[str]
         LOG.warning(_unchecked(source, opened.run.sources[source], cache))
 
 
-def _sets_of(opened: OpenedRun, cache: Cache, source: str, name: str) -> list[ArtifactSet]:
+def _sets_of(
+    opened: OpenedRun, cache: Cache, source: str, name: str, *, live: bool
+) -> list[ArtifactSet]:
     """Return the sets of one name, each checked against the run if the run knows the name."""
     if name not in (FRAMES, *opened.teachers, *opened.run.flows):
         return [cache.artifact_set(source, name)]
     found = []
     for one in sets_of_run(opened, cache, [(source, name)]):
-        if one.stored is not None or one.name == name:  # an extension set may be missing
+        # An extension set may be missing.
+        if one.stored is not None or (one.name == name and not live):
             stored = one.stored or cache.artifact_set(source, name)
             stored.require(readable_identity(opened, source, one.name, one.artifacts))
             found.append(stored)
@@ -150,55 +162,6 @@ def _demand_one_source(cache: Cache, frames: ArtifactSet, other: ArtifactSet) ->
             f"from different frames\n{listing}\n  give cache.path another folder and run "
             "`stillroom cache build RUN.toml`"
         )
-
-
-def student_classes(cache: Cache, run: RunConfig, settings: TrainConfig) -> tuple[str, ...]:
-    """Return the names of the student's classes: the labelled streams', else its teachers'.
-
-    Raises:
-        ConfigError: no stream is labelled and no teacher has classes, or two of them have others.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    for name, stream in settings.streams.items():
-        arrays = cache.artifact_set(stream.source or name, FRAMES).arrays
-        if stream.labelled is not False and LABELS in arrays:
-            stored = tuple(arrays[LABELS].attributes["classes"])
-            found[f"stream {name}"] = run.classes_of(stream.source or name) or stored
-    found = found or _classes_of_teachers(cache, run, settings)
-    if not found:
-        raise ConfigError(
-            "train.streams: no stream is labelled, and no term has a teacher whose logits or "
-            "pseudo labels are cached, so the student has no classes; give one of them"
-        )
-    first = next(
-        (one for one in found.values() if one != numbered(len(one))), next(iter(found.values()))
-    )
-    if not all(agree(first, one) for one in found.values()):
-        listing = "\n".join(f"  {name}: {', '.join(classes)}" for name, classes in found.items())
-        raise ConfigError(f"train.streams: a student cannot have different classes\n{listing}")
-    return first
-
-
-def _classes_of_teachers(
-    cache: Cache, run: RunConfig, settings: TrainConfig
-) -> dict[str, tuple[str, ...]]:
-    """Return the classes of the terms' teachers, where they are cached; numbers of nameless ones.
-
-    A cache may have older names; those of the run count.
-    """
-    teachers = sorted({teacher for term in run.terms for teacher in term.teachers})
-    sources = {stream.source or name for name, stream in settings.streams.items()}
-    return {
-        f"teacher {teacher}": numbered(seen.class_names() or seen.num_classes())
-        for teacher in teachers
-        for seen in (run.teacher(teacher).mapped(),)
-        if any(
-            spec.kind.has_classes
-            for source in sorted(sources)
-            for one in cache.teacher_sets(source, teacher)
-            for spec in one.arrays.values()
-        )
-    }
 
 
 def check_view(view: ViewConfig, canvas: tuple[int, int]) -> None:
@@ -279,7 +242,7 @@ def _said_stand_ins(stream: str, dataset: CacheDataset) -> set[str]:
 
 
 def _demand_same_classes(
-    run: RunConfig, teacher: str, stored: ArtifactSet, classes: tuple[str, ...]
+    run: RunConfig, teacher: str, stored: ArtifactSet | LiveSet, classes: tuple[str, ...]
 ) -> None:
     """Refuse named classes that are not the student's, in the same order."""
     known = run.teacher(teacher).mapped().class_names() if teacher in run.teachers else None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.opened_run import OpenedRun
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.producers import Producer
+    from stillroom.stages.models.teachers.families import TeacherConfig
 
 
 class ModelLoader:
@@ -61,11 +62,16 @@ class ModelLoader:
     def _build(self, name: str) -> Model:
         if name not in self._opened.teachers:
             return build_flow_model(self._opened.run.flows[name])
-        try:
-            return build_teacher(self._opened.teachers[name], self._opened.run.cache.canvas)
-        except ConfigError as error:
-            reason = str(error).removeprefix("teacher: ")
-            raise ConfigError(f"teachers.{name}: {reason}") from error
+        return named_teacher(name, self._opened.teachers[name], self._opened.run.cache.canvas)
+
+
+def named_teacher(name: str, config: TeacherConfig, size: tuple[int, int]) -> Teacher:
+    """Build a teacher for frames of a size; what is wrong with it names its section."""
+    try:
+        return build_teacher(config, size)
+    except ConfigError as error:
+        reason = str(error).removeprefix("teacher: ")
+        raise ConfigError(f"teachers.{name}: {reason}") from error
 
 
 def producer_for(opened: OpenedRun, one: RunSet, model: Model | None) -> Producer:

@@ -96,7 +96,8 @@ def plan_build(
         WeightsError: a teacher's weights are not there.
     """
     run = opened.run
-    for name, teacher in opened.teachers.items():
+    for name in run.cached_teachers():
+        teacher = opened.teachers[name]
         with suppress(WeightsError):  # it will be raised where it is in the way of something
             teacher.completed()  # what must be fetched for it is here from now on
         if teacher.classes is not None:

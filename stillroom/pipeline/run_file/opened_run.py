@@ -48,7 +48,7 @@ class OpenedRun:
 
     def names(self) -> list[tuple[str, str]]:
         """(source, frames, teacher or flow model) for all that the run caches, in build order."""
-        sets = ([FRAMES] if self.run.cache.frames else []) + list(self.teachers)
+        sets = ([FRAMES] if self.run.cache.frames else []) + [*self.run.cached_teachers()]
         names = [(source, name) for name in sets for source in self.run.cached_sources()]
         return names + [(source, name) for name in self.run.cached_flows() for source in self.pairs]
 

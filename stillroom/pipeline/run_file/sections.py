@@ -118,6 +118,7 @@ class CacheConfig(Settings):
         canvas: (height, width) in pixels that every frame is brought to; multiples of 8 keep
             artifact grids whole
         sources: names of the sources to cache; all of them if left out
+        teachers: names of the teachers to cache; all of them if left out
         artifacts: what is kept of each teacher: "logits", "features/<layer>", "pseudo_label",
             "confidence", "pixel_confidence", "depth"
         pairs: of which frames of clips the optical flow is cached; of none if left out
@@ -142,6 +143,7 @@ class CacheConfig(Settings):
     reuse: Annotated[Path | str, PlainValidator(_place)] | None = None
     canvas: tuple[StrictInt, StrictInt]
     sources: tuple[str, ...] | None = None
+    teachers: tuple[str, ...] | None = None
     artifacts: tuple[str, ...] = (LOGITS, PSEUDO_LABEL, CONFIDENCE)
     pairs: PairsConfig | None = None
     flows: tuple[str, ...] | None = None
@@ -256,8 +258,13 @@ class RunConfig(Settings):
                 'instance kind = "dis", which needs no weights'
             )
         # "teachers" is missing from the data where it has faults of its own
-        if not cache.frames and not info.data.get("teachers", True):
-            raise ConfigError("nothing to cache: frames = false, and the run has no teachers")
+        teachers = info.data.get("teachers")
+        if teachers is not None:
+            if unknown := [name for name in cache.teachers or () if name not in teachers]:
+                near = hint(unknown[0], tuple(teachers))
+                raise ConfigError(f"cache.teachers: no such section, teachers.{unknown[0]}{near}")
+            if not cache.frames and not (teachers if cache.teachers is None else cache.teachers):
+                raise ConfigError("nothing to cache: frames = false, and no teachers either")
         return cache
 
     def cached_sources(self) -> tuple[str, ...]:
@@ -301,6 +308,10 @@ class RunConfig(Settings):
             f"teachers.{name}.classes: not given, and no source of this run is labelled; "
             "state the class names, or their number"
         )
+
+    def cached_teachers(self) -> tuple[str, ...]:
+        """Return the names of the teachers that stage one runs, in the order of the file."""
+        return tuple(self.teachers) if self.cache.teachers is None else self.cache.teachers
 
     def cached_flows(self) -> tuple[str, ...]:
         """Return the names of the flow models that stage one runs, in the order of the file."""

@@ -72,6 +72,7 @@ class Batch:
         triplets: of a stream of clips, how its frames lie in one another; None of single frames
         rows: which frames these are of the batch that ranks share
         mix: what of its frames is still to be pasted into one another
+        unlit: `images` before their jitter, where they have one and a teacher runs in the step
     """
 
     stream: str
@@ -86,6 +87,7 @@ class Batch:
     rows: Rows = ALL
     targets: dict[str, Tensor] = field(default_factory=dict)
     mix: Mix | None = None
+    unlit: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.labelled and self.labels is None and not self.targets:
@@ -114,6 +116,7 @@ class Batch:
             artifacts={key: change(value) for key, value in self.artifacts.items()},
             masks={stride: change(value) for stride, value in self.masks.items()},
             triplets=self.triplets and self.triplets.mapped(change),
+            unlit=None if self.unlit is None else change(self.unlit),
         )
 
     def mixed(self) -> Batch:

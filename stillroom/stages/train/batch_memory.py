@@ -13,7 +13,7 @@ from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.buffers import lend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -35,6 +35,7 @@ class FrameShapes:
         mask: (h, w)
         targets, artifacts: shape and type, by name
         masks: (h, w) of the masks of other grids, by stride
+        unlit: whether there are images without jitter beside those with it
     """
 
     size: tuple[int, int]
@@ -42,6 +43,7 @@ class FrameShapes:
     targets: dict[str, Shape]
     artifacts: dict[str, Shape]
     masks: dict[int, tuple[int, int]]
+    unlit: bool = False
 
     @property
     def labelled(self) -> bool:
@@ -55,13 +57,15 @@ def frame_shapes(
     artifacts: Mapping[str, Read],
     targets: Mapping[str, Read],
     *,
-    clips: bool,
+    strides: Iterable[int],
+    unlit: bool,
 ) -> FrameShapes:
     """Return the shapes of frames of `size`.
 
     Args:
         out_stride: of the grid of the usual mask
         artifacts, targets: by their names in a batch
+        strides: of the other grids that there are masks of
     """
 
     def cells(stride: int) -> tuple[int, int]:
@@ -73,13 +77,13 @@ def frame_shapes(
         channels = spec.shape[0] if len(spec.shape) == 3 else 1
         return (channels, *(cells(stride) if spec.kind.has_stride else size)), torch.float32
 
-    strides = {one.out_stride for one in artifacts.values()} | ({1} if clips else set())
     return FrameShapes(
         size=size,
         mask=cells(out_stride),
         targets={name: shape(read.spec, 1) for name, read in targets.items()},
         artifacts={name: shape(read.spec, read.out_stride) for name, read in artifacts.items()},
-        masks={stride: cells(stride) for stride in sorted(strides - {out_stride})},
+        masks={stride: cells(stride) for stride in sorted({*strides} - {out_stride})},
+        unlit=unlit,
     )
 
 
@@ -102,6 +106,7 @@ def empty_batch(stream: str, shapes: FrameShapes, count: int, allocate: Allocate
             stride: allocate((count, 1, *cells), masked) for stride, cells in shapes.masks.items()
         },
         frame_ids=[""] * count,
+        unlit=allocate((count, 3, *size), torch.float32) if shapes.unlit else None,
     )
 
 

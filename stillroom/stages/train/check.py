@@ -80,8 +80,8 @@ def check(job: TrainJob, steps: int = 3) -> Check:
         with open_loader(job, steps=steps) as loader:
             loaded = iter(loader)
             for _ in range(steps):
-                parts = [on_device(next(loaded), device) for _ in range(job.parts)]
-                batches = parts[0]
+                parts = [next(loaded) for _ in range(job.parts)]
+                batches = on_device(parts[0], device, job.live)
                 with _states_kept(job):
                     seed_step(job, learner)
                     for batch, output in zip(batches, forward(job, learner, batches), strict=True):

@@ -17,12 +17,12 @@ from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
 from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import UNLIT, PhotometricConfig, draw_light, jitter
-from stillroom.stages.train.reads import Read, grid_of, held_or_stand_in, how_to_cache
+from stillroom.stages.train.reads import Read
 from stillroom.stages.train.sample import Shown, places
+from stillroom.stages.train.teacher_reads import teacher_reads
 from stillroom.stages.view import ViewConfig, sample_view
 from stillroom.storage_specs.artifacts import FRAMES, LABELS, TARGETS
 from stillroom.storage_specs.errors import ConfigError
-from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.batch_memory import Allocate
+    from stillroom.stages.train.live_set import LiveSet
     from stillroom.stages.train.sample import Neighbour, Sample, Triplet
     from stillroom.storage_specs.artifact_set import ArtifactSet
 
@@ -45,7 +46,8 @@ class CacheDataset:
 
     Args:
         name: the stream's
-        teachers: artifact sets, by their names, of each teacher that `needs` names
+        teachers: artifact sets, by their names, of each teacher that `needs` names; of one that
+            runs in the step its `LiveSet`, which stands for what the others lack
         needs: artifact keys, as "fpn/logits", and "fpn/features/stage4@16" for a grid of its own;
             names of targets other than labels, as "depth"
         labelled: labels are read too
@@ -58,6 +60,7 @@ class CacheDataset:
     Attributes:
         targets: names of the targets that are read, labels included
         artifacts: what is read of the teachers, by its name in a batch
+        live: what they make in the step instead, of every frame or of some, likewise
         stand_ins: by what is needed and not cached, what is read in its place
         shapes: of a frame in a batch
 
@@ -70,7 +73,7 @@ class CacheDataset:
         self,
         name: str,
         frames: ArtifactSet,
-        teachers: Mapping[str, ArtifactSet],
+        teachers: Mapping[str, ArtifactSet | LiveSet],
         *,
         needs: frozenset[str] = frozenset(),
         view: ViewConfig | None = None,
@@ -88,31 +91,27 @@ class CacheDataset:
         own = [LABELS] if labelled else []
         self.targets = (*own, *sorted(needs.intersection(TARGETS) - {LABELS}))
         needs -= frozenset(TARGETS)
-        held = {f"{teacher_of(k)}/{each}" for k, one in teachers.items() for each in one.arrays}
-        found = {read: held_or_stand_in(read, held) for read in sorted(needs)}
-        self.stand_ins = {read: other for read, other in found.items() if other != read}
-        self._grids = {read: grid_of(other, out_stride) for read, other in found.items()}
-        wanted = {key for key, _ in self._grids.values()}
-        self._holders = {
-            f"{teacher_of(name)}/{artifact}": one
-            for name, one in reversed(self.teachers.items())  # the first that has it counts
-            for artifact in one.arrays
-            if f"{teacher_of(name)}/{artifact}" in wanted
-        }
         self.needs = needs
         self.view = view or ViewConfig()
         self.jitter = jitter or PhotometricConfig()
         self.out_stride = out_stride
         self.seed = seed
         self._demand_arrays()
-        sets = [frames, *self._sets_read().values()]
-        for artifact_set in sets:
+        demand_whole(frames)
+        rows = frames.rows().to_pydict()
+        self.frame_ids: list[str] = rows["frame_id"]
+        self._reads = teacher_reads(
+            needs, self.teachers, out_stride, self.frame_ids, name, frames.source
+        )
+        self.artifacts, self.live = self._reads.cached, self._reads.live
+        self.stand_ins = self._reads.stand_ins
+        for artifact_set in self._reads.whole():
             demand_whole(artifact_set)
+        sets = [frames, *self._reads.sets.values()]
+        for artifact_set in sets:
             artifact_set.watch()
         height, width, _ = frames.arrays[FRAMES].shape
         self.canvas: tuple[int, int] = (height, width)
-        rows = frames.rows().to_pydict()
-        self.frame_ids: list[str] = rows["frame_id"]
         self._valid = list(zip(rows["valid_height"], rows["valid_width"], strict=True))
         chosen = list(range(frames.count) if indices is None else indices)
         bad = bad_rows(sets)
@@ -122,16 +121,13 @@ class CacheDataset:
             self._neighbours = flow.neighbours(self.frame_ids, bad)
             self.skipped |= flow.skipped
             usable = [i for i in usable if i in self._neighbours]
-        self.artifacts = {
-            read: Read(self._holders[key], key.partition("/")[2], stride)
-            for read, (key, stride) in self._grids.items()
-        }
         self.shapes = frame_shapes(
             self.size,
             out_stride,
             self.artifacts,
             {name: Read(frames, name, 1) for name in self.targets},
-            clips=self.clips,
+            strides=self._reads.strides() | ({1} if self.clips or self.live else set()),
+            unlit=bool(self.live) and not self.jitter.is_off(),
         )
         reasons = {i: rows["reason"][i] for i in usable if self.labelled}
         self.bad_labels = {self.frame_ids[i]: why for i, why in reasons.items() if why}
@@ -160,9 +156,9 @@ class CacheDataset:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of every artifact set that is read, by "<source>/<set>"."""
-        sets = [self.frames, *self._sets_read().values()]
-        sets += [] if self.flow is None else [self.flow.flow]
-        return {f"{one.source}/{one.name}": one.fingerprint for one in sets}
+        sets = [self.frames] if self.flow is None else [self.frames, self.flow.flow]
+        found = {f"{one.source}/{one.name}": one.fingerprint for one in sets}
+        return found | self._reads.fingerprints(self.frames.source)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -221,6 +217,8 @@ class CacheDataset:
         batch.frame_ids[place] = shown.frame_id
         into = batch.sample(place)
         read_view(self.frames, FRAMES, index, view, out=into.image)
+        if batch.unlit is not None:
+            batch.unlit[place].copy_(into.image)
         if not self.jitter.is_off():
             with span("jitter"):
                 mask = view_mask(view, self.canvas, shown.valid, 1)
@@ -230,12 +228,14 @@ class CacheDataset:
         for name, target in into.targets.items():
             read_view(self.frames, name, index, view, out=target)
         for read, (holder, artifact, out_stride) in self.artifacts.items():
-            read_view(holder, artifact, index, view, out_stride, into.artifacts[read])
+            if not self.is_live(read, shown):
+                read_view(holder, artifact, index, view, out_stride, into.artifacts[read])
         for out_stride, mask in ((self.out_stride, into.mask), *into.masks.items()):
             view_mask(view, self.canvas, shown.valid, out_stride, mask)
 
-    def _sets_read(self) -> dict[str, ArtifactSet]:
-        return {one.name: one for _, one in sorted(self._holders.items())}
+    def is_live(self, read: str, shown: Shown) -> bool:
+        """Whether a teacher makes an artifact of a frame in the step."""
+        return read in self.live and self.live[read].is_live(shown.frame_id)
 
     def _demand_arrays(self) -> None:
         for artifact in (FRAMES, *self.targets):
@@ -245,19 +245,3 @@ class CacheDataset:
                     f"stream {self.name!r}: source {self.frames.source!r} has no {artifact} in the "
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
                 )
-        for key in sorted({key for key, _ in self._grids.values()}):
-            if key not in self._holders:
-                raise ConfigError(
-                    f"stream {self.name!r} needs {key!r}; the cache holds for source "
-                    f"{self.frames.source!r} {_listing(self.teachers)}; "
-                    f"{how_to_cache(*reversed(key.split('/', 1)))}"
-                )
-
-
-def _listing(teachers: Mapping[str, ArtifactSet]) -> str:
-    held = [
-        f"{teacher_of(name)}/{artifact}"
-        for name, one in teachers.items()
-        for artifact in one.arrays
-    ]
-    return ", ".join(held) or "no artifacts of the teachers it needs"

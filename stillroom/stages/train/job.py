@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from stillroom.stages.models.student import Student
+    from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.dataset import CacheDataset
     from stillroom.stages.train.objective import Objective
     from stillroom.stages.train.settings import TrainConfig
@@ -49,6 +50,7 @@ class TrainJob:
             says
         score: the name among them that decides which checkpoint is the best; higher is better
         on_step: called after every step
+        live: adds to a batch on the device what teachers make in the step
         may_differ: dotted fields of `config`, or sections, that a resumed run may have changed
     """
 
@@ -62,6 +64,7 @@ class TrainJob:
     on_step: Callable[[Progress], None] | None = None
     device: torch.device | str = "cpu"
     score: str = "miou"
+    live: Callable[[Batch], Batch] | None = None
     may_differ: tuple[str, ...] = UNCHANGING
 
     def __post_init__(self) -> None:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stillroom.stages.train.clip_flow import CachedFlow
 from stillroom.stages.train.dataset import CacheDataset
+from stillroom.stages.train.teacher_reads import teacher_sets
 from stillroom.storage_specs.artifacts import FRAMES, LABELS, TARGETS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stillroom.stages.train.live_set import LiveSet
     from stillroom.stages.train.settings import StreamConfig, TrainConfig
     from stillroom.storage_specs.store import Cache
 
 
 def open_dataset(
-    cache: Cache, name: str, settings: TrainConfig, needs: frozenset[str], out_stride: int
+    cache: Cache,
+    name: str,
+    settings: TrainConfig,
+    needs: frozenset[str],
+    out_stride: int,
+    live: Mapping[str, LiveSet] = MappingProxyType({}),
 ) -> CacheDataset:
     """Open what stream `name` of a run reads, from a cache.
 
     Args:
         needs: the objective's, for such a stream; a target other than labels by its name
+        live: of teachers that run in the step, by name
     """
     stream = settings.streams[name]
     source = stream.source or name
@@ -32,7 +43,8 @@ def open_dataset(
             one.name: one
             for teacher in teachers
             # A teacher of which nothing is there is named by the error of its own set.
-            for one in cache.teacher_sets(source, teacher) or [cache.artifact_set(source, teacher)]
+            for one in teacher_sets(cache, source, teacher, settings, live)
+            or [cache.artifact_set(source, teacher)]
         },
         needs=needs,
         view=settings.view,

@@ -36,6 +36,7 @@ ADVICE = {  # by the first word of a part's name
     "copy": "copies to the device: fewer artifacts a frame, or a smaller crop",
     "unpack": 'decoding on the device: a smaller crop, or train.decode = "host" where cores idle',
     "mix": "pasting frames into one another: a smaller crop",
+    "teacher": "a teacher that runs in the step: cache what it says, or a smaller crop",
     "forward": 'the student: train.compile, on a GPU train.amp = "bfloat16", or a smaller crop',
     "backward": 'student and terms: train.compile, on a GPU train.amp = "bfloat16", fewer terms',
     "optimiser": "the update: a larger batch makes it rarer",

@@ -45,6 +45,25 @@ class Read(NamedTuple):
         return self.holder.arrays[self.artifact]
 
 
+class LiveRead(NamedTuple):
+    """An artifact that a teacher makes in the step, of every frame or of some.
+
+    Attributes:
+        out_stride: as of a `Read`
+        frame_ids: of the frames that it is made of; None: of all
+    """
+
+    teacher: str
+    artifact: str
+    spec: ArraySpec
+    out_stride: int
+    frame_ids: frozenset[str] | None = None
+
+    def is_live(self, frame_id: str) -> bool:
+        """Whether it is made of a frame in the step, and not read from a cache."""
+        return self.frame_ids is None or frame_id in self.frame_ids
+
+
 def on_grid(key: str, stride: int, usual: int) -> str:
     """Name an artifact on a grid of `stride`; `usual` is that of the student's logits."""
     return f"{key}@{stride}" if stride != usual and row_of(key).has_stride else key

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.augment_settings import Transform
 from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.view import ViewConfig
+
+Cached = BeforeValidator(lambda of: None if of == "cached" else of)
+"""What is left out stands for "cached": older runs did not know the key."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -110,6 +113,8 @@ class TrainConfig(Settings):
         streams: by name; the first one defines the epoch, the others cycle
         steps, epochs: exactly one of them; an epoch is one pass of the first stream
         unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
+        teacher: where artifacts come from: "online", of the teachers, which run in every step on
+            the student's own views; "hybrid", from the cache where it has them, else online
         view, jitter: what the student sees of a frame
         augment: transforms of torchvision for that, in their order; they move no pixel
         schedule: of the learning rate over the steps: "poly" (if left out), "cosine", "milestones"
@@ -145,6 +150,7 @@ class TrainConfig(Settings):
     steps: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)
     unlabelled_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    teacher: Annotated[Literal["online", "hybrid"] | None, Cached] = None
     view: ViewConfig = ViewConfig()
     jitter: PhotometricConfig = PhotometricConfig()
     augment: tuple[Transform, ...] | None = None

@@ -124,8 +124,8 @@ def take_step(
     learner.optimiser.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     for place, part in enumerate(parts):
+        batches = on_device(part, learner.device, job.live)
         seed_step(job, learner, place)
-        batches = on_device(part, learner.device)
         weighted, values = _terms(job, learner, batches, place)
         loss = torch.stack(list(weighted.values())).sum() / len(parts)
         shares = {LOSS: loss, **{name: value / len(parts) for name, value in values.items()}}

@@ -80,6 +80,7 @@ class PackedBatch:
         masks = {stride: self._mask(words, stride) for stride in self.slot.masks}
         images = found.pop(FRAMES)
         targets = {name: found.pop(name) for name in self.shapes.targets}
+        unlit = images if self.shapes.unlit else None
         if not self.jitter.is_off():
             images = relit(self.jitter, images, masks[1], floats[:, self.slot.light])
         return Batch(
@@ -95,6 +96,7 @@ class PackedBatch:
             triplets=self._triplets(words, floats, masks[1]) if self.clips else None,
             rows=self.rows,
             mix=self.mix,
+            unlit=unlit,
         )
 
     def bytes_used(self) -> list[int]:

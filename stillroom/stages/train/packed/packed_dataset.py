@@ -102,7 +102,7 @@ class PackedDataset:
             head[words] = rows.start, rows.stop, columns.start, columns.stop
         end = self._slot.head
         for array in self._slot.arrays + self._slot.flows:
-            row = _row(array, shown)
+            row = None if self._dataset.is_live(array.name, shown) else _row(array, shown)
             if row is not None:
                 end = _pack_array(array, head, slot, end, shown.view, row)
         head[USED] = end
