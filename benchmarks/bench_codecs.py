@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.compressors import compress, compressor_from_dict, decompress
 from stillroom.storage_specs.fidelity import pixel_kl, spatial_kl

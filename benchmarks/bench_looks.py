@@ -18,9 +18,9 @@ import torch
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.evaluate.evaluation import evaluate
 from stillroom.stages.evaluate.predict import TeacherPredictor, read_frames
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.looks import Looks
 from stillroom.stages.models.looks_settings import LooksSettings
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.open import open_source
 
 LOOKS = {

@@ -34,7 +34,7 @@ PATIENCE_S = 180
 
 def make_truth(root: Path, frames: int) -> None:
     """The teacher's output on the first frames of CamVid's train split."""
-    from stillroom.stages.models.teacher import build_teacher
+    from stillroom.stages.models.build_teacher import build_teacher
     from stillroom.stages.models.teachers.smp import SmpTeacherConfig
     from stillroom.stages.sources.camvid import CLASSES, CamVidConfig, open_camvid
 

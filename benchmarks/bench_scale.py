@@ -94,7 +94,7 @@ from pathlib import Path
 from stillroom.pipeline.build.sets import RunSet, define_set
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.run_file.opened_run import open_run
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.storage_specs.layout import part_path
 from stillroom.storage_specs.manifest import FrameRow, ObjectEntry, ShardPart, encode_part
 from stillroom.storage_specs.store import Cache

@@ -19,8 +19,8 @@ import torch
 
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.geometry import apply_field
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.makers import MAKERS, Output
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.images import ImagesConfig, open_images
 from stillroom.stages.upsample import upsample_logits

@@ -25,8 +25,8 @@ from loss_maps import Shown, Views
 from map_page import draw
 
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import build_student
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.sources.camvid import CamVidConfig
 from stillroom.stages.sources.open import open_source
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 
-from stillroom.stages.models.teacher import Teacher, build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses.attention_transfer import attention_transfer
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from stillroom.stages.models.teacher import Teacher
 
 CLASSES, STRIDE = 11, 4
 

@@ -18,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import build_student
-from stillroom.stages.models.teacher import build_teacher
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig

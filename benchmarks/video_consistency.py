@@ -31,8 +31,8 @@ from stillroom.stages.evaluate.clip_flow import FrameFlow
 from stillroom.stages.evaluate.clip_meter import ClipMeter
 from stillroom.stages.evaluate.predict import StudentPredictor, TeacherPredictor
 from stillroom.stages.evaluate.temporal_consistency import TemporalConsistency
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.flow.flow_model import FlowModelConfig, build_flow_model
-from stillroom.stages.models.teacher import Teacher, build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.pictures.curve_chart import consistency_chart
 from stillroom.stages.pictures.film import comparison_film
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.evaluate.predict import Predictor
     from stillroom.stages.evaluate.temporal_consistency import Consistency
+    from stillroom.stages.models.teacher import Teacher
 
 STRIDE = 4
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of RGB 0..255

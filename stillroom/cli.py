@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TOLD = (  # what was taken from a model's files, and where it runs: users see it
     "stillroom.pipeline.training",
-    "stillroom.stages.models.teacher",
+    "stillroom.stages.models.build_teacher",
     "stillroom.stages.models.weights",
     "stillroom.stages.models.teachers.hf_processor",
 )

@@ -17,8 +17,8 @@ from tiny_segformer import tiny_segformer
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.store import Cache
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.evaluate.predict import Predictor, StudentPredictor, TeacherPredictor
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.tensor_file import read_tensors
 from stillroom.stages.models.weights import fit_state
 from stillroom.stages.torch_state import best_device

@@ -17,13 +17,13 @@ from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.stages.evaluate.predict import StudentPredictor
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.exported.about import About
 from stillroom.stages.models.exported.comparison import Comparison, compare
 from stillroom.stages.models.exported.formats import FORMATS, pack_student
 from stillroom.stages.models.exported.student_program import StudentProgram
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.models.students.smp import SmpStudentConfig
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.onnx import OnnxTeacherConfig
 from stillroom.stages.pictures.palette import palette
 from stillroom.stages.sources.open import open_source

@@ -12,7 +12,7 @@ import torch
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import check_terms, prepare_job, train_run
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.train import run_folder
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.train.live_set import live_set

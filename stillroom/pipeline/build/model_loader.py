@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stillroom.stages.cache.producers import FlowOfPairs, TeacherArtifacts, frames_and_targets
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.first_look import look_at
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
 from stillroom.stages.models.makers import output_of
-from stillroom.stages.models.teacher import Teacher, build_teacher
+from stillroom.stages.models.teacher import Teacher
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError

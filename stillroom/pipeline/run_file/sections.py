@@ -16,9 +16,9 @@ from pydantic import (
 )
 
 from stillroom.pipeline.run_file.faults import hint
+from stillroom.pipeline.run_file.teachers import check_members, with_classes
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
-from stillroom.stages.models.class_mapping import in_order
 from stillroom.stages.models.flow.flow_model import FlowModelConfig
 from stillroom.stages.models.students.families import StudentConfig
 from stillroom.stages.models.teachers.families import TeacherConfig
@@ -218,6 +218,12 @@ class RunConfig(Settings):
     train: TrainConfig | None = None
     evaluate: EvaluateConfig | None = None
 
+    @field_validator("teachers")
+    @classmethod
+    def _members_are_teachers(cls, teachers: dict[str, TeacherConfig]) -> dict[str, TeacherConfig]:
+        check_members(teachers)
+        return teachers
+
     @field_validator("flows")
     @classmethod
     def _sets_have_names_of_their_own(
@@ -257,14 +263,14 @@ class RunConfig(Settings):
                 "cache.pairs: the run has no model of motion; add a section [flows.<name>], for "
                 'instance kind = "dis", which needs no weights'
             )
-        # "teachers" is missing from the data where it has faults of its own
-        teachers = info.data.get("teachers")
-        if teachers is not None:
-            if unknown := [name for name in cache.teachers or () if name not in teachers]:
-                near = hint(unknown[0], tuple(teachers))
-                raise ConfigError(f"cache.teachers: no such section, teachers.{unknown[0]}{near}")
-            if not cache.frames and not (teachers if cache.teachers is None else cache.teachers):
-                raise ConfigError("nothing to cache: frames = false, and no teachers either")
+        if "teachers" not in info.data:  # where it has faults of its own
+            return cache
+        teachers = info.data["teachers"]
+        if unknown := [name for name in cache.teachers or () if name not in teachers]:
+            near = hint(unknown[0], tuple(teachers))
+            raise ConfigError(f"cache.teachers: no such section, teachers.{unknown[0]}{near}")
+        if not cache.frames and not (teachers if cache.teachers is None else cache.teachers):
+            raise ConfigError("nothing to cache: frames = false, and no teachers either")
         return cache
 
     def cached_sources(self) -> tuple[str, ...]:
@@ -291,23 +297,9 @@ class RunConfig(Settings):
             ConfigError: there is no labelled source either, and the teacher needs classes; or the
                 mapping's are not the source's.
         """
-        teacher = self.teachers[name]
         labelled = filter(None, map(self.classes_of, self.sources))
-        classes = next(labelled, None)
-        if teacher.mapping is not None and classes is not None:
-            ordered = in_order(teacher.mapping, classes, f"teachers.{name}.mapping")
-            return teacher.model_copy(update={"mapping": ordered})
-        if teacher.classes is not None:
-            return teacher
-        if classes is not None:
-            return teacher.model_copy(update={"classes": classes})
         logits = any(artifact_of(artifact).output == LOGITS for artifact in self.cache.artifacts)
-        if teacher.may_lack_classes and not logits:
-            return teacher
-        raise ConfigError(
-            f"teachers.{name}.classes: not given, and no source of this run is labelled; "
-            "state the class names, or their number"
-        )
+        return with_classes(self.teachers, name, next(labelled, None), logits=logits)
 
     def cached_teachers(self) -> tuple[str, ...]:
         """Return the names of the teachers that stage one runs, in the order of the file."""

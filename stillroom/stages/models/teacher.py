@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.models.class_mapping import in_run_classes
-from stillroom.stages.models.inference import as_frames, device_of, inference
-from stillroom.stages.models.teachers.families import TEACHERS
+from stillroom.stages.models.inference import as_frames, inference
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
     from stillroom.stages.models.dense_network import Grid, ModelOutput, TeacherNetwork
     from stillroom.stages.models.teachers.families import TeacherConfig
-
-LOG = logging.getLogger(__name__)
-SEED = 0  # of teachers without weights: the same network in every worker
 
 
 class Teacher:
@@ -272,29 +267,3 @@ def _demand_batch(output: ModelOutput, frames: int) -> None:
                 f"({frames}, ...), a grid for each; mend the network, or set cache.batch = 1 if it "
                 "takes one frame at a time"
             )
-
-
-def build_teacher(config: TeacherConfig, canvas: tuple[int, int] | None = None) -> Teacher:
-    """Build a teacher, load its weights, and move it to its device.
-
-    Args:
-        canvas: (height, width) of the frames that it will get, on which it is tried, and which the
-            strides of one with a `size` are for; left out, it is tried on a small input, or `size`
-
-    Raises:
-        ConfigError: there is no such network, or its classes are not known.
-        WeightsError: the weights are unreadable, not finite, or belong to another network.
-    """
-    import torch
-
-    config = config.completed()
-    described = config.identity()  # of the files as they are loaded
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        _, load = TEACHERS[config.kind]
-        network = load(config)
-    if getattr(config, "weights", "") is None and config.kind != "python":
-        LOG.warning("a teacher of kind %s has no weights: its output is noise", config.kind)
-    device = network.device or device_of(config.device, "teacher")
-    LOG.info("a teacher of kind %s runs on %s", config.kind, device)
-    return Teacher(config, network, device, described, canvas)

@@ -12,8 +12,8 @@ from stages.models.teachers.test_every_teacher import FRAMES, SAMPLES
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.flow.raft_small.network import RaftSmall
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TEACHERS, TeacherConfig
 
 if TYPE_CHECKING:

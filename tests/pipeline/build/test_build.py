@@ -29,7 +29,7 @@ from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
 from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.cache.shard_threads import ShardThreads
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.sources.find_images import FoundFiles, find_images
 from stillroom.storage_specs.errors import (
     CacheIncomplete,

@@ -337,7 +337,7 @@ def test_the_real_teacher_scores_what_plain_code_scored(shared_data: Path) -> No
     those, upsamples with align_corners=True; cells of a fixed stride are align_corners=False, which
     scores 0.6274 and 0.8908 from the same logits. Both are reproduced here.
     """
-    from stillroom.stages.models.teacher import build_teacher
+    from stillroom.stages.models.build_teacher import build_teacher
     from stillroom.stages.models.teachers.smp import SmpTeacherConfig
     from stillroom.stages.sources.camvid import CamVidConfig
     from stillroom.stages.sources.open import open_source

@@ -10,8 +10,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import WeightsError
 

@@ -12,8 +12,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teacher_settings import TeacherSettings
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.weights import weights_sha256

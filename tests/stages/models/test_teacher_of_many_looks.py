@@ -10,7 +10,7 @@ import torch
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import CacheMismatch, ConfigError

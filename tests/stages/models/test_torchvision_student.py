@@ -9,8 +9,8 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.stages.train.optimiser import build_optimiser

@@ -476,9 +476,9 @@ def test_validation_without_the_score_that_decides_is_refused(make_job):
 
 
 def test_an_exported_smp_student_is_a_teacher(make_job):
+    from stillroom.stages.models.build_teacher import build_teacher
     from stillroom.stages.models.students.families import build_student
     from stillroom.stages.models.students.smp import SmpStudentConfig
-    from stillroom.stages.models.teacher import build_teacher
     from stillroom.stages.models.teachers.smp import SmpTeacherConfig
 
     design = {"kind": "smp", "architecture": "FPN", "encoder": "mobilenet_v2"}

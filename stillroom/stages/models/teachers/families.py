@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.models.teachers.ensemble_settings import EnsembleTeacherConfig
 from stillroom.stages.models.teachers.export import ExportTeacherConfig, load_export
 from stillroom.stages.models.teachers.hf import HfTeacherConfig, load_hf
 from stillroom.stages.models.teachers.onnx import OnnxTeacherConfig, load_onnx
@@ -30,4 +31,6 @@ TEACHERS: dict[str, tuple[type[TeacherSettings], Callable[[Any], TeacherNetwork]
 if TYPE_CHECKING:
     TeacherConfig = TeacherSettings
 else:
-    TeacherConfig = one_of(settings for settings, _ in TEACHERS.values())
+    TeacherConfig = one_of(
+        [*(settings for settings, _ in TEACHERS.values()), EnsembleTeacherConfig]
+    )

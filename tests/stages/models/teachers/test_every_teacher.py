@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from tiny_segformer import tiny_segformer
 
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
-from stillroom.stages.models.teacher import build_teacher
 from stillroom.stages.models.teachers.families import TEACHERS, TeacherConfig
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import ArtifactError, ConfigError, WeightsError

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from tiny_segformer import tiny_segformer
 from torch import nn
 
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers import hf_processor
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError, WeightsError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from stillroom.stages.models.teacher import build_teacher
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.teachers.families import TeacherConfig
 from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import WeightsError
