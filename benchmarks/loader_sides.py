@@ -58,7 +58,7 @@ class Side:
 
 def view_of(case: Case, epoch: int, frame: int) -> Any:
     """The view that stillroom's loader draws for a frame."""
-    from stillroom.stages.train.order import generator
+    from stillroom.stages.seeds import generator
     from stillroom.stages.view import sample_view
 
     rng = generator(SEED, STREAM, epoch, f"{frame:05d}", "view")

@@ -82,7 +82,7 @@ def test_views_move_frame_label_and_artifacts_together(built: Path) -> None:
 
 
 def test_a_frame_view_of_the_cache_agrees_with_the_view_that_training_draws(built: Path) -> None:
-    from stillroom.stages.train.order import generator
+    from stillroom.stages.seeds import generator
     from stillroom.stages.view import ViewConfig, sample_view
 
     found = stillroom.dataset("street.cache", "street", "tiny/logits", view=VIEW, seed=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.run_file.sections import EXACT
+from stillroom.pipeline.run_file.set_names import EXACT
 from stillroom.stages.evaluate.clip_dataset import ClipDataset, clips_of
 from stillroom.stages.evaluate.clip_flow import ExactFlow, KeptFlow
 from stillroom.stages.evaluate.clip_scores import measure_clips

@@ -14,6 +14,7 @@ from stillroom.stages.models.students.families import STUDENTS, StudentConfig
 from stillroom.stages.models.teachers.ensemble_settings import EnsembleTeacherConfig
 from stillroom.stages.models.teachers.families import TEACHERS, TeacherConfig
 from stillroom.stages.sources.open import SOURCES, SourceConfig
+from stillroom.stages.sources.views import ViewsConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "run_file.md"
 TABLES: dict[str, tuple[dict[str, Any], Any]] = {  # by their heading on the page
@@ -21,6 +22,12 @@ TABLES: dict[str, tuple[dict[str, Any], Any]] = {  # by their heading on the pag
     "## `[teachers.NAME]`": (TEACHERS, TeacherConfig),
     "## `[flows.NAME]`": (FLOW_MODELS, FlowModelConfig),
     "## `[student]`": (STUDENTS, StudentConfig),
+}
+MADE_OF_OTHERS = {  # of the same file, and so in no table
+    SourceConfig: {ViewsConfig.__name__},
+    TeacherConfig: {EnsembleTeacherConfig.__name__},
+    FlowModelConfig: set[str](),
+    StudentConfig: set[str](),
 }
 ENTRIES = [
     pytest.param(heading, kind, settings, id=f"{heading.strip('#`[ ]')}-{kind}")
@@ -47,9 +54,6 @@ def test_an_entry_is_named_by_its_kind_and_documented(
 @pytest.mark.parametrize(("table", "union"), TABLES.values(), ids=TABLES)
 def test_a_section_is_read_by_the_settings_of_its_kind(table: dict[str, Any], union: Any) -> None:
     branches = {each.__name__ for each in get_args(get_args(union)[0])}
-    own = {EnsembleTeacherConfig} if table is TEACHERS else set()  # of no network, but of teachers
-    assert branches == {
-        each.__name__ for each in own | {settings for settings, _ in table.values()}
-    }
+    assert branches == {each.__name__ for each, _ in table.values()} | MADE_OF_OTHERS[union]
     with pytest.raises(ValidationError, match="expected tags: '" + "', '".join(table)):
         TypeAdapter(union).validate_python({"kind": "no such kind"})

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
-from stillroom.pipeline.run_file.sections import EXACT, CacheConfig, RunConfig
+from stillroom.pipeline.run_file.sections import CacheConfig, RunConfig
+from stillroom.pipeline.run_file.set_names import EXACT
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.models.teachers.hf import HfTeacherConfig
 from stillroom.storage_specs.artifacts import ARTIFACTS, CODE

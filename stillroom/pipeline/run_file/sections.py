@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +15,8 @@ from pydantic import (
 )
 
 from stillroom.pipeline.run_file.faults import hint
+from stillroom.pipeline.run_file.set_names import FlowName, SourceName, TeacherName
+from stillroom.pipeline.run_file.sources import with_frames
 from stillroom.pipeline.run_file.teachers import check_members, with_classes
 from stillroom.stages.cache.adapt import AdaptConfig
 from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
@@ -30,7 +31,6 @@ from stillroom.stages.train.settings import TrainConfig
 from stillroom.storage_specs.artifacts import (
     ARTIFACTS,
     CONFIDENCE,
-    FRAMES,
     LABELS,
     LOGITS,
     PSEUDO_LABEL,
@@ -38,7 +38,6 @@ from stillroom.storage_specs.artifacts import (
 )
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.files.object_store import place_of
-from stillroom.storage_specs.layout import check_names, teacher_of
 from stillroom.storage_specs.presets import MAX_SHARD_FRAMES, PRESETS, load_preset
 
 if TYPE_CHECKING:
@@ -52,33 +51,10 @@ OF_A_TEACHER = tuple(
     for row in sorted(ARTIFACTS.values(), key=lambda row: row.layered)
     if row.made_by == "teacher"
 )
-EXACT = "exact"
-"""What stands for the flow that a source knows of itself, where a flow model is named."""
 
 
-def _source_name(name: str) -> str:
-    check_names(name, FRAMES)
-    return name
-
-
-def _set_name(name: str, what: str) -> str:
-    """Check the name of a set that the cache is to have; `what`: of such a model."""
-    if name == EXACT and what == "flow model":
-        raise ConfigError(f"flow model name {name!r} is reserved for a source's own flow")
-    if name == FRAMES:
-        raise ConfigError(f"{what} name {name!r} is reserved; choose another")
-    if teacher_of(name) != name:
-        raise ConfigError(f"{what} name {name!r}: what follows a '.' is the cache's to choose")
-    try:
-        check_names("source", name)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("set name", f"{what} name")) from error
-    return name
-
-
-SourceName = Annotated[str, AfterValidator(_source_name)]
-TeacherName = Annotated[str, AfterValidator(partial(_set_name, what="teacher"))]
-FlowName = Annotated[str, AfterValidator(partial(_set_name, what="flow model"))]
+Sources = Annotated[dict[SourceName, SourceConfig], AfterValidator(with_frames)]
+Teachers = Annotated[dict[TeacherName, TeacherConfig], AfterValidator(check_members)]
 
 
 def _check_artifact(name: str) -> None:
@@ -208,8 +184,8 @@ class CacheConfig(Settings):
 class RunConfig(Settings):
     """A whole run file."""
 
-    sources: dict[SourceName, SourceConfig] = Field(min_length=1)
-    teachers: dict[TeacherName, TeacherConfig] = Field(default_factory=dict)
+    sources: Sources = Field(min_length=1)
+    teachers: Teachers = Field(default_factory=dict)
     flows: dict[FlowName, FlowModelConfig] = Field(default_factory=dict)
     cache: CacheConfig
     adapt: dict[str, AdaptConfig] = Field(default_factory=dict)
@@ -217,12 +193,6 @@ class RunConfig(Settings):
     terms: tuple[TermConfig, ...] = ()
     train: TrainConfig | None = None
     evaluate: EvaluateConfig | None = None
-
-    @field_validator("teachers")
-    @classmethod
-    def _members_are_teachers(cls, teachers: dict[str, TeacherConfig]) -> dict[str, TeacherConfig]:
-        check_members(teachers)
-        return teachers
 
     @field_validator("flows")
     @classmethod

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from stillroom.stages.models.teachers.families import TeacherConfig
 
 
-def check_members(teachers: Mapping[str, TeacherConfig]) -> None:
-    """Refuse ensembles of what is no teacher with a network of its own (ConfigError)."""
+def check_members(teachers: dict[str, TeacherConfig]) -> dict[str, TeacherConfig]:
+    """Return the teachers; refuse ensembles of what has no network of its own (ConfigError)."""
     ensembles = {k: one for k, one in teachers.items() if isinstance(one, EnsembleTeacherConfig)}
     for name, one in ensembles.items():
         for member in one.members:
@@ -27,6 +27,7 @@ def check_members(teachers: Mapping[str, TeacherConfig]) -> None:
                 raise ConfigError(
                     f"{name}.members: {member!r} is an ensemble; name its members instead"
                 )
+    return teachers
 
 
 def with_classes(

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from stillroom.pipeline.run_file.sections import EXACT, as_document
+from stillroom.pipeline.run_file.sections import as_document
+from stillroom.pipeline.run_file.set_names import EXACT
 from stillroom.pipeline.sweep.early import STOPPED
 from stillroom.pipeline.training import ELSEWHERE
 from stillroom.stages.models.looks_settings import LooksSettings

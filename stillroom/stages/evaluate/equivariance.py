@@ -254,7 +254,9 @@ def _on_flips(one: ViewFidelity) -> str:
         "flip: on mirrored frames the teacher differs from its mirrored output in "
         f"{one.differing:.1%} of the positions"
     )
-    todo = "set train.view.flip = false, or cache a mirrored copy of the source as a source"
+    todo = (
+        'set train.view.flip = false; mirrored frames are a source of kind = "views", flip "always"'
+    )
     if one.live is None or one.cached is None or one.cost is None:
         if one.differing > DIFFERENT:
             return f"{differs}, more than {DIFFERENT:.0%}, and no label says who is right: {todo}"

@@ -15,6 +15,7 @@ from stillroom.stages.sources.image_mask import ImageMaskConfig, open_image_mask
 from stillroom.stages.sources.images import ImagesConfig, open_images
 from stillroom.stages.sources.rgbd import RgbdConfig, open_rgbd
 from stillroom.stages.sources.video import VideoConfig, open_video
+from stillroom.stages.sources.views import Views, ViewsConfig
 from stillroom.stages.sources.webdataset import WebDatasetSettings, open_webdataset
 from stillroom.storage_specs.errors import ConfigError
 
@@ -41,7 +42,7 @@ SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
 if TYPE_CHECKING:
     SourceConfig = SourceSettings
 else:
-    SourceConfig = one_of(settings for settings, _ in SOURCES.values())
+    SourceConfig = one_of([*(settings for settings, _ in SOURCES.values()), ViewsConfig])
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -50,6 +51,8 @@ def open_source(config: SourceConfig) -> Source:
     Raises:
         ConfigError: the config's folders do not hold what it says, or its kind is unknown.
     """
+    if isinstance(config, ViewsConfig):
+        return Views(config, open_source(config.frames))
     if config.kind not in SOURCES:
         raise ConfigError(f"no source kind {config.kind!r}; known: {', '.join(sorted(SOURCES))}")
     _, opener = SOURCES[config.kind]

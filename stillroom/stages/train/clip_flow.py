@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillroom.stages.geometry import view_mask
+from stillroom.stages.seeds import generator
 from stillroom.stages.train.cached_sets import demand_whole, read_view
-from stillroom.stages.train.order import generator
 from stillroom.stages.train.sample import Neighbour
 from stillroom.stages.warp import inside_frame, visible, warp
 from stillroom.storage_specs.artifacts import FLOW

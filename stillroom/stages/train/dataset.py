@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stillroom.stages.geometry import view_mask
+from stillroom.stages.seeds import generator
 from stillroom.stages.train.batch_memory import (
     empty_batch,
     empty_triplets,
@@ -15,7 +16,6 @@ from stillroom.stages.train.batch_memory import (
 )
 from stillroom.stages.train.cached_sets import bad_rows, demand_whole, read_view
 from stillroom.stages.train.clip_flow import CachedFlow, draw_neighbours
-from stillroom.stages.train.order import generator
 from stillroom.stages.train.photometric import UNLIT, PhotometricConfig, draw_light, jitter
 from stillroom.stages.train.reads import Read
 from stillroom.stages.train.sample import Shown, places

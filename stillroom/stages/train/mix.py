@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stillroom.stages.train.order import generator
+from stillroom.stages.seeds import generator
 from stillroom.stages.train.reads import grid_of, row_of
 from stillroom.storage_specs.artifacts import IGNORE
 

@@ -8,28 +8,16 @@ number of them resumes what another has begun.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stillroom.stages.seeds import generator
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def stable_seed(*parts: int | str) -> int:
-    """Return 63 bits that depend on the parts and their order, the same on every machine."""
-    # The length goes before each part, so that ("a", "bc") and ("ab", "c") differ.
-    text = "".join(f"{len(str(part))}:{part}" for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def generator(*parts: int | str) -> np.random.Generator:
-    """Return a generator of its own for the parts, say (seed, stream, epoch, frame id, "view")."""
-    return np.random.Generator(np.random.PCG64(stable_seed(*parts)))
 
 
 @lru_cache(maxsize=16)

@@ -16,6 +16,7 @@ import torch
 
 from stillroom.stages.across_ranks import alone, average, average_gradients, averaged, rank
 from stillroom.stages.device_values import Late
+from stillroom.stages.seeds import stable_seed
 from stillroom.stages.train.checkpoint import amp_type
 from stillroom.stages.train.finite import demand_finite, gradient_norm
 from stillroom.stages.train.optimiser import (
@@ -23,7 +24,6 @@ from stillroom.stages.train.optimiser import (
     set_learning_rate,
     trained_parameters,
 )
-from stillroom.stages.train.order import stable_seed
 from stillroom.stages.train.packed.arrival import on_device
 from stillroom.stages.train.step_part import step_part
 from stillroom.storage_specs.errors import ConfigError

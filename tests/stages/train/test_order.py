@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from stillroom.stages.train.order import draws, epoch_order, generator, stable_seed, steps_of
+from stillroom.stages.seeds import generator, stable_seed
+from stillroom.stages.train.order import draws, epoch_order, steps_of
 
 
 def test_one_rank_sees_every_frame_in_every_epoch_in_another_order():
