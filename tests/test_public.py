@@ -120,6 +120,9 @@ def test_a_trained_student_is_a_module(built: Path) -> None:
     assert torch.equal(
         stillroom.load_student("run/last.pt").network.body.weight, student.network.body.weight
     )
+    (built.parent / "run/student.onnx").write_bytes(b"no checkpoint")
+    with pytest.raises(ConfigError, match=r"student\.onnx: no such run folder or checkpoint; give"):
+        stillroom.load_student("run/student.onnx")
 
 
 @pytest.mark.parametrize(
@@ -157,8 +160,10 @@ def test_a_frame_that_is_not_there_ends_an_iteration(built: Path) -> None:
     assert "label" not in found[0]
     assert found.classes is None
     assert len(list(found)) == 6
-    with pytest.raises(IndexError, match="frame 6 of 6"):
-        found[6]
+    assert found[-1]["frame_id"] == found.frame_ids[5]
+    for place in (6, -7):
+        with pytest.raises(IndexError, match=f"frame {place} of 6"):
+            found[place]
 
 
 # What an installed package is imported by, where its name does not say.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.cache_tools.sample import evenly
-from stillroom.stages.sources.look import FoundSource, look
+from stillroom.stages.sources.look import ROLES, FoundSource, look
 from stillroom.stages.sources.open import SOURCES, open_source
 from stillroom.storage_specs.errors import ConfigError, FrameError, SourceUnavailable
 
@@ -118,7 +118,7 @@ def _named(found: Sequence[FoundSource]) -> dict[str, FoundSource]:
     """Name sources by their roles; of labelled frames without any to score on, a fifth is."""
     roles = {each.role for each in found}
     named: dict[str, FoundSource] = {}
-    for each in found:
+    for each in sorted(found, key=lambda each: ROLES.index(each.role)):  # the epoch is train's
         name = each.role
         number = sum(key.split("_")[0] == name for key in named)
         named[f"{name}_{number + 1}" if number else name] = each

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.student import Student
 
+CHECKPOINTS = (".pt", ".safetensors")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -89,7 +91,7 @@ def open_trained(path: Path) -> TrainedStudent:
 
     Raises: as `open_model`.
     """
-    if not path.exists():
+    if not path.exists() or (path.is_file() and path.suffix not in CHECKPOINTS):
         raise ConfigError(
             f"{path}: no such run folder or checkpoint; give a folder that `stillroom train` "
             "wrote, or a last.pt, best.pt or model.safetensors in it"

@@ -117,7 +117,8 @@ def test_splits_below_images_and_masks_and_photos_beside_them(folder: Path) -> N
         save(photo(), folder / f"town/imgs/{split}/a.png")
         save(mask(0, 1), folder / f"town/annotations/{split}/a.png")
     save(photo((50, 30)), folder / "photos/deep/b.jpg")
-    run = write_first_run([folder / "town", folder / "photos"], folder / "run.toml")
+    # Whatever the order: the first stream is the one whose passes are epochs.
+    run = write_first_run([folder / "photos", folder / "town"], folder / "run.toml")
     assert list(run.sources) == ["train", "val", "unlabelled"]
     assert run.frames == {"train": 1, "val": 1, "unlabelled": 1}
     # Without a teacher there is nothing to learn from photos: their stream waits for one.

@@ -119,9 +119,10 @@ def _chosen(cache: Cache, request: StatsRequest) -> list[ArtifactSet]:
     source, array = request.source, request.array
     pairs = [pair for pair in cache.sets() if pair[1] != FRAMES and source in (None, pair[0])]
     if not pairs:
-        known = ", ".join(sorted({name for name, _ in cache.sets()})) or "nothing"
+        known = ", ".join(map("/".join, cache.sets())) or "nothing"
         raise CacheIncomplete(
-            f"{cache.path}: no teacher's set on source {source!r}; it holds {known}"
+            f"{cache.path}: no teacher's set{'' if source is None else f' on source {source!r}'}; "
+            f"it holds {known}"
         )
     targets = [cache.artifact_set(*pair) for pair in pairs]
     if array is not None and not any(array in one.arrays for one in targets):

@@ -69,16 +69,16 @@ class FrameDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one frame.
+        """Read one frame; as in a list, -1 is the last.
 
         Raises:
             IndexError: there is no such frame.
             CacheError: it cannot be read, or is damaged.
         """
-        if not 0 <= index < len(self):
+        if not -len(self) <= index < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         batch = self._frames.empty(1)
-        self._frames.fill(batch, 0, int(self._epoch), index)
+        self._frames.fill(batch, 0, int(self._epoch), index % len(self))
         sample = batch.sample(0)
         item: dict[str, Any] = {"frame_id": sample.frame_id, "image": sample.image}
         if sample.label is not None:

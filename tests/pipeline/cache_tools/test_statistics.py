@@ -141,5 +141,5 @@ def test_what_cannot_be_counted_is_said(run_file: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             measure_stats(folder, StatsRequest(**options))
-    with pytest.raises(CacheIncomplete, match="more, street"):
+    with pytest.raises(CacheIncomplete, match="it holds more/frames, "):
         measure_stats(folder, StatsRequest("nowhere"))
