@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,12 @@ def name_of(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def called_from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Path, Path]:
+    """A folder for each run file, whose tables share a cache: the teacher takes long."""
+    return defaultdict(lambda: tmp_path_factory.mktemp("tree"))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name_of)
@@ -114,11 +121,12 @@ def test_every_term_of_a_table_reads_what_its_run_caches(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=name_of)
 def test_the_last_row_of_a_table_takes_a_step_on_a_tree_of_its_data(
-    path: Path, tmp_path: Path
+    path: Path, tmp_path: Path, trees: Mapping[Path, Path]
 ) -> None:
     """With the recipe's own networks, untrained: layers are there, and the loss is finite."""
-    run = load_run(Path(read_toml(path, "")["run"]))
-    trial = load_sweep(path, tuple(stand_ins(run, tmp_path))[1::2]).students[-1]
+    of = Path(read_toml(path, "")["run"])
+    run = load_run(of)
+    trial = load_sweep(path, tuple(stand_ins(run, trees[of]))[1::2]).students[-1]
     file = tmp_path / "run.toml"
     file.write_text(as_toml(shortened(trial.document, tmp_path)))
     command("cache", "build", file, "--json")

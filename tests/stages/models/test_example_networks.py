@@ -71,6 +71,42 @@ def test_bare_mobilenets_have_the_size_of_the_paper(
 
 
 @pytest.mark.parametrize(
+    ("target", "options", "count", "strides"),
+    [
+        ("espnet:espnet", {}, 363_462, (1, 8)),  # 0.3635 M in table 3.8 of the thesis
+        ("espnet:espnet", {"decoder": False}, 349_193, (8, 8)),  # 0.3492 M there
+        ("enet:enet", {}, 365_503, (1, 2)),  # 0.37 M in its paper
+    ],
+)
+def test_networks_without_an_encoder_of_a_library_have_the_size_of_their_papers(
+    target: str, options: dict[str, Any], count: int, strides: tuple[int, int]
+) -> None:
+    student = build(target, 19, **options)
+    assert parameters(student) == count
+    assert (student.stride, student.strides["features/penultimate"]) == strides
+    images = 255 * torch.rand(2, 3, 52, 68)
+    output = student(images)
+    assert output.logits.shape[-2:] == tuple(-(-side // strides[0]) for side in (52, 68))
+    (output.logits.square().mean() + sum(f.mean() for f in output.features.values())).backward()
+    assert all(each.grad is not None for each in student.parameters())
+
+
+def test_each_output_of_espnets_pyramid_sees_as_far_as_its_dilations() -> None:
+    """The sum of branch k and those before it: 2^(k-1) positions to either side."""
+    from espnet import Pyramid
+
+    torch.manual_seed(0)
+    pyramid = Pyramid(10, 10)
+    pyramid.after = nn.Identity()
+    features = torch.randn(1, 10, 41, 41, requires_grad=True)
+    joined = pyramid(features) - features
+    for place in range(5):
+        (slope,) = torch.autograd.grad(joined[0, 2 * place, 20, 20], features, retain_graph=True)
+        seen = slope.abs().sum((0, 1)).nonzero() - 20
+        assert int(seen.abs().max()) == 2**place
+
+
+@pytest.mark.parametrize(
     ("target", "options"), [("pspnet:pspnet", HALF), ("mobilenet_v2:mobilenet_v2", {})]
 )
 def test_they_train_teach_and_take_encoder_weights(
