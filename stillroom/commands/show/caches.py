@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.build.report import BuildReport
     from stillroom.pipeline.cache_tools.info import SetInfo
     from stillroom.pipeline.cache_tools.verify import VerifyReport
+    from stillroom.stages.evaluate.value_range import Range
 
 
 def estimate(found: BuildEstimate) -> list[RenderableType]:
@@ -67,6 +68,9 @@ def _rows(count: int, artifacts: Collection[str]) -> str:
     return f"{count} pairs" if list(artifacts) == [FLOW] else f"{count}"
 
 
+USUAL_FARTHEST = 1.0, 100.0  # metres: what is nearer or farther is perhaps in another unit
+
+
 def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
     """Lay out what a build did."""
     if not report.shards:
@@ -88,7 +92,24 @@ def build_report(path: Path | str, report: BuildReport) -> list[RenderableType]:
         f"{'/'.join(of)} {share:.1%}" for of, share in report.pseudo_labelled().items()
     )
     lines = [f"pixels with a pseudo label: {kept}"] if kept else []
+    lines += [
+        _range(source, name, one)
+        for source, of in report.ranges.items()
+        for name, one in of.items()
+    ]
     return [text, *lines, *_pace(report.pace)]
+
+
+def _range(source: str, target: str, found: Range) -> str:
+    if not found.present:
+        return f"{target} of {source}: no value anywhere"
+    middle = found.quantile(0.5)
+    text = (
+        f"{target} of {source}: {found.least:.3g} to {found.greatest:.3g} m, half below "
+        f"{middle:.3g} m, in {found.frames} frames"
+    )
+    odd = found.greatest < USUAL_FARTHEST[0] or middle > USUAL_FARTHEST[1]
+    return text + (f"; is that so? Else mend sources.{source}.unit" if odd else "")
 
 
 def _pace(pace: Pace) -> list[str]:

@@ -132,13 +132,18 @@ def _class_weights(weights: dict[str, float]) -> list[RenderableType]:
     return [f"class_weights = {{ {entries} }}  # 1 / ln(1.02 + share)", ""]
 
 
-def _range(artifact: str, values: dict[str, float | None]) -> str:
+APART = ("present", "histogram")  # of a range: what is no value of it
+
+
+def _range(artifact: str, values: dict[str, Any]) -> str:
     if not values["present"]:
         return f"{artifact}: no position has a value"
-    least, mean, greatest = (f"{values[key]:.4g}" for key in ("least", "mean", "greatest"))
+    shown = {key: f"{value:.4g}" for key, value in values.items() if key not in APART}
     return (
-        f"{artifact}: {least} to {greatest}, mean {mean}; "
-        f"{values['present']:.2%} of the positions have a value"
+        f"{artifact}: {shown['least']} to {shown['greatest']}, mean {shown['mean']}; 5 % below "
+        f"{shown['quantile_05']}, half below {shown['quantile_50']}, 95 % below "
+        f"{shown['quantile_95']}; {values['present']:.2%} of the positions have a value, in "
+        f"{values['frames']} frames"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.build.pace import Pace
 from stillroom.pipeline.build.sets import stored_set
+from stillroom.stages.evaluate.value_range import merged
 from stillroom.storage_specs.errors import TooManyBadFrames
 from stillroom.storage_specs.layout import teacher_of
 from stillroom.storage_specs.manifest import SCHEMA, bad_labels, bad_rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.build.plan import SetPlan
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.cache.cache_shard import ShardReport, ShardWork
+    from stillroom.stages.evaluate.value_range import Range
     from stillroom.storage_specs.manifest import FrameRow
 
     Listener = Callable[["BuildEvent"], None]
@@ -51,6 +53,7 @@ class BuildReport:
         label_pixels: by source, the pixels of each class in the labels that were computed
         photo_pixels: by (source, set), those that a teacher had to say a class of
         sure_pixels: those of them that it is sure enough of for a pseudo label
+        ranges: by source and name, of the targets that were computed and have one
         computed: the shards that were
     """
 
@@ -69,6 +72,7 @@ class BuildReport:
     )
     photo_pixels: Counter[tuple[str, str]] = field(default_factory=Counter)
     sure_pixels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ranges: dict[str, dict[str, Range]] = field(default_factory=dict)
     computed: set[ShardWork] = field(default_factory=set)
 
     def add(self, report: ShardReport) -> None:
@@ -83,6 +87,9 @@ class BuildReport:
         self.label_pixels[report.work.source] += report.label_pixels
         self.photo_pixels[report.work.source, report.work.set_name] += report.photo_pixels
         self.sure_pixels[report.work.source, report.work.set_name] += report.sure_pixels
+        if report.ranges:
+            known = self.ranges.get(report.work.source, {})
+            self.ranges[report.work.source] = merged(known, report.ranges)
         self.computed.add(report.work)
 
     @property
@@ -100,6 +107,10 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
+        ranges = {
+            source: {name: one.to_dict() for name, one in found.items()}
+            for source, found in self.ranges.items()
+        }
         return {
             "shards": self.wanted,
             "shards_computed": self.shards,
@@ -120,6 +131,7 @@ class BuildReport:
                 f"{source}/{name}": share
                 for (source, name), share in self.pseudo_labelled().items()
             },
+            **({"ranges": ranges} if ranges else {}),
             "seconds": self.wall_seconds,
             "produce_seconds": self.produce_seconds,
             "pace": self.pace.to_dict(),

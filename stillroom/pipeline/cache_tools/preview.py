@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
     """Draw a sheet for every (source, teacher or flow model) of a cache; return their paths.
 
+    A source that no teacher looked at is drawn by itself if it has targets other than labels.
+
     Args:
         out: of one sheet; the names of several are added to it
 
@@ -42,6 +44,7 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
     """
     cache = Cache.open(folder)
     sets = [(name, teacher_of(of)) for name, of in cache.sets() if of != FRAMES]
+    sets += [pair for pair in cache.sets() if pair[1] == FRAMES and _alone(cache, pair[0], sets)]
     pairs = list(dict.fromkeys(sets))  # a teacher's extension sets are drawn with its own
     known = sorted({name for name, _ in cache.sets()})
     if source is not None and source not in known:
@@ -60,6 +63,13 @@ def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path)
         draw(cache, name, teacher, frames, path)
         drawn.append(path)
     return drawn
+
+
+def _alone(cache: Cache, source: str, drawn: list[tuple[str, str]]) -> bool:
+    """Tell whether a source has targets other than labels, which no sheet of a teacher shows."""
+    if any(source == name for name, _ in drawn):
+        return False
+    return bool(cache.artifact_set(source, FRAMES).arrays.keys() - {FRAMES, LABELS})
 
 
 def _draw_flow(cache: Cache, source: str, model: str, frames: int, path: Path) -> None:
@@ -99,17 +109,19 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
     """Draw some frames, spread evenly, a column for each artifact."""
     from stillroom.stages.pictures.sheet import Cell, FrameRow, Sheet
 
-    sets, kept = cache.teacher_sets(source, teacher), cache.artifact_set(source, FRAMES)
+    kept = cache.artifact_set(source, FRAMES)
+    sets = [] if teacher == FRAMES else cache.teacher_sets(source, teacher)
     usable = reduce(np.intersect1d, [one.usable() for one in (kept, *sets)])
     if not len(usable):
         raise CacheIncomplete(f"{source}/{teacher}: no frame is committed yet; {BUILD}")
     about = {row["index"]: row for row in kept.rows().to_pylist()}
-    holders = {name: one for one in (*sets[::-1], kept) for name in one.arrays if name != FRAMES}
+    held = {name: one for one in sets[::-1] for name in one.arrays}
+    holders = [*((name, kept) for name in kept.arrays if name != FRAMES), *held.items()]
+    holders.sort(key=lambda each: [*ARTIFACTS].index(artifact_of(each[0]).name))
     classes, label_places = _classes(kept, sets)
-    names = sorted(holders, key=lambda name: [*ARTIFACTS].index(artifact_of(name).name))
+    names = [f"true {name}" if one is kept and name in held else name for name, one in holders]
 
-    def cell(name: str, index: int) -> Cell:
-        holder = holders[name]
+    def cell(name: str, holder: ArtifactSet, index: int) -> Cell:
         stride = holder.arrays[name].attributes.get("stride", 1)
         array = holder.read(name, index)
         if name == LABELS:
@@ -120,12 +132,12 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
         FrameRow(
             frame_id=about[index]["frame_id"],
             image=kept.read(FRAMES, index),
-            cells=[cell(name, index) for name in names],
+            cells=[cell(*holder, index) for holder in holders],
             valid=(about[index]["valid_height"], about[index]["valid_width"]),
         )
         for index in evenly(usable.tolist(), frames)
     ]
-    identity = holders.get(PSEUDO_LABEL, sets[0]).identity
+    identity = held.get(PSEUDO_LABEL, kept).identity
     sheet = Sheet(
         f"{teacher} on {source}",
         ("frame", *names),

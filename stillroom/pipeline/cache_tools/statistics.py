@@ -82,7 +82,7 @@ def measure_stats(
     address: str | None = None,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> StatsReport:
-    """Count what every teacher's set of a cache holds, over the committed and usable frames.
+    """Count what every teacher's set, and every source's targets, hold: of usable frames.
 
     Args:
         address: work on a Ray cluster whose machines see `folder`
@@ -117,18 +117,24 @@ def measure_stats(
 
 def _chosen(cache: Cache, request: StatsRequest) -> list[ArtifactSet]:
     source, array = request.source, request.array
-    pairs = [pair for pair in cache.sets() if pair[1] != FRAMES and source in (None, pair[0])]
-    if not pairs:
+    pairs = [pair for pair in cache.sets() if source in (None, pair[0])]
+    targets = [one for one in (cache.artifact_set(*pair) for pair in pairs) if _counts(one)]
+    if not targets:
         known = ", ".join(map("/".join, cache.sets())) or "nothing"
         raise CacheIncomplete(
             f"{cache.path}: no teacher's set{'' if source is None else f' on source {source!r}'}; "
             f"it holds {known}"
         )
-    targets = [cache.artifact_set(*pair) for pair in pairs]
     if array is not None and not any(array in one.arrays for one in targets):
         layers = sorted({name for one in targets for name in one.arrays if "/" in name})
         raise ConfigError(f"no {array!r} in {cache.path}; it holds {', '.join(layers) or 'none'}")
     return targets
+
+
+def _counts(one: ArtifactSet) -> bool:
+    """Tell whether a set has more to count than labels, which are counted beside teachers."""
+    kinds = (spec.kind.statistics for spec in one.arrays.values())
+    return one.name != FRAMES or any(kind == "range" for kind in kinds)
 
 
 def _check_files(array: str | None, out: Path | None, plot: Path | None) -> None:

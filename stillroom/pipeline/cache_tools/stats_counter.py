@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetStats:
-    """One teacher on one source.
+    """One teacher on one source, or the frames of it.
 
     Attributes:
         feature_classes: where the classes of the features come from: "labels", "pseudo_label", ""
@@ -155,8 +155,9 @@ def _usable(of: ArtifactSet | None) -> set[int]:
 
 
 def _held(of: ArtifactSet, statistics: str) -> str | None:
-    """Return the first array of a set of which such statistics are taken."""
-    names = (name for name, spec in of.arrays.items() if spec.kind.statistics == statistics)
+    """Return the first array of a set of which such statistics are taken, but for labels."""
+    kinds = ((name, spec.kind) for name, spec in of.arrays.items() if name != LABELS)
+    names = (name for name, kind in kinds if kind.statistics == statistics)
     return next(names, None)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from stillroom.stages.cache.device_copy import Underway
 from stillroom.stages.cache.shard_threads import Tasks
-from stillroom.storage_specs.artifacts import IGNORE, LABELS, PSEUDO_LABEL
+from stillroom.stages.evaluate.value_range import Range, merged
+from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 from stillroom.storage_specs.spans import span
@@ -63,6 +64,7 @@ class ShardReport:
         label_pixels: how many pixels have each class in the shard's labels, by class index
         photo_pixels: how many there are in the photos that a teacher was given for pseudo labels
         sure_pixels: how many of those have one
+        ranges: of targets that have one, by name: depth in metres
     """
 
     work: ShardWork
@@ -80,6 +82,7 @@ class ShardReport:
     label_pixels: Counter[int] = field(default_factory=Counter)
     photo_pixels: int = 0
     sure_pixels: int = 0
+    ranges: dict[str, Range] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,29 @@ class _Pixels:
     labels: Counter[int] = field(default_factory=Counter)
     photo: int = 0
     sure: int = 0
+    ranges: dict[str, Range] = field(default_factory=dict)
 
     @classmethod
     def of(cls, arrays: Arrays, loaded: Any) -> _Pixels:
         labels = class_pixels(arrays[LABELS]) if LABELS in arrays else Counter[int]()
         if PSEUDO_LABEL not in arrays:
-            return cls(labels)
+            return cls(labels, ranges=_ranges(arrays))
         height, width = loaded.valid
         label = arrays[PSEUDO_LABEL][:height, :width]
         return cls(labels, height * width, int(np.count_nonzero(label != IGNORE)))
 
     def __add__(self, other: _Pixels) -> _Pixels:
         labels = self.labels + other.labels
-        return _Pixels(labels, self.photo + other.photo, self.sure + other.sure)
+        ranges = merged(self.ranges, other.ranges)
+        return _Pixels(labels, self.photo + other.photo, self.sure + other.sure, ranges)
+
+
+def _ranges(arrays: Arrays) -> dict[str, Range]:
+    """The range of each target among a source's arrays that has one."""
+    if FRAMES not in arrays:
+        return {}
+    kinds = {name: ARTIFACTS[name].statistics for name in arrays}
+    return {name: Range.of(arrays[name]) for name, kind in kinds.items() if kind == "range"}
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ def cache_shard(job: ShardJob) -> ShardReport:
         label_pixels=shard.pixels.labels,
         photo_pixels=shard.pixels.photo,
         sure_pixels=shard.pixels.sure,
+        ranges=shard.pixels.ranges,
     )
 
 

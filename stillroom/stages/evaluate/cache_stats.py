@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from stillroom.stages.evaluate.moments import Moments
-from stillroom.stages.evaluate.value_range import Range
+from stillroom.stages.evaluate.value_range import Range, merged
 from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
@@ -99,10 +99,7 @@ class CacheStats:
         return CacheStats(
             **{name: mine[name] + theirs[name] for name in counts},
             features=self.features.merge(other.features),
-            ranges={
-                name: self.ranges.get(name, Range()).merge(other.ranges.get(name, Range()))
-                for name in {**self.ranges, **other.ranges}
-            },
+            ranges=merged(self.ranges, other.ranges),
         )
 
     def class_weights(self, classes: Sequence[str]) -> dict[str, float]:

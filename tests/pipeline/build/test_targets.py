@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from PIL import Image
 
 import stillroom
 from stillroom.cli import main
+from stillroom.stages.pictures.palette import PADDING
+from stillroom.stages.pictures.picture_kinds import PICTURES, PictureContext
 from stillroom.stages.train.dataset import CacheDataset
 from stillroom.stages.view import ViewConfig
+from stillroom.storage_specs.codecs.plain import Exact
+from stillroom.storage_specs.layout import ArraySpec
+from stillroom.storage_specs.manifest import FrameRow
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
@@ -117,3 +123,66 @@ def test_a_teacher_of_a_target_s_name_is_refused_before_anything_is_built(built:
     done = CliRunner().invoke(main, ["cache", "build", str(built / "two.toml")])
     assert done.exit_code == 2
     assert "'depth' is what a source labels its frames with" in done.output
+
+
+def test_statistics_count_the_depth_of_the_frames_that_have_some(built: Path) -> None:
+    frames = Cache.open(built / "kitchen.cache").artifact_set("kitchen", "frames")
+    values = np.concatenate([frames.read("depth", index).ravel() for index in range(4)])
+    there = values[values > 0].astype(np.float64)
+    (one,) = said(f"stats {built / 'kitchen.cache'} --json")["sets"]
+    found = one["ranges"]["depth"]
+    assert (one["teacher"], found["frames"]) == ("frames", 2)
+    assert found["present"] == there.size / values.size
+    assert found["mean"] == pytest.approx(there.mean())
+    for share in (5, 50, 95):
+        expected = np.quantile(there, share / 100)
+        assert found[f"quantile_{share:02}"] == pytest.approx(expected, rel=0.06)
+    counts, edges = found["histogram"].values(), [float(edge) for edge in found["histogram"]]
+    expected, _ = np.histogram(there, [*edges, np.inf])
+    assert list(counts) == expected.tolist()
+    text = said(f"stats {built / 'kitchen.cache'}")
+    assert "of the positions have a value, in 2 frames" in text
+
+
+@pytest.mark.parametrize("unit", [0.001, 0.00025])
+def test_a_build_says_how_far_things_are_and_doubts_a_unit_that_makes_all_near(
+    built: Path, unit: float
+) -> None:
+    place = built / f"{unit}.cache"
+    options = f"--set sources.kitchen.unit={unit} --set cache.path={place}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(built)
+        text = said(f"build run.toml {options}").partition("depth of kitchen: ")[2]
+    shown = np.floor(1000 * METRES[1::2, 1::2]) * unit
+    there = shown[shown > 0]
+    numbers = re.match(r"(\S+) to (\S+) m, half below (\S+) m, in 2 frames", text)
+    assert numbers is not None
+    expected = there.min(), there.max(), np.median(there)
+    assert [float(each) for each in numbers.groups()] == pytest.approx(expected, rel=0.03)
+    assert ("is that so? Else mend sources.kitchen.unit" in text) == (there.max() < 1)
+
+
+def test_previews_paint_depth_and_tell_a_teacher_s_from_the_true_one(built: Path) -> None:
+    said(f"preview {built / 'kitchen.cache'} --out {built / 'alone.png'}")
+    cache = Cache.open(built / "kitchen.cache")
+    target = cache.define(
+        "kitchen", "net", {}, 4, 4, [ArraySpec("depth", (6, 8), Exact(), attributes={"stride": 4})]
+    )
+    writer = target.writer(0)
+    for index in range(4):
+        writer.put(FrameRow(index, f"f_{index}"), {"depth": np.full((6, 8), 3, np.float32)})
+    writer.commit()
+    said(f"preview {built / 'kitchen.cache'} --out {built / 'both.png'}")
+    alone, both = (np.asarray(Image.open(built / f"{name}.png")) for name in ("alone", "both"))
+    assert alone.shape[0] == both.shape[0]
+    assert alone.shape[1] < both.shape[1]
+
+
+def test_a_picture_of_normals_shows_up_as_green_right_as_red_and_none_as_padding() -> None:
+    normals = np.zeros((3, 1, 4), np.float32)
+    normals[1, 0, 0], normals[0, 0, 1], normals[2, 0, 2] = -1, 1, -1
+    context = PictureContext(np.array([[True] * 4]), np.zeros((0, 3), np.uint8))
+    kind = PICTURES["normals"]
+    expected = [(128, 255, 128), (255, 128, 128), (128, 128, 255), PADDING]
+    assert list(map(tuple, kind.paint(normals, context)[0].tolist())) == expected
+    assert kind.caption(normals, context) == "75.0% known"
