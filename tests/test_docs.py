@@ -52,12 +52,11 @@ def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() 
     for page in (REPOSITORY / "docs" / "losses").glob("*.md"):
         assert f"](losses/{page.name}" in index, f"docs/losses.md leads nowhere to {page.name}"
         assert ".png)" in page.read_text(), f"{page.name} shows no picture"
-    runs = [
-        load_run(REPOSITORY / "examples" / f"{one}.toml") for one in ("camvid_all_terms", "video")
-    ]
-    single, of_clips = (run.terms for run in runs)
-    assert {term.name for term in single + of_clips} == set(LOSSES)
-    assert not any(needs_triplets(term) for term in single)
+    examples = "camvid_all_terms", "video", "street_tasks"
+    runs = [load_run(REPOSITORY / "examples" / f"{one}.toml") for one in examples]
+    single, of_clips, of_tasks = (run.terms for run in runs)
+    assert {term.name for term in single + of_clips + of_tasks} == set(LOSSES)
+    assert not any(needs_triplets(term) for term in single + of_tasks)
 
 
 def test_every_error_is_named_in_the_page_on_operations() -> None:

@@ -194,6 +194,7 @@ def train_with_bar(run: RunConfig, workers: int = 1, address: str | None = None)
         workers: processes that train it together; address: of a Ray cluster where they do
     """
     from stillroom.pipeline.training import train_run
+    from stillroom.stages.evaluate.tasks import TASKS
 
     name = f"train {run.train.path if run.train is not None else ''}"
     mean: float | None = None  # of the loss, over about twenty steps
@@ -202,8 +203,10 @@ def train_with_bar(run: RunConfig, workers: int = 1, address: str | None = None)
     def on_step(progress: TrainProgress) -> None:
         nonlocal mean, score
         mean = 0.95 * (progress.loss if mean is None else mean) + 0.05 * progress.loss
-        if progress.scores is not None and "miou" in progress.scores:
-            score = f"  mIoU {progress.scores['miou']:.4f}"
+        for best in (row.best for row in TASKS.values()):
+            if progress.scores is not None and best in progress.scores:
+                score = f"  {'mIoU' if best == 'miou' else best} {progress.scores[best]:.4f}"
+                break
         wait = progress.wait_seconds / progress.seconds if progress.seconds else 0.0
         note = f"loss {mean:.4f}  waits {wait:.0%}{score}"
         bars.update(name, completed=progress.step, total=progress.steps, note=note)

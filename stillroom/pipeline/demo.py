@@ -15,8 +15,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from stillroom.pipeline.cache_tools.preview import draw_preview
-from stillroom.pipeline.evaluation import Evaluation, draw_predictions
 from stillroom.pipeline.open_model import open_model
+from stillroom.pipeline.prediction_pictures import draw_predictions
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import CURVES
 from stillroom.stages.pictures.iou_chart import iou_chart
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from stillroom.pipeline.evaluation import Evaluation
     from stillroom.pipeline.run_file.sections import RunConfig
 
 RUN_FILES = ("teacher.toml", "student.toml")

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.pipeline.open_model import open_model
+from stillroom.pipeline.prediction_pictures import (
+    draw_predictions,
+    frames_at_once,
+    section_of,
+)
 from stillroom.pipeline.video import open_clips, picture_paths
 from stillroom.stages.class_lists import agree
 from stillroom.stages.evaluate.cost import measure_cost
-from stillroom.stages.evaluate.evaluation import evaluate_source, scored_label
-from stillroom.stages.evaluate.predict import Prediction, predictions
+from stillroom.stages.evaluate.evaluation import evaluate_source
+from stillroom.stages.evaluate.task_evaluation import evaluate_task
+from stillroom.stages.evaluate.tasks import TASKS
 from stillroom.stages.models.looks import Looks
 from stillroom.stages.models.looks_settings import LooksSettings
 from stillroom.stages.pictures.page import make_place
-from stillroom.stages.pictures.prediction_sheet import prediction_sheet
-from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.open import open_source
-from stillroom.storage_specs.artifacts import IGNORE
-from stillroom.storage_specs.errors import ConfigError, FrameError
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from stillroom.pipeline.open_model import Model
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from stillroom.pipeline.video import OnFrames, VideoClips, VideoEvaluation
     from stillroom.stages.evaluate.cost import Cost
     from stillroom.stages.evaluate.evaluation import EvaluationResult
-    from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
-    from stillroom.stages.sources.canvas import CanvasFrame
+    from stillroom.stages.evaluate.task_evaluation import TaskResult
     from stillroom.stages.sources.source import Source
+
+SEGMENTATION = "segmentation"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Evaluation:
     """The scores of a model on a source, and what it costs.
 
     Attributes:
+        segmentation: of its classes; None where the model or the source has none
+        tasks: of further tasks that both know, by name
         looks: of the model at each frame; its cost is of all of them
         video: how steady it is, where that was asked for
         pictures: of the clips, with all models
@@ -70,11 +74,23 @@ class Evaluation:
     model: str
     source: str
     looks: LooksSettings
-    result: EvaluationResult
+    segmentation: EvaluationResult | None
     cost: Cost
     sheet: Path | None
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     video: VideoEvaluation | None = None
     pictures: tuple[Path, ...] = ()
+
+    @property
+    def result(self) -> EvaluationResult:
+        """The scores of its classes.
+
+        Raises:
+            ConfigError: it was scored on others alone.
+        """
+        if self.segmentation is None:
+            raise ConfigError(f"{self.model} was scored on {', '.join(self.tasks)}, and no classes")
+        return self.segmentation
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as JSON."""
@@ -82,7 +98,8 @@ class Evaluation:
             "model": self.model,
             "source": self.source,
             "looks": self.looks.model_dump(mode="json", include=set(LooksSettings.model_fields)),
-            **self.result.to_dict(),
+            **({} if self.segmentation is None else self.segmentation.to_dict()),
+            **{task: result.to_dict() for task, result in self.tasks.items()},
             "cost": self.cost.to_dict(),
             "sheet": None if self.sheet is None else str(self.sheet),
             "video": None if self.video is None else self.video.to_dict(),
@@ -120,14 +137,14 @@ def evaluate_models(
         ConfigError: no such model or teacher, no [evaluate] section, or other classes.
         CacheIncomplete: a run has not come to a model yet.
     """
-    settings = _settings(run)
+    settings = section_of(run)
     if options.pictures is not None and not options.video:
         raise ConfigError("--pictures draws what --video measures; give both")
     for place in (options.sheet, *picture_paths(options.pictures)):
         if place is not None:
             make_place(place)
     source = open_source(run.sources[settings.source])
-    models = _open_models(run, names, source, own_upsampling=options.own_upsampling)
+    models = _open_models(run, names, source, options)
     clips = open_clips(run) if options.video else None
     if clips is not None:
         clips.compute_flow(on_frames)
@@ -143,15 +160,22 @@ def evaluate_models(
 
 
 def _open_models(
-    run: RunConfig, names: Sequence[str], source: Source, *, own_upsampling: bool
+    run: RunConfig, names: Sequence[str], source: Source, options: EvaluationOptions
 ) -> dict[str, Model]:
-    settings = _settings(run)
+    settings = section_of(run)
     models: dict[str, Model] = {}
     for name in names:
-        model = open_model(run, name, own_upsampling=own_upsampling)
+        model = open_model(run, name, own_upsampling=options.own_upsampling)
         if model.name in models:
             raise ConfigError(f"{model.name} is named twice")
-        _check_classes(model, source, settings.source)
+        _check_tasks(model, run.targets_of(settings.source), settings.source)
+        if SEGMENTATION in model.tasks and source.classes is not None:
+            _check_classes(model, source.classes, settings.source)
+        elif settings.several() or options.video or options.sheet is not None:
+            raise ConfigError(
+                f"{model.name} is not scored on classes, which --video and --sheet show and "
+                "evaluate.flip, scales and tile look at; leave them out (`stillroom predict` draws)"
+            )
         if settings.several():
             looks = Looks(model.predictor, settings, settings.batch)
             model = replace(model, predictor=looks)
@@ -168,18 +192,34 @@ class _Scorer:
     on_frames: OnFrames
 
     def score(self, model: Model) -> Evaluation:
-        settings, canvas, options = _settings(self.run), self.run.cache.canvas, self.options
+        settings, canvas, options = section_of(self.run), self.run.cache.canvas, self.options
         total = min(len(self.source), options.limit or len(self.source))
-        result = evaluate_source(
-            model.predictor,
-            self.source,
-            canvas,
-            own_size=(options.size or settings.size) == "own",
-            ignored=settings.ignore,
-            batch=_frames_at_once(settings),
-            limit=options.limit,
-            on_frames=lambda done: self.on_frames(f"eval {model.name}", done, total),
-        )
+        own_size = (options.size or settings.size) == "own"
+        result = None
+        if SEGMENTATION in model.tasks and self.source.classes is not None:
+            result = evaluate_source(
+                model.predictor,
+                self.source,
+                canvas,
+                own_size=own_size,
+                ignored=settings.ignore,
+                batch=frames_at_once(settings),
+                limit=options.limit,
+                on_frames=lambda done: self.on_frames(f"eval {model.name}", done, total),
+            )
+        tasks = {
+            task: evaluate_task(
+                model.tasks[task],
+                self.source,
+                task,
+                canvas,
+                own_size=own_size,
+                batch=settings.batch,
+                limit=options.limit,
+                on_frames=lambda done: self.on_frames(f"eval {model.name}", done, total),
+            )
+            for task in further_tasks(model.tasks, self.run.targets_of(settings.source))
+        }
         cost = measure_cost(model.predictor, model.module, canvas, idle=model.idle)
         video = None
         if self.clips is not None:
@@ -187,82 +227,39 @@ class _Scorer:
             video = self.clips.measure(model, self.on_frames, keep=keep)
         pictures = picture_paths(options.pictures)
         return Evaluation(
-            model.name, settings.source, settings, result, cost, options.sheet, video, pictures
+            model.name,
+            settings.source,
+            settings,
+            result,
+            cost,
+            options.sheet,
+            tasks,
+            video,
+            pictures,
         )
 
 
-def _settings(run: RunConfig) -> EvaluateConfig:
-    if run.evaluate is None:
-        raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
-    return run.evaluate
+def further_tasks(known: Iterable[str], targets: Collection[str]) -> list[str]:
+    """Return the tasks, other than segmentation, that a source has targets for."""
+    return [task for task in known if task != SEGMENTATION and TASKS[task].target in targets]
 
 
-def _frames_at_once(settings: EvaluateConfig) -> int:
-    """Return the frames of a batch; of many looks one, whose windows then are the batch."""
-    return 1 if settings.several() else settings.batch
+def _check_tasks(model: Model, targets: Collection[str], name: str) -> None:
+    """Refuse to score a model on a source that has no target of any of its tasks."""
+    if not any(TASKS[task].target in targets for task in model.tasks or (SEGMENTATION,)):
+        wanted = " or ".join(TASKS[task].target for task in model.tasks or (SEGMENTATION,))
+        raise ConfigError(
+            f"evaluate.source: {name!r} has no {wanted}, which {model.name} is scored on; name a "
+            "labelled one"
+        )
 
 
-def _check_classes(model: Model, source: Source, name: str) -> None:
+def _check_classes(model: Model, classes: tuple[str, ...], name: str) -> None:
     """Refuse to score a model on labels of other classes, or of the same in another order."""
-    if source.classes is None:
-        raise ConfigError(f"evaluate.source: {name!r} has no labels; name a labelled one")
-    if model.classes is not None and not agree(model.classes, source.classes):
+    if model.classes is not None and not agree(model.classes, classes):
         raise ConfigError(
             f"{model.name} and the source {name!r} have different classes\n"
             f"  model   {', '.join(model.classes)}\n"
-            f"  source  {', '.join(source.classes)}\n"
+            f"  source  {', '.join(classes)}\n"
             "  evaluate it on a source with the classes that it was trained for"
         )
-
-
-def draw_predictions(
-    run: RunConfig,
-    models: Mapping[str, Model],
-    path: Path,
-    results: Mapping[str, EvaluationResult],
-    *,
-    limit: int | None = None,
-) -> None:
-    """Draw a sheet with a column for every model, of frames that were scored, spread evenly.
-
-    Args:
-        models, results: by the name that the picture shows
-        limit: how many of the first frames were scored, if not all
-    """
-    settings = _settings(run)
-    source = open_source(run.sources[settings.source])
-    total = min(len(source), limit or len(source))
-    frames = _scored_frames(source, range(total), settings.sheet_frames, run.cache.canvas)
-    classes = {
-        name: [
-            each.classes
-            for each in predictions(model.predictor, frames, _frames_at_once(settings))
-            if isinstance(each, Prediction)
-        ]
-        for name, model in models.items()
-    }
-    prediction_sheet(
-        path,
-        frames,
-        classes,
-        source.classes or (),
-        scores={name: result.scores for name, result in results.items()},
-        title=f"{settings.source}: predictions",
-    )
-
-
-def _scored_frames(
-    source: Source, among: Sequence[int], count: int, canvas: tuple[int, int]
-) -> list[CanvasFrame]:
-    """Load frames that count, spread evenly; in place of one that does not, the next that does."""
-    labelled = [index for index in among if source.labelled(index)]
-    chosen = evenly(range(len(labelled)), count)
-    found = []
-    for first, behind in zip(chosen, [*chosen[1:], len(labelled)], strict=True):
-        for index in labelled[first:behind]:
-            with suppress(FrameError):  # the scores have counted and named it
-                frame = to_canvas(source.load(index), canvas)
-                if (scored_label(frame) != IGNORE).any():
-                    found.append(frame)
-                    break
-    return found

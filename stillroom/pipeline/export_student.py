@@ -130,7 +130,17 @@ def _place(model: Path, to: str, out: Path | None) -> Path:
 
 
 def about_of(trained: TrainedStudent, size: tuple[int, int] | None = None) -> About:
-    """What is said of a student that takes frames of a size; the canvas's if left out."""
+    """What is said of a student that takes frames of a size; the canvas's if left out.
+
+    Raises:
+        ConfigError: it has no head of segmentation, whose labels are what is exported.
+    """
+    if not trained.section.learns_classes():
+        raise ConfigError(
+            f"{trained.name} tells {', '.join(trained.student.heads)}, and no classes, which "
+            "`export` and `predict` are about; `stillroom eval` scores it, and its "
+            "model.safetensors is a teacher's weights"
+        )
     height, width = trained.config["cache"]["canvas"]
     colours = tuple((red, green, blue) for red, green, blue in palette(trained.classes).tolist())
     canvas = (height, width)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.evaluate.predict import Predictor, StudentPredictor, TeacherPredictor
+from stillroom.stages.evaluate.tasks import TASKS
 from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.tensor_file import read_tensors
@@ -19,6 +20,8 @@ from stillroom.stages.train.checkpoint import load_checkpoint
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError, WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.models.student import Student
 
@@ -30,9 +33,11 @@ class Model:
     """Something that can be scored.
 
     Attributes:
+        predictor: of what its first task gives
         module: the torch module with its parameters; None for a bare callable
         classes: names, or None where the model does not know them
         idle: how many of its parameters its output does not depend on
+        tasks: what tells of each task that it knows, by name, in the order of `TASKS`
     """
 
     name: str
@@ -40,6 +45,7 @@ class Model:
     module: Any
     classes: tuple[str, ...] | None
     idle: int = 0
+    tasks: Mapping[str, Predictor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,23 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
             known = ", ".join(run.teachers) or "none"
             raise ConfigError(f"no teacher {name!r} in the run file; it has {known}")
         teacher = build_teacher(run.teacher(name), run.cache.canvas)
-        return Model(
-            model, TeacherPredictor(teacher, own_upsampling), teacher.module, teacher.classes
-        )
+        predictor = TeacherPredictor(teacher, own_upsampling)
+        given: dict[str, Predictor] = {
+            task: replace(predictor, output=row.output)
+            for task, row in TASKS.items()
+            if row.output in teacher.strides
+        }
+        teller = next(iter(given.values()), predictor)  # which says what it gives instead
+        return Model(model, teller, teacher.module, teacher.classes, tasks=given)
     if own_upsampling:
         raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
     trained = open_trained(Path(model))
     student = trained.student.to(best_device())
-    predictor = StudentPredictor(student)
-    return Model(trained.name, predictor, student, trained.classes, student.idle_parameters)
+    tasks: dict[str, Predictor] = {
+        task: StudentPredictor(student, TASKS[task].output) for task in student.heads
+    }
+    first = next(iter(tasks.values()))
+    return Model(trained.name, first, student, trained.classes, student.idle_parameters, tasks)
 
 
 def open_trained(path: Path) -> TrainedStudent:

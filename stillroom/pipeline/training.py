@@ -7,6 +7,7 @@ import math
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.depth_check import check_depth
 from stillroom.pipeline.label_check import check_labels
 from stillroom.pipeline.live_teachers import build_live
 from stillroom.pipeline.mix_check import mix_needs
@@ -17,12 +18,12 @@ from stillroom.pipeline.training_checks import (
     check_objective,
     check_view,
 )
+from stillroom.pipeline.validation import validation_source, validator
 from stillroom.stages.across_ranks import rank, together
-from stillroom.stages.class_lists import agree
+from stillroom.stages.evaluate.tasks import TASKS
 from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.pictures.curve_chart import Panel, curve_chart
-from stillroom.stages.sources.open import open_source
 from stillroom.stages.torch_state import use_seed
 from stillroom.stages.train.job import UNCHANGING, TrainJob
 from stillroom.stages.train.live_teachers import LiveTeachers
@@ -122,10 +123,12 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     """
     settings, student_config = _sections(run)
     check_view(settings.view, run.cache.canvas)
-    objective = Objective(run.terms, settings.unlabelled_weight)
+    learned = settings.task_weights == "uncertainty"
+    objective = Objective(run.terms, settings.unlabelled_weight, uncertainty=learned)
     cache = Cache.open(run.cache.path)
     check_cache(run, settings, cache, objective)
-    classes = student_classes(cache, run, settings)
+    learns_classes = student_config.learns_classes()
+    classes = student_classes(cache, run, settings) if learns_classes else ()
     kinds = {
         name: (is_labelled(cache, name, stream), stream.triplets is not None)
         for name, stream in settings.streams.items()
@@ -145,8 +148,9 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         streams[name] = open_dataset(cache, name, settings, needs, student.stride, live)
     check_objective(run, objective, streams, classes)
     check_labels(objective, streams, classes)
+    check_depth(student, streams)
     objective.prepare(_sizes(student, classes, streams, cached))
-    scored = _validation_source(run, classes)
+    scored = validation_source(run, student, classes)
     device = device_of(settings.device, "train")
     if rank() == 0:
         LOG.info("the student trains on %s", device)
@@ -157,7 +161,8 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         settings=settings,
         config={**as_document(run), "classes": list(classes)},
         fingerprints=_fingerprints(settings, streams, scored),
-        validate=None if scored is None else _validator(run, scored),
+        validate=None if scored is None else validator(run, scored, student),
+        score=TASKS[next(iter(student.heads))].best,
         on_step=on_step,
         device=device,
         live=_live(run, teachers, streams),
@@ -213,22 +218,6 @@ def _sizes(
     return Sizes(*mine, teachers, cached, classes)
 
 
-def _validation_source(run: RunConfig, classes: tuple[str, ...]) -> Source | None:
-    if run.train is None or run.train.validation is None:
-        return None
-    source = open_source(run.sources[run.train.validation.source])
-    if source.classes is None:
-        raise ConfigError(
-            f"train.validation.source: {run.train.validation.source!r} has no labels; name a "
-            "labelled source"
-        )
-    if not agree(source.classes, classes):
-        raise ConfigError(
-            f"train.validation.source: its classes are {source.classes}, the student's {classes}"
-        )
-    return source
-
-
 def _fingerprints(
     settings: TrainConfig, streams: Mapping[str, CacheDataset], scored: Source | None
 ) -> dict[str, str]:
@@ -243,24 +232,12 @@ def _fingerprints(
     return found
 
 
-def _validator(run: RunConfig, source: Source) -> Callable[[Student], Mapping[str, Any]]:
-    """What scores the student while it trains."""
-    from stillroom.stages.evaluate.evaluation import evaluate_source
-    from stillroom.stages.evaluate.predict import StudentPredictor
-
-    def validate(student: Student) -> Mapping[str, Any]:
-        result = evaluate_source(StudentPredictor(student), source, run.cache.canvas)
-        return result.to_dict()
-
-    return validate
-
-
 def _draw_curves(folder: Path) -> None:
     """Draw the loss, its terms and the validation scores of a run over its steps."""
     lines = read_metrics(folder)
     losses = [line for line in lines if "terms" in line]
     gradients = [line for line in lines if "gradients" in line]
-    scores = [line for line in lines if "miou" in line.get("scores", {})]
+    scores = [line for line in lines if "scores" in line]
     if not losses:
         return
 
@@ -276,6 +253,8 @@ def _draw_curves(folder: Path) -> None:
     if len(gradients) > 1:
         norms = {name: curve(gradients, "gradients", name) for name in gradients[0]["gradients"]}
         panels.append(Panel("gradients of the terms, weighted: 2-norm", norms, logarithmic=True))
-    if scores:
-        panels.append(Panel("validation mIoU", {"mIoU": curve(scores, "scores", "miou")}))
+    for best in (row.best for row in TASKS.values()):
+        if scores and best in scores[0]["scores"]:
+            name = "mIoU" if best == "miou" else best
+            panels.append(Panel(f"validation {name}", {name: curve(scores, "scores", best)}))
     curve_chart(folder / CURVES, panels, title=folder.name)

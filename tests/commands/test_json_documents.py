@@ -87,7 +87,7 @@ DOCUMENTS = {
     "train RUN": (
         "steps best_score best_step losses(loss street/cross_entropy street/probability_l2/tiny "
         "more/probability_l2/tiny) seconds wait_seconds skipped(street more) "
-        "paths(model last metrics config fingerprints) already_finished"
+        "paths(model last metrics config fingerprints) already_finished score"
     ),
     "eval run RUN --limit 2": EVALUATION,
     "init photos --out first.toml": "path canvas sources(unlabelled(role kind frames remarks))",

@@ -22,13 +22,16 @@ from stillroom.stages.train.losses.table import LOSSES
 from stillroom.storage_specs.errors import ArtifactError
 
 HEADS = {"auxiliary_cross_entropy", "overparameterisation"}  # of another term's function
-# Labels, a memory or other frames come in too.
+# Labels, other targets, a memory or other frames come in too.
 OTHERS = HEADS | {
     "cross_entropy",
     "cross_image_memory",
     "cross_image_pixel",
+    "depth_bins",
+    "depth_regression",
     "holistic",
     "multi_frame",
+    "normals_cosine",
     "pairwise_frame",
     "temporal",
 }

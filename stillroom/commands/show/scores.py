@@ -22,7 +22,12 @@ MOST_CLIPS, MOST_FAULTS = 10, 10  # lines; `--json` has all
 
 def evaluations(found: Sequence[Evaluation]) -> list[RenderableType]:
     """Lay out the scores of models, and what they cost."""
-    parts = _one(found[0]) if len(found) == 1 else _side_by_side(found)
+    parts = _of_tasks(found)
+    if with_classes := [one for one in found if one.segmentation is not None]:
+        one = len(with_classes) == 1
+        parts = [*(_one(with_classes[0]) if one else _side_by_side(with_classes)), *parts]
+    else:
+        parts += [f"{one.model}: {_cost(one)}" for one in found]
     videos = {one.model: one.video for one in found if one.video is not None}
     if videos:
         parts += ["", *_along_clips(videos)]
@@ -32,7 +37,7 @@ def evaluations(found: Sequence[Evaluation]) -> list[RenderableType]:
 
 
 def _one(found: Evaluation) -> list[RenderableType]:
-    scores, cost = found.result.scores, found.cost
+    scores = found.result.scores
     columns = scores.iou, scores.accuracy, found.result.boundary.iou
     rows = zip(scores.classes, *(map(_score, column) for column in columns), strict=True)
     return [
@@ -42,11 +47,37 @@ def _one(found: Evaluation) -> list[RenderableType]:
         f"mean accuracy {scores.mean_accuracy:.4f}   "
         f"boundary mIoU {found.result.boundary.miou:.4f}",
         *_remarks(found),
+        _cost(found),
+    ]
+
+
+def _cost(found: Evaluation) -> str:
+    cost = found.cost
+    return (
         f"{parameters(cost.parameters)} parameters   {gflops(cost.flops)} GFLOPs at "
         f"{cost.height}x{cost.width}   {cost.speed.frames_per_second:.1f} frames/s "
         f"(median {_ms(cost.speed.median_ms)}, p95 {_ms(cost.speed.p95_ms)}) "
-        f"on {cost.speed.device}",
-    ]
+        f"on {cost.speed.device}"
+    )
+
+
+def _of_tasks(found: Sequence[Evaluation]) -> list[RenderableType]:
+    """Lay out a table for each task beside classes, a line a model."""
+    parts: list[RenderableType] = []
+    for task in dict.fromkeys(task for one in found for task in one.tasks):
+        scored = [(one.model, one.tasks[task]) for one in found if task in one.tasks]
+        first = scored[0][1]
+        rows = [[name, *(f"{each:.4f}" for each in one.scores.values())] for name, one in scored]
+        parts += [
+            f"{task} of {found[0].source}, {first.frames} frames, size: {first.size}",
+            grid((task, *first.scores), rows),
+        ]
+        if first.without:
+            parts.append(f"frames without {task}, not predicted: {first.without}")
+        skipped = [f"{frame.frame_id}: {frame.reason}" for frame in first.skipped]
+        bad = [f"{frame.frame_id}: {frame.reason}" for frame in first.bad_targets]
+        parts += [*_faults(skipped, "frame"), *_faults(bad, task)]
+    return parts
 
 
 def _side_by_side(found: Sequence[Evaluation]) -> list[RenderableType]:

@@ -28,7 +28,8 @@ def train_result(result: TrainResult) -> list[RenderableType]:
         "last losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()),
     ]
     if result.best_score is not None:
-        parts.append(f"best validation mIoU {result.best_score:.4f} at step {result.best_step}")
+        name = "mIoU" if result.score == "miou" else result.score
+        parts.append(f"best validation {name} {result.best_score:.4f} at step {result.best_step}")
     skipped = {name: count for name, count in result.skipped.items() if count}
     if skipped:
         listing = ", ".join(f"{count} of {name}" for name, count in skipped.items())

@@ -33,7 +33,7 @@ THREADS = 2  # that decode
 
 
 class Predictor(Protocol):
-    """What can be evaluated: frames in, logits and their stride out."""
+    """What can be evaluated: frames in, a grid and its stride out: logits, or of another task."""
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """Predict a batch.
@@ -42,15 +42,21 @@ class Predictor(Protocol):
             frames: (B, H, W, 3) uint8, RGB.
 
         Returns:
-            logits (B, C, ceil(H / stride), ceil(W / stride)), and the stride in pixels.
+            (B, C, ceil(H / stride), ceil(W / stride)), logits or what another task's head gives,
+            and the stride in pixels.
         """
 
 
 @dataclass(frozen=True)
 class StudentPredictor:
-    """A student in evaluation mode; its modules are back in their own modes after each batch."""
+    """A student in evaluation mode; its modules are back in their own modes after each batch.
+
+    Attributes:
+        output: which of its grids.
+    """
 
     student: Student
+    output: str = LOGITS
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """See `Predictor`."""
@@ -59,7 +65,7 @@ class StudentPredictor:
         with evaluation_mode(self.student), torch.inference_mode():
             # contiguous: a transposed view would send the first convolution down a slow path
             images = images.permute(0, 3, 1, 2).contiguous().float()  # (B, 3, H, W)
-            return self.student(images).logits, self.student.stride
+            return self.student(images).grids[self.output], self.student.strides[self.output]
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,25 @@ class TeacherPredictor:
         teacher: the teacher.
         own_upsampling: let its network upsample its logits, instead of doing it as students learn
             from cached logits.
+        output: which of its grids.
     """
 
     teacher: Teacher
     own_upsampling: bool = False
+    output: str = LOGITS
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """See `Predictor`."""
-        if self.own_upsampling:
+        if self.own_upsampling and self.output == LOGITS:
             return self.teacher.own_logits(frames), 1
-        if LOGITS not in self.teacher.strides:
+        if self.output not in self.teacher.strides:
             given = ", ".join(self.teacher.strides)
-            raise ConfigError(f"a teacher without logits cannot be scored; it gives {given}")
-        return self.teacher(frames)[LOGITS], self.teacher.strides[LOGITS]
+            raise ConfigError(
+                f"a teacher without {self.output} cannot be scored on it; it gives {given}"
+            )
+        grid = self.teacher(frames)[self.output]
+        stride = self.teacher.strides[self.output]
+        return (grid[:, None] if grid.ndim == 3 else grid), stride  # depth has no axis of channels
 
 
 @contextmanager
@@ -138,14 +150,16 @@ def read_frames(
         source: where frames come from.
         canvas: (height, width) that they are brought to; None leaves each at its own size.
         indices: of the frames.
-        own_labels: give each frame its label at its own size as well.
+        own_labels: give each frame its label and other targets at their own size as well.
     """
 
     def load(index: int) -> CanvasFrame | SkippedFrame:
         try:
             frame = source.load(index)
             fitted = to_canvas(frame, frame.image.shape[:2] if canvas is None else canvas)
-            return replace(fitted, own_label=frame.label) if own_labels else fitted
+            if not own_labels:
+                return fitted
+            return replace(fitted, own_label=frame.label, own_targets=frame.targets)
         except FrameError as error:
             return SkippedFrame(source.frame_ids[index], str(error))
 
@@ -161,13 +175,33 @@ def read_frames(
 def predictions(
     predictor: Predictor, frames: Iterable[CanvasFrame | SkippedFrame], batch: int = 4
 ) -> Iterator[Prediction | SkippedFrame]:
-    """Predict frames in order; skipped ones pass through in their place.
+    """Predict the classes of frames in order; skipped ones pass through in their place.
 
-    A batch holds up to `batch` consecutive frames of one size.
+    Raises: as `full_outputs`.
+    """
+    for found in full_outputs(predictor, frames, batch):
+        if isinstance(found, SkippedFrame):
+            yield found
+            continue
+        frame, full = found
+        height, width = size = frame.image.shape[:2]
+        if frame.own_label is not None:
+            (height, width), size = frame.valid, frame.own_label.shape
+        classes = highest_class(full[:, :height, :width], (size[0], size[1])).cpu().numpy()
+        yield Prediction(frame, classes, len(full))
+
+
+def full_outputs(
+    predictor: Predictor, frames: Iterable[CanvasFrame | SkippedFrame], batch: int = 4
+) -> Iterator[tuple[CanvasFrame, Tensor] | SkippedFrame]:
+    """Predict frames in order: each with its grid at its pixels, (C, H, W); padding included.
+
+    A batch holds up to `batch` consecutive frames of one size. Skipped ones pass through in their
+    place.
 
     Raises:
-        ArtifactError: the logits have another shape than their stride says, or are not finite.
-            That is no fault of the frame: leaving it out would flatter the model.
+        ArtifactError: the grid has another shape than its stride says, or is not finite. That is no
+            fault of the frame: leaving it out would flatter the model.
         ConfigError: the batch is below 1.
     """
     if batch < 1:
@@ -185,7 +219,9 @@ def _shape(frame: CanvasFrame | SkippedFrame) -> tuple[int, ...] | None:
     return None if isinstance(frame, SkippedFrame) else frame.image.shape
 
 
-def _predict_batch(predictor: Predictor, frames: list[CanvasFrame]) -> list[Prediction]:
+def _predict_batch(
+    predictor: Predictor, frames: list[CanvasFrame]
+) -> Iterator[tuple[CanvasFrame, Tensor]]:
     logits, stride = predictor(np.stack([frame.image for frame in frames]))
     names = ", ".join(frame.frame_id for frame in frames)
     if logits.ndim != 4 or len(logits) != len(frames) or not 1 <= logits.shape[1] <= 255:
@@ -197,13 +233,7 @@ def _predict_batch(predictor: Predictor, frames: list[CanvasFrame]) -> list[Pred
         raise ArtifactError(
             f"logits of {names} are not finite: the model has diverged, or its precision is too low"
         )
-    made = []
     for frame, one in zip(frames, logits, strict=True):
         # One frame at a time: at C = 150, upsampled logits of a batch would fill the memory.
-        height, width = size = frame.image.shape[:2]
-        full = upsample_logits(one[None], stride, (height, width))[0]  # (C, H, W)
-        if frame.own_label is not None:
-            (height, width), size = frame.valid, frame.own_label.shape
-        classes = highest_class(full[:, :height, :width], (size[0], size[1])).cpu().numpy()
-        made.append(Prediction(frame, classes, logits.shape[1]))
-    return made
+        height, width = frame.image.shape[:2]
+        yield frame, upsample_logits(one[None], stride, (height, width))[0]  # (C, H, W)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillroom.stages.models.dense_network import PENULTIMATE, crop, measure_grids
+from stillroom.stages.models.headed_network import HIDDEN, add_heads, by_task
 from stillroom.stages.models.task_heads import SegmentationHead
 from stillroom.storage_specs.artifacts import FEATURES, LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from stillroom.stages.models.weights import EncoderFit
 
 ENCODERS = ("encoder", "backbone")  # what networks call it
-HEADS = "task_heads"  # what holds the heads beside the network's own, in its state_dict
-HIDDEN = f"{FEATURES}/{PENULTIMATE}"
 
 
 @dataclass
@@ -118,12 +117,9 @@ class Student(nn.Module):
         given = _shapes(first, self.channels.pop(LOGITS), self.strides.pop(LOGITS))
         if others:
             inside, stride = self.channels[HIDDEN], self.strides[HIDDEN]
-            layers = {}
-            for task, head in others:
-                channels = head.channels(num_classes)
-                layers[task] = nn.Conv2d(inside, channels, 3, padding=1)
-                given |= _shapes(head, channels, stride)
-            self.network.add_module(HEADS, nn.ModuleDict(layers))
+            add_heads(self.network, heads, inside, num_classes)
+            for _, head in others:
+                given |= _shapes(head, head.channels(num_classes), stride)
         self.channels = {name: channels for name, (channels, _) in given.items()} | self.channels
         self.strides = {name: stride for name, (_, stride) in given.items()} | self.strides
 
@@ -195,17 +191,8 @@ class Student(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ArtifactError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
         padded = self.normalise(images)
-        output = self._by_task(self._run(self.network, padded))
+        output = by_task(self.network, self.heads, self._run(self.network, padded))
         return StudentOutput(crop(output, self.strides, padded, images.shape[-2], images.shape[-1]))
-
-    def _by_task(self, output: ModelOutput) -> ModelOutput:
-        """Put what the heads give in the place of the network's own logits."""
-        (_, first), *others = self.heads.items()
-        found = first.outputs(output.pop(LOGITS))
-        for task, head in others:
-            layer = self.network.get_submodule(f"{HEADS}.{task}")
-            found |= head.outputs(layer(output[HIDDEN]))
-        return found | output
 
 
 def usual_stride(strides: Mapping[str, int]) -> int:

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
-from stillroom.storage_specs.artifacts import DEPTH, LOGITS
+from stillroom.storage_specs.artifacts import DEPTH, LOGITS, NORMALS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.stages.models.dense_network import ModelOutput
 
-NORMALS = "normals"
 DEPTH_LOGITS = "depth_logits"
+TASK_OF = {LOGITS: "segmentation", DEPTH: DEPTH, DEPTH_LOGITS: DEPTH, NORMALS: NORMALS}
+"""The task of each grid that a head gives."""
+
 FURTHEST = 12.0  # of the logarithm of a depth that is regressed: e^12 metres
 
 

@@ -163,8 +163,10 @@ class TeacherSettings(LooksSettings, ModelSettings):
         step = -1 if self.channels == "bgr" else 1
         return tuple(mean[::step]), tuple(std[::step])
 
-    may_lack_classes: ClassVar[bool] = False
-    """Whether a network of this kind may give other outputs than class logits."""
+    @property
+    def may_lack_classes(self) -> bool:
+        """Whether the network may give other outputs than class logits, and none of these."""
+        return False
 
     @model_validator(mode="after")
     def _every_class_is_mapped_once(self) -> Self:

@@ -32,7 +32,7 @@ class CanvasFrame:
         valid: (height, width) of the valid area, which starts at the top left corner.
         label_fault, faults: as of a `Frame`.
         targets: as of a `Frame`, 0 outside the valid area.
-        own_label: the label as its source gives it, where a score at that size wants it.
+        own_label, own_targets: as its source gives them, where a score at that size wants them.
     """
 
     frame_id: str
@@ -43,6 +43,7 @@ class CanvasFrame:
     own_label: NDArray[np.uint8] | None = None
     targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
+    own_targets: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:

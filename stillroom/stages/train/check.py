@@ -114,7 +114,8 @@ def _measure(
             return job.objective.value(label, alone, batch, learner.student, progress)
 
         one.values.append(whole.item())
-        one.gradients.append(term_gradient_norm(weight * whole, learner).item())
+        shown = job.objective.weighted(label, batch.labelled, whole)
+        one.gradients.append(term_gradient_norm(shown, learner).item())
         with LiveMemory() as memory:
             _back(value())
         one.peak_bytes = max(one.peak_bytes, memory.peak)

@@ -162,6 +162,7 @@ class TrainResult:
             waiting for data
         skipped: bad rows left out, by stream
         paths: "model", "last", "best" (where validated), "metrics", "config", "fingerprints"
+        score: the name of `best_score`
         already_finished: the run folder held a finished run, and nothing was trained
     """
 
@@ -174,6 +175,7 @@ class TrainResult:
     skipped: Mapping[str, int]
     paths: Mapping[str, Path] = field(default_factory=dict)
     already_finished: bool = False
+    score: str = "miou"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON."""

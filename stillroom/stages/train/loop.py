@@ -166,6 +166,7 @@ def _finish(job: TrainJob, learner: Learner, about: Mapping[str, Any]) -> TrainR
         seconds=learner.seconds,
         wait_seconds=learner.wait_seconds,
         skipped={name: len(dataset.skipped) for name, dataset in job.streams.items()},
+        score=job.score,
     )
     if rank() == 0:
         _export_chosen(job, learner, about)

@@ -10,6 +10,7 @@ from torch import nn
 
 from stillroom.stages.models.student import usual_stride
 from stillroom.stages.train.objective_checks import (
+    is_labelled,
     reading_faults,
     reads_on,
     softmax_faults,
@@ -17,10 +18,11 @@ from stillroom.stages.train.objective_checks import (
     threshold_faults,
     unused_stream,
 )
-from stillroom.stages.train.reads import BESIDE, on_grid
+from stillroom.stages.train.reads import BESIDE, FURTHER, on_grid
 from stillroom.stages.train.step_part import step_part
 from stillroom.stages.train.terms.term import TermInput, TermState
-from stillroom.storage_specs.artifacts import LABELS, PSEUDO_LABEL
+from stillroom.stages.train.terms.uncertainty import Uncertainty, uncertainty_of
+from stillroom.storage_specs.artifacts import PSEUDO_LABEL
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,12 +34,17 @@ if TYPE_CHECKING:
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.terms.term import Sizes, Term
 
+UNCERTAINTY = "uncertainty"  # what metrics call it
+
 
 class Objective:
     """Weighted sum of terms over the batches of all streams.
 
     loss = sum over labelled batches of E + lambda * sum over unlabelled batches of E,
     E = sum over terms of weight * value
+
+    With `uncertainty` the terms of each task weigh what the student learns that they should, see
+    `Uncertainty`.
 
     `check` finds at start-up every term that would have nothing to read, and `prepare` makes what
     terms train or remember: call both before training.
@@ -49,7 +56,9 @@ class Objective:
         states: what `prepare` made, by the terms' places; in checkpoints, never in what is exported
     """
 
-    def __init__(self, terms: Sequence[Term], unlabelled_weight: float = 1.0) -> None:
+    def __init__(
+        self, terms: Sequence[Term], unlabelled_weight: float = 1.0, *, uncertainty: bool = False
+    ) -> None:
         """Take the terms, and lambda."""
         if not terms:
             raise ConfigError("the run has no terms: add at least one [[terms]] section")
@@ -60,6 +69,7 @@ class Objective:
             )
         self.terms = tuple(terms)
         self.unlabelled_weight = unlabelled_weight
+        self.uncertainty = uncertainty
         self.labels = _distinct([term.label for term in self.terms])
         self.states = nn.ModuleDict()
         self._cached: Mapping[str, int] = {}
@@ -84,7 +94,7 @@ class Objective:
         *,
         clips: bool = False,
     ) -> frozenset[str]:
-        """Return the same with the grids they are read on: "fpn/features/stage4@16".
+        """Return the same with the grids they are read on, and targets: "fpn/features/stage4@16".
 
         Args:
             strides: of the student's grids; cached: of what is cached, by "fpn/logits"
@@ -102,6 +112,7 @@ class Objective:
                 )
             stride = terms[label].stride(strides, cached)
             found |= {on_grid(key, stride, usual_stride(strides)) for key in reads - BESIDE}
+            found |= reads & FURTHER
         return frozenset(found)
 
     def active(self, labelled: bool, *, clips: bool = False) -> list[str]:
@@ -126,7 +137,10 @@ class Objective:
             ConfigError: where a term and the networks do not go together
         """
         self._cached = dict(sizes.cached)
+        made: dict[str, TermState | None]
         made = {str(place): term.state(sizes) for place, term in enumerate(self.terms)}
+        if self.uncertainty:
+            made[UNCERTAINTY] = uncertainty_of(self.terms)
         self.states = nn.ModuleDict({k: state for k, state in made.items() if state is not None})
 
     def trained(self) -> list[nn.Parameter]:
@@ -180,12 +194,23 @@ class Objective:
         weight = self._by_label()[label].weight
         return weight if labelled else self.unlabelled_weight * weight
 
+    def weighted(self, label: str, labelled: bool, value: Tensor) -> Tensor:
+        """Return a term's value as it is in the loss, on such a stream."""
+        value = self.weight(label, labelled) * value
+        learned = self._uncertainty()
+        return value if learned is None else learned.weighted(self._by_label()[label].task, value)
+
+    def beside(self) -> dict[str, Tensor]:
+        """Return what is in the loss of a step beside the terms, by name: ()."""
+        learned = self._uncertainty()
+        return {} if learned is None else {UNCERTAINTY: learned.cost()}
+
     def __call__(
         self, output: StudentOutput, batch: Batch, student: Student, progress: float = 0.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return one batch's share of the loss: the weighted sum of `values`, and these."""
         values = self.values(output, batch, student, progress)
-        shares = [self.weight(label, batch.labelled) * value for label, value in values.items()]
+        shares = [self.weighted(label, batch.labelled, value) for label, value in values.items()]
         loss = shares[0]
         for share in shares[1:]:
             loss = loss + share
@@ -204,7 +229,7 @@ class Objective:
 
         Args:
             available: for each stream the artifact keys that its cache holds, as "fpn/logits", and
-                LABELS where the stream is labelled, TRIPLETS where its frames are triplets
+                TARGETS that are read of the stream, TRIPLETS where its frames are triplets
             teacher_classes: class count of every teacher of the run
             student_classes: class count of the student
             teacher_thresholds: confidence below which a teacher's cached pseudo labels are 255
@@ -218,7 +243,7 @@ class Objective:
                 stream feeds, a stream that feeds no term
         """
         terms = self._by_label()
-        kinds = {LABELS in held for held in available.values()}
+        kinds = {is_labelled(held) for held in available.values()}
         faults = teacher_faults(terms, teacher_classes, student_classes, kinds)
         if not faults:  # needs the teachers' names
             faults = reading_faults(terms, available)
@@ -233,8 +258,14 @@ class Objective:
     def _states(self) -> dict[str, TermState]:
         """What terms train or remember, by label."""
         named = dict(self.states.named_children())
-        found = ((label, named.get(str(place))) for place, label in enumerate(self.labels))
+        places = {label: str(place) for place, label in enumerate(self.labels)}
+        places[UNCERTAINTY] = UNCERTAINTY
+        found = ((label, named.get(place)) for label, place in places.items())
         return {label: state for label, state in found if isinstance(state, TermState)}
+
+    def _uncertainty(self) -> Uncertainty | None:
+        learned = self._states().get(UNCERTAINTY)
+        return learned if isinstance(learned, Uncertainty) else None
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import difflib
 from typing import TYPE_CHECKING
 
 from stillroom.stages.train.losses.cross_entropy import LabelTerm
-from stillroom.stages.train.reads import BESIDE, TRIPLETS, how_to_cache, row_of
-from stillroom.storage_specs.artifacts import LABELS, PIXEL_CONFIDENCE
+from stillroom.stages.train.reads import BESIDE, TRIPLETS, how_to_have, row_of
+from stillroom.storage_specs.artifacts import PIXEL_CONFIDENCE, TARGETS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def needs_triplets(term: Term) -> bool:
     """Tell whether a term compares the frames of a clip, and not single frames."""
     return TRIPLETS in term.reads(True) | term.reads(False)
+
+
+def is_labelled(held: Collection[str]) -> bool:
+    """Tell whether what a stream holds has a target among it."""
+    return any(target in held for target in TARGETS)
 
 
 def reads_on(terms: Mapping[str, Term], labelled: bool, clips: bool) -> dict[str, frozenset[str]]:
@@ -74,12 +79,12 @@ def reading_faults(
     active: set[str] = set()
     for stream, held in available.items():
         clips = TRIPLETS in held
-        reads = reads_on(terms, LABELS in held, clips)
+        reads = reads_on(terms, is_labelled(held), clips)
         active |= {label for label in terms if reads[label]}
         faults += [
             f"term {label} reads {key} on stream {stream}, whose cache holds "
             f"{', '.join(sorted(set(held) - {TRIPLETS})) or 'nothing'}; "
-            f"{how_to_cache(*reversed(key.split('/', 1)))}"
+            f"{how_to_have(key)}"
             for label in terms
             for key in sorted(reads[label] - set(held))
         ]

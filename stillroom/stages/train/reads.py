@@ -12,6 +12,7 @@ from stillroom.storage_specs.artifacts import (
     CONFIDENCE,
     LABELS,
     PIXEL_CONFIDENCE,
+    TARGETS,
     Artifact,
     artifact_of,
 )
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from stillroom.storage_specs.layout import ArraySpec
 
 TRIPLETS = "triplets"  # what a stream of clips has beside its artifacts, with their flow
-BESIDE = frozenset({LABELS, TRIPLETS})
+BESIDE = frozenset({*TARGETS, TRIPLETS})
+FURTHER = frozenset(TARGETS) - {LABELS}  # targets that are read where a term asks for them
 STAND_INS = {PIXEL_CONFIDENCE: f"{CONFIDENCE}@1"}
 """What is read, approximately the same, from caches that do not hold an artifact."""
 
@@ -67,6 +69,13 @@ class LiveRead(NamedTuple):
 def on_grid(key: str, stride: int, usual: int) -> str:
     """Name an artifact on a grid of `stride`; `usual` is that of the student's logits."""
     return f"{key}@{stride}" if stride != usual and row_of(key).has_stride else key
+
+
+def how_to_have(key: str) -> str:
+    """Tell what makes something that a term reads and a stream does not hold, as "fpn/logits"."""
+    if key in TARGETS:
+        return f"take a source whose frames have {key}, or give the term a teacher"
+    return how_to_cache(*reversed(key.split("/", 1)))
 
 
 def how_to_cache(artifact: str, teacher: str) -> str:

@@ -113,6 +113,8 @@ class TrainConfig(Settings):
         streams: by name; the first one defines the epoch, the others cycle
         steps, epochs: exactly one of them; an epoch is one pass of the first stream
         unlabelled_weight: weight of the unlabelled streams' loss beside the labelled streams'
+        task_weights: "uncertainty" learns a factor for the terms of each task beside the student;
+            they weigh what their sections say if left out
         teacher: where artifacts come from: "online", of the teachers, which run in every step on
             the student's own views; "hybrid", from the cache where it has them, else online
         view, jitter: what the student sees of a frame
@@ -150,6 +152,7 @@ class TrainConfig(Settings):
     steps: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)
     unlabelled_weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    task_weights: Literal["uncertainty"] | None = None
     teacher: Annotated[Literal["online", "hybrid"] | None, Cached] = None
     view: ViewConfig = ViewConfig()
     jitter: PhotometricConfig = PhotometricConfig()

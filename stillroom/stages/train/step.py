@@ -266,7 +266,8 @@ def _terms(
         for label, value in found.items():
             name = f"{batch.stream}/{label}"
             values[name] = value
-            weighted[name] = job.objective.weight(label, batch.labelled) * value
+            weighted[name] = job.objective.weighted(label, batch.labelled, value)
+    weighted |= job.objective.beside()
     return weighted, values
 
 

@@ -260,7 +260,7 @@ def test_frames_of_different_sizes_keep_their_order_and_never_share_a_batch() ->
 
 
 class TinyStudent(nn.Module):
-    stride = 2
+    stride, strides = 2, {"logits": 2}
 
     def __init__(self) -> None:
         super().__init__()

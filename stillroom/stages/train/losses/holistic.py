@@ -19,9 +19,10 @@ from stillroom.stages.across_ranks import ALL, average_gradients, summed
 from stillroom.stages.device_values import Late
 from stillroom.stages.models.critic import NARROWEST, Critic, Design
 from stillroom.stages.train.loss_parts.downsample import downsample_by_means
+from stillroom.stages.train.loss_parts.known_depth import is_known
 from stillroom.stages.train.loss_parts.masks import masked_mean, matched
-from stillroom.stages.train.terms.logits_term import LogitsTerm
-from stillroom.stages.train.terms.term import NotNegative, Positive, TermState
+from stillroom.stages.train.terms.term import NotNegative, Positive, Term, TermState
+from stillroom.storage_specs.artifacts import DEPTH, LOGITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class Maps:
     """Two logit maps of the same frames, and the frames on their grid; nothing where masked.
 
     Attributes:
-        student, teacher: (B, C, h, w) logits
+        student, teacher: (B, C, h, w) logits, or depth of one channel
         images: (B, 3, h, w) RGB, 0..255
         mask: (B, 1, h, w) bool, True where a position shows the frame
     """
@@ -153,12 +154,14 @@ def gradient_penalty(
 BETAS = (0.9, 0.99)
 
 
-class HolisticTerm(LogitsTerm):
+class HolisticTerm(Term):
     """`holistic`: a critic scores whole maps, and the student learns to please it.
 
     Attributes:
         weight: to be given, since no default fits: the authors' 0.1 soon drowns cross entropy on
             maps of many positions; begin with 0.001, and see docs/losses/holistic.md
+        on: the maps that are compared: "logits", or "depth" in metres, which counts where the
+            teacher gives one
         design: of the critic: "paper" sees logits and image, "released" is the authors' code:
             logits alone, spectrally normalised
         width: channels of the critic's first convolution
@@ -169,24 +172,36 @@ class HolisticTerm(LogitsTerm):
 
     name: Literal["holistic"]
     weight: Positive
+    on: Literal["logits", "depth"] = "logits"
     design: Design = "paper"
     width: int = Field(default=64, ge=NARROWEST)
     critic_lr: Positive = 4e-4
     penalty: NotNegative = PENALTY
 
+    @property
+    def grid(self) -> str:
+        return self.on
+
+    def reads(self, labelled: bool) -> frozenset[str]:
+        return frozenset({self.key(self.on)})
+
     def whole_logits(self) -> bool:
-        return True
+        return self.on == LOGITS
 
     def whole_frames(self) -> bool:
         return True  # the critic would take the edges of what is pasted for the teacher's
 
     def state(self, sizes: Sizes) -> TermState:
-        critic = Critic(sizes.classes, design=self.design, width=self.width)
+        channels = sizes.channels(self, self.grid)
+        critic = Critic(channels, design=self.design, width=self.width)
         return CriticState(critic, self.critic_lr, self.penalty)
 
     def value(self, given: TermInput) -> Tensor:
         critic, images = given.kept(CriticState), given.batch.images
-        maps = maps_of(given.features, self.target(given), images, given.stride, given.mask)
+        teacher, mask = given.artifact(self.on), given.mask
+        if self.on == DEPTH:
+            mask = is_known(teacher, mask)
+        maps = maps_of(given.features, teacher, images, given.stride, mask)
         value: Tensor = critic(maps, given.batch.rows)
         return value
 

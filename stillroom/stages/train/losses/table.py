@@ -19,6 +19,8 @@ from stillroom.stages.train.losses.consistency_l2 import ConsistencyL2Term
 from stillroom.stages.train.losses.cross_entropy import CrossEntropyTerm
 from stillroom.stages.train.losses.cross_image_memory import CrossImageMemoryTerm
 from stillroom.stages.train.losses.cross_image_pixel import CrossImagePixelTerm
+from stillroom.stages.train.losses.depth_bins import DepthBinsTerm
+from stillroom.stages.train.losses.depth_regression import DepthRegressionTerm
 from stillroom.stages.train.losses.dist import DistTerm
 from stillroom.stages.train.losses.fitnet import FitnetTerm
 from stillroom.stages.train.losses.holistic import HolisticTerm
@@ -26,6 +28,7 @@ from stillroom.stages.train.losses.ifvd import IfvdTerm
 from stillroom.stages.train.losses.local_affinity import LocalAffinityTerm
 from stillroom.stages.train.losses.masked_generative import MaskedGenerativeTerm
 from stillroom.stages.train.losses.multi_frame import MultiFrameTerm
+from stillroom.stages.train.losses.normals_cosine import NormalsCosineTerm
 from stillroom.stages.train.losses.overparameterisation import OverparameterisationTerm
 from stillroom.stages.train.losses.pairwise_affinity import PairwiseAffinityTerm
 from stillroom.stages.train.losses.pairwise_frame import PairwiseFrameTerm
@@ -48,6 +51,8 @@ LOSSES: dict[str, type[Term]] = {
     "cross_entropy": CrossEntropyTerm,
     "cross_image_memory": CrossImageMemoryTerm,
     "cross_image_pixel": CrossImagePixelTerm,
+    "depth_bins": DepthBinsTerm,
+    "depth_regression": DepthRegressionTerm,
     "dist": DistTerm,
     "fitnet": FitnetTerm,
     "holistic": HolisticTerm,
@@ -55,6 +60,7 @@ LOSSES: dict[str, type[Term]] = {
     "local_affinity": LocalAffinityTerm,
     "masked_generative": MaskedGenerativeTerm,
     "multi_frame": MultiFrameTerm,
+    "normals_cosine": NormalsCosineTerm,
     "overparameterisation": OverparameterisationTerm,
     "pairwise_affinity": PairwiseAffinityTerm,
     "pairwise_frame": PairwiseFrameTerm,

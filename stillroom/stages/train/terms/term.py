@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from stillroom.stages.models.student import usual_stride
+from stillroom.stages.models.task_heads import TASK_OF
 from stillroom.stages.settings import Settings
 from stillroom.stages.train.reads import how_to_cache, on_grid
 from stillroom.storage_specs.artifacts import IGNORE, LABELS, LOGITS, PSEUDO_LABEL
@@ -186,6 +187,20 @@ class TermInput:
                 f"{self.batch.stream!r} has {sorted(self.batch.artifacts) or 'no artifacts'}"
             ) from None
 
+    def target(self, target: str) -> Tensor:
+        """(B, C, H, W): what the frames are labelled with, as "depth".
+
+        Raises:
+            ArtifactError: where the batch does not have it
+        """
+        found = self.batch.targets.get(target)
+        if found is None:
+            raise ArtifactError(
+                f"term {self.term.label} reads the target {target!r}, and the batch of stream "
+                f"{self.batch.stream!r} has {sorted(self.batch.targets) or 'none'}"
+            )
+        return found
+
     def label_map(self) -> Tensor:
         """(B, H, W) int64: labels; the teacher's pseudo labels on a stream without; 255: none."""
         if self.batch.labels is not None and self.batch.labelled:
@@ -236,6 +251,11 @@ class Term(Settings):
     def grid(self) -> str:
         """The student's grid that it compares on: "logits", or "features/<layer>"."""
         return LOGITS
+
+    @property
+    def task(self) -> str | None:
+        """What it teaches; None of features, which all tasks share."""
+        return TASK_OF.get(self.grid)
 
     def stride(self, strides: Mapping[str, int], cached: Mapping[str, int]) -> int:
         """Return the pixels to one position of the grid that it compares on: the student's own.

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from pydantic import TypeAdapter
-from student_output import student_output
 
+from stillroom.stages.models.student import StudentOutput
+from stillroom.stages.models.task_heads import DepthHead
 from stillroom.stages.train.batch import Batch, Triplets
 from stillroom.stages.train.live_memory import LiveMemory
 from stillroom.stages.train.losses.table import LOSSES, TermConfig
@@ -31,14 +32,18 @@ ONE_CELL = {
 SECTIONS = {  # of terms that do not do with a teacher, and a weight if they have no default
     "auxiliary_cross_entropy": {"layer": "penultimate"},
     "cross_entropy": {},
+    "depth_bins": {},
+    "depth_regression": {},
     "multi_frame": {
         "teacher": "fpn",
         "weight": 0.1,
         "patch": 4,
     },  # the default, 16, is more than 32 pixels have
+    "normals_cosine": {},
     "overparameterisation": ONE_CELL,
     "temporal": {},
 }
+GRIDS = ("logits", "depth", "depth_logits", "normals", "features/penultimate")
 # All pairs of positions are compared: memory grows with their square, and docs/losses.md says so.
 PAIRWISE = {"multi_frame", "pairwise_affinity"}
 every = pytest.mark.parametrize("name", LOSSES)
@@ -53,9 +58,8 @@ def section_of(name):
 class Network:
     classifier_weight: torch.Tensor
     stride: int = 4
-    strides: dict[str, int] = field(
-        default_factory=lambda: {"logits": 4, "features/penultimate": 4}
-    )
+    strides: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GRIDS, 4))
+    heads: dict[str, DepthHead] = field(default_factory=lambda: {"depth": DepthHead(bins=6)})
 
 
 class Stage:
@@ -70,8 +74,15 @@ class Stage:
         self.objective = Objective([TERM.validate_python(section_of(name))])
         clips = TRIPLETS in self.objective.terms[0].reads(labelled=True)
         frames, cells = 3 if clips else 2, (side // 4, side // 4)
-        self.logits = normal(frames, classes, *cells).requires_grad_()
-        self.features = normal(frames, CHANNELS, *cells).relu().requires_grad_()
+        self.grids = {
+            "logits": normal(frames, classes, *cells),
+            "features/penultimate": normal(frames, CHANNELS, *cells).relu(),
+            "depth": normal(frames, 1, *cells).exp(),
+            "depth_logits": normal(frames, 6, *cells),
+            "normals": normal(frames, 3, *cells),
+        }
+        for grid in self.grids.values():
+            grid.requires_grad_()
         self.network = Network(normal(classes, CHANNELS))
         channels = {"logits": classes, "features/penultimate": CHANNELS}
         held = {
@@ -93,7 +104,11 @@ class Stage:
             images=255 * torch.rand(frames, 3, side, side, generator=generator),
             labels=torch.randint(0, classes, (frames, side, side), generator=generator),
             mask=torch.rand(frames, 1, *cells, generator=generator) < 0.8,
-            artifacts={key: held[key] for key in reads},
+            artifacts={key: held[key] for key in reads & held.keys()},
+            targets={
+                "depth": normal(frames, 1, side, side).exp(),
+                "normals": normal(frames, 3, side, side),
+            },
         )
         if clips:
             self.batch.triplets = Triplets(
@@ -105,7 +120,7 @@ class Stage:
 
     def value(self, progress=0.5):
         torch.manual_seed(1)
-        output = student_output(self.logits, {"penultimate": self.features})
+        output = StudentOutput(self.grids)
         values = self.objective.values(output, self.batch, self.network, progress)
         return next(iter(values.values()))
 
@@ -121,7 +136,7 @@ def test_a_value_is_one_finite_number_that_moves_the_student(name):
     assert value.dtype == torch.float32
     assert value.isfinite()
     value.backward()
-    reached = [one.grad for one in (stage.logits, stage.features) if one.grad is not None]
+    reached = [one.grad for one in stage.grids.values() if one.grad is not None]
     assert sum(gradient.abs().sum() for gradient in reached) > 0
     assert all(gradient.isfinite().all() for gradient in reached)
 
@@ -146,6 +161,7 @@ def test_a_batch_with_nothing_that_counts_costs_nothing(name):
     stage = Stage(name, 32)
     stage.batch.mask = torch.zeros_like(stage.batch.mask)
     stage.batch.labels = torch.full_like(stage.batch.labels, 255)
+    stage.batch.targets = {k: torch.zeros_like(v) for k, v in stage.batch.targets.items()}
     value = stage.value()
     value.backward()
     assert value.item() == 0
@@ -156,11 +172,9 @@ def test_a_student_in_half_precision_is_compared_in_float32(name):
     """As on a GPU, where the student runs under autocast and its terms do not."""
     stage = Stage(name, 32)
     whole = Stage(name, 32)
-    for part in (stage, whole):
-        part.logits = part.logits.detach().bfloat16().requires_grad_()
-        part.features = part.features.detach().bfloat16().requires_grad_()
-    whole.logits = whole.logits.detach().float().requires_grad_()
-    whole.features = whole.features.detach().float().requires_grad_()
+    halved = {name: grid.detach().bfloat16() for name, grid in stage.grids.items()}
+    stage.grids = {name: grid.requires_grad_() for name, grid in halved.items()}
+    whole.grids = {name: grid.float().requires_grad_() for name, grid in halved.items()}
     value = stage.value()
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(whole.value().item(), rel=1e-5, abs=1e-6)

@@ -1,0 +1,91 @@
+"""The picture of what models predict on frames that were scored."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from stillroom.pipeline.cache_tools.sample import evenly
+from stillroom.stages.evaluate.evaluation import scored_label
+from stillroom.stages.evaluate.predict import Prediction, predictions
+from stillroom.stages.pictures.prediction_sheet import prediction_sheet
+from stillroom.stages.sources.canvas import to_canvas
+from stillroom.stages.sources.open import open_source
+from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.errors import ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from stillroom.pipeline.open_model import Model
+    from stillroom.pipeline.run_file.sections import RunConfig
+    from stillroom.stages.evaluate.evaluation import EvaluationResult
+    from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
+    from stillroom.stages.sources.canvas import CanvasFrame
+    from stillroom.stages.sources.source import Source
+
+
+def draw_predictions(
+    run: RunConfig,
+    models: Mapping[str, Model],
+    path: Path,
+    results: Mapping[str, EvaluationResult],
+    *,
+    limit: int | None = None,
+) -> None:
+    """Draw a sheet with a column for every model, of frames that were scored, spread evenly.
+
+    Args:
+        models, results: by the name that the picture shows
+        limit: how many of the first frames were scored, if not all
+    """
+    settings = section_of(run)
+    source = open_source(run.sources[settings.source])
+    total = min(len(source), limit or len(source))
+    frames = _scored_frames(source, range(total), settings.sheet_frames, run.cache.canvas)
+    classes = {
+        name: [
+            each.classes
+            for each in predictions(model.predictor, frames, frames_at_once(settings))
+            if isinstance(each, Prediction)
+        ]
+        for name, model in models.items()
+    }
+    prediction_sheet(
+        path,
+        frames,
+        classes,
+        source.classes or (),
+        scores={name: result.scores for name, result in results.items()},
+        title=f"{settings.source}: predictions",
+    )
+
+
+def _scored_frames(
+    source: Source, among: Sequence[int], count: int, canvas: tuple[int, int]
+) -> list[CanvasFrame]:
+    """Load frames that count, spread evenly; in place of one that does not, the next that does."""
+    labelled = [index for index in among if source.labelled(index)]
+    chosen = evenly(range(len(labelled)), count)
+    found = []
+    for first, behind in zip(chosen, [*chosen[1:], len(labelled)], strict=True):
+        for index in labelled[first:behind]:
+            with suppress(FrameError):  # the scores have counted and named it
+                frame = to_canvas(source.load(index), canvas)
+                if (scored_label(frame) != IGNORE).any():
+                    found.append(frame)
+                    break
+    return found
+
+
+def frames_at_once(settings: EvaluateConfig) -> int:
+    """Return the frames of a batch; of many looks one, whose windows then are the batch."""
+    return 1 if settings.several() else settings.batch
+
+
+def section_of(run: RunConfig) -> EvaluateConfig:
+    """Return the section [evaluate] (ConfigError: there is none)."""
+    if run.evaluate is None:
+        raise ConfigError("the run file has no [evaluate] section; add one with a labelled source")
+    return run.evaluate
