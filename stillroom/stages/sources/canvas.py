@@ -48,7 +48,7 @@ class CanvasFrame:
     @property
     def reason(self) -> str:
         """Why its label, or another target, cannot be used; "" where all can."""
-        return "; ".join(filter(None, (self.label_fault, *self.faults.values())))
+        return "; ".join(dict.fromkeys(filter(None, (self.label_fault, *self.faults.values()))))
 
     def crc32c(self) -> int:
         """Checksum of the pixels, by which a changed source file is noticed."""

@@ -29,8 +29,8 @@ class PairsConfig(Settings):
     PhD thesis, Adelaide 2021, section 5.3.4. Draws follow from the frame's name alone.
 
     Attributes:
-        of: "labelled" chooses the frames with a label, or all frames of a source without labels;
-            "all"
+        of: "labelled" chooses the frames with a label, or another target, or all frames of a source
+            without any; "all"
         offsets: distances to a neighbour, in steps of the clip's time: 1 is the next frame
         draws: different neighbours of a frame on either side, as far as there are so many; left
             out, one at each of the offsets, so that every epoch draws anew among them
@@ -90,7 +90,8 @@ def plan_pairs(source: Source, config: PairsConfig) -> PairPlan:
     Raises:
         ConfigError: two frames of a clip have one time.
     """
-    every = config.of == "all" or source.classes is None
+    unlabelled = source.classes is None and not source.label_count()
+    every = config.of == "all" or unlabelled
     drawn: dict[tuple[int, int], tuple[int, int]] = {}  # (frame, partner): (offset, draw)
     chosen = lonely = 0
     for times in times_of_clips(source).values():

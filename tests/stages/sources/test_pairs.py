@@ -36,6 +36,9 @@ class Clips:
     def labelled(self, index: int) -> bool:
         return self.frame_ids[index] in self.with_label
 
+    def label_count(self) -> int:
+        return len(self.with_label)
+
     def load(self, index: int) -> Any:
         raise NotImplementedError("a plan opens no file")
 
@@ -151,6 +154,8 @@ def test_a_source_without_labels_pairs_all_frames_and_one_without_clips_none():
     times = {"a": [0, 1, 2, 3]}
     assert plan_pairs(Clips(times, classes=None), PairsConfig()).chosen == 2
     assert plan_pairs(Clips(times), PairsConfig()).chosen == 0
+    with_depth = Clips(times, {"a_001"}, classes=None)
+    assert plan_pairs(with_depth, PairsConfig()).chosen == 1
     assert len(plan_pairs(Clips({"none": [0, 1, 2]}), PairsConfig(of="all"))) == 0
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.open import SourceConfig, open_source
 from stillroom.stages.sources.rgbd import RgbdConfig
 from stillroom.storage_specs.errors import ConfigError
@@ -133,3 +134,27 @@ def test_folders_that_do_not_pair_are_refused(root: Path) -> None:
         opened(root)
     with pytest.raises(ValidationError, match="must be below far"):
         RgbdConfig(root=root, near=3, far=2)
+
+
+def test_a_camera_gives_normals_and_one_fault_is_told_once(root: Path) -> None:
+    flat = np.full((20, 30), 1500, np.uint16)
+    for folder, name, values in (
+        ("color", "f_2", np.zeros((20, 30, 3), np.uint8)),
+        ("color", "f_4", np.zeros((20, 30, 3), np.uint8)),
+        ("depth", "f_2", flat),
+        ("depth", "f_4", flat[:5]),
+    ):
+        put(root / folder / f"{name}.png", values)
+    source = opened(root, camera=(30.0, 30.0, 15.0, 10.0))
+    frame = source.load(0)
+    assert list(frame.targets) == ["depth", "normals"]
+    expected = np.zeros((3, 20, 30)) - np.array([0, 0, 1])[:, None, None]
+    inside = np.s_[:, 4:-4, 4:-4]
+    np.testing.assert_allclose(frame.targets["normals"][inside], expected[inside], atol=1e-4)
+    assert not source.load(2).targets["normals"].any()
+    broken = to_canvas(source.load(1), (20, 30))
+    assert list(broken.faults) == ["depth", "normals"]
+    assert broken.reason == "f_4.png: the depth map is 5x30, its image 20x30 (height x width)"
+    assert "normals" in source.identity()["targets"]
+    with pytest.raises(ValidationError, match="fx and fy above 0"):
+        RgbdConfig(root=root, camera=(0, 1, 2, 3))
