@@ -119,11 +119,26 @@ TREES: dict[str, Tree] = {
         {0: 0, 13: 13, 18: 18, 255: 255},
     ),
 }
+OTHERS: dict[str, Tree] = {
+    "camvid": Tree(
+        "{split}/{name}.png", "{split}annot/{name}.png", 11, {0: 0, 4: 4, 10: 10, 11: 255}
+    ),
+    "cityscapes_sequence": Tree(
+        "leftImg8bit_sequence/{split}/ulm/ulm_{name}_leftImg8bit.png",
+        "gtFine/{split}/ulm/ulm_{name}_gtFine_labelIds.png",
+        19,
+        TREES["cityscapes"].ids,
+    ),
+    "image_mask": Tree(
+        "{split}/images/{name}.jpg", "{split}/masks/{name}.png", 5, {0: 0, 3: 3, 4: 4, 255: 255}
+    ),
+}
+"""Kinds that are no rows of the table of public data sets, in the same splits."""
 
 
 def plant(kind: str, root: Path) -> Tree:
     """Write the tree of a data set below a folder."""
-    tree = TREES[kind]
+    tree = (TREES | OTHERS)[kind]
     for split, names in FRAMES.items():
         word = tree.words.get(split, split)
         annotations = []

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data_set_trees import TREES, plant
+from data_set_trees import OTHERS, TREES, pack, plant
 from PIL import Image
 
 from stillroom.cli import main
@@ -53,7 +53,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow) for kind in TREES]
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind == "voc" else pytest.mark.slow)
+        for kind in TREES | OTHERS
+    ],
 )
 def test_a_public_data_set_is_found_built_trained_on_and_scored(
     kind: str, run_file: Path, folder: Path
@@ -185,6 +189,8 @@ def test_sparse_ids_beyond_a_byte_are_mapped(folder: Path) -> None:
     [
         (lambda data: None, "data is neither a folder nor a video"),
         (lambda data: data.mkdir(), "no data set that is known"),
+        (lambda data: pack("webdataset", data), "its shards are read by kind = 'webdataset'"),
+        (lambda data: pack("hf_dataset", data), "its shards are read by kind = 'hf_dataset'"),
         (lambda data: save(photo(), data / "masks/a.png") or save(photo(), data / "images/a.png"),
          "no class ids in any of 1 files"),
         (lambda data: save(mask(255), data / "masks/a.png") or save(photo(), data / "images/a.png"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from data_set_trees import SIZE, TREES, expected, pack, plant
+from data_set_trees import OTHERS, SIZE, TREES, expected, pack, plant
 
 from stillroom.cli import main
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 REAL = "real photos of COCO"
 
 
-KINDS = (*TREES, "webdataset", "hf_dataset", REAL)
+LAYOUTS = TREES | OTHERS
+KINDS = (*LAYOUTS, "webdataset", "hf_dataset", REAL)
 
 
 @pytest.fixture(
@@ -33,17 +34,21 @@ def run_document(
     kind: str, request: pytest.FixtureRequest, run_document: dict[str, Any], tmp_path: Path
 ) -> dict[str, Any]:
     """The run on the train split of a data set, scored on its val split."""
-    if kind in TREES:
+    splits = {name: {"split": name} for name in ("train", "val")}
+    if kind in LAYOUTS:
         classes = plant(kind, tmp_path / "data").classes
-        section = {"kind": kind, "root": str(tmp_path / "data")}
+        section: dict[str, Any] = {"kind": kind, "root": str(tmp_path / "data")}
+        if kind == "image_mask":
+            section["classes"] = classes
+            splits = {name: {"root": str(tmp_path / "data" / name)} for name in splits}
     elif kind == REAL:
         classes, section = 133, real_photos(request.getfixturevalue("shared_data"), tmp_path)
     else:
         classes, section = 3, pack(kind, tmp_path / "data")
     run_document["sources"] = {
-        "train": {**section, "split": "train", "take": 2},
-        "rest": {**section, "split": "train", "skip": 2, "take": 1},
-        "val": {**section, "split": "val", "take": 1},
+        "train": {**section, **splits["train"], "take": 2},
+        "rest": {**section, **splits["train"], "skip": 2, "take": 1},
+        "val": {**section, **splits["val"], "take": 1},
     }
     run_document["teachers"]["tiny"]["options"] = {"classes": classes}
     run_document["cache"] |= {"path": "data.cache", "sources": ["train", "rest"], "threshold": 0.0}
@@ -84,5 +89,5 @@ def test_a_data_set_is_built_looked_at_trained_on_and_scored(kind: str, run_file
     assert 0 <= scores["miou"] <= 1
     pixels = sum(each["pixels"] for each in scores["classes"])
     if kind != REAL:  # as many as the label has, whatever the canvas
-        labelled = expected(TREES[kind]) != 255 if kind in TREES else np.ones(SIZE)
+        labelled = expected(LAYOUTS[kind]) != 255 if kind in LAYOUTS else np.ones(SIZE)
         assert pixels == labelled.sum()

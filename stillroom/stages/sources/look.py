@@ -37,6 +37,7 @@ _ROLES: dict[str, Role] = {
     "train": "train", "training": "train", "trainaug": "train",
     "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_SHARDS = {"webdataset": (".tar",), "hf_dataset": (".parquet", ".arrow")}
 _IMAGES = ("images", "imgs", "image", "img", "rgb", "frames", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "gt", "SegmentationClass")
 
@@ -197,9 +198,15 @@ def _unlabelled(folder: Path) -> FoundSource:
     images = sum(suffixes[each] for each in IMAGE_SUFFIXES)
     videos = sum(suffixes[each] for each in VIDEO_SUFFIXES)
     if not images and not videos:
+        shards = [kind for kind, endings in _SHARDS.items() if any(map(suffixes.get, endings))]
+        hint = (
+            f"; its shards are read by kind = {shards[0]!r}, in a section of yours"
+            if shards
+            else ""
+        )
         raise ConfigError(
             f"{folder}: no data set that is known (docs/datasets.md), no folders of images and "
-            "masks, no images and no videos"
+            f"masks, no images and no videos{hint}"
         )
     if videos > images:
         return _video(folder, f"{videos} video{'s' * (videos > 1)}")
