@@ -16,7 +16,7 @@ from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run, parse_run
 from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep
-from stillroom.pipeline.sweep.results import rows_of
+from stillroom.pipeline.sweep.rows import rows_of
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.video import compute_clip_flow
 from stillroom.storage_specs.errors import ConfigError

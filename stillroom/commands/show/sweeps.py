@@ -59,7 +59,8 @@ def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
     """
     tables = [summary(found.sweep, found.rows), *([by_class(found.rows)] if per_class else [])]
     parts: list[RenderableType] = [part for table in tables for part in (grid(*table), "")]
-    parts += [*best(found.sweep, found.rows), explained(found.sweep), *_unscored(found.sweep)]
+    parts += [*best(found.sweep, found.rows), explained(found.sweep, found.rows)]
+    parts += _unscored(found.sweep)
     return [*parts, *map(place, found.files)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stillroom.pipeline.sweep.results import main_measure
+from stillroom.pipeline.sweep.tables import label_of
 from stillroom.stages.evaluate.confusion import Scores
 from stillroom.stages.pictures.chart import chart, name_rows, series_colours
 from stillroom.stages.pictures.iou_chart import iou_chart
@@ -20,18 +22,21 @@ if TYPE_CHECKING:
 
 STEP, WIDTH, LONGEST_LABEL = 34, 990, 300
 DOT, MEAN = 34, 11  # area of a dot, height of the line of a mean
-LEAST_SPAN = 0.02  # of mIoU: differences smaller than those of seeds are drawn small
+LEAST_SPAN = 0.02  # of a score: differences smaller than those of seeds are drawn small
 
 
-def draw_miou(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
-    """Draw rows down, test mIoU across: a dot a seed, a stroke the mean, a line the baseline."""
-    shown = [row for row in rows if row.students]
-    with chart(path, WIDTH, len(shown) * STEP + 80, f"{sweep.file.stem}: test mIoU") as figure:
+def draw_scores(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:
+    """Draw rows down, the main score across: a dot a seed, a stroke the mean, the baseline."""
+    measure = main_measure(rows)
+    name = label_of(measure)
+    shown = [row for row in rows if row.spread(measure) is not None]
+    with chart(path, WIDTH, len(shown) * STEP + 80, f"{sweep.file.stem}: test {name}") as figure:
         axes = figure.subplots()
         words = "a dot a seed, a stroke for the mean"
         words += "" if sweep.baseline is None else f"; the line: {sweep.baseline}"
         axes.set_title(fitted(words, WIDTH / 2), color=FAINT, fontweight="normal")
-        _draw_dots(axes, shown, sweep.baseline, _colours(rows))
+        _draw_dots(axes, shown, measure, sweep.baseline, _colours(rows))
+        axes.set_xlabel(name)
     return path
 
 
@@ -41,21 +46,27 @@ def _colours(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _draw_dots(
-    axes: Axes, rows: Sequence[Row], baseline: str | None, colours: Mapping[str, str]
+    axes: Axes,
+    rows: Sequence[Row],
+    measure: str,
+    baseline: str | None,
+    colours: Mapping[str, str],
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    values = [student.miou for row in rows for student in row.students]
+    scores = {row.name: [one.score(measure) for one in row.students] for row in rows}
+    values = [score for row in scores.values() for score in row if score is not None]
     span = max(max(values) - min(values), LEAST_SPAN)
     axes.set_xlim(min(values) - 0.08 * span, max(values) + 0.08 * span)
     axes.set_ylim(len(rows) * STEP, 0)
     middles = [(position + 0.5) * STEP for position in range(len(rows))]
     means = []
     for row, middle in zip(rows, middles, strict=True):
-        found, colour = row.spread("miou"), colours[row.name]
+        found, colour = row.spread(measure), colours[row.name]
+        known = [score for score in scores[row.name] if score is not None]
         axes.axhline(middle, color=LINE, linewidth=0.6, zorder=0)
         axes.scatter(
-            [student.miou for student in row.students], [middle] * len(row.students),
+            known, [middle] * len(known),
             s=DOT, color=colour, alpha=0.55, linewidths=0, zorder=2,
         )  # fmt: skip
         means.append("" if found is None else f"{found.mean:.4f}")
@@ -69,7 +80,6 @@ def _draw_dots(
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.set_xlabel("mIoU")
 
 
 def draw_classes(path: Path, sweep: Sweep, rows: Sequence[Row]) -> Path:

@@ -65,6 +65,8 @@ def faults_of(settings: AshaConfig, runs: Sequence[RunConfig]) -> Iterator[str]:
     trains = [run.train for run in runs if run.train is not None]
     if any(train.validation is None for train in trains):
         yield "asha: compares scores while students train: give the run [train].validation"
+    elif any(run.student is not None and not run.student.learns_classes() for run in runs):
+        yield "asha: compares mIoU, and students here tell no classes: leave it out"
     elif trains:
         first = settings.grace or validation_every(runs)
         steps = [train.steps or NO_END for train in trains]  # of epochs nothing is known yet

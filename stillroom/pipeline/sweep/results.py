@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stillroom.stages.evaluate.tasks import TASKS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stillroom.pipeline.sweep.file import Sweep, Trial
@@ -44,13 +45,15 @@ class Outcome:
         tc_by_class: tc class by class, None where one is not predicted at all
         tc_shared: its mean over the classes that every student of the sweep predicts along the
             clips: in tc a class that is predicted on a few pixels counts as much as any
+        miou, pixel_accuracy: None where no classes were scored
         iou: by class, None where the test frames have no pixel of it
+        tasks: scores of further tasks, as "depth/rel"
     """
 
     seed: int | None
     folder: str | None
-    miou: float
-    pixel_accuracy: float
+    miou: float | None
+    pixel_accuracy: float | None
     iou: dict[str, float | None]
     seconds_per_step: float | None
     waiting: float | None
@@ -62,6 +65,19 @@ class Outcome:
     tc_shared: float | None = None
     stay: float | None = None
     validation: float | None = None
+    tasks: dict[str, float] = field(default_factory=dict)
+
+    def score(self, measure: str) -> float | None:
+        """Return one of `MEASURES`, or of its tasks' scores."""
+        found: float | None = self.tasks.get(measure) if "/" in measure else getattr(self, measure)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        found = asdict(self)
+        if not self.tasks:
+            del found["tasks"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class Row:
 
     Attributes:
         stopped: its students that were stopped early
-        gain: mean mIoU less that of the baseline; None where one of them is not there
+        gain: mean of the main measure less that of the baseline; None where one is not there
     """
 
     name: str
@@ -89,8 +105,8 @@ class Row:
     stopped: tuple[Stopped, ...] = ()
 
     def spread(self, measure: str) -> Spread | None:
-        """Return the spread of one of `MEASURES` over the students."""
-        return spread([getattr(student, measure) for student in self.students])
+        """Return the spread of one of `MEASURES`, or of a task's score, over the students."""
+        return spread([student.score(measure) for student in self.students])
 
     def iou(self, name: str) -> Spread | None:
         """Return the spread of the IoU of one class over the students."""
@@ -106,7 +122,8 @@ class Row:
         return {
             "name": self.name,
             "overrides": self.overrides,
-            "students": [asdict(student) for student in self.students],
+            "students": [student.to_dict() for student in self.students],
+            **{measure: _dict(self.spread(measure)) for measure in task_measures([self])},
             **{measure: _dict(self.spread(measure)) for measure in MEASURES},
             "gain": self.gain,
             "iou": {name: _dict(self.iou(name)) for name in self.classes},
@@ -176,6 +193,24 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean, std, min(known), max(known), n)
 
 
+def task_measures(rows: Sequence[Row]) -> list[str]:
+    """Name the scores of further tasks, in their order, as "depth/rel"."""
+    return list(dict.fromkeys(name for row in rows for one in row.students for name in one.tasks))
+
+
+def main_measure(rows: Sequence[Row]) -> str:
+    """Name what the table is about: mIoU, or the first score of what has no classes."""
+    scored = [one for row in rows for one in row.students]
+    of_tasks = task_measures(rows)
+    return of_tasks[0] if of_tasks and all(one.miou is None for one in scored) else "miou"
+
+
+def ranking_measure(rows: Sequence[Row]) -> str:
+    """Name the score, higher is better, that goes with the main measure."""
+    main = main_measure(rows)
+    return main if main == "miou" else TASKS[main.partition("/")[0]].best
+
+
 def best_row(rows: Sequence[Row]) -> Row | None:
     """Return the variant whose students score highest; None where no student is done.
 
@@ -183,96 +218,9 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     """
     done = [row for row in rows if any(student.seed is not None for student in row.students)]
     known = all(student.validation is not None for row in done for student in row.students)
-    by = "validation" if known else "miou"
+    by = "validation" if known else ranking_measure(rows)
     means = {row.name: found.mean for row in done if (found := row.spread(by)) is not None}
     return max(done, key=lambda row: means[row.name], default=None)
-
-
-def rows_of(
-    sweep: Sweep,
-    records: Mapping[Trial, Mapping[str, Any]],
-    stopped: Mapping[Trial, Mapping[str, Any]] = MappingProxyType({}),
-) -> list[Row]:
-    """Return a row a teacher, then a row a variant, with the trials that are done.
-
-    Args:
-        records: of these, by trial
-        stopped: step and score of those that were stopped early
-    """
-
-    def outcomes(trials: Sequence[Trial]) -> tuple[Outcome, ...]:
-        return tuple(_outcome(trial, records[trial]) for trial in trials if trial in records)
-
-    found = {
-        name: outcomes([trial for trial in sweep.students if trial.row == name])
-        for name in sweep.variants
-    }
-    base = spread([student.miou for student in found.get(sweep.baseline or "", ())])
-    rows = [Row(trial.row, {}, outcomes([trial])) for trial in sweep.teachers]
-    for name, students in found.items():
-        mine = spread([student.miou for student in students])
-        gain = None if mine is None or base is None else mine.mean - base.mean
-        ended = tuple(
-            Stopped(trial.seed or 0, **values)
-            for trial, values in stopped.items()
-            if trial.row == name
-        )
-        rows.append(Row(name, dict(sweep.variants[name]), students, gain, ended))
-    return _with_shared_classes(rows)
-
-
-def _with_shared_classes(rows: list[Row]) -> list[Row]:
-    """Fill in each outcome's TC over the classes that all students predict."""
-    everyone = [one for row in rows for one in row.students]
-    students = [one.tc_by_class for one in everyone if one.seed is not None and one.tc_by_class]
-    shared = [
-        place
-        for place, values in enumerate(zip(*students, strict=True))
-        if all(value is not None for value in values)
-    ]
-
-    def shared_tc(one: Outcome) -> float | None:
-        values = [one.tc_by_class[place] for place in shared] if one.tc_by_class else []
-        known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if known and len(known) == len(shared) else None
-
-    return [
-        replace(row, students=tuple(replace(o, tc_shared=shared_tc(o)) for o in row.students))
-        for row in rows
-    ]
-
-
-def _outcome(trial: Trial, record: Mapping[str, Any]) -> Outcome:
-    test, train = record["test"], record.get("train")
-    pace = waiting = None
-    if train is not None:
-        pace = train["seconds"] / train["steps"]
-        waiting = train["wait_seconds"] / train["seconds"] if train["seconds"] else 0.0
-    return Outcome(
-        seed=trial.seed,
-        folder=None if trial.seed is None else str(trial.place),
-        miou=test["miou"],
-        pixel_accuracy=test["pixel_accuracy"],
-        iou={entry["name"]: entry["iou"] for entry in test["classes"]},
-        seconds_per_step=pace,
-        waiting=waiting,
-        peak_memory_mb=record.get("peak_memory_mb"),
-        validation=None if train is None else train.get("best_score"),
-        **_steadiness(test.get("video")),
-    )
-
-
-def _steadiness(video: Mapping[str, Any] | None) -> dict[str, Any]:
-    if video is None:
-        return {}
-    visible = video["consistency"]["visible"]
-    return {
-        "tc": video["consistency"]["whole"]["miou"],
-        "tc_visible": None if visible is None else visible["miou"],
-        "stability": video["stability"],
-        "stay": (visible or video["consistency"]["whole"])["pixels"],
-        "tc_by_class": tuple(video["consistency"]["whole"]["iou"]),
-    }
 
 
 def _dict(found: Spread | None) -> dict[str, Any] | None:

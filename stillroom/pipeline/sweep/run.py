@@ -14,7 +14,8 @@ from stillroom.pipeline.run_file.opened_run import open_run
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.run_file.writing import as_toml
 from stillroom.pipeline.sweep.devices import places, visible_gpus
-from stillroom.pipeline.sweep.results import SweepResult, rows_of
+from stillroom.pipeline.sweep.results import SweepResult, main_measure
+from stillroom.pipeline.sweep.rows import rows_of
 from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
 from stillroom.pipeline.sweep.tables import write_table
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from stillroom.pipeline.sweep.trials import OnEvent
 
 TABLE, RESULTS, CHART, CLASSES = "table.md", "results.json", "miou.png", "classes.png"
+SCORES = "scores.png"  # in place of the chart of mIoU, where no classes were scored
 LOGS = "logs"
 ENDED = ("done", "stopped")
 
@@ -224,14 +226,15 @@ def _run_file(sweep: Sweep, trial: Trial) -> str:
 
 def _write(result: SweepResult, per_class: bool) -> tuple[Path, ...]:
     """Write the files that a sweep leaves beside its run folders."""
-    from stillroom.pipeline.sweep.chart import draw_classes, draw_miou
+    from stillroom.pipeline.sweep.chart import draw_classes, draw_scores
 
     sweep, rows, folder = result.sweep, result.rows, result.sweep.config.path
     write_json(folder / RESULTS, result.to_dict())
     write_table(folder / TABLE, sweep, rows)
     written = [folder / TABLE, folder / RESULTS]
     if any(row.students for row in rows):
-        written.append(draw_miou(folder / CHART, sweep, rows))
-        if per_class:
+        of_classes = main_measure(rows) == "miou"
+        written.append(draw_scores(folder / (CHART if of_classes else SCORES), sweep, rows))
+        if per_class and of_classes:
             written.append(draw_classes(folder / CLASSES, sweep, rows))
     return tuple(written)

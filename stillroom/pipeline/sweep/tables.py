@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stillroom.pipeline.sweep.results import best_row
+from stillroom.pipeline.sweep.results import (
+    best_row,
+    main_measure,
+    ranking_measure,
+    task_measures,
+)
 from stillroom.stages.train.run_folder import write_whole
 
 if TYPE_CHECKING:
@@ -28,23 +33,28 @@ STEADINESS = {
 
 def summary(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], Lines]:
     """Return head and lines of the table: a line a teacher or variant."""
-    head = ["", "n", "test mIoU", "min to max"]
+    main = main_measure(rows)
+    others = [name for name in task_measures(rows) if name != main]
+    head = ["", "n", f"test {label_of(main)}", "min to max"]
     head += [] if sweep.baseline is None else [f"over {sweep.baseline}"]
-    head += ["pixel accuracy"]
+    shows_classes = main == "miou"
+    head += ["pixel accuracy"] if shows_classes else []
+    head += others
     head += list(STEADINESS) if sweep.has_video else []
     head += ["s / step", "waiting", "memory"]
     head += ["stopped early"] if sweep.config.asha else []
     lines = []
     for row in rows:
-        miou = row.spread("miou")
+        score = row.spread(main)
         lines.append(
             [
                 row.name,
                 f"{len(row.students)}",
-                _mean(miou, ".4f"),
-                NONE if miou is None or miou.n < 2 else f"{miou.min:.4f} to {miou.max:.4f}",
+                _mean(score, ".4f"),
+                NONE if score is None or score.n < 2 else f"{score.min:.4f} to {score.max:.4f}",
                 *([] if sweep.baseline is None else [_gain(row, sweep.baseline)]),
-                _mean(row.spread("pixel_accuracy"), ".4f"),
+                *(_mean(row.spread(each), ".4f") for each in ("pixel_accuracy",) if shows_classes),
+                *(_mean(row.spread(each), ".4f") for each in others),
                 *(_spread(row.spread(each)) for each in STEADINESS.values() if sweep.has_video),
                 _mean(row.spread("seconds_per_step"), ".3f"),
                 _mean(row.spread("waiting"), ".1%"),
@@ -71,14 +81,21 @@ def best(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     row = best_row(rows) if sweep.config.search else None
     if row is None:
         return []
-    miou, validated = row.spread("miou"), row.spread("validation")
-    by = "test mIoU" if validated is None else f"validation: {validated.mean:.4f}; test mIoU"
-    return [f"best by {by} {_mean(miou, '.4f')}, n = {len(row.students)}: {row.name}"]
+    measure = ranking_measure(rows)
+    score, validated, name = row.spread(measure), row.spread("validation"), label_of(measure)
+    by = f"test {name}" if validated is None else f"validation: {validated.mean:.4f}; test {name}"
+    return [f"best by {by} {_mean(score, '.4f')}, n = {len(row.students)}: {row.name}"]
 
 
-def explained(sweep: Sweep) -> str:
+def label_of(measure: str) -> str:
+    """Return what a measure is called in tables."""
+    return "mIoU" if measure == "miou" else measure
+
+
+def explained(sweep: Sweep, rows: Sequence[Row]) -> str:
     """Return how the numbers of the table are to be read."""
-    gains = "" if sweep.baseline is None else "gains in points of mIoU; "
+    name = label_of(main_measure(rows))
+    gains = "" if sweep.baseline is None else f"gains in points of {name}; "
     early = "those stopped early are in no mean; " if sweep.config.asha else ""
     steady = ""
     if sweep.has_video:
@@ -87,7 +104,7 @@ def explained(sweep: Sweep) -> str:
             "all students predict; "
         )
     return (
-        f"means over n seeds, with the lowest and the highest mIoU; {gains}"
+        f"means over n seeds, with the lowest and the highest {name}; {gains}"
         f"{steady}{early}memory: the most that a process held, training and scoring; "
         f"students trained {_side_by_side(sweep.config)}"
     )
@@ -107,9 +124,9 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     given = (f"--set {each}" for each in sweep.overrides)
     command = " ".join(["stillroom sweep", str(sweep.file), *given])
     parts = [f"# {sweep.file.stem}", f"`{command}`, from `{sweep.config.run}`."]
-    parts += [_markdown(*summary(sweep, rows)), *best(sweep, rows), explained(sweep) + "."]
+    parts += [_markdown(*summary(sweep, rows)), *best(sweep, rows), explained(sweep, rows) + "."]
     head, lines = by_class(rows)
-    if lines:
+    if lines and len(head) > 1:
         parts += ["## IoU by class, mean over the seeds", _markdown(head, lines)]
     return "\n\n".join(parts) + "\n"
 

@@ -18,7 +18,7 @@ from stillroom.pipeline.sweep.early import (
     validation_every,
 )
 from stillroom.pipeline.sweep.file import load_sweep
-from stillroom.pipeline.sweep.results import rows_of
+from stillroom.pipeline.sweep.rows import rows_of
 from stillroom.pipeline.sweep.run import plan_sweep, run_sweep
 from stillroom.pipeline.sweep.sweep_settings import AshaConfig
 from stillroom.stages.train.run_folder import write_json
@@ -151,7 +151,7 @@ def test_a_student_that_was_stopped_stays_so_and_is_in_no_mean(sweep: Sweep) -> 
     ]  # fmt: skip
     assert rows[1].to_dict()["stopped"] == [{"seed": 0, "step": 4, "miou": 0.125}]
     assert rows[1].spread("miou") is None
-    assert "those stopped early are in no mean" in tables.explained(sweep)
+    assert "those stopped early are in no mean" in tables.explained(sweep, [])
     sweep.file.write_text(sweep.file.read_text().replace("asha = {}\n", ""))
     without = load_sweep(sweep.file)
     assert plan_sweep(without).states[without.students[0]].kind == "begun"

@@ -11,7 +11,8 @@ import pytest
 from stillroom.commands.show import sweeps
 from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep
-from stillroom.pipeline.sweep.results import SweepResult, rows_of
+from stillroom.pipeline.sweep.results import SweepResult
+from stillroom.pipeline.sweep.rows import rows_of
 from stillroom.pipeline.sweep.run import plan_sweep
 from stillroom.pipeline.sweep.search import Range, dimension, point_name, points
 from stillroom.pipeline.sweep.sweep_settings import slug

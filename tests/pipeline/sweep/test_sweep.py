@@ -25,7 +25,8 @@ from stillroom.cli import main
 from stillroom.commands.show import sweeps
 from stillroom.pipeline.sweep import tables
 from stillroom.pipeline.sweep.file import load_sweep
-from stillroom.pipeline.sweep.results import SweepResult, rows_of, spread
+from stillroom.pipeline.sweep.results import SweepResult, best_row, spread
+from stillroom.pipeline.sweep.rows import rows_of
 from stillroom.pipeline.sweep.run import Hooks, plan_sweep, run_sweep
 from stillroom.pipeline.sweep.state import SweepRecords
 from stillroom.pipeline.sweep.sweep_settings import slug
@@ -257,13 +258,13 @@ def test_a_row_has_one_colour_in_both_charts(place: Path, monkeypatch: pytest.Mo
     from stillroom.pipeline.sweep import chart as sweep_chart
 
     seen: list[Any] = []
-    monkeypatch.setattr(sweep_chart, "_draw_dots", lambda *given: seen.append(given[3]))
+    monkeypatch.setattr(sweep_chart, "_draw_dots", lambda *given: seen.append(given[4]))
     monkeypatch.setattr(sweep_chart, "iou_chart", lambda *_, colours, **__: seen.append(colours))
     sweep = sweep_with("variants = { a = {}, b = {} }")
     test = {"miou": 0.5, "pixel_accuracy": 0.5, "classes": [{"name": "sky", "iou": 0.5}]}
     made = {"test": test, "train": {"seconds": 1.0, "steps": 1, "wait_seconds": 0.0}}
     rows = rows_of(sweep, {student(sweep, "b", 0): {**made, "peak_memory_mb": 100.0}})
-    sweep_chart.draw_miou(place / "miou.png", sweep, rows)
+    sweep_chart.draw_scores(place / "miou.png", sweep, rows)
     sweep_chart.draw_classes(place / "classes.png", sweep, rows)
     assert seen[0] == seen[1]
     assert len(set(seen[0].values())) == len(rows) == 3  # with those that are not done yet
@@ -672,7 +673,34 @@ def test_a_table_says_how_many_seeds_there_are_and_how_they_were_trained(place: 
         ["b", "1", "0.6000", "-", "+15.00", "0.5000", "2.500", "20.0%", "100 MB"],
     ]
     assert tables.by_class(rows) == (["", "sky"], [["a", "0.250"], ["b", "0.500"]])
-    assert "3 side by side" in tables.explained(sweep)
+    assert "3 side by side" in tables.explained(sweep, [])
+
+
+def test_students_of_depth_are_told_by_its_scores(place: Path) -> None:
+    sweep = sweep_with("seeds = [0, 1]\nvariants = { a = {}, b = {} }")
+
+    def made(rel: float, delta: float) -> dict[str, Any]:
+        depth = {"size": "own 4x4", "frames": 3, "pixels": 9, "rel": rel, "delta1": delta}
+        return {"test": {"depth": depth}, "train": None}
+
+    rows = rows_of(
+        sweep,
+        {
+            student(sweep, "a", 0): made(0.2, 0.7),
+            student(sweep, "a", 1): made(0.3, 0.6),
+            student(sweep, "b", 0): made(0.15, 0.8),
+        },
+    )
+    head, lines = tables.summary(sweep, rows)
+    assert head[2:6] == ["test depth/rel", "min to max", "over a", "depth/delta1"]
+    assert lines[1][:6] == ["a", "2", "0.2500", "0.2000 to 0.3000", "-", "0.6500"]
+    assert lines[2][:6] == ["b", "1", "0.1500", "-", "-10.00", "0.8000"]
+    assert "gains in points of depth/rel" in tables.explained(sweep, rows)
+    best = best_row(rows)
+    assert best is not None
+    assert best.name == "b"  # of the higher delta1, not of the higher rel
+    assert rows[1].to_dict()["depth/rel"]["mean"] == pytest.approx(0.25)
+    assert "IoU by class" not in tables.markdown(sweep, rows)
 
 
 def test_consistency_is_told_over_the_classes_that_all_students_predict_as_well(
