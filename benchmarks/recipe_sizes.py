@@ -92,7 +92,8 @@ def student_hours(run: RunConfig) -> float:
     batches = [stream.batch for stream in run.train.streams.values()]
     seen = run.train.steps * sum(batch * k for batch, k in zip(batches, each, strict=True))
     total = (1 + BACKWARD) * seen * macs(student.network, run.train.view.crop)
-    bare = "mobilenet" in getattr(run.student, "target", "")  # no dense head around its encoder
+    named = f"{getattr(run.student, 'target', '')} {options.get('encoder', '')}"
+    bare = "mobilenet" in named  # no dense head around its encoder
     kind = "mobilenet" if bare else "dense"
     return total / RATE[kind] / 1e12 / 3600
 

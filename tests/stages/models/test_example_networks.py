@@ -70,6 +70,18 @@ def test_bare_mobilenets_have_the_size_of_the_paper(
     assert student.stride == stride
 
 
+@pytest.mark.parametrize(("width", "millions"), [(None, 4.2), (0.75, 2.6), (0.5, 1.3)])
+def test_mobilenets_of_deeplab_v2_have_the_size_of_their_paper(
+    width: float | None, millions: float
+) -> None:
+    """Tables 6 and 7 of Howard et al. count a classifier of 1000 classes as well."""
+    student = build("deeplab_v2:deeplab_v2", 21, encoder="mobilenetv1_100", width=width)
+    encoder, features = student.network.encoder, student.channels["features/penultimate"]
+    assert round((parameters(encoder) + 1001 * features) / 1e6, 1) == millions
+    assert parameters(student) - parameters(encoder) == 4 * 21 * (9 * features + 1)
+    assert student.stride == student.strides["features/stage3"] == 8
+
+
 @pytest.mark.parametrize(
     ("target", "options", "count", "strides"),
     [
@@ -107,7 +119,12 @@ def test_each_output_of_espnets_pyramid_sees_as_far_as_its_dilations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "options"), [("pspnet:pspnet", HALF), ("mobilenet_v2:mobilenet_v2", {})]
+    ("target", "options"),
+    [
+        ("pspnet:pspnet", HALF),
+        ("mobilenet_v2:mobilenet_v2", {}),
+        ("deeplab_v2:deeplab_v2", {"width": 0.5}),
+    ],
 )
 def test_they_train_teach_and_take_encoder_weights(
     tmp_path: Path, target: str, options: dict[str, Any]
@@ -117,7 +134,8 @@ def test_they_train_teach_and_take_encoder_weights(
     output = student(images)
     (output.logits.square().mean() + sum(f.mean() for f in output.features.values())).backward()
     assert all(each.grad is not None for each in student.parameters())
-    assert student.classifier_weight.shape == (5, output.features["penultimate"].shape[1])
+    if target != "deeplab_v2:deeplab_v2":  # it has four classifiers
+        assert student.classifier_weight.shape == (5, output.features["penultimate"].shape[1])
     file = tmp_path / "encoder.pth"
     torch.save(student.network.encoder.state_dict(), file)
     other = build(target, 3, **options, encoder_weights=str(file))
