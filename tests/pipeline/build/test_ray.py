@@ -43,7 +43,7 @@ def test_ray_writes_the_bytes_that_a_plain_loop_writes(
 ) -> None:
     clips = [
         "sources.street.frames_per_clip=4", "flows={dis={kind='dis',preset='ultrafast'}}",
-        "cache.pairs={offsets=[1]}",
+        "cache.pairs={offsets=[1]}", "sources.street.targets=['depth','normals']",
     ]  # fmt: skip
     inline = build(load_run(run_file, [*clips, "cache.path=inline.cache"]))
     on_ray = load_run(run_file, [*clips, "cache.path=ray.cache", "cache.workers=2"])

@@ -14,6 +14,7 @@ from stillroom.stages.cache.cache_shard import ShardJob, ShardWork, cache_shard
 from stillroom.stages.cache.inputs import FrameInputs, PairInputs
 from stillroom.stages.cache.producers import frames_and_targets
 from stillroom.stages.cache.shard_threads import ShardThreads, Turn
+from stillroom.stages.geometry import apply_artifact
 from stillroom.stages.scenes.scene import build_scene
 from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.sources.demo import DemoConfig, DemoSource
@@ -26,13 +27,16 @@ from stillroom.stages.train.photometric import PhotometricConfig
 from stillroom.stages.train.stream import Loader
 from stillroom.stages.view import ViewConfig
 from stillroom.stages.warp import warp, warp_labels
+from stillroom.storage_specs.artifacts import ARTIFACTS
 from stillroom.storage_specs.codecs.table import codec_from_dict
 from stillroom.storage_specs.errors import CacheCorrupt, CacheIncomplete, ConfigError, FrameError
 from stillroom.storage_specs.layout import ArraySpec
 from stillroom.storage_specs.store import Cache
 
 HEIGHT, WIDTH = 96, 128
-DEMO = DemoConfig(clips=2, frames_per_clip=6, seed=3, height=HEIGHT, width=WIDTH)
+DEMO = DemoConfig(
+    clips=2, frames_per_clip=6, seed=3, height=HEIGHT, width=WIDTH, targets=("depth",)
+)
 SHARD_FRAMES = 16
 MIRRORED = torch.tensor([-1.0, 1.0])[:, None, None]  # u of the other sign
 VIEWS = {
@@ -72,7 +76,8 @@ def build(folder, config, exact, source=None):
         "frames": (
             FrameInputs(source, (HEIGHT, WIDTH)), frames_and_targets,
             [ArraySpec("frames", (HEIGHT, WIDTH, 3), codec_from_dict("raw"), raw, {"stride": 1}),
-             ArraySpec("labels", (HEIGHT, WIDTH), codec_from_dict("raw"), raw, {"stride": 1})],
+             ArraySpec("labels", (HEIGHT, WIDTH), codec_from_dict("raw"), raw, {"stride": 1}),
+             ArraySpec("depth", (HEIGHT, WIDTH), codec_from_dict("log"), raw, {"stride": 1})],
         ),
         "exact": (
             pairs, exact,
@@ -100,6 +105,26 @@ def dataset(cache, view=None, **options):
     flow = CachedFlow(cache.artifact_set("street", "exact"), options.pop("draws", None))
     frames = cache.artifact_set("street", "frames")
     return CacheDataset("street", frames, {}, view=view, flow=flow, **options)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_frame_of_a_triplet_has_its_own_depth_on_their_one_view(cache, packed):
+    view = ViewConfig(crop=(64, 80), scale=(2.0, 2.0), flip=True)
+    clips = dataset(cache, view, needs=frozenset({"depth"}), out_stride=4)
+    batch = (PackedDataset(clips) if packed else clips).empty(2)
+    for place in range(2):
+        (PackedDataset(clips) if packed else clips).fill(batch, place, 0, 3 * place)
+    batch = batch.unpacked() if packed else batch
+    source = DemoSource(DEMO)
+    for place in range(2):
+        for shown, sample in zip(
+            clips.shown(0, 3 * place), batch.triplet(place).samples, strict=True
+        ):
+            assert sample.frame_id == shown.frame_id
+            true = torch.from_numpy(source.load(shown.index).targets["depth"])
+            expected = apply_artifact(shown.view, true, ARTIFACTS["depth"])
+            torch.testing.assert_close(sample.targets["depth"], expected, rtol=2e-4, atol=0)
+            assert 0 < sample.targets["depth"].max() < 500  # half of what lies at most 1000 m away
 
 
 def test_clips_tell_the_pixels_that_show_the_frame_whatever_the_students_grid(cache):
