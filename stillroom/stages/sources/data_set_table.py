@@ -21,6 +21,7 @@ class Layout:
     Attributes:
         splits: names of the splits that lie like this -> their words in paths.
         images, labels: folders, whose files pair by their paths.
+        depth: a folder of depth maps in metres, or integer millimetres, which pair likewise.
         names: a file of the split's frames, where a folder holds those of several splits.
         segments: a JSON file that says the category of every id in label files of COCO's panoptic
             format; in all others a pixel's value is its id.
@@ -31,6 +32,7 @@ class Layout:
     splits: Mapping[str, str]
     images: str
     labels: str
+    depth: str = ""
     names: str = ""
     segments: str = ""
     image_ending: str = ""
@@ -198,6 +200,7 @@ DATA_SETS: dict[str, DataSet] = {
                 _same("train", "val"),
                 "images",
                 "segmentation",
+                depth="depth",
                 names="gt_sets/{}.txt",
                 origin="NYU Depth v2 as images: the 795 and 654 frames in images/, their ids of 40 "
                 "classes as PNG in segmentation/, and the names of the splits in gt_sets/",

@@ -37,6 +37,10 @@ class DepthFiles:
 
     channels: ClassVar[tuple[int, ...]] = ()
 
+    def stated(self) -> dict[str, Any]:
+        """Return the same as JSON, for identities."""
+        return {"unit": self.unit, "range_m": [self.near, self.far]}
+
     def read(self, file: EncodedFile, size: tuple[int, ...]) -> NDArray[np.float32]:
         """Read the depth (H, W) in metres of an image of this size; 0 where there is no reading.
 

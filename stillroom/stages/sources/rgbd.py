@@ -70,7 +70,7 @@ class RgbdConfig(FileSettings):
 
     def stated(self) -> dict[str, Any]:
         """Return kind, draw, and how depth maps are read."""
-        targets: dict[str, Any] = {DEPTH: {"unit": self.unit, "range_m": [self.near, self.far]}}
+        targets: dict[str, Any] = {DEPTH: self.depth_files().stated()}
         if self.camera is not None:
             targets[NORMALS] = {"camera": list(self.camera), "fit": FIT}
         return {**super().stated(), "targets": targets}

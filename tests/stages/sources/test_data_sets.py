@@ -292,3 +292,27 @@ def test_what_a_data_set_states_is_what_decides_its_labels(tmp_path: Path) -> No
     assert (stated["ids"]["0"], stated["ids"]["1"], stated["ids"]["40"]) == (255, 0, 39)
     assert "drawn" not in stated
     assert CamVidConfig(root=tmp_path).stated().keys() == {"kind", "split", "classes"}
+
+
+def test_nyu_has_depth_where_that_is_asked_for_and_its_identity_is_what_it_was(
+    tmp_path: Path,
+) -> None:
+    plant("nyu", tmp_path)
+    plain = opened("nyu", tmp_path)
+    size = plain.load(0).image.shape[:2]
+    with pytest.raises(ConfigError, match=r"depth does not exist"):
+        opened("nyu", tmp_path, depth=True)
+    (tmp_path / "depth").mkdir()
+    first, second = plain.frame_ids[:2]
+    np.save(tmp_path / "depth" / f"{first}.npy", np.full(size, 2.5, np.float32))
+    source = opened("nyu", tmp_path, depth=True)
+    frames = [source.load(index) for index in range(2)]
+    assert (frames[0].targets["depth"] == 2.5).all()
+    assert frames[0].label is not None
+    assert not frames[1].targets["depth"].any()
+    assert frames[1].faults["depth"] == f"{second}.jpg: it has no depth file"
+    assert plain.load(0).targets == {}
+    assert "targets" not in plain.identity()
+    assert plain.identity() != source.identity()
+    with pytest.raises(ValidationError, match="voc has no depth maps"):
+        SETTINGS["voc"](kind="voc", root=tmp_path, depth=True)
