@@ -25,6 +25,7 @@ from stillroom.commands.options import (
     with_run,
 )
 from stillroom.commands.predict import predict
+from stillroom.commands.prune import prune
 from stillroom.commands.submit import submit
 from stillroom.commands.sweep import sweep
 from stillroom.storage_specs.errors import StillroomError, StoppedElsewhere
@@ -94,6 +95,7 @@ main.add_command(doctor)
 main.add_command(export)
 main.add_command(init)
 main.add_command(predict)
+main.add_command(prune)
 main.add_command(submit)
 main.add_command(sweep)
 

@@ -30,6 +30,7 @@ from stillroom.stages.train.reads import TRIPLETS
 from stillroom.stages.train.settings import TrainConfig
 from stillroom.stages.train.step import take_step
 from stillroom.stages.train.terms.term import Sizes
+from stillroom.stages.train.terms.weight_term import WeightTerm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
     "cross_image_pixel": {"teacher": "fpn", "pixels": 32},
     "multi_frame": {"teacher": "fpn", "weight": 0.1, "patch": 2},
     "holistic": {"teacher": "fpn", "width": 4},
+    "network_slimming": {"weight": 0.01},
     "overparameterisation": {
         "teacher": "fpn",
         "layers": ["penultimate"],
@@ -227,7 +229,10 @@ def named(taken: Step) -> dict[str, float]:
 
 def steps_of(name: str, parts: int, **changes: Any) -> dict[str, Any]:
     """Take 20 steps with one term; the values of each, and what is there after them."""
-    objective = Objective([TypeAdapter(TermConfig).validate_python(section_of(name))])
+    sections = [section_of(name)]
+    if issubclass(LOSSES[name], WeightTerm):  # every stream must feed something
+        sections.append(section_of("cross_entropy"))
+    objective = Objective([TypeAdapter(TermConfig).validate_python(one) for one in sections])
     config = PythonStudentConfig(
         kind="python", target="several_ranks:network", mean=(127.0,) * 3, std=(64.0,) * 3, pad=4
     )

@@ -173,7 +173,7 @@ IMPORTED_BY = {"pillow": "PIL", "opencv-python-headless": "cv2"}
 def test_extras_name_what_the_project_declares() -> None:
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     found = {}
-    for extra in ("train", "ray", "hf", "onnx"):
+    for extra in ("train", "ray", "hf", "onnx", "prune"):
         for requirement in declared["optional-dependencies"][extra]:
             name = re.match(r"[\w-]+", requirement)
             assert name is not None

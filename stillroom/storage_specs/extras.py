@@ -12,6 +12,7 @@ EXTRAS = {
     "transformers": "hf",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "torch_pruning": "prune",
 }
 
 

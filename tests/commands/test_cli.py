@@ -33,6 +33,7 @@ def stillroom(*arguments: str | Path) -> Result:
         ("doctor",),
         ("init",),
         ("predict",),
+        ("prune",),
         ("demo",),
     ],
 )
@@ -186,6 +187,7 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("predict", "nowhere", ".", "--out", "x", "--frames", "2"), "--frames is of a webcam"),
         (("predict", "nowhere", "webcam:98", "--out", "x"), "webcam:98: no camera can be opened"),
         (("predict", "nowhere", "webcam", ".", "--out", "x"), "leave out the other inputs"),
+        (("prune", "nowhere"), "no such run folder or checkpoint"),
         (("export", "nowhere", "--to", "onnx"), "no such run folder or checkpoint"),
         (("export", ".", "--to", "onnx", "--out", "x.pt2"), "expected a name ending in .onnx"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from stillroom.stages.models.model_settings import WeightsKey
 from stillroom.stages.models.task_heads import HeadsConfig, SegmentationHead
@@ -24,6 +24,7 @@ class StudentSettings(KindSettings):
         weights_key: where in that file they are, if it holds several such networks
         mean, std: of RGB in 0..255; the network gets (x - mean) / std
         options: further arguments of what builds the network
+        widths: channels of layers by name, of a network that `stillroom prune` has made narrower
         heads: what it learns, by task; segmentation alone if left out
     """
 
@@ -32,6 +33,7 @@ class StudentSettings(KindSettings):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: Std = IMAGENET_STD
     options: dict[str, Any] = Field(default_factory=dict)
+    widths: dict[str, tuple[PositiveInt, ...]] | None = None
     heads: HeadsConfig | None = None
 
     def by_task(self) -> dict[str, HeadSettings]:

@@ -25,7 +25,7 @@ from stillroom.stages.train.step import (
 from stillroom.stages.train.stream import open_loader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stillroom.stages.models.student import StudentOutput
     from stillroom.stages.train.batch import Batch
@@ -38,6 +38,7 @@ class TermCheck:
     """One term on one stream, over the steps of a check.
 
     Attributes:
+        stream: its name; "" of a term of the student's weights alone
         values: unweighted, one a step
         gradients: 2-norm of the weighted term's gradient by the student's parameters, one a step
         seconds: of the term alone, forward and back to the student's output; the least of the steps
@@ -86,6 +87,7 @@ def check(job: TrainJob, steps: int = 3) -> Check:
                     seed_step(job, learner)
                     for batch, output in zip(batches, forward(job, learner, batches), strict=True):
                         _measure(job, learner, batch, output, found)
+                    _measure_penalties(job, learner, found)
                 began = time.perf_counter()
                 take_step(job, learner, parts, lr_at(job, learner.updates)).values()
                 _synchronise(device)
@@ -113,17 +115,46 @@ def _measure(
         def value(label: str = label) -> torch.Tensor:
             return job.objective.value(label, alone, batch, learner.student, progress)
 
-        one.values.append(whole.item())
-        shown = job.objective.weighted(label, batch.labelled, whole)
-        one.gradients.append(term_gradient_norm(shown, learner).item())
-        with LiveMemory() as memory:
-            _back(value())
-        one.peak_bytes = max(one.peak_bytes, memory.peak)
-        _synchronise(learner.device)
-        began = time.perf_counter()
+        _add(one, whole, job.objective.weighted(label, batch.labelled, whole), value, learner)
+
+
+def _measure_penalties(
+    job: TrainJob, learner: Learner, found: dict[tuple[str, str], TermCheck]
+) -> None:
+    """Measure every term of the student's weights alone."""
+    for label, whole in job.objective.penalties(learner.student).items():
+        weight = job.objective.weight(label, labelled=True)
+        one = found.setdefault(("", label), TermCheck("", label, weight))
+
+        def value(label: str = label) -> torch.Tensor:
+            return job.objective.penalties(learner.student)[label]
+
+        _add(one, whole, weight * whole, value, learner)
+
+
+def _add(
+    one: TermCheck,
+    whole: torch.Tensor,
+    weighted: torch.Tensor,
+    value: Callable[[], torch.Tensor],
+    learner: Learner,
+) -> None:
+    """Add a step's measurements.
+
+    Args:
+        whole, weighted: the value, with the way back to the student's parameters
+        value: computes it again, for time and memory
+    """
+    one.values.append(whole.item())
+    one.gradients.append(term_gradient_norm(weighted, learner).item())
+    with LiveMemory() as memory:
         _back(value())
-        _synchronise(learner.device)
-        one.seconds = min(one.seconds, time.perf_counter() - began)
+    one.peak_bytes = max(one.peak_bytes, memory.peak)
+    _synchronise(learner.device)
+    began = time.perf_counter()
+    _back(value())
+    _synchronise(learner.device)
+    one.seconds = min(one.seconds, time.perf_counter() - began)
 
 
 @contextmanager

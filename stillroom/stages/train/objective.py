@@ -22,6 +22,7 @@ from stillroom.stages.train.reads import BESIDE, FURTHER, on_grid
 from stillroom.stages.train.step_part import step_part
 from stillroom.stages.train.terms.term import TermInput, TermState
 from stillroom.stages.train.terms.uncertainty import Uncertainty, uncertainty_of
+from stillroom.stages.train.terms.weight_term import WeightTerm
 from stillroom.storage_specs.artifacts import PSEUDO_LABEL
 from stillroom.storage_specs.errors import ConfigError
 
@@ -40,8 +41,8 @@ UNCERTAINTY = "uncertainty"  # what metrics call it
 class Objective:
     """Weighted sum of terms over the batches of all streams.
 
-    loss = sum over labelled batches of E + lambda * sum over unlabelled batches of E,
-    E = sum over terms of weight * value
+    loss = sum over labelled batches of E + lambda * sum over unlabelled batches of E + P,
+    E = sum over terms of weight * value,  P = the same of terms of the student's weights alone
 
     With `uncertainty` the terms of each task weigh what the student learns that they should, see
     `Uncertainty`.
@@ -105,6 +106,8 @@ class Objective:
         found: set[str] = set()
         terms = self._by_label()
         for label, reads in reads_on(terms, labelled, clips).items():
+            if isinstance(terms[label], WeightTerm):
+                continue
             if terms[label].grid not in strides:
                 raise ConfigError(
                     f"term {label} compares on the student's {terms[label].grid}; this student has "
@@ -180,6 +183,21 @@ class Objective:
         if not active:
             raise ConfigError(unused_stream(batch.stream, self._by_label(), batch.clips))
         return {label: self.value(label, output, batch, student, progress) for label in active}
+
+    def penalties(self, student: Student) -> dict[str, Tensor]:
+        """Return the value of each term of weights alone, by label: () float32, unweighted.
+
+        They are in the loss once a step, beside the shares of all batches.
+
+        Raises:
+            ConfigError: the student has no such weights.
+        """
+        terms = self._by_label().items()
+        return {
+            label: term.penalty(student.network)
+            for label, term in terms
+            if isinstance(term, WeightTerm)
+        }
 
     def value(
         self, label: str, output: StudentOutput, batch: Batch, student: Student, progress: float

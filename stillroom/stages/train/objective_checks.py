@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.stages.train.losses.cross_entropy import LabelTerm
 from stillroom.stages.train.reads import BESIDE, TRIPLETS, how_to_have, row_of
+from stillroom.stages.train.terms.weight_term import WeightTerm
 from stillroom.storage_specs.artifacts import PIXEL_CONFIDENCE, TARGETS
 from stillroom.storage_specs.errors import ConfigError
 
@@ -90,6 +91,7 @@ def reading_faults(
         ]
         if not any(reads.values()):
             faults.append(unused_stream(stream, terms, clips))
+    active |= {label for label, term in terms.items() if isinstance(term, WeightTerm)}
     return faults + [_unused_term(label, terms[label]) for label in terms if label not in active]
 
 

@@ -49,7 +49,7 @@ class Step:
 
     Attributes:
         loss: the weighted sum
-        terms: each term's value, unweighted, by "<stream>/<term>"; mean over the parts of a step
+        terms: values, unweighted, by "<stream>/<term>", or "<term>" of weights; mean over the parts
         gradients: 2-norm of each weighted term's own gradient, by the same names, where it was
             asked; of the first part
         watched: numbers of the terms' states, by "<term>/<name>", before the update
@@ -248,7 +248,7 @@ def demand_a_spread(what: str) -> Iterator[None]:
 def _terms(
     job: TrainJob, learner: Learner, batches: list[Batch], part: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every term as it is in the loss, and unweighted, by "<stream>/<term>".
+    """Every term as it is in the loss, and unweighted, named as in `Step`.
 
     Of several ranks each drops units of the student that are its own; terms draw for the frames of
     all of them, from the same numbers as one process would.
@@ -267,6 +267,9 @@ def _terms(
             name = f"{batch.stream}/{label}"
             values[name] = value
             weighted[name] = job.objective.weighted(label, batch.labelled, value)
+    for label, value in job.objective.penalties(learner.student).items():
+        values[label] = value
+        weighted[label] = job.objective.weighted(label, True, value)
     weighted |= job.objective.beside()
     return weighted, values
 

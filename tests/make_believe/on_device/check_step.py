@@ -33,6 +33,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
     "holistic": {**OF_TEACHERS, "weight": 1e-3, "width": 4},
     "masked_generative": {**OF_TEACHERS, "weight": 1.0},
     "multi_frame": {**OF_TEACHERS, "weight": 0.1, "patch": 4},
+    "network_slimming": {},
     "overparameterisation": {
         "layers": ["penultimate"],
         "cells": [

@@ -62,6 +62,22 @@ def test_its_steps_are_those_of_training(make_job):
         assert one.gradients == [line[name] for line in norms[:3]]
 
 
+def test_a_term_of_weights_is_in_a_step_once_whatever_the_streams(make_job):
+    terms = (*TERMS, {"name": "network_slimming", "weight": 0.5})
+    options = {"streams": STREAMS, "unlabelled_weight": 0.25}
+    *_, measured = check(make_job("checked", terms, seed=0, **options), 2).terms
+    steps = []
+    train(make_job("trained", terms, seed=0, on_step=steps.append, **options))
+    assert (measured.stream, measured.label, measured.weight) == ("", "network_slimming", 0.5)
+    assert measured.values == [step.terms["network_slimming"] for step in steps[:2]]
+    assert measured.values[0] == 6 + 8  # scales begin at 1
+    assert measured.gradients[0] == pytest.approx(0.5 * 14**0.5)
+    first = steps[0].terms
+    labelled = first["camvid/cross_entropy/fpn"] + 4 * first["camvid/probability_l2/fpn"]
+    rest = first["rest/cross_entropy/fpn"] + 4 * first["rest/probability_l2/fpn"]
+    assert steps[0].loss == pytest.approx(labelled + 0.25 * rest + 0.5 * 14)
+
+
 def test_a_check_writes_nothing_and_leaves_the_numbers_of_others_alone(make_job, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)

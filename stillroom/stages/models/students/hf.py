@@ -50,8 +50,10 @@ def build_hf_student(config: HfStudentConfig, num_classes: int) -> Student:
     from stillroom.stages.models.dense_network import Normalise
     from stillroom.stages.models.hf_network import find_classifier, run_hf
     from stillroom.stages.models.student import Student
+    from stillroom.stages.models.widths import resize
 
     network = _build(config, num_classes).eval()
+    resize(network, config.widths)
     if config.weights is not None:
         load_weights(network, config.weights, key=config.weights_key)
     side = config.pad * -(-128 // config.pad)

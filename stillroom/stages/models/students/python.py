@@ -46,12 +46,14 @@ def build_python(config: PythonStudentConfig, num_classes: int) -> Student:
 
     from stillroom.stages.models.dense_network import Normalise
     from stillroom.stages.models.student import Student
+    from stillroom.stages.models.widths import resize
 
     network = call_target(config.target, {"num_classes": num_classes, **config.options})
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"target {config.target!r}: expected a torch module, got {type(network).__name__}"
         )
+    resize(network, config.widths)
     if config.weights is not None:
         load_weights(network, config.weights, key=config.weights_key)
     normalise = Normalise(config.mean, config.std, config.pad, channels_last=False)

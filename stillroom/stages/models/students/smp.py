@@ -54,11 +54,13 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
     """
     from stillroom.stages.models.dense_network import Normalise
     from stillroom.stages.models.student import Student
+    from stillroom.stages.models.widths import resize
 
     options = dict(config.options)
     if config.encoder_depth is not None:
         options["encoder_depth"] = config.encoder_depth
     network = build_smp(SmpDesign(config.architecture, config.encoder, num_classes, options))
+    resize(network, config.widths)
     fit = None
     if config.encoder_weights is not None:
         file, key = config.encoder_weights, config.encoder_weights_key

@@ -50,12 +50,14 @@ def build_torchvision_student(config: TorchvisionStudentConfig, num_classes: int
     """
     from stillroom.stages.models.dense_network import Normalise
     from stillroom.stages.models.student import Student
+    from stillroom.stages.models.widths import resize
 
     if config.options:
         raise ConfigError(
             f"student.options: networks of torchvision have none, got {', '.join(config.options)}"
         )
     network = build_torchvision(config.architecture, num_classes)
+    resize(network, config.widths)
     fit = None
     if config.encoder_weights is not None:
         file, key = config.encoder_weights, config.encoder_weights_key

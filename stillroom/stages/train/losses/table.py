@@ -28,6 +28,7 @@ from stillroom.stages.train.losses.ifvd import IfvdTerm
 from stillroom.stages.train.losses.local_affinity import LocalAffinityTerm
 from stillroom.stages.train.losses.masked_generative import MaskedGenerativeTerm
 from stillroom.stages.train.losses.multi_frame import MultiFrameTerm
+from stillroom.stages.train.losses.network_slimming import NetworkSlimmingTerm
 from stillroom.stages.train.losses.normals_cosine import NormalsCosineTerm
 from stillroom.stages.train.losses.overparameterisation import OverparameterisationTerm
 from stillroom.stages.train.losses.pairwise_affinity import PairwiseAffinityTerm
@@ -60,6 +61,7 @@ LOSSES: dict[str, type[Term]] = {
     "local_affinity": LocalAffinityTerm,
     "masked_generative": MaskedGenerativeTerm,
     "multi_frame": MultiFrameTerm,
+    "network_slimming": NetworkSlimmingTerm,
     "normals_cosine": NormalsCosineTerm,
     "overparameterisation": OverparameterisationTerm,
     "pairwise_affinity": PairwiseAffinityTerm,
