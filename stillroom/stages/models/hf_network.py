@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import nn
 
 from stillroom.stages.models.dense_network import PENULTIMATE, with_layers
 from stillroom.stages.models.torchvision_import import import_torchvision
+from stillroom.stages.models.weights import demand_finite
 from stillroom.storage_specs.artifacts import LOGITS
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 from stillroom.storage_specs.extras import how_to_install
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -63,6 +65,26 @@ def as_weights_error(what: str) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{what}: cannot be loaded: {error}") from error
+
+
+def demand_whole(model: Any, report: Mapping[str, Any], path: str) -> Any:
+    """Return a teacher's model.
+
+    Args:
+        report: what transformers says of loading it from `path`
+
+    Raises:
+        WeightsError: the files do not fill it, or are not finite.
+    """
+    for what in ("missing_keys", "mismatched_keys"):
+        names = sorted(map(str, report.get(what, ())))
+        if names:
+            raise WeightsError(
+                f"teacher {path}: the files do not fill the network: {len(names)} {what}: "
+                f"{', '.join(names[:4])}; save it again with save_pretrained"
+            )
+    demand_finite(model.state_dict(), Path(path))
+    return model
 
 
 class HfForward:

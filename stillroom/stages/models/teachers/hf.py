@@ -1,4 +1,4 @@
-"""Teachers from transformers: any semantic segmentation model, from a folder or from the hub."""
+"""Teachers from transformers: models of semantic segmentation, or of depth, from files or a hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,7 +21,7 @@ from stillroom.stages.models.teachers.hf_processor import (
     settings_of,
     size_of,
 )
-from stillroom.stages.models.weights import demand_finite, weights_sha256
+from stillroom.stages.models.weights import weights_sha256
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class HfTeacherConfig(TeacherSettings):
     """A model that AutoModelForSemanticSegmentation can load. Layers: "penultimate" where found.
 
     Attributes:
+        task: "depth" is of a model that AutoModelForDepthEstimation can load, and gives depth alone
         path: folder that `save_pretrained` wrote, or the id of a model on the hub
         revision: the commit on the hub, in full: a branch moves, and a cache must know its maker
     """
@@ -45,6 +46,14 @@ class HfTeacherConfig(TeacherSettings):
     kind: Literal["hf"]
     path: str = Field(min_length=1)
     revision: str | None = None
+    task: Literal["segmentation", "depth"] = "segmentation"
+
+    added: ClassVar[tuple[str, ...]] = (*TeacherSettings.added, "task")
+
+    @property
+    def may_lack_classes(self) -> bool:
+        """A model of depth does."""
+        return self.task == "depth"
 
     @field_validator("path")
     @classmethod
@@ -155,6 +164,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 
     from stillroom.stages.models.dense_network import TeacherNetwork
     from stillroom.stages.models.hf_network import HfForward, import_transformers, quiet
+    from stillroom.stages.models.teachers.hf_depth import depth_network
 
     transformers = import_transformers("teachers")
     processor: dict[str, Any] = {}
@@ -162,9 +172,12 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
         processor = read_processor(config.path, config.revision)
     with quiet(transformers):
         model = _load(transformers, config)
-        _warn_of_other_classes(model.config, config)
+        if config.task == "segmentation":
+            _warn_of_other_classes(model.config, config)
         _warn_of_other_input(config, processor)
         _tell(config, processor)
+    if config.task == "depth":
+        return depth_network(model, config.path)
     forward = HfForward(model.eval(), config.num_channels())
     side = config.pad * -(-128 // config.pad)
     with suppress(Exception):  # a model of another size is searched when it is called on that
@@ -179,7 +192,8 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 
 
 def _load(transformers: Any, config: HfTeacherConfig) -> Any:
-    from stillroom.stages.models.hf_network import as_weights_error
+    from stillroom.stages.models.hf_network import as_weights_error, demand_whole
+    from stillroom.stages.models.teachers.hf_depth import load_depth
 
     local = config.folder.is_dir()
     place = {
@@ -188,6 +202,8 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
         "local_files_only": local,
         "trust_remote_code": False,
     }
+    if config.task == "depth":
+        return demand_whole(*load_depth(transformers, config.path, place), config.path)
     with as_weights_error(f"teacher {config.path}"):
         found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
     if found != config.num_channels():
@@ -200,15 +216,7 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
         model, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
             **place, output_loading_info=True
         )
-    for what in ("missing_keys", "mismatched_keys"):
-        names = sorted(map(str, report.get(what, ())))
-        if names:
-            raise WeightsError(
-                f"teacher {config.path}: the files do not fill the network: {len(names)} {what}: "
-                f"{', '.join(names[:4])}; save it again with save_pretrained"
-            )
-    demand_finite(model.state_dict(), config.folder)
-    return model
+    return demand_whole(model, report, config.path)
 
 
 def _warn_of_other_classes(model: Any, config: HfTeacherConfig) -> None:
