@@ -34,7 +34,7 @@ path = "FOLDER"                       # as save_pretrained wrote it; or a hub id
                                       # other classes than the data's: `classes`, `mapping`"""
 
 PIXELWISE = """\
-[[terms]]                             # probabilities, pixel by pixel: docs/losses.md has 23 terms
+[[terms]]                             # probabilities, pixel by pixel; docs/losses.md has all terms
 name = "pixelwise_kl"
 teacher = "heavy\""""
 

@@ -71,7 +71,7 @@ def look(folder: Path) -> list[FoundSource]:
         ConfigError: nothing of the kind is there, or label files cannot be read as such.
     """
     if folder.is_file() and folder.suffix.lower() in VIDEO_SUFFIXES:
-        return [_video(folder, "a video")]
+        return [_video(folder)]
     if not folder.is_dir():
         raise ConfigError(f"{folder} is neither a folder nor a video; give one that holds the data")
     kind = recognise(folder)
@@ -223,8 +223,8 @@ def _unlabelled(folder: Path) -> FoundSource:
     return FoundSource("unlabelled", {"kind": "images", "root": str(folder)}, tuple(remarks))
 
 
-def _video(place: Path, remark: str) -> FoundSource:
-    return FoundSource("unlabelled", {"kind": "video", "root": str(place)}, (remark,))
+def _video(place: Path, *remarks: str) -> FoundSource:
+    return FoundSource("unlabelled", {"kind": "video", "root": str(place)}, remarks)
 
 
 def _are_masks(folder: Path) -> bool:
