@@ -8,6 +8,7 @@ is left out, and the head is image pooling beside one convolution.
 |---|---|---|
 | MobileNetV2-16s, -1.0 | none | 2.11 |
 | MobileNetV2-8s | output_stride = 8 | 2.11 |
+| MobileNetV2-1.3 | width = 1.3 | 3.38 |
 | MobileNetV2-1.4 | encoder = "mobilenetv2_140" | 3.88 |
 
     [student]
@@ -67,6 +68,7 @@ def mobilenet_v2(
     num_classes: int,
     encoder: str = "mobilenetv2_100",
     output_stride: int = 16,
+    width: float | None = None,
     encoder_weights: str | None = None,
 ) -> BareSegmenter:
     """Build one.
@@ -74,9 +76,14 @@ def mobilenet_v2(
     Args:
         encoder: a MobileNetV2 of timm
         output_stride: pixels to one position of the logits, 8, 16 or 32
+        width: takes one of so many times its channels instead
         encoder_weights: a local file with timm's names
     """
-    body = timm.create_model(encoder, features_only=True, output_stride=output_stride)
+    dilated = {"features_only": True, "output_stride": output_stride}
+    if width is None:
+        body = timm.create_model(encoder, **dilated)
+    else:  # timm has names for a few widths
+        body = timm.models.efficientnet._gen_mobilenet_v2("mobilenetv2_100", width, **dilated)
     if encoder_weights is not None:
         fit_encoder(body, read_tensors(Path(encoder_weights)), Path(encoder_weights))
     return BareSegmenter(body, body.feature_info.channels()[-1], num_classes)
