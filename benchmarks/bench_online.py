@@ -42,7 +42,11 @@ TEACHERS = {
     "lite0": {},
     "lite2": LITE2,
     "lite2 of ten looks": {**LITE2, "flip": True, "scales": [0.5, 0.75, 1.0, 1.25, 1.5]},
-    "PSPNet-R101": {"architecture": "PSPNet", "encoder": "resnet101"},
+    "PSPNet-R101": {
+        "architecture": "PSPNet",
+        "encoder": "resnet101",
+        "options": {"encoder_depth": 5, "output_stride": 8},
+    },
 }
 
 

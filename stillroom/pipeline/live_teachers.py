@@ -42,9 +42,12 @@ def build_live(
             reads.setdefault(name, set()).add(artifact)
     size, device = settings.view.crop or run.cache.canvas, device_of(settings.device, "train")
     for name, artifacts in reads.items():
-        made = {each for each in artifacts if artifact_of(each).made_by == "teacher"}
+        made, codes = (
+            {each for each in artifacts if artifact_of(each).made_by == by}
+            for by in ("teacher", "autoencoder")
+        )
         if settings.teacher == "online":
-            _demand_live(name, artifacts - made)
+            _demand_live(name, codes)
         if not made:
             continue
         config = run.teacher(name)
@@ -57,11 +60,11 @@ def build_live(
     return teachers, sets
 
 
-def _demand_live(name: str, others: set[str]) -> None:
+def _demand_live(name: str, codes: set[str]) -> None:
     """Refuse what no teacher makes in the step, where there is no cache to fall back on."""
-    if others:
+    if codes:
         raise ConfigError(
-            f'train.teacher = "online": {", ".join(sorted(others))} of {name} is made from a cache '
+            f'train.teacher = "online": {", ".join(sorted(codes))} of {name} is made from a cache '
             "alone, by `stillroom cache adapt`; leave its terms out, or take it from a cache with "
             'train.teacher = "hybrid"'
         )

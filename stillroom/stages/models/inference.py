@@ -67,9 +67,10 @@ def as_frames(frames: NDArray[np.uint8] | Tensor, name: str = "frames") -> Tenso
     """
     import torch
 
-    if not isinstance(frames, torch.Tensor) and not frames.flags.writeable:
-        frames = frames.copy()  # torch would warn of a tensor that shares read-only memory
-    batch = torch.as_tensor(frames)
+    if isinstance(frames, torch.Tensor):
+        batch = frames
+    else:  # torch would warn of a tensor that shares read-only memory
+        batch = torch.as_tensor(frames if frames.flags.writeable else frames.copy())
     if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[-1] != 3:
         raise ArtifactError(
             f"{name}: expected uint8 (B, H, W, 3), got {batch.dtype} {tuple(batch.shape)}"

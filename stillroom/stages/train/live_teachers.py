@@ -84,8 +84,10 @@ class LiveTeachers:
     ) -> dict[str, Tensor]:
         """Make artifacts of some frames of a batch, on the grids they are read on: (n, ...)."""
         images = batch.images if batch.unlit is None else batch.unlit
-        pixels = torch.stack([images[place] for place in places]).round_().to(torch.uint8)
-        output = teacher(pixels.permute(0, 2, 3, 1).contiguous())
+        views = [images[place] for place in places]
+        with torch.inference_mode():
+            pixels = torch.stack(views).round_().to(torch.uint8)
+            output = teacher(pixels.permute(0, 2, 3, 1).contiguous())
         shown = batch.masks.get(1, batch.mask).to(teacher.device)
         names = {one.artifact for one in reads.values()}
         frames = [

@@ -130,6 +130,18 @@ def test_no_step_waits_for_the_device(document, waits, amp, most):
         assert sum(whole.values()) <= most, whole
 
 
+def test_a_teacher_in_the_step_makes_it_wait_for_nothing(document, waits):
+    names = {"pixelwise_kl", "fitnet", "cross_entropy", "multi_frame", "temporal"}
+    document["terms"] = [one for one in TERMS if one["name"] in names]
+    document["teachers"] = {"tiny": {**document["teachers"]["tiny"], "device": "auto"}}
+    online = {"amp": "off", "teacher": "online", "steps": 3}
+    expected, found = (trained(document, each, device=each, **online) for each in ("cpu", "cuda"))
+    assert "teacher" in RECORD.ranges
+    for step, progress in found.items():
+        assert progress.terms == pytest.approx(expected[step].terms, rel=2e-3, abs=1e-5)
+    assert not any(sum(whole.values()) for _, whole in waits[-2:]), waits[-2:]
+
+
 def test_half_precision_is_near_and_scales_its_loss(document):
     whole, half = (trained(document, amp, amp=amp, steps=1) for amp in ("off", "auto"))
     assert half[1].terms != whole[1].terms
