@@ -17,6 +17,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.stages.train.metrics import read_metrics
+from stillroom.storage_specs.store import Cache
 
 pytestmark = pytest.mark.slow
 OPTIONS = (
@@ -110,9 +111,11 @@ def test_another_number_of_processes_resumes_in_mid_epoch(built: Path) -> None:
     assert_alike("run", "alone")
 
 
-def test_frames_that_their_device_decodes_are_shared_out_alike(built: Path) -> None:
-    train_run(load_run(built, [*OPTIONS, "train.path=alone"]))
-    code, _, err = ended(launch(2, *OPTIONS, "train.decode=device"))
+def test_what_devices_decode_and_teachers_say_in_the_step_is_shared_out_alike(built: Path) -> None:
+    assert Cache.open("street.cache").artifact_set("street", "tiny").discard(1)
+    hybrid = (*OPTIONS, "train.teacher=hybrid")
+    train_run(load_run(built, [*hybrid, "train.path=alone"]))
+    code, _, err = ended(launch(2, *hybrid, "train.decode=device"))
     assert code == 0, err
     assert_alike("run", "alone")
 

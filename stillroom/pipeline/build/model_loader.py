@@ -11,6 +11,7 @@ from stillroom.stages.models.first_look import look_at
 from stillroom.stages.models.flow.flow_model import FlowModel, build_flow_model
 from stillroom.stages.models.makers import output_of
 from stillroom.stages.models.teacher import Teacher
+from stillroom.stages.models.teachers.ensemble_settings import EnsembleTeacherConfig
 from stillroom.stages.torch_state import threads
 from stillroom.storage_specs.artifacts import FRAMES
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
@@ -137,7 +138,10 @@ def check_reuse(run: RunConfig, plans: Sequence[SetPlan]) -> None:
 
 def _needs_a_workers_gpu(opened: OpenedRun, name: str) -> bool:
     teacher = opened.teachers.get(name)
-    return teacher is not None and teacher.kind == "python" and teacher.device != "cpu"
+    own = teacher.built_from() if isinstance(teacher, EnsembleTeacherConfig) else {name: teacher}
+    return any(
+        one is not None and one.kind == "python" and one.device != "cpu" for one in own.values()
+    )
 
 
 def _on_the_cpu(opened: OpenedRun) -> OpenedRun:

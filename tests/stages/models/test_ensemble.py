@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stillroom.pipeline.build.estimate import estimate_build
 from stillroom.pipeline.build.run import build
+from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.stages.models.build_teacher import build_teacher
@@ -103,6 +105,21 @@ def test_its_identity_is_its_members(run_of: Any) -> None:
     assert (
         run.teacher("both").model_copy(update={"device": "cpu"}).built_from()["one"].device == "cpu"
     )
+
+
+def test_an_ensemble_is_sized_built_resumed_and_scored_as_any_teacher(run_of: Any) -> None:
+    run = run_of('members=["one", "coarse"]')
+    planned = {one.plan.set_name: one.bytes for one in estimate_build(run).sets}
+    assert planned.keys() == {"frames", "both"}
+    assert min(planned["both"].values()) > 0
+    build(run)
+    both = Cache.open("street.cache").artifact_set("street", "both")
+    before = both.read("logits", 5)
+    assert both.discard(1)
+    build(run)
+    assert np.array_equal(both.read("logits", 5), before)
+    found = evaluate_model(run, "teacher:both", EvaluationOptions(limit=2))
+    assert found.result.frames == 2
 
 
 def test_a_cache_of_an_ensemble_is_refused_when_a_member_changes(run_of: Any) -> None:
