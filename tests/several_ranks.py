@@ -21,6 +21,7 @@ from torch import distributed, nn
 from stillroom.stages.across_ranks import Rows, rank, share, world_size
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.models.students.python import PythonStudentConfig
+from stillroom.stages.models.task_heads import HeadsConfig
 from stillroom.stages.train.batch import Batch
 from stillroom.stages.train.batch_memory import empty_triplets, reused
 from stillroom.stages.train.checkpoint import new_learner
@@ -49,6 +50,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
         "remembered": 4,
     },
     "cross_image_pixel": {"teacher": "fpn", "pixels": 32},
+    "depth_regression": {"teacher": "fpn", "kind": "scale_shift"},
     "multi_frame": {"teacher": "fpn", "weight": 0.1, "patch": 2},
     "holistic": {"teacher": "fpn", "width": 4},
     "network_slimming": {"weight": 0.01},
@@ -65,6 +67,9 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of terms that do not do with a teache
     },
     "temporal": {},
 }
+
+OF_TASKS = {"depth_bins", "depth_regression", "normals_cosine"}
+HEADS = HeadsConfig.model_validate({"segmentation": {}, "depth": {"bins": 6}, "normals": {}})
 
 
 def environment() -> dict[str, str]:
@@ -180,6 +185,9 @@ def made_up(stream: str, frames: int, seed: int, *, labelled: bool, clips: bool)
         flow, visible = 2 * normal(2 * frames, 2, SIDE, SIDE), chance(2 * frames, 1, SIDE, SIDE)
         batch.triplets = empty_triplets(frames, (SIDE, SIDE), reused)
         batch.triplets.flow, batch.triplets.visible = flow, visible < 0.8
+    depth = normal(count, 1, cells, cells).exp()
+    batch.artifacts["fpn/depth"] = depth.masked_fill(depth < chance(count, 1, 1, 1), 0)
+    batch.artifacts["fpn/normals"] = normal(count, 3, cells, cells)
     return batch
 
 
@@ -236,6 +244,8 @@ def steps_of(name: str, parts: int, **changes: Any) -> dict[str, Any]:
     config = PythonStudentConfig(
         kind="python", target="several_ranks:network", mean=(127.0,) * 3, std=(64.0,) * 3, pad=4
     )
+    if name in OF_TASKS:
+        config = config.model_copy(update={"heads": HEADS})
     torch.manual_seed(0)
     student = build_student(config, CLASSES)
     teachers = {"fpn/logits": CLASSES, "fpn/features/penultimate": TEACHERS}
