@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.stages.cache.device_copy import Underway
+from stillroom.stages.cache.row_pixels import RowPixels
 from stillroom.stages.cache.shard_threads import Tasks
-from stillroom.stages.evaluate.value_range import Range, merged
-from stillroom.storage_specs.artifacts import ARTIFACTS, FRAMES, IGNORE, LABELS, PSEUDO_LABEL
 from stillroom.storage_specs.codecs.codec import Encoded
 from stillroom.storage_specs.errors import ArtifactError, FrameError
 from stillroom.storage_specs.spans import span
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from stillroom.stages.cache.inputs import Inputs
     from stillroom.stages.cache.producers import Producer
     from stillroom.stages.cache.shard_threads import ShardThreads, Turn
+    from stillroom.stages.evaluate.value_range import Range
     from stillroom.storage_specs.artifact_set import ArtifactSet
     from stillroom.storage_specs.manifest import FrameRow
     from stillroom.storage_specs.shards.shard_writer import ShardWriter
@@ -83,38 +83,6 @@ class ShardReport:
     photo_pixels: int = 0
     sure_pixels: int = 0
     ranges: dict[str, Range] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """The pixels of rows that were written, as a `ShardReport` counts them."""
-
-    labels: Counter[int] = field(default_factory=Counter)
-    photo: int = 0
-    sure: int = 0
-    ranges: dict[str, Range] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, arrays: Arrays, loaded: Any) -> _Pixels:
-        labels = class_pixels(arrays[LABELS]) if LABELS in arrays else Counter[int]()
-        if PSEUDO_LABEL not in arrays:
-            return cls(labels, ranges=_ranges(arrays))
-        height, width = loaded.valid
-        label = arrays[PSEUDO_LABEL][:height, :width]
-        return cls(labels, height * width, int(np.count_nonzero(label != IGNORE)))
-
-    def __add__(self, other: _Pixels) -> _Pixels:
-        labels = self.labels + other.labels
-        ranges = merged(self.ranges, other.ranges)
-        return _Pixels(labels, self.photo + other.photo, self.sure + other.sure, ranges)
-
-
-def _ranges(arrays: Arrays) -> dict[str, Range]:
-    """The range of each target among a source's arrays that has one."""
-    if FRAMES not in arrays:
-        return {}
-    kinds = {name: ARTIFACTS[name].statistics for name in arrays}
-    return {name: Range.of(arrays[name]) for name, kind in kinds.items() if kind == "range"}
 
 
 @dataclass(frozen=True)
@@ -182,8 +150,8 @@ class _ShardInHand:
     def __init__(self, job: ShardJob, writer: ShardWriter) -> None:
         self._job, self.writer = job, writer
         self.decoded: Tasks[Any] = Tasks(job.threads.decoding)
-        self.stored: Tasks[_Pixels] = Tasks(job.threads.encoding)
-        self.pixels = _Pixels()
+        self.stored: Tasks[RowPixels] = Tasks(job.threads.encoding)
+        self.pixels = RowPixels()
         self.produce_seconds = self.turn_seconds = self.encode_wait_seconds = 0.0
 
     def fill(self) -> None:
@@ -268,9 +236,9 @@ def _decode(job: ShardJob, index: int) -> Any:
 
 def _put(
     job: ShardJob, writer: ShardWriter, index: int, loaded: Any, arrays: Arrays, seconds: float
-) -> _Pixels:
+) -> RowPixels:
     """Encode one frame into the writer, and count its pixels."""
-    pixels = _Pixels()
+    pixels = RowPixels()
     if isinstance(loaded, FrameError):
         writer.bad(replace(job.inputs.row(index), status="bad", reason=str(loaded)))
     else:
@@ -278,15 +246,9 @@ def _put(
         with span("encode"):
             written = put_row(writer, row, arrays)
         if written:
-            pixels = _Pixels.of(arrays, loaded)
+            pixels = RowPixels.of(arrays, loaded)
     job.on_frames(1)
     return pixels
-
-
-def class_pixels(label: NDArray[np.generic]) -> Counter[int]:
-    """Count the pixels of each class in a label map of uint8; those to be ignored do not count."""
-    counts = np.bincount(label.ravel().astype(np.intp), minlength=IGNORE)[:IGNORE]
-    return Counter({int(index): int(counts[index]) for index in np.flatnonzero(counts)})
 
 
 def put_row(writer: ShardWriter, row: FrameRow, arrays: Arrays) -> bool:
