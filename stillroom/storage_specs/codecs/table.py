@@ -17,6 +17,7 @@ from stillroom.storage_specs.codecs.log import Log
 from stillroom.storage_specs.codecs.plain import Exact, Half, Raw
 from stillroom.storage_specs.codecs.quantised import Byte, Flow, Unit
 from stillroom.storage_specs.codecs.rgb import Rgb
+from stillroom.storage_specs.codecs.signed import Signed
 from stillroom.storage_specs.codecs.topk import TopK
 from stillroom.storage_specs.errors import ConfigError
 
@@ -37,6 +38,7 @@ CODECS: dict[str, type[Codec]] = {
     "fp8": FP8,
     "topk": TopK,
     "log": Log,
+    "signed": Signed,
     "rgb": Rgb,
 }
 

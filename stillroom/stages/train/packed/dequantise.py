@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillroom.storage_specs.codecs import floor, quantised
+from stillroom.storage_specs.codecs import floor, quantised, signed
 from stillroom.storage_specs.codecs.kl import KNEE
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def _log(codec: Any, steps: Tensor, side: Mapping[str, Tensor]) -> Tensor:
     return torch.where(number > 0, power, 0.0)
 
 
+def _signed(codec: Any, steps: Tensor, side: Mapping[str, Tensor]) -> Tensor:
+    values = steps.float().sub_(signed.ZERO)
+    return values.div_(values.new_full((), signed.ZERO))
+
+
 def _unsigned(steps: Tensor) -> Tensor:
     """Steps of 16 bits, as int32: few operators take uint16."""
     return steps.int() & 0xFFFF
@@ -79,6 +84,7 @@ DEQUANTISE: dict[str, Callable[..., Tensor]] = {
     "kl": _kl,
     "fp8": _fp8,
     "log": _log,
+    "signed": _signed,
 }
 """By the codec's name: of the codec, its steps (B, C, h, w) and its sides (B, C, 1, 1).
 

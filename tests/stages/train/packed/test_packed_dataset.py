@@ -90,7 +90,7 @@ def sets(request, tmp_path_factory):
     labels = spec_of(ARTIFACTS["labels"], CODECS["raw"](), tile)
     photo = CODECS["raw" if tile else "rgb"]()
     depth = spec_of(ARTIFACTS["depth"], CODECS["exact"](), tile, target=True)
-    normals = spec_of(ARTIFACTS["normals"], CODECS["half"](), tile, target=True)
+    normals = spec_of(ARTIFACTS["normals"], CODECS["signed"](), tile, target=True)
     photos = spec_of(ARTIFACTS["frames"], photo, tile)
     frames = define(cache, "frames", [photos, labels, depth, normals])
     for artifact in ARTIFACTS.values():
