@@ -472,7 +472,7 @@ def test_a_dry_run_begins_nothing(place: Path) -> None:
     )
     assert shown.exit_code == 0, shown.stderr
     assert "CE + KL          1  to be trained  dry/ce-kl-seed1" in shown.stdout
-    assert "cache dry.cache lacks 2 shards" in shown.stdout
+    assert "dry.cache lacks 2 shards" in shown.stdout
     assert not Path("dry").exists()
     assert not Path("dry.cache").exists()
 
