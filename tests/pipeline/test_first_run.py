@@ -176,6 +176,19 @@ def test_videos_are_a_source(folder: Path) -> None:
         assert run.canvas == (40, 64)
 
 
+def test_colour_images_with_depth_maps_are_a_source(folder: Path) -> None:
+    for split in ("test", "train"):
+        for name in "12":
+            save(photo(), folder / f"room/{split}/color/{name}.png")
+            save(np.full((40, 64), 900, np.uint16), folder / f"room/{split}/depth/{name}.png")
+    (found,) = write_first_run([folder / "room"], folder / "run.toml").sources.values()
+    assert found.settings == {"kind": "rgbd", "root": str(folder / "room/train")}
+    assert found.remarks[1].startswith("not taken: test; ")
+    (found,) = write_first_run([folder / "room/test"], folder / "two.toml").sources.values()
+    assert found.settings["root"] == str(folder / "room/test")
+    assert len(found.remarks) == 1
+
+
 def test_sparse_ids_beyond_a_byte_are_mapped(folder: Path) -> None:
     save(photo(), folder / "town/images/a.png")
     save(np.resize(np.array([7, 1000, 2000], np.uint16), (40, 64)), folder / "town/masks/a.png")

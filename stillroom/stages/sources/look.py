@@ -208,6 +208,8 @@ def _unlabelled(folder: Path) -> FoundSource:
             f"{folder}: no data set that is known (docs/datasets.md), no folders of images and "
             f"masks, no images and no videos{hint}"
         )
+    if (rgbd := _rgbd(folder)) is not None:
+        return rgbd
     if videos > images:
         return _video(folder, f"{videos} video{'s' * (videos > 1)}")
     remarks = [f"{images} image{'s' * (images > 1)}, without masks"]
@@ -221,6 +223,23 @@ def _unlabelled(folder: Path) -> FoundSource:
             f"{folder}: these look like masks, not images; give the folder in which both lie"
         )
     return FoundSource("unlabelled", {"kind": "images", "root": str(folder)}, tuple(remarks))
+
+
+def _rgbd(folder: Path) -> FoundSource | None:
+    """The colour images and depth maps of a folder, or of the split in it to train on."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    places = [path for path in (folder, *inside) if {"color", "depth"} <= _names(path)]
+    if not places:
+        return None
+    place = min(places, key=lambda path: _ROLES.get(path.name.lower()) != "train")
+    remarks = ["colour images with depth maps; a student of depth: docs/depth.md"]
+    if others := ", ".join(path.name for path in places if path != place):
+        remarks.append(f"not taken: {others}; a section of its own takes it, to score on")
+    return FoundSource("unlabelled", {"kind": "rgbd", "root": str(place)}, tuple(remarks))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
 def _video(place: Path, *remarks: str) -> FoundSource:
