@@ -66,7 +66,8 @@ def load_weights(
 ) -> None:
     """Load a file into a module by name, nothing missing and nothing left over.
 
-    What wraps the network in the file is taken off, see `choose`; what was taken is logged.
+    What wraps the network in the file is taken off, see `choose`; what was taken is logged. Heads
+    of further tasks are left to `load_heads`, where the module has none yet.
 
     Args:
         key: where in the file the network is; needed where it is there several times
@@ -77,8 +78,10 @@ def load_weights(
         WeightsError: the weights are unreadable, not finite, or belong to another network; or the
             file has several such networks and `key` does not say which.
     """
+    from stillroom.stages.models.headed_network import HEADS
+
     chosen = choose(read_tensors(path), module.state_dict(), path, key)
-    passed = (*skip, *BESIDE)
+    passed = (*skip, *BESIDE, *([] if hasattr(module, HEADS) else [f"{HEADS}."]))
     state = {name: x for name, x in chosen.state.items() if not name.startswith(passed)}
     demand_finite(state, path)
     if classifier is not None:
@@ -86,6 +89,21 @@ def load_weights(
     fit_state(module, state, path)
     skipped = [name for name in chosen.state if name not in state]
     _tell(path, "weights", len(state), chosen.place, [*skipped, *chosen.unused])
+
+
+def load_heads(network: nn.Module, path: Path, key: str | None = None) -> None:
+    """Load those heads of further tasks that a network and a file both have; others stay random.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    from stillroom.stages.models.headed_network import HEADS
+
+    wanted = {n: x for n, x in network.state_dict().items() if n.startswith(f"{HEADS}.")}
+    chosen = choose(read_tensors(path), network.state_dict(), path, key)
+    state = {name: chosen.state[name] for name in wanted if name in chosen.state}
+    demand_finite(state, path)
+    fit_state(network, {**network.state_dict(), **state}, path)
 
 
 def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.task_heads import DepthHead, HeadsConfig, NormalsHead
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.stages.train.checkpoint import export
+from stillroom.storage_specs.errors import ConfigError, WeightsError
 
 PSPNET = {
     "kind": "smp",
@@ -124,3 +125,21 @@ def test_a_network_that_hides_its_features_has_one_head(tmp_path, monkeypatch):
     assert alone.channels == {"depth": 1}
     with pytest.raises(ConfigError, match="depth would read its penultimate features"):
         build_student(read({**section, "heads": {"segmentation": {}, "depth": {}}}), 3)
+
+
+def test_heads_begin_from_a_file_that_has_them(tmp_path):
+    both = student({"segmentation": {}, "depth": {"bins": 8}})
+    with torch.no_grad():
+        for parameter in both.network.parameters():
+            parameter.add_(0.5)
+    export(tmp_path / "both.safetensors", both, {})
+    begin = {"weights": tmp_path / "both.safetensors"}
+    again = student({"segmentation": {}, "depth": {"bins": 8}}, **begin).network.state_dict()
+    assert all(again[name].equal(x) for name, x in both.network.state_dict().items())
+    alone = student(**begin).network.state_dict()
+    assert all(both.network.state_dict()[name].equal(x) for name, x in alone.items())
+    further = student({"segmentation": {}, "depth": {"bins": 8}, "normals": {}}, **begin)
+    assert further.network.task_heads["depth"].bias.equal(both.network.task_heads["depth"].bias)
+    assert "normals" in further.network.task_heads
+    with pytest.raises(WeightsError, match=r"differently shaped: task_heads\.depth\.weight"):
+        student({"segmentation": {}, "depth": {"bins": 9}}, **begin)

@@ -11,6 +11,7 @@ from stillroom.stages.models.students.torchvision import (
     TorchvisionStudentConfig,
     build_torchvision_student,
 )
+from stillroom.stages.models.weights import load_heads
 from stillroom.stages.settings import one_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ else:
 def build_student(config: StudentConfig, num_classes: int) -> Student:
     """Build a student, and load what weights the config names. Random ones follow torch's seed.
 
-    The weights are of the network without the heads that stand beside its own.
+    Heads beside the network's own have those of the file, where it has such a head.
 
     Args:
         num_classes: of the labels, for a head of segmentation
@@ -50,4 +51,6 @@ def build_student(config: StudentConfig, num_classes: int) -> Student:
     student = build(config, first.channels(num_classes))
     if config.heads is not None:
         student.take_heads(heads, num_classes if config.learns_classes() else 0)
+        if config.weights is not None:
+            load_heads(student.network, config.weights, config.weights_key)
     return student
