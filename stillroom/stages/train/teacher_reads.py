@@ -93,7 +93,8 @@ def teacher_reads(
     """Find where each artifact comes from: the first of the sets that has it, what that lacks live.
 
     Args:
-        needs, teachers, out_stride: as for `CacheDataset`
+        needs, out_stride: as for `CacheDataset`
+        teachers: likewise; of each teacher its `LiveSet` last
         frame_ids: of the source
         stream, source: for messages
 
@@ -111,17 +112,18 @@ def teacher_reads(
     cached, live = {}, {}
     for read, (key, stride) in grids.items():
         teacher, _, artifact = key.partition("/")
-        first, *others = (
+        holders = [
             one
             for name, one in teachers.items()
             if teacher_of(name) == teacher and artifact in one.arrays
-        )
+        ]
+        first, last = holders[0], holders[-1]
         if not isinstance(first, LiveSet):
             cached[read] = Read(first, artifact, stride)
-        for one in (first, *others):
-            ids = _not_cached(first, frame_ids)
-            if isinstance(one, LiveSet) and (ids is None or ids):
-                live[read] = LiveRead(teacher, artifact, one.arrays[artifact], stride, ids)
+        if isinstance(last, LiveSet):
+            missing = _not_cached(first, frame_ids)
+            if missing != frozenset():
+                live[read] = LiveRead(teacher, artifact, last.arrays[artifact], stride, missing)
     return TeacherReads(
         cached,
         live,
