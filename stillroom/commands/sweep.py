@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from stillroom.commands.options import ADDRESS, JSON, SET, example, print_result
+from stillroom.commands.options import (
+    ADDRESS,
+    JSON,
+    RUN_FILE,
+    SET,
+    example,
+    naming_run_file,
+    print_result,
+)
 
 
 def _seeds(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
@@ -66,6 +74,7 @@ def sweep(
     from stillroom.pipeline.sweep.run import plan_sweep
 
     asked = load_sweep(sweep_file, overrides, seeds)
+    click.get_current_context().meta[RUN_FILE] = asked.config.run
     plan = plan_sweep(asked, only, seeds, teachers_only=teachers_only)
     if dry_run:
         print_result(plan.to_dict(), sweeps.plan(plan), as_json)
@@ -73,6 +82,6 @@ def sweep(
     found = progress.sweep_with_bars(plan, retrain=retrain, per_class=per_class, address=address)
     print_result(found.to_dict(), sweeps.result(found, per_class=per_class), as_json)
     for trial, problem in found.failed.items():
-        click.echo(f"error: {trial.name}: {problem}", err=True)
+        click.echo(f"error: {trial.name}: {naming_run_file(problem)}", err=True)
     if found.failed:
         sys.exit(2)
