@@ -122,7 +122,7 @@ def _has_labels(name: str, dataset: CacheDataset, classes: Sequence[str]) -> boo
     seen, count = np.zeros(len(classes), bool), len(dataset.indices)
     read = _look(dataset.frames, dataset.indices, seen, MOST)
     frames = f"its {read}" if read == count else f"{read} of its {count}"
-    _tell(f"stream {name}", frames, seen, classes, "labels do not teach it")
+    _tell(f"stream {name}", frames, seen, classes, "labels alone do not teach that")
     return bool(seen.any())
 
 

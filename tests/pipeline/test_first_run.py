@@ -244,7 +244,7 @@ def test_a_data_set_without_its_labels_is_known_by_its_folders(folder: Path) -> 
     shutil.rmtree(folder / "data/gtFine")
     for given in ("data", "data/leftImg8bit"):
         (found,) = write_first_run([folder / given], folder / f"{len(given)}.toml").sources.values()
-        assert "has the layout of cityscapes, but gtFine/train is not there" in found.remarks[1]
+        assert found.remarks[1].endswith("layout of cityscapes, but gtFine/train is not there")
 
 
 def test_masks_alone_are_no_photos(folder: Path) -> None:

@@ -133,7 +133,9 @@ def test_masks_whose_object_has_the_ignored_id_are_said_to_lack_it(
     built(path := masks((0, 255)))
     caplog.clear()
     prepare_job(load_run(path))
-    assert "stream town: no pixel of its 6 frames has the class object; labels do" in caplog.text
+    assert (
+        "stream town: no pixel of its 6 frames has the class object; labels alone do" in caplog.text
+    )
     assert "masks of 0 and 255" in caplog.text
 
 

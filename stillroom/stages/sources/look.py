@@ -215,7 +215,9 @@ def _unlabelled(folder: Path) -> FoundSource:
     remarks = [f"{images} image{'s' * (images > 1)}, without masks"]
     part = part_of(folder)
     if part is not None and part.role == "images":
-        remarks.append(f"{part}; give that folder to learn from its labels")
+        remarks.append(
+            str(part) if part.missing else f"{part}; give that folder to learn from its labels"
+        )
     elif part is not None:
         raise ConfigError(f"{folder} holds labels, not images; {part}: give that folder")
     elif _are_masks(folder):
