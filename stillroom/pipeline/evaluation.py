@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.pipeline.open_model import open_model
 from stillroom.pipeline.prediction_pictures import (
     draw_predictions,
+    draw_task,
     frames_at_once,
     section_of,
 )
@@ -151,12 +152,28 @@ def evaluate_models(
     scorer = _Scorer(run, source, clips, options, on_frames)
     found = {name: scorer.score(model) for name, model in models.items()}
     if options.sheet is not None:
-        results = {name: one.result for name, one in found.items()}
-        draw_predictions(run, models, options.sheet, results, limit=options.limit)
+        _draw(run, models, options.sheet, found, options.limit)
     if options.pictures is not None and clips is not None:
         videos = {name: one.video for name, one in found.items() if one.video is not None}
         clips.draw(videos, source.classes or (), options.pictures)
     return list(found.values())
+
+
+def _draw(
+    run: RunConfig,
+    models: Mapping[str, Model],
+    sheet: Path,
+    found: Mapping[str, Evaluation],
+    limit: int | None,
+) -> None:
+    """Draw the classes of the models that tell some; where none does, the first task of them."""
+    scored = {k: one.segmentation for k, one in found.items() if one.segmentation is not None}
+    if scored:
+        draw_predictions(run, {k: models[k] for k in scored}, sheet, scored, limit=limit)
+        return
+    task = next(task for one in found.values() for task in one.tasks)
+    told = {name: one.tasks[task] for name, one in found.items() if task in one.tasks}
+    draw_task(run, {name: models[name] for name in told}, sheet, told, limit=limit)
 
 
 def _open_models(
@@ -171,10 +188,10 @@ def _open_models(
         _check_tasks(model, run.targets_of(settings.source), settings.source)
         if SEGMENTATION in model.tasks and source.classes is not None:
             _check_classes(model, source.classes, settings.source)
-        elif settings.several() or options.video or options.sheet is not None:
+        elif settings.several() or options.video:
             raise ConfigError(
-                f"{model.name} is not scored on classes, which --video and --sheet show and "
-                "evaluate.flip, scales and tile look at; leave them out (`stillroom predict` draws)"
+                f"{model.name} is not scored on classes, which --video measures and evaluate.flip, "
+                "scales and tile look at; leave them out"
             )
         if settings.several():
             looks = Looks(model.predictor, settings, settings.batch)

@@ -7,21 +7,29 @@ from typing import TYPE_CHECKING
 
 from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.stages.evaluate.evaluation import scored_label
-from stillroom.stages.evaluate.predict import Prediction, predictions
+from stillroom.stages.evaluate.predict import (
+    Prediction,
+    SkippedFrame,
+    full_outputs,
+    predictions,
+)
+from stillroom.stages.evaluate.tasks import TASKS
 from stillroom.stages.pictures.prediction_sheet import prediction_sheet
+from stillroom.stages.pictures.sheet import Cell, FrameRow, Sheet
 from stillroom.stages.sources.canvas import to_canvas
 from stillroom.stages.sources.open import open_source
-from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.artifacts import IGNORE, artifact_of
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from stillroom.pipeline.open_model import Model
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.stages.evaluate.evaluation import EvaluationResult
     from stillroom.stages.evaluate.evaluation_settings import EvaluateConfig
+    from stillroom.stages.evaluate.task_evaluation import TaskResult
     from stillroom.stages.sources.canvas import CanvasFrame
     from stillroom.stages.sources.source import Source
 
@@ -43,7 +51,13 @@ def draw_predictions(
     settings = section_of(run)
     source = open_source(run.sources[settings.source])
     total = min(len(source), limit or len(source))
-    frames = _scored_frames(source, range(total), settings.sheet_frames, run.cache.canvas)
+    frames = _scored_frames(
+        source,
+        range(total),
+        settings.sheet_frames,
+        run.cache.canvas,
+        lambda frame: bool((scored_label(frame) != IGNORE).any()),
+    )
     classes = {
         name: [
             each.classes
@@ -62,8 +76,57 @@ def draw_predictions(
     )
 
 
+def draw_task(
+    run: RunConfig,
+    models: Mapping[str, Model],
+    path: Path,
+    results: Mapping[str, TaskResult],
+    *,
+    limit: int | None = None,
+) -> None:
+    """Draw a sheet of a task other than classes: frame, truth, and a column for every model.
+
+    Args:
+        models, results: of one task, by the name that the picture shows
+        limit: how many of the first frames were scored, if not all
+    """
+    settings = section_of(run)
+    task = next(iter(results.values())).task
+    target, kind = TASKS[task].target, artifact_of(TASKS[task].target).picture
+    source = open_source(run.sources[settings.source])
+    total = min(len(source), limit or len(source))
+    frames = _scored_frames(
+        source,
+        range(total),
+        settings.sheet_frames,
+        run.cache.canvas,
+        lambda frame: bool(frame.targets[target].any()),
+    )
+    columns = [
+        [
+            Cell(kind, each[1].squeeze(0).cpu().numpy())  # depth has one channel
+            for each in full_outputs(model.tasks[task], frames, settings.batch)
+            if not isinstance(each, SkippedFrame)
+        ]
+        for model in models.values()
+    ]
+    rows = [
+        FrameRow(
+            frame.frame_id, frame.image, (Cell(kind, frame.targets[target]), *made), frame.valid
+        )
+        for frame, *made in zip(frames, *columns, strict=True)
+    ]
+    first = {name: next(iter(one.scores.items())) for name, one in results.items()}
+    heads = (f"{name} · {score} {value:.3f}" for name, (score, value) in first.items())
+    Sheet(f"{settings.source}: {task}", ("frame", f"true {task}", *heads), rows).save(path)
+
+
 def _scored_frames(
-    source: Source, among: Sequence[int], count: int, canvas: tuple[int, int]
+    source: Source,
+    among: Sequence[int],
+    count: int,
+    canvas: tuple[int, int],
+    counts: Callable[[CanvasFrame], bool],
 ) -> list[CanvasFrame]:
     """Load frames that count, spread evenly; in place of one that does not, the next that does."""
     labelled = [index for index in among if source.labelled(index)]
@@ -73,7 +136,7 @@ def _scored_frames(
         for index in labelled[first:behind]:
             with suppress(FrameError):  # the scores have counted and named it
                 frame = to_canvas(source.load(index), canvas)
-                if (scored_label(frame) != IGNORE).any():
+                if counts(frame):
                     found.append(frame)
                     break
     return found

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stillroom.pipeline.build.run import build
-from stillroom.pipeline.evaluation import evaluate_model
+from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_model, open_trained
 from stillroom.pipeline.run_file.loading import parse_run
@@ -74,8 +75,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_student_of_depth_is_scored_on_what_it_says(folder: Path) -> None:
     run = run_file(folder)
-    found = evaluate_model(run, str(folder / "student"))
+    sheet = folder / "depth.png"
+    found = evaluate_model(run, str(folder / "student"), EvaluationOptions(sheet=sheet))
     assert found.segmentation is None
+    with Image.open(sheet) as drawn:
+        assert len(drawn.getcolors(2**20) or []) > 50
     source, tally = open_source(run.sources["unseen"]), DepthTally()
     student = open_trained(folder / "student").student.eval()
     for index in range(len(source)):

@@ -52,11 +52,11 @@ class StudentPredictor:
     """A student in evaluation mode; its modules are back in their own modes after each batch.
 
     Attributes:
-        output: which of its grids.
+        output: which of its grids; that of its first head if left out.
     """
 
     student: Student
-    output: str = LOGITS
+    output: str | None = None
 
     def __call__(self, frames: NDArray[np.uint8] | Tensor) -> tuple[Tensor, int]:
         """See `Predictor`."""
@@ -65,7 +65,8 @@ class StudentPredictor:
         with evaluation_mode(self.student), torch.inference_mode():
             # contiguous: a transposed view would send the first convolution down a slow path
             images = images.permute(0, 3, 1, 2).contiguous().float()  # (B, 3, H, W)
-            return self.student(images).grids[self.output], self.student.strides[self.output]
+            output = self.output or next(iter(self.student.strides))
+            return self.student(images).grids[output], self.student.strides[output]
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,16 @@ class DepthHead(HeadSettings):
         return [low + (k + 0.5) * width for k in range(self.bins)]
 
     def outputs(self, grid: Tensor) -> ModelOutput:
+        import torch
+
         if not self.bins:
             # float16, in which a student may be computed, ends at 65504.
             return {DEPTH: grid.float().clamp(-FURTHEST, FURTHEST).exp()}
-        centres = grid.new_tensor(self.log_centres()).float()
-        log_depth = (grid.float().softmax(1) * centres[:, None, None]).sum(1, keepdim=True)
+        first, second, *_ = self.log_centres()
+        # Made where the grid is: a copy from the host would hold up every step on a GPU.
+        each = torch.arange(self.bins, device=grid.device, dtype=torch.float32)
+        centres = (first + each * (second - first))[:, None, None]
+        log_depth = (grid.float().softmax(1) * centres).sum(1, keepdim=True)
         return {DEPTH: log_depth.exp(), DEPTH_LOGITS: grid}
 
 
