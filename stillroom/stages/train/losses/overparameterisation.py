@@ -15,9 +15,14 @@ from stillroom.stages.models.auxiliary.cells import (
     unknown_inputs,
 )
 from stillroom.stages.models.auxiliary.module import AuxiliaryModule
+from stillroom.stages.models.task_heads import DEPTH_LOGITS, DepthHead
 from stillroom.stages.train.losses.cross_entropy import LabelTerm, WeightedClasses
+from stillroom.stages.train.losses.depth_bins import depth_bins
+from stillroom.stages.train.losses.depth_regression import depth_regression
+from stillroom.stages.train.losses.normals_cosine import normals_cosine
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
-from stillroom.storage_specs.artifacts import FEATURES, LOGITS
+from stillroom.stages.upsample import upsample_logits
+from stillroom.storage_specs.artifacts import DEPTH, FEATURES, LOGITS, NORMALS
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +46,9 @@ class OverparameterisationTerm(LabelTerm):
         adaptor, aggregator: of the basic module, where there are no cells
         cells: another module than the basic one, cell by cell
         channels: of each layer as it is adapted
-        learns: from labels by `cross_entropy`, or from the teacher's logits by `pixelwise_kl`
+        learns: labels by `cross_entropy`; the teacher's logits by `pixelwise_kl`; depth by
+            `depth_bins`, or by `depth_regression` where the student's head has no bins; normals by
+            `normals_cosine`: both the frames' own, or the teacher's if one is named
     """
 
     name: Literal["overparameterisation"]
@@ -50,7 +57,7 @@ class OverparameterisationTerm(LabelTerm):
     aggregator: Aggregator | None = None
     cells: tuple[Cell, ...] = ()
     channels: PositiveInt = 64
-    learns: Literal["labels", "logits"] = "labels"
+    learns: Literal["labels", "logits", "depth", "normals"] = "labels"
 
     @model_validator(mode="after")
     def _is_one_module(self) -> OverparameterisationTerm:
@@ -68,9 +75,11 @@ class OverparameterisationTerm(LabelTerm):
         return self
 
     @model_validator(mode="after")
-    def _logits_have_no_labels(self) -> OverparameterisationTerm:
-        if self.learns == "logits" and (self.threshold or self.class_weights):
-            raise ValueError("threshold and class_weights are of labels, and it learns from logits")
+    def _others_have_no_labels(self) -> OverparameterisationTerm:
+        if self.learns != "labels" and (self.threshold or self.class_weights):
+            raise ValueError(
+                f"threshold and class_weights are of labels, and it learns {self.learns}"
+            )
         return self
 
     @property
@@ -87,11 +96,16 @@ class OverparameterisationTerm(LabelTerm):
         return module_stride(self._of_layers(strides), self.plan)
 
     def reads(self, labelled: bool) -> frozenset[str]:
-        return frozenset({self.key(LOGITS)}) if self.learns == "logits" else super().reads(labelled)
+        if self.learns == "labels":
+            return super().reads(labelled)
+        if self.learns == "logits" or self.teacher is not None:
+            return frozenset({self.key(self.learns)})
+        return frozenset({self.learns} if labelled else ())
 
     def state(self, sizes: Sizes) -> TermState:
         channels, strides = self._of_layers(sizes.student), self._of_layers(sizes.strides)
-        module = AuxiliaryModule(self.plan, channels, strides, self.channels, sizes.classes)
+        outputs = self._outputs(sizes)
+        module = AuxiliaryModule(self.plan, channels, strides, self.channels, outputs)
         return AuxiliaryState(module, self.weights(sizes))
 
     def value(self, given: TermInput) -> Tensor:
@@ -99,7 +113,38 @@ class OverparameterisationTerm(LabelTerm):
         logits = given.kept(AuxiliaryState).module(features)
         if self.learns == "logits":
             return pixelwise_kl(logits, given.artifact(LOGITS), mask=given.mask)
-        return self.of_logits(given, logits)
+        if self.learns == "labels":
+            return self.of_logits(given, logits)
+        return self._of_target(given, logits)
+
+    def _of_target(self, given: TermInput, grid: Tensor) -> Tensor:
+        """Compare what the student's own head makes of the module's grid: depth, or normals."""
+        head = given.student.heads[self.learns]
+        found = head.outputs(grid)
+        mask = None
+        if self.teacher is None:
+            known = given.target(self.learns)
+            size = (known.shape[2], known.shape[3])
+            found = {k: upsample_logits(one, given.stride, size) for k, one in found.items()}
+        else:
+            known, mask = given.artifact(self.learns), given.mask
+        if self.learns == NORMALS:
+            return normals_cosine(found[NORMALS], known, mask=mask)
+        if isinstance(head, DepthHead) and head.bins:
+            bins, centres = found[DEPTH_LOGITS], head.log_centres()
+            return depth_bins(bins, known, log_centres=centres, mask=mask)
+        return depth_regression(found[DEPTH], known, mask=mask)
+
+    def _outputs(self, sizes: Sizes) -> int:
+        """Return the channels of the module's own head: those of the student's."""
+        given = {"labels": LOGITS, DEPTH: DEPTH_LOGITS}.get(self.learns, self.learns)
+        given = given if given in sizes.student else self.learns
+        if given not in sizes.student:
+            raise ConfigError(
+                f"term {self.label}: it learns {self.learns}, and the student has no head of it: "
+                f"it gives {', '.join(sizes.student)}"
+            )
+        return sizes.student[given]
 
     def _of_layers(self, known: Mapping[str, int]) -> dict[str, int]:
         missing = [layer for layer in self.layers if f"{FEATURES}/{layer}" not in known]

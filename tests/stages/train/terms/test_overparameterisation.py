@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.models.auxiliary.adaptors import CONVOLUTIONS, DeformableConv, build_adaptor
 from stillroom.stages.models.auxiliary.cells import Cell, basic_cells, loose_ends, module_stride
+from stillroom.stages.models.task_heads import DepthHead, NormalsHead
+from stillroom.stages.train.losses.depth_bins import depth_bins
 from stillroom.stages.train.losses.pixelwise_kl import pixelwise_kl
 from stillroom.stages.train.losses.table import TermConfig
+from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.errors import ConfigError
 
 LAYERS = ["penultimate", "stage4"]  # at strides 4 and 8, of 6 and 7 channels
@@ -124,18 +129,55 @@ def test_it_learns_from_logits_on_its_own_grid(make_input):
     assert term.value(given).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("bins", [6, 0])
+def test_it_learns_depth_by_the_head_of_the_student(bins, make_input, sizes):
+    head = DepthHead(bins=6) if bins else DepthHead(bins=0)
+    gives = {"depth": 1, **({"depth_logits": bins} if bins else {})}
+    depth = 1 + 4 * torch.rand(2, 1, 16, 22)
+    term = make(learns="depth", layers=["stage4"], cells=[cell("stage4", "stage4")])
+    assert (term.reads(True), term.reads(False)) == ({"depth"}, frozenset())
+    given = make_input(make(), targets={"depth": depth})
+    state = term.state(replace(sizes, student={**sizes.student, **gives}))
+    given.student.heads = {"depth": head}
+    found = term.value(replace(given, term=term, state=state))
+    grid = state.module({"stage4": given.output.features["stage4"]})
+    outputs = {k: upsample_logits(v, 8, (16, 22)) for k, v in head.outputs(grid).items()}
+    if bins:
+        centres = head.log_centres()
+        expected = depth_bins(outputs["depth_logits"], depth, log_centres=centres)
+    else:
+        expected = (outputs["depth"].log() - depth.log()).abs().mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert state.module.head.out_channels == (bins or 1)
+
+
+def test_it_learns_the_normals_that_a_teacher_tells(make_input, sizes):
+    term = make(learns="normals", teacher="fpn")
+    normals = F.normalize(torch.randn(2, 3, 4, 6), dim=1)
+    assert term.reads(True) == term.reads(False) == {"fpn/normals"}
+    given = make_input(make(), artifacts={"fpn/normals": normals})
+    given.student.heads = {"normals": NormalsHead()}
+    state = term.state(replace(sizes, student={**sizes.student, "normals": 3}))
+    found = term.value(replace(given, term=term, state=state))
+    grid = state.module({layer: given.output.features[layer] for layer in LAYERS})
+    cosine = (F.normalize(grid, dim=1) * normals).sum(1)
+    assert found.item() == pytest.approx((1 - cosine)[given.mask[:, 0]].mean().item(), rel=1e-5)
+
+
 def test_a_module_that_cannot_be_built_is_refused(sizes):
     for section, why in (
         ({"layers": ["stage4"]}, "for one layer there is auxiliary_cross_entropy"),
         ({"layers": ["stage4", "stage4"]}, "named twice"),
         ({"cells": [cell("stage4", "stage4")], "adaptor": "conv1x1"}, "cells name their own"),
         ({"cells": [cell("stage4", "cell1")]}, r"cells\.0\.inputs: 'cell1' is none of penultimate"),
-        ({"learns": "logits", "teacher": "fpn", "threshold": 0.9}, "it learns from logits"),
+        ({"learns": "logits", "teacher": "fpn", "threshold": 0.9}, "and it learns logits"),
         ({"cells": [cell("stage4", "stage4", ("conv5x5", "skip"))]}, "conv5x5|conv1x1"),
     ):
         with pytest.raises(ValidationError, match=why):
             make(**section)
     with pytest.raises(ConfigError, match="layers names stage2, and this student has logits"):
         make(layers=["stage2", "stage4"]).state(sizes)
+    with pytest.raises(ConfigError, match="it learns depth, and the student has no head of it"):
+        make(learns="depth").state(sizes)
     with pytest.raises(ConfigError, match="stride 4 and 6, which do not fit"):
         module_stride({"a": 4, "b": 6}, [Cell.model_validate(cell("a", "b"))])
