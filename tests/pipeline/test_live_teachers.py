@@ -77,11 +77,12 @@ def test_on_whole_frames_losses_are_those_of_an_exact_cache(frames: Path) -> Non
     assert len({round(one["loss"], 4) for one in online}) > 40
 
 
-def test_jitter_is_for_the_student_alone(frames: Path) -> None:
-    jitter = ["train.jitter={brightness=0.5, contrast=0.5}", WHOLE]
-    online = losses(frames, *jitter, ONLINE, "train.path=online")
+def test_jitter_and_pasting_are_for_the_student_alone(frames: Path) -> None:
+    jitter = "train.jitter={brightness=0.5, contrast=0.5}"
+    changed = [WHOLE, jitter, 'train.streams.more.mix="classmix"']
+    online = losses(frames, *changed, ONLINE, "train.path=online")
     build(load_run(frames, EXACT))
-    assert_alike(online, losses(frames, *jitter))
+    assert_alike(online, losses(frames, *changed))
 
 
 @pytest.mark.parametrize("how", ["train.decode=device", 'train.loader="processes"'])

@@ -78,7 +78,7 @@ def by_device(
     Returns:
         both, and the models that would use a GPU if the cluster had one
     """
-    devices = {name: teacher.device for name, teacher in run.teachers.items()}
+    devices = {name: run.teacher(name).device for name in run.teachers}
     devices |= {name: flow.device for name, flow in run.flows.items()}
     some = any(node.gpus for node in nodes)
     without: list[ShardWork] = []

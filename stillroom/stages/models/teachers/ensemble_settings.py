@@ -66,7 +66,7 @@ class EnsembleTeacherConfig(TeacherSettings):
         return self
 
     def of(self, teachers: Mapping[str, TeacherSettings]) -> Self:
-        """Return the section with those of its members.
+        """Return the section with those of its members, on their device where they agree on one.
 
         Raises:
             ConfigError: they have other classes than each other.
@@ -82,7 +82,10 @@ class EnsembleTeacherConfig(TeacherSettings):
                 "members: expected teachers of the same classes, in one order, got"
                 f"{''.join(listing)}\n  bring them to the run's by `mapping`, each in its section"
             )
-        found = self.model_copy(update={"classes": next(iter(seen.values())).classes})
+        update: dict[str, Any] = {"classes": next(iter(seen.values())).classes}
+        if self.device == "auto" and len(devices := {one.device for one in seen.values()}) == 1:
+            update["device"] = devices.pop()
+        found = self.model_copy(update=update)
         found._built_from = dict(teachers)
         return found
 
