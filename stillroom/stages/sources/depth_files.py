@@ -59,7 +59,8 @@ class DepthFiles:
             )
         floating = values.dtype.kind == "f"
         unit = (1.0 if floating else 0.001) if self.unit is None else self.unit
-        missing = np.isnan(values) if floating else values == SATURATED
+        saturated = values.dtype.itemsize == 2 and not floating
+        missing = np.isnan(values) if floating else saturated & (values == SATURATED)
         metres = np.where(missing, 0, values) * unit
         _refuse(file, np.isinf(metres), "infinite")
         _refuse(file, metres < 0, "negative")

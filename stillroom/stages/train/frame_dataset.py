@@ -25,7 +25,7 @@ class FrameDataset(Dataset[dict[str, Any]]):
         "frame_id"                its name
         "image"                   (3, H, W) float32, RGB 0..255
         "label"                   (H, W) int64, 255 where there is none; of a labelled source
-        "depth"                   (1, H, W) float32, metres, 0 where there is none; where asked for
+        "depth"                   (1, H, W) float32, metres, 0 where there is none; if it has it
         "normals"                 (3, H, W) float32, unit vectors, 0 where there is none; likewise
         "mask"                    (1, H, W) bool, True where a pixel shows the frame
         "fpn/logits"              (C, h, w) float32, and likewise each artifact that was asked for;

@@ -84,6 +84,8 @@ def test_a_unit_is_stated_and_readings_beyond_the_range_are_holes(root: Path) ->
     values[0, :4] = 0, 65535, 20, 64000
     put(root / "depth" / "f_4.png", values)
     expected = np.where((values > 100) & (values < 50000), values, 0)
+    put(root / "depth" / "f_10.npy", values.astype(np.int32))  # 65535 is a number as any there
+    assert opened(root).load(2).targets["depth"][0, 1] == np.float32(65.535)
     near = opened(root, far=50).load(1)
     np.testing.assert_allclose(near.targets["depth"], expected / 1000, rtol=1e-6)
     source = opened(root, unit=0.0002, far=10)
