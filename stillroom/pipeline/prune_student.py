@@ -136,7 +136,7 @@ def _rebuilt(trained: TrainedStudent, section: StudentConfig, size: tuple[int, i
 def _not_rebuilt(trained: TrainedStudent, why: str) -> str:
     return (
         f"{trained.name}: its {type(trained.student.network).__name__}, pruned, cannot be built "
-        f"again by the widths of its convolutions, linear layers and batch normalisations {why}; "
+        f"again by the widths of its convolutions, linear layers and normalisations {why}; "
         "take another architecture"
     )
 

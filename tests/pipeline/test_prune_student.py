@@ -165,12 +165,14 @@ def test_layers_are_resized_by_name() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8),
         nn.ConvTranspose2d(8, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, 6, bias=False),
+        nn.LayerNorm(4), nn.Linear(4, 6, bias=False),
     )  # fmt: skip
-    assert widths_of(network) == {"0": (8, 3), "1": (8,), "2": (8, 8), "3": (4, 8), "6": (6, 4)}
-    resize(network, {"0": (5, 3), "1": (5,), "2": (5, 5), "3": (2, 5), "6": (7, 2)})
+    assert widths_of(network) == {"0": (8, 3), "1": (8,), "2": (8, 8), "3": (4, 8)} | {
+        "6": (4,), "7": (6, 4),
+    }  # fmt: skip
+    resize(network, {"0": (5, 3), "1": (5,), "2": (5, 5), "3": (2, 5), "6": (2,), "7": (7, 2)})
     assert [tuple(one.shape) for one in network.parameters()] == [
-        (5, 3, 3, 3), (5,), (5,), (5,), (5, 1, 3, 3), (5,), (5, 2, 2, 2), (2,), (7, 2),
+        (5, 3, 3, 3), (5,), (5,), (5,), (5, 1, 3, 3), (5,), (5, 2, 2, 2), (2,), (2,), (2,), (7, 2),
     ]  # fmt: skip
     assert network(torch.rand(2, 3, 5, 5)).isfinite().all()
     for widths, why in (({"9": (1, 1)}, "no such layer"), ({"1": (5, 5)}, "expected 1 numbers")):

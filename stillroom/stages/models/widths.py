@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def widths_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the channels of every layer that can have others, by its name.
 
-    (out, in) of convolutions and linear layers, (channels,) of batch normalisation.
+    (out, in) of convolutions and linear layers, (channels,) of batch and layer normalisation.
     """
     found: dict[str, tuple[int, ...]] = {}
     for name, layer in network.named_modules():
@@ -29,6 +29,8 @@ def widths_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
             found[name] = (layer.out_features, layer.in_features)
         elif isinstance(layer, _BatchNorm):
             found[name] = (layer.num_features,)
+        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+            found[name] = tuple(layer.normalized_shape)
     return found
 
 
@@ -55,7 +57,7 @@ def resize(network: nn.Module, widths: Widths | None) -> None:
             _resize_convolution(layer, *sizes)
         elif isinstance(layer, nn.Linear):
             _resize_linear(layer, *sizes)
-        elif isinstance(layer, _BatchNorm):
+        elif isinstance(layer, _BatchNorm | nn.LayerNorm):
             _resize_norm(layer, *sizes)
 
 
@@ -79,12 +81,15 @@ def _resize_linear(layer: nn.Linear, outputs: int, inputs: int) -> None:
     layer.reset_parameters()
 
 
-def _resize_norm(layer: _BatchNorm, channels: int) -> None:
-    layer.num_features = channels
+def _resize_norm(layer: _BatchNorm | nn.LayerNorm, channels: int) -> None:
+    if isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = (channels,)
+    else:
+        layer.num_features = channels
     for name in ("weight", "bias"):
         if getattr(layer, name) is not None:
             setattr(layer, name, nn.Parameter(getattr(layer, name).new_empty(channels)))
     for name in ("running_mean", "running_var"):
-        if getattr(layer, name) is not None:
+        if getattr(layer, name, None) is not None:
             setattr(layer, name, getattr(layer, name).new_empty(channels))
     layer.reset_parameters()
