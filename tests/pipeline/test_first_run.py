@@ -256,6 +256,12 @@ def test_masks_alone_are_no_photos(folder: Path) -> None:
         write_first_run([folder / "mine"], folder / "run.toml")
 
 
+def test_flat_pictures_are_photos(folder: Path) -> None:
+    save(np.zeros((40, 64, 3), np.uint8), folder / "mine/night.png")
+    (found,) = write_first_run([folder / "mine"], folder / "run.toml").sources.values()
+    assert found.settings["kind"] == "images"
+
+
 def test_a_mask_that_is_cut_off_is_counted_and_stops_nothing(folder: Path) -> None:
     for name in "ab":
         save(photo(), folder / f"town/images/{name}.png")

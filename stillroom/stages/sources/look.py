@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Role = Literal["train", "val", "test", "unlabelled"]
 ROLES = get_args(Role)
 SAMPLE = 24  # files that are opened
-SIDE, FEW = 64, 40  # pixels of a small copy, and colours that none of a photo's has as few of
+SIDE, FEW = 64, 40  # pixels of a small copy, and how few values no grey photo has
 NAMED = 5  # folders, before the rest is counted
 
 _ROLES: dict[str, Role] = {
@@ -249,10 +249,11 @@ def _video(place: Path, *remarks: str) -> FoundSource:
 
 
 def _are_masks(folder: Path) -> bool:
-    """Whether some images all have as few colours as masks have ids."""
+    """Whether some images all have one channel, and as few values as masks have ids."""
     counts = []
     for path in _some(folder):
         with suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
-            small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
-            counts.append(len(np.unique(small.reshape(SIDE * SIDE, -1), axis=0)))
+            small = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            one = len(image.getbands()) == 1
+            counts.append(len(np.unique(np.asarray(small))) if one else SIDE * SIDE)
     return bool(counts) and max(counts) <= FEW
