@@ -87,7 +87,8 @@ def load_student(path: str | Path) -> Student:
     """Return a trained student in evaluation mode, on the CPU.
 
     It takes images (B, 3, H, W), RGB 0..255, of any size, and returns `logits`
-    (B, C, ceil(H / stride), ceil(W / stride)) and `features`.
+    (B, C, ceil(H / stride), ceil(W / stride)) and `features`; all that its heads give, as "depth"
+    (B, 1, h, w) in metres, is in `grids` by name.
 
     Args:
         path: a run folder, or a `last.pt`, `best.pt` or `model.safetensors` in one

@@ -64,6 +64,7 @@ def _text(found: PredictionResult) -> list[RenderableType]:
     from stillroom.commands.quantities import place
     from stillroom.pipeline.predict_frames import ABOUT, LEGEND
     from stillroom.pipeline.prediction_writer import LABELS, OVERLAYS
+    from stillroom.storage_specs.artifacts import DEPTH
 
     kept = f", {found.found} were there before" if found.found else ""
     bad = [f"  {name}: {reason}" for name, reason in found.skipped.items()]
@@ -71,6 +72,10 @@ def _text(found: PredictionResult) -> list[RenderableType]:
     return [
         f"{found.predicted} frames predicted{kept}",
         *([f"{len(bad)} could not be read:", *bad[:NAMED], *more] if bad else []),
-        *(place(found.out / name) for name in (LABELS, OVERLAYS, LEGEND, ABOUT)),
+        *(
+            place(found.out / name)
+            for name in (LABELS, DEPTH, OVERLAYS, LEGEND, ABOUT)
+            if (found.out / name).exists()
+        ),
         *map(place, found.films),
     ]

@@ -137,9 +137,9 @@ def about_of(trained: TrainedStudent, size: tuple[int, int] | None = None) -> Ab
     """
     if not trained.section.learns_classes():
         raise ConfigError(
-            f"{trained.name} tells {', '.join(trained.student.heads)}, and no classes, which "
-            "`export` and `predict` are about; `stillroom eval` scores it, and its "
-            "model.safetensors is a teacher's weights"
+            f"{trained.name} tells {', '.join(trained.student.heads)}, and no classes, which is "
+            "what `stillroom export` is about; `stillroom eval` scores it, `stillroom predict` "
+            "writes depth, and its model.safetensors is a teacher's weights"
         )
     height, width = trained.config["cache"]["canvas"]
     colours = tuple((red, green, blue) for red, green, blue in palette(trained.classes).tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from stillroom.pipeline.depth_writer import DepthWriter
 from stillroom.pipeline.export_student import about_of
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.predict_inputs import open_inputs
@@ -19,12 +20,14 @@ from stillroom.stages.pictures.overlay import write_legend
 from stillroom.stages.sources.webcam import Webcam
 from stillroom.stages.torch_state import best_device
 from stillroom.stages.train import run_folder
+from stillroom.storage_specs.artifacts import DEPTH
 from stillroom.storage_specs.errors import ConfigError, FrameError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from stillroom.pipeline.open_model import TrainedStudent
     from stillroom.pipeline.predict_inputs import InputFrame
 
 ABOUT, LEGEND = "predictions.json", "legend.png"
@@ -138,17 +141,25 @@ def _films(writer: PredictionWriter, frames: Sequence[InputFrame]) -> tuple[Path
 
 
 def _writer(model: Path, out: Path) -> PredictionWriter:
-    exported = open_model_file(model)
-    _claim(out, model, exported)
-    return PredictionWriter(out, exported)
+    opened = _open(model)
+    if isinstance(opened, Exported):
+        _claim(out, model, opened.about.classes, opened.about.colours)
+        return PredictionWriter(out, opened)
+    _claim(out, model, (), ())
+    return DepthWriter(out, opened)
 
 
 def open_model_file(path: Path) -> Exported:
-    """Open a run folder, a checkpoint or an export on the device that there is.
+    """Open a run folder, a checkpoint or an export of a model of classes, on the device there is.
 
     Raises: as `predict`.
     """
-    device = best_device()
+    opened = _open(path)
+    return opened if isinstance(opened, Exported) else _as_exported(opened)
+
+
+def _open(path: Path) -> Exported | TrainedStudent:
+    """Open a model of classes, or a student that tells depth and no classes."""
     if not path.exists():
         raise ConfigError(
             f"{path}: no such model; give a run folder, a checkpoint, or a file of "
@@ -158,22 +169,31 @@ def open_model_file(path: Path) -> Exported:
         if path.suffix != one.suffix:
             continue
         if path.suffix != ".safetensors" or is_export(read_metadata(path)):
-            return one.open(path, device)
+            return one.open(path, best_device())
     trained = open_trained(path)
+    of_depth = DEPTH in trained.student.heads and not trained.section.learns_classes()
+    return trained if of_depth else _as_exported(trained)
+
+
+def _as_exported(trained: TrainedStudent) -> Exported:
     about = about_of(trained)
-    return Exported(
-        about, runner(StudentProgram(trained.student, about.canvas, about.size), device)
-    )
+    program = StudentProgram(trained.student, about.canvas, about.size)
+    return Exported(about, runner(program, best_device()))
 
 
-def _claim(out: Path, model: Path, exported: Exported) -> None:
+def _claim(
+    out: Path,
+    model: Path,
+    classes: tuple[str, ...],
+    colours: tuple[tuple[int, int, int], ...],
+) -> None:
     """Take a folder for the predictions of a model, or find that it is this model's."""
     file = model / run_folder.MODEL if model.is_dir() else model
     mine = {
         "model": str(model),
         "sha256": str(weights_sha256(file)),
-        "classes": list(exported.about.classes),
-        "colours": [list(colour) for colour in exported.about.colours],
+        "classes": list(classes),
+        "colours": [list(colour) for colour in colours],
     }
     theirs = run_folder.read_json(out / ABOUT)
     if theirs is not None and theirs["sha256"] != mine["sha256"]:
@@ -182,4 +202,5 @@ def _claim(out: Path, model: Path, exported: Exported) -> None:
             "folder, or remove this one"
         )
     run_folder.write_json(out / ABOUT, mine)
-    write_legend(out / LEGEND, exported.about.classes)
+    if classes:
+        write_legend(out / LEGEND, classes)

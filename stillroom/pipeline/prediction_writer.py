@@ -26,7 +26,13 @@ LABELS, OVERLAYS = "labels", "overlays"
 
 
 class PredictionWriter:
-    """Writes the predictions of a model below a folder."""
+    """Writes the predictions of a model below a folder.
+
+    Attributes:
+        folder: of the maps, beside that of the overlays
+    """
+
+    folder = LABELS
 
     def __init__(self, out: Path, exported: Exported) -> None:
         """Take the folder and the model."""
@@ -36,7 +42,7 @@ class PredictionWriter:
     def free_clip(self, name: str) -> str:
         """Return the name for a clip, or the first of NAME-2, NAME-3 and so on that is free."""
         number, clip = 1, name
-        while (self._out / LABELS / clip).exists():
+        while (self._out / self.folder / clip).exists():
             number += 1
             clip = f"{name}-{number}"
         return clip
@@ -50,9 +56,9 @@ class PredictionWriter:
         labels = labels_of(self._exported, loaded)
         picture = Image.fromarray(labels)
         picture.putpalette(self._colours.tobytes())
-        _write_png(self._labels(name), picture)
+        write_png(self._labels(name), picture)
         mixed = overlay(loaded.image, labels, self._colours)
-        _write_png(self._overlay(name), Image.fromarray(mixed))
+        write_png(self._overlay(name), Image.fromarray(mixed))
 
     def film(self, clip: str, names: Sequence[str], rate: float) -> Path:
         """Write a film of the overlays of frames.
@@ -74,13 +80,14 @@ class PredictionWriter:
             ) from error
 
     def _labels(self, name: str) -> Path:
-        return self._out / LABELS / f"{name}.png"
+        return self._out / self.folder / f"{name}.png"
 
     def _overlay(self, name: str) -> Path:
         return self._out / OVERLAYS / f"{name}.png"
 
 
-def _write_png(path: Path, picture: Image.Image) -> None:
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture whole."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     run_folder.write_whole(path, buffer.getvalue())

@@ -14,6 +14,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_model, open_trained
+from stillroom.pipeline.predict_frames import predict
 from stillroom.pipeline.run_file.loading import parse_run
 from stillroom.pipeline.training import train_run
 from stillroom.stages.evaluate.depth_scores import DepthTally
@@ -164,6 +165,30 @@ def test_a_trained_student_teaches_depth_and_its_features_and_depth_map_are_lear
         for model in (str(folder / "student"), "teacher:old")
     )
     assert student == pytest.approx(old, rel=1e-5)  # of the same weights
+
+
+def test_a_student_of_depth_predicts_millimetres_at_each_images_own_size(
+    folder: Path, tmp_path: Path
+) -> None:
+    source = open_source(run_file(folder).sources["unseen"])
+    images = tmp_path / "photos"
+    images.mkdir()
+    frame = source.load(0).image
+    Image.fromarray(frame).save(images / "a.png")
+    Image.fromarray(frame[:, :48].copy()).save(images / "b.png")
+    found = predict(folder / "student", [images], tmp_path / "out")
+    assert (found.predicted, found.skipped) == (2, {})
+    student = open_trained(folder / "student").student.eval()
+    with torch.inference_mode():
+        said = student(torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float())
+    full = torch.nn.functional.interpolate(said.grids["depth"], scale_factor=8, mode="bilinear")
+    with Image.open(tmp_path / "out/depth/a.png") as stored:
+        assert np.abs(np.asarray(stored) - 1000 * full[0, 0].numpy()).max() <= 1
+    with Image.open(tmp_path / "out/depth/b.png") as stored:
+        assert stored.size == (48, 64)
+    with Image.open(tmp_path / "out/overlays/a.png") as picture:
+        assert picture.mode == "RGB"
+    assert predict(folder / "student", [images], tmp_path / "out").found == 2
 
 
 @pytest.mark.parametrize(

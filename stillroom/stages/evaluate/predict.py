@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from stillroom.stages.models.inference import as_frames
 from stillroom.stages.sources.canvas import CanvasFrame, to_canvas
@@ -214,6 +215,23 @@ def full_outputs(
         alike = (frame for frame in group if isinstance(frame, CanvasFrame))
         while together := list(islice(alike, batch)):
             yield from _predict_batch(predictor, together)
+
+
+def at_size(output: Tensor, valid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Cut the padding off what was predicted, and bring it to a size: bilinear, from centres.
+
+    Args:
+        output: (C, H, W), at the pixels of a canvas
+        valid: (height, width) of the part that is no padding
+        size: (height, width)
+
+    Returns:
+        (C, *size)
+    """
+    seen = output[:, : valid[0], : valid[1]]
+    if valid == size:
+        return seen
+    return interpolate(seen[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def _shape(frame: CanvasFrame | SkippedFrame) -> tuple[int, ...] | None:

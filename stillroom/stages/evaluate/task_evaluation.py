@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch.nn.functional as F
 
 from stillroom.stages.across_ranks import everything, rank, said_once, share, world_size
-from stillroom.stages.evaluate.predict import SkippedFrame, full_outputs, read_frames
+from stillroom.stages.evaluate.predict import SkippedFrame, at_size, full_outputs, read_frames
 from stillroom.stages.evaluate.tasks import TASKS
 from stillroom.storage_specs.errors import ConfigError
 
@@ -152,11 +151,8 @@ class _Count:
 
     def _add(self, frame: CanvasFrame, output: Tensor) -> None:
         truth = _truth(frame, TASKS[self.task].target)
-        height, width = frame.valid
-        seen = output[:, :height, :width]  # (C, h, w)
         size = (truth.shape[-2], truth.shape[-1])
-        if tuple(seen.shape[1:]) != size:
-            seen = F.interpolate(seen[None], size, mode="bilinear", align_corners=False)[0]
+        seen = at_size(output, frame.valid, size)
         self.tally.add(seen.float().cpu().numpy(), truth)
         self.kind = "own" if frame.own_targets else "canvas"
         self.sizes.add("x".join(map(str, size if frame.own_targets else frame.image.shape[:2])))
