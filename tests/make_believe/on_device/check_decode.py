@@ -30,6 +30,7 @@ def batches(document: dict[str, Any], **settings: Any) -> list[Any]:  # noqa: F8
 
 def test_values_on_the_device_are_those_of_the_host(document):  # noqa: F811
     by_host = on_device(batches(document, decode="host"), CUDA)
+    assert set(by_host[0].targets) == {"depth", "normals"}
     for loader in ("threads", "processes"):
         packed = batches(document, loader=loader)
         assert all(isinstance(batch, PackedBatch) for batch in packed)
@@ -50,6 +51,11 @@ def test_values_on_the_device_are_those_of_the_host(document):  # noqa: F811
                 )
                 torch.testing.assert_close(made[0], wanted[0], rtol=1e-6, atol=1e-5)
                 assert (made[1] - wanted[1]).abs().mean() < 1e-3  # a threshold may be met or not
+            assert found.targets.keys() == expected.targets.keys()
+            for name, values in expected.targets.items():
+                torch.testing.assert_close(
+                    found.targets[name].cpu(), values.cpu(), rtol=1e-6, atol=1e-6
+                )
             for name, values in expected.artifacts.items():
                 torch.testing.assert_close(
                     found.artifacts[name].cpu(), values.cpu(), rtol=1e-6, atol=1e-5
