@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,11 @@ def test_what_a_codec_cannot_hold_makes_a_bad_frame_and_scores_need_logits(folde
     )
     assert done.exit_code == 0, done.output
     model = open_model(load_run(folder / "depth.toml"), "teacher:metres")
-    with pytest.raises(ConfigError, match="without logits cannot be scored; it gives depth"):
-        model.predictor(np.zeros((1, 96, 128, 3), np.uint8))
+    frames = np.zeros((1, 96, 128, 3), np.uint8)
+    depth, stride = model.predictor(frames)
+    assert (tuple(depth.shape), stride) == ((1, 1, 24, 32), 4)
+    with pytest.raises(ConfigError, match="without logits cannot be scored on it; it gives depth"):
+        replace(model.predictor, output="logits")(frames)
 
 
 @pytest.mark.parametrize("artifacts", [["logits"], ["depth", "confidence"], ["features/deep"]])
