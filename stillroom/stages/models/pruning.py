@@ -47,22 +47,10 @@ def prune(student: Student, ratio: float, size: tuple[int, int]) -> dict[str, tu
             f"student {name}: it has no batch normalisation, whose scales say what to prune"
         )
     before = widths_of(network)
-    images = torch.zeros(1, 3, *size)
-    try:
-        _remove(student.eval(), images, ratio)
-        with torch.no_grad():
-            found = student(images).grids
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # of a foreign network, or of what follows its operators
-        raise ConfigError(
-            f"student {name}: it cannot be pruned, since its channels cannot be followed through "
-            f"it ({type(error).__name__}: {error}); take another architecture"
-        ) from error
-    for output, grid in found.items():
-        if output.partition("/")[0] != FEATURES and grid.shape[1] != student.channels[output]:
+    for output, channels in _without(student.eval(), ratio, size).items():
+        if output.partition("/")[0] != FEATURES and channels != student.channels[output]:
             raise ConfigError(
-                f"student {name}: it cannot be pruned: its {output} would have {grid.shape[1]} "
+                f"student {name}: it cannot be pruned: its {output} would have {channels} "
                 f"channels, not {student.channels[output]}, since batch normalisation scales them"
             )
     changed = {
@@ -76,6 +64,27 @@ def prune(student: Student, ratio: float, size: tuple[int, int]) -> dict[str, tu
             "take another architecture"
         )
     return changed
+
+
+def _without(student: Student, ratio: float, size: tuple[int, int]) -> dict[str, int]:
+    """Remove the channels; returns those of what the student gives then.
+
+    Raises:
+        ConfigError: they cannot be followed through the network.
+    """
+    images = torch.zeros(1, 3, *size)
+    try:
+        _remove(student, images, ratio)
+        with torch.no_grad():
+            return {name: grid.shape[1] for name, grid in student(images).grids.items()}
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of a foreign network, or of what follows its operators
+        raise ConfigError(
+            f"student {type(student.network).__name__}: it cannot be pruned, since its channels "
+            f"cannot be followed through it ({type(error).__name__}: {error}); take another "
+            "architecture"
+        ) from error
 
 
 def apart(one: Student, other: Student, size: tuple[int, int]) -> float:
