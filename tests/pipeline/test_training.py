@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
+from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import check_terms, train_run
 from stillroom.storage_specs.errors import CacheIncomplete, CacheMismatch, ConfigError
@@ -54,6 +56,22 @@ def test_the_model_that_is_scored_is_the_one_that_was_trained(built: Path) -> No
         return evaluate_model(run, path).result.scores.pixel_accuracy
 
     assert score("long", steps=80) > score("short", steps=1) + 0.1
+
+
+def test_a_module_beside_the_student_leaves_no_byte_in_what_is_exported(built: Path) -> None:
+    cell = '{inputs=["penultimate","penultimate"],adaptors=["conv1x1","skip"],aggregator="sum"}'
+    module = f'{{name="overparameterisation",layers=["penultimate"],cells=[{cell}]}}'
+    found = {}
+    for path, terms in (("plain", ""), ("beside", f",{module}")):
+        overrides = [f'terms=[{{name="cross_entropy"}}{terms}]', f"train.path={path}"]
+        run = load_run(built, [*overrides, "train.streams={street={batch=3}}", "train.steps=2"])
+        train_run(run)
+        exported = export_student(Path(path), "safetensors", ExportOptions(frames=1))
+        cost = evaluate_model(run, path, EvaluationOptions(limit=1)).cost
+        found[path] = exported.bytes, cost.parameters, cost.flops
+    assert found["beside"] == found["plain"]
+    kept = torch.load("beside/last.pt", weights_only=True)["terms"]
+    assert "1.module.head.weight" in kept
 
 
 def test_a_trained_student_can_be_the_next_teacher(built: Path) -> None:
