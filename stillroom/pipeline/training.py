@@ -7,7 +7,7 @@ import math
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from stillroom.pipeline.depth_check import check_depth
+from stillroom.pipeline.heads_check import check_depth, check_heads
 from stillroom.pipeline.label_check import check_labels
 from stillroom.pipeline.live_teachers import build_live
 from stillroom.pipeline.mix_check import mix_needs
@@ -127,6 +127,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
     objective = Objective(run.terms, settings.unlabelled_weight, uncertainty=learned)
     cache = Cache.open(run.cache.path)
     check_cache(run, settings, cache, objective)
+    check_heads(student_config, objective)
     learns_classes = student_config.learns_classes()
     classes = student_classes(cache, run, settings) if learns_classes else ()
     kinds = {

@@ -196,7 +196,11 @@ def test_a_student_of_depth_predicts_millimetres_at_each_images_own_size(
     [
         ({"train.streams": {"plain": {"batch": 2}}}, "has no depth in the cache"),
         ({"terms": [{"name": "depth_regression", "teacher": "other"}]}, "no teacher 'other'"),
-        ({"terms": [{"name": "normals_cosine"}]}, "compares on the student's normals"),
+        ({"terms": [{"name": "normals_cosine"}]}, "heads.depth: no term teaches it"),
+        (
+            {"terms": [{"name": "depth_bins"}, {"name": "normals_cosine"}]},
+            "compares on the student's normals",
+        ),
         ({"student.heads": {"depth": {"bins": 0}}}, "compares on the student's depth_logits"),
         ({"train.task_weights": "uncertainty"}, "weighs tasks against each other"),
         ({"student.heads": {"depth": {"low": 500.0, "high": 900.0}}}, "100% of its depth lies"),

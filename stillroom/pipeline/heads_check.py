@@ -1,4 +1,4 @@
-"""Look at the depth that a student is to learn, before training: whether its bins hold it."""
+"""Look at a student's heads before training: whether terms teach them, and bins hold the depth."""
 
 from __future__ import annotations
 
@@ -16,11 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stillroom.stages.models.student import Student
+    from stillroom.stages.models.student_settings import StudentSettings
     from stillroom.stages.train.dataset import CacheDataset
+    from stillroom.stages.train.objective import Objective
 
 LOG = logging.getLogger(__name__)
 FRAMES = 32  # of a stream, spread evenly
 MUCH = 0.05  # of the pixels that have a depth
+
+
+def check_heads(student: StudentSettings, objective: Objective) -> None:
+    """Refuse heads that are named and that no term teaches (ConfigError).
+
+    The head of segmentation of a student that names none may stay as it came.
+    """
+    taught = {term.task for term in objective.terms}
+    idle = [] if student.heads is None else [one for one in student.by_task() if one not in taught]
+    if idle:
+        raise ConfigError(
+            f"student.heads.{idle[0]}: no term teaches it, and it would stay random; "
+            "add a term of its task (docs/losses.md), or leave the head out"
+        )
 
 
 def check_depth(student: Student, streams: Mapping[str, CacheDataset]) -> None:
