@@ -36,7 +36,7 @@ def choose(listing: Listing, config: FileSettings) -> Listing:
         listing = of_list(listing, config.list)
     if config.draws():
         names = Names(listing.ids) if listing.clips is None else listing.clips.names
-        drawn = _drawn(names, config)
+        drawn = _drawn(names, config, "frames" if listing.clips is None else "whole clips")
         chosen = drawn if listing.clips is None else np.isin(listing.clips.clip, drawn).nonzero()[0]
         listing = listing.take(pa.array(chosen))
     return listing
@@ -143,12 +143,18 @@ class _Named:
                 )
 
 
-def _drawn(names: Sequence[str], config: FileSettings) -> NDArray[np.int64]:
-    """Return the indices of the names that are drawn, ascending."""
+def _drawn(names: Sequence[str], config: FileSettings, what: str) -> NDArray[np.int64]:
+    """Return the indices of the names that are drawn, ascending.
+
+    Args:
+        what: they name, for messages
+    """
     left = len(names) - config.skip
     if left < (config.take or 1):
         asked = f"skip = {config.skip}" + (f", take = {config.take}" if config.take else "")
-        raise ConfigError(f"{asked}: there are {len(names)} to draw from; ask for fewer")
+        raise ConfigError(
+            f"{asked}: {what} are drawn, and there are {len(names)} of them; ask for fewer"
+        )
 
     def place(index: int) -> bytes:
         return sha256(f"{config.seed}\n{names[index]}".encode()).digest()

@@ -136,11 +136,13 @@ def test_a_draw_follows_from_seed_and_names_alone(root: Path) -> None:
 
 
 def test_more_than_there_is_cannot_be_drawn(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"take = 41: there are 40 to draw from"):
+    with pytest.raises(ConfigError, match=r"take = 41: frames are drawn, and there are 40 of them"):
         photos(root, take=41)
-    with pytest.raises(ConfigError, match=r"skip = 30, take = 11: there are 40"):
+    with pytest.raises(
+        ConfigError, match=r"skip = 30, take = 11: frames are drawn, and there are 40"
+    ):
         photos(root, skip=30, take=11)
-    with pytest.raises(ConfigError, match=r"skip = 40: there are 40"):
+    with pytest.raises(ConfigError, match=r"skip = 40: frames are drawn, and there are 40"):
         photos(root, skip=40)
 
 
@@ -155,6 +157,8 @@ def test_of_clips_whole_ones_are_drawn_and_a_list_may_name_them(tmp_path: Path) 
             path = tmp_path / f"c{clip}" / f"{time}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((3, 4, 3), clip, np.uint8)).save(path)
+    with pytest.raises(ConfigError, match="whole clips are drawn, and there are 6 of them"):
+        open_source(ClipsConfig(root=tmp_path, take=24))
     drawn = open_source(ClipsConfig(root=tmp_path, take=2))
     clips = [drawn.position(index) for index in range(len(drawn))]
     assert len(drawn) == 8
