@@ -10,6 +10,7 @@ from stillroom.stages.models.teachers.hf import HfTeacherConfig, load_hf
 from stillroom.stages.models.teachers.onnx import OnnxTeacherConfig, load_onnx
 from stillroom.stages.models.teachers.python import PythonTeacherConfig, load_python
 from stillroom.stages.models.teachers.smp import SmpTeacherConfig, load_smp
+from stillroom.stages.models.teachers.timm import TimmTeacherConfig, load_timm
 from stillroom.stages.models.teachers.torchvision import TorchvisionTeacherConfig, load_torchvision
 from stillroom.stages.settings import one_of
 
@@ -23,6 +24,7 @@ TEACHERS: dict[str, tuple[type[TeacherSettings], Callable[[Any], TeacherNetwork]
     "smp": (SmpTeacherConfig, load_smp),
     "torchvision": (TorchvisionTeacherConfig, load_torchvision),
     "hf": (HfTeacherConfig, load_hf),
+    "timm": (TimmTeacherConfig, load_timm),
     "python": (PythonTeacherConfig, load_python),
     "export": (ExportTeacherConfig, load_export),
     "onnx": (OnnxTeacherConfig, load_onnx),

@@ -1,4 +1,4 @@
-"""Teachers from transformers: models of semantic segmentation, or of depth, from files or a hub."""
+"""Teachers from transformers: of semantic segmentation, depth or features, from files or a hub."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HfTeacherConfig(TeacherSettings):
     """A model that AutoModelForSemanticSegmentation can load. Layers: "penultimate" where found.
 
     Attributes:
-        task: "depth" is of a model that AutoModelForDepthEstimation can load, and gives depth alone
+        task: what it gives: "depth" of AutoModelForDepthEstimation's, "features" of AutoModel's
         path: folder that `save_pretrained` wrote, or the id of a model on the hub
         revision: the commit on the hub, in full: a branch moves, and a cache must know its maker
     """
@@ -46,14 +46,14 @@ class HfTeacherConfig(TeacherSettings):
     kind: Literal["hf"]
     path: str = Field(min_length=1)
     revision: str | None = None
-    task: Literal["segmentation", "depth"] = "segmentation"
+    task: Literal["segmentation", "depth", "features"] = "segmentation"
 
     added: ClassVar[tuple[str, ...]] = (*TeacherSettings.added, "task")
 
     @property
     def may_lack_classes(self) -> bool:
-        """A model of depth does."""
-        return self.task == "depth"
+        """A model of another task does."""
+        return self.task != "segmentation"
 
     @field_validator("path")
     @classmethod
@@ -165,6 +165,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
     from stillroom.stages.models.dense_network import TeacherNetwork
     from stillroom.stages.models.hf_network import HfForward, import_transformers, quiet
     from stillroom.stages.models.teachers.hf_depth import depth_network
+    from stillroom.stages.models.teachers.hf_features import feature_network
 
     transformers = import_transformers("teachers")
     processor: dict[str, Any] = {}
@@ -176,8 +177,9 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
             _warn_of_other_classes(model.config, config)
         _warn_of_other_input(config, processor)
         _tell(config, processor)
-    if config.task == "depth":
-        return depth_network(model, config.path)
+    if config.task != "segmentation":
+        network_of = {"depth": depth_network, "features": feature_network}[config.task]
+        return network_of(model, config.path)
     forward = HfForward(model.eval(), config.num_channels())
     side = config.pad * -(-128 // config.pad)
     with suppress(Exception):  # a model of another size is searched when it is called on that
@@ -194,6 +196,7 @@ def load_hf(config: HfTeacherConfig) -> TeacherNetwork:
 def _load(transformers: Any, config: HfTeacherConfig) -> Any:
     from stillroom.stages.models.hf_network import as_weights_error, demand_whole
     from stillroom.stages.models.teachers.hf_depth import load_depth
+    from stillroom.stages.models.teachers.hf_features import load_features
 
     local = config.folder.is_dir()
     place = {
@@ -202,8 +205,9 @@ def _load(transformers: Any, config: HfTeacherConfig) -> Any:
         "local_files_only": local,
         "trust_remote_code": False,
     }
-    if config.task == "depth":
-        return demand_whole(*load_depth(transformers, config.path, place), config.path)
+    if config.task != "segmentation":
+        load = {"depth": load_depth, "features": load_features}[config.task]
+        return demand_whole(*load(transformers, config.path, place), config.path)
     with as_weights_error(f"teacher {config.path}"):
         found = int(transformers.AutoConfig.from_pretrained(**place).num_labels)
     if found != config.num_channels():
