@@ -66,6 +66,7 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
         "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
         "pedestrian", "bicyclist",
     ),
+    "coco": CLASS_TABLES["coco_panoptic"].names[:80],  # its things, which have boxes
     **{name: table.names for name, table in CLASS_TABLES.items()},
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillroom.stages.view_axes import axes_between, axes_under, sampled_lines, whole_of
+from stillroom.stages.view_boxes import apply_boxes
 from stillroom.stages.view_kernels import (
     nearest_axis,
     sample_field,
@@ -57,7 +58,7 @@ def apply_artifact(
         part: where it lies, if it is only what `part_needed` asks for
 
     Returns:
-        (C, h, w) float32, or (h, w) int64 of labels
+        (C, h, w) float32, or (h, w) int64 of labels, or (N, 5) of boxes
     """
     match artifact.geometry:
         case "label":
@@ -72,6 +73,8 @@ def apply_artifact(
             return apply_vector(view, array, part, out)
         case "depth":
             return apply_depth(view, array, *strides, part, out)
+        case "boxes":
+            return apply_boxes(view, array, out)
         case "direction":
             return apply_direction(view, array, *strides, part, out)
     array = array[None] if array.ndim == 2 else array  # (h, w) -> (1, h, w)

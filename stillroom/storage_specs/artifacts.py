@@ -16,7 +16,7 @@ IGNORE = 255
 """Label of a pixel that has no class."""
 
 LAYER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-AXIS_LENGTHS = {"rgb": 3, "uv": 2, "xyz": 3}
+AXIS_LENGTHS = {"rgb": 3, "uv": 2, "xyz": 3, "corners": 5}
 
 # For code that is about this one artifact, as cross-entropy is about labels.
 FRAMES = "frames"  # the set of a source's frames and their targets has this name too
@@ -30,6 +30,7 @@ PIXEL_CONFIDENCE = "pixel_confidence"
 FLOW = "flow"
 DEPTH = "depth"
 NORMALS = "normals"
+BOXES = "boxes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Artifact:
             under the point (outside 255 and 0), "vector" bilinear with its vectors rescaled and u
             negated on a flip, "depth" bilinear over the values that are not 0, and divided by the
             view's enlargement, "direction" likewise over vectors that are not 0, made unit vectors
-            again and x negated on a flip
+            again and x negated on a flip, "boxes" by their corners, cut to the view
         codecs: names of the codecs that may store it, the usual one first
         picture: how it is drawn, a key of `stages.pictures.picture_kinds`
         statistics: what `cache stats` counts of it
@@ -64,11 +65,20 @@ class Artifact:
     output: str | None = None
     axes: tuple[str, ...]
     dtype: Literal["uint8", "float32"] = "float32"
-    geometry: Literal["image", "label", "nearest", "field", "vector", "depth", "direction"]
+    geometry: Literal["image", "label", "nearest", "field", "vector", "depth", "direction", "boxes"]
     codecs: tuple[str, ...]
     description: str
     picture: Literal[
-        "photo", "classes", "sure_classes", "scores", "heat", "channels", "flow", "depth", "normals"
+        "photo",
+        "classes",
+        "sure_classes",
+        "scores",
+        "heat",
+        "channels",
+        "flow",
+        "depth",
+        "normals",
+        "boxes",
     ]
     statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
     fidelity: Literal["error", "relative_error", "divergence"] = "error"
@@ -82,6 +92,11 @@ class Artifact:
     def has_stride(self) -> bool:
         """True where a view moves it by its stride; else each value is one pixel of the canvas."""
         return self.geometry in ("field", "depth", "direction")
+
+    @property
+    def has_map(self) -> bool:
+        """True where its values lie in rows and columns."""
+        return "y" in self.axes
 
 
 CHANNELS = ("channel", "y", "x")
@@ -214,6 +229,17 @@ ARTIFACTS: dict[str, Artifact] = {
         codecs=("signed", "half", "exact"),
         description="unit vector of the surface, x right, y down, z forward; 0 where there is none",
         picture="normals",
+        target=True,
+    ),
+    BOXES: Artifact(
+        name=BOXES,
+        made_by="source",
+        axes=("box", "corners"),
+        geometry="boxes",
+        codecs=("exact",),
+        description="x0, y0, x1, y1 of objects in canvas pixels, and class; -1 in rows without one",
+        picture="boxes",
+        has_classes=True,
         target=True,
     ),
 }

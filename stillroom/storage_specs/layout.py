@@ -91,6 +91,8 @@ class ArraySpec:
             object.__setattr__(self, "tile", self._checked_tile(*self.tile))
 
     def _checked_tile(self, rows: int, columns: int) -> tuple[int, int]:
+        if not self.kind.has_map:
+            raise ConfigError(f"{self.artifact}: no map that could be cut into tiles")
         height, width = (self.shape[self.kind.axes.index(axis)] for axis in "yx")
         if not (1 <= rows <= height and 1 <= columns <= width and rows * columns < height * width):
             raise ConfigError(

@@ -173,10 +173,12 @@ def test_a_mirrored_direction_looks_the_other_way_and_opposite_ones_have_none_be
 def test_every_artifact_comes_back_from_the_identity_view_as_it_is(artifact):
     row = ARTIFACTS[artifact]
     rng = np.random.default_rng(0)
-    lengths = {"channel": 3, "y": 12, "x": 16, **AXIS_LENGTHS}
+    lengths = {"channel": 3, "y": 12, "x": 16, "box": 2, **AXIS_LENGTHS}
     array = rng.integers(0, 5, [lengths[axis] for axis in row.axes]).astype(row.dtype)
     if row.geometry == "direction":
         array = np.eye(3, dtype=row.dtype)[:, rng.integers(0, 3, array.shape[1:])]  # along axes
+    if row.geometry == "boxes":
+        array = np.array([[1, 2, 7, 10, 3], [0, 0, 0, 0, -1]], row.dtype)
     strides = (4, 4) if row.has_stride else (1, 1)
     size = (12 * strides[0], 16 * strides[0])
     made = apply_artifact(identity_view(size), torch.from_numpy(array), row, strides)

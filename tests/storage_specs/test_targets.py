@@ -91,5 +91,7 @@ def test_what_does_not_belong_into_a_set_is_refused(
 ) -> None:
     logits = ArraySpec("logits", (2, 4, 6), Exact())
     specs = [spec] if name == "fpn" else [spec, logits]
-    with pytest.raises(ConfigError, match=r"labels, depth, normals\) make up the set 'frames'"):
+    with pytest.raises(
+        ConfigError, match=r"labels, depth, normals, boxes\) make up the set 'frames'"
+    ):
         Cache.create(tmp_path / "c").define("street", name, {}, 2, 2, specs)

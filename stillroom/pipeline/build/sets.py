@@ -10,7 +10,7 @@ import numpy as np
 from stillroom.pipeline.identity import set_identity
 from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.models.flow.flow_model import FlowModel
-from stillroom.storage_specs.artifacts import AXIS_LENGTHS, FLOW, FRAMES, artifact_of
+from stillroom.storage_specs.artifacts import AXIS_LENGTHS, BOXES, FLOW, FRAMES, artifact_of
 from stillroom.storage_specs.errors import CacheIncomplete
 from stillroom.storage_specs.layout import ArraySpec, extension_name, teacher_of
 from stillroom.storage_specs.shards.tiles import automatic_tile, fitted_tile
@@ -117,7 +117,7 @@ def define_set(
 def tile_of(run: RunConfig, spec: ArraySpec) -> tuple[int, int] | None:
     """Return the tiles that the run cuts a frame of an artifact into, or None."""
     wanted, axes = run.cache.tile, spec.kind.axes
-    if wanted == "none" or not spec.codec.tileable:
+    if wanted == "none" or not (spec.kind.has_map and spec.codec.tileable):
         return None
     if wanted != "auto":
         return fitted_tile(wanted, spec.shape, axes)
@@ -126,12 +126,13 @@ def tile_of(run: RunConfig, spec: ArraySpec) -> tuple[int, int] | None:
 
 
 def _arrays(opened: OpenedRun, one: RunSet, model: Model | None) -> list[ArraySpec]:
-    shapes, classes = _shapes(opened.run, one.artifacts, model), _classes(opened, one.source, model)
+    shapes = _shapes(opened.run, one, model)
     arrays = []
     for artifact in one.artifacts:
         shape, stride = shapes[artifact]
         storage = opened.preset.storage(artifact)
         attributes: dict[str, Any] = {"stride": stride}
+        classes = _classes(opened, one.source, artifact, model)
         if classes is not None and artifact_of(artifact).has_classes:
             attributes["classes"] = list(classes)
         spec = ArraySpec(artifact, shape, storage.codec, storage.compressor, attributes)
@@ -139,23 +140,32 @@ def _arrays(opened: OpenedRun, one: RunSet, model: Model | None) -> list[ArraySp
     return arrays
 
 
-def _classes(opened: OpenedRun, source: str, model: Model | None) -> tuple[str, ...] | None:
+def _classes(
+    opened: OpenedRun, source: str, artifact: str, model: Model | None
+) -> tuple[str, ...] | None:
+    if artifact == BOXES:
+        return opened.run.sources[source].box_classes()
     if model is None:
         return opened.sources[source].classes
     return None if isinstance(model, FlowModel) else model.classes
 
 
 def _shapes(
-    run: RunConfig, artifacts: tuple[str, ...], model: Model | None
+    run: RunConfig, one: RunSet, model: Model | None
 ) -> dict[str, tuple[tuple[int, ...], int]]:
     """Shape of each artifact of a frame, or of a pair, and its stride."""
     canvas = height, width = run.cache.canvas
     if model is None:
-        lengths = {**AXIS_LENGTHS, "y": height, "x": width}
+        lengths = {
+            **AXIS_LENGTHS,
+            "y": height,
+            "x": width,
+            "box": run.sources[one.source].most_boxes(),
+        }
         return {
             artifact: (tuple(lengths[axis] for axis in artifact_of(artifact).axes), 1)
-            for artifact in artifacts
+            for artifact in one.artifacts
         }
     if isinstance(model, FlowModel):
         return {FLOW: ((2, height, width), 1)}
-    return TeacherArtifacts(model, artifacts, run.cache.threshold).shapes(canvas)
+    return TeacherArtifacts(model, one.artifacts, run.cache.threshold).shapes(canvas)

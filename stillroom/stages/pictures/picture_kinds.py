@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 
 from stillroom.stages.pictures.flow_colours import flow_picture, longest_of
 from stillroom.stages.pictures.legend import heat_bar
-from stillroom.stages.pictures.palette import BLACK, PADDING, WHITE, colourise, heat
+from stillroom.stages.pictures.palette import BLACK, PADDING, WHITE, colourise, heat, palette
 from stillroom.stages.upsample import upsample_logits
 from stillroom.storage_specs.artifacts import IGNORE
 
@@ -33,12 +34,14 @@ class PictureContext:
     Attributes:
         shown: (H, W) bool, False where the frame is padding; the picture is as large.
         colours: (C, 3) uint8, of the classes.
+        photo: (H, W, 3) uint8, the frame.
         stride: pixels to a position of the array's grid.
         most: the value of the brightest colour; the length of a full hue.
     """
 
     shown: NDArray[np.bool_]
     colours: Picture
+    photo: Picture | None = None
     stride: int = 1
     most: float = 1.0
 
@@ -121,6 +124,29 @@ def _some(vectors: Array) -> NDArray[np.bool_]:
     return np.asarray((vectors != 0).any(0))
 
 
+BOX_CLASSES = tuple(map(str, range(20)))  # have a colour each; classes beyond begin anew
+
+
+def _outlines(boxes: Array, context: PictureContext) -> Picture:
+    """Draw boxes (N, 5) over the faded frame, each class in a colour of its own."""
+    height, width = context.shown.shape
+    photo = np.full((height, width, 3), 255, np.uint8) if context.photo is None else context.photo
+    colours = palette(BOX_CLASSES)
+    drawn: Picture = (photo // 2 + 64).astype(np.uint8)
+    for x0, y0, x1, y1, label in _there(boxes).tolist():
+        left, top = int(x0), int(y0)
+        right, bottom = min(math.ceil(x1), width) - 1, min(math.ceil(y1), height) - 1
+        colour = colours[int(label) % len(colours)]
+        drawn[top : bottom + 1, [left, right]] = colour
+        drawn[[top, bottom], left : right + 1] = colour
+    return drawn
+
+
+def _there(boxes: Array) -> Array:
+    """Return the rows that hold a box."""
+    return boxes[(boxes[:, 2:4] > boxes[:, :2]).all(1)]
+
+
 def _magnitude(channels: Array) -> Array:
     """Root mean square of the channels, (h, w)."""
     return np.asarray(np.sqrt(np.square(channels).mean(0)))
@@ -169,6 +195,10 @@ PICTURES: dict[str, PictureKind] = {
         lambda normals, context: _rgb_of_normals(normals),
         lambda normals, context: f"{_some(normals)[context.shown].mean():.1%} known",
         smooth=True,
+    ),
+    "boxes": PictureKind(
+        _outlines,
+        lambda boxes, context: f"objects: {len(_there(boxes))}" if boxes.any() else "not known",
     ),
     "flow": PictureKind(
         lambda flow, context: flow_picture(flow, context.most),

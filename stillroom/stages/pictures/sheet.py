@@ -240,7 +240,12 @@ def _columns(sheet: Sheet) -> list[_Column]:
             kind = PICTURES[cells[0].kind]
             most = kind.most(arrays)
             tiles = [
-                _Tile(row, cell, title, PictureContext(row.shown, colours, cell.stride, most))
+                _Tile(
+                    row,
+                    cell,
+                    title,
+                    PictureContext(row.shown, colours, row.image, cell.stride, most),
+                )
                 for row, cell in zip(sheet.rows, cells, strict=True)
             ]
             bar = kind.bar(most, sheet.threshold) if kind.bar else sheet.bars.get(title)

@@ -45,6 +45,7 @@ class Panel:
         stride: metres that a leg swings each way at the ground; 0 for rigid objects.
         phase: of that swing, in periods.
         shadow: (half width, half depth) of the shadow under it; None for none.
+        thing: (x, z) at time 0 of the car or person that it is a part of; None: it is whole.
     """
 
     texture: Texture
@@ -59,6 +60,7 @@ class Panel:
     stride: float = 0.0
     phase: float = 0.0
     shadow: tuple[float, float] | None = None
+    thing: tuple[float, float] | None = None
 
     def foot(self, time: int) -> tuple[float, float]:
         """Return (x, z) at a frame."""
@@ -120,13 +122,14 @@ def _car(car: CarTextures, x: float, z: float, vz: float, oncoming: bool) -> lis
             side=side,
             mirrored=oncoming,
             shadow=(0.55, 2.4),
+            thing=(x, z),
         )
         for side in (-1, 1)
     ]
     if oncoming:
-        panels.append(Panel(car.screen, CAR, x, z + car.setback, vz=vz))
+        panels.append(Panel(car.screen, CAR, x, z + car.setback, vz=vz, thing=(x, z)))
     end = car.nose if oncoming else car.back
-    return [*panels, Panel(end, CAR, x, z, vz=vz, shadow=(1.05, 0.5))]
+    return [*panels, Panel(end, CAR, x, z, vz=vz, shadow=(1.05, 0.5), thing=(x, z))]
 
 
 def _parked_cars(rng: Rng, street: Street, cars: list[CarTextures]) -> list[Panel]:
@@ -189,11 +192,23 @@ def _person(
     turned = vx < 0
     legs = [
         Panel(
-            leg, PEDESTRIAN, x + apart, z, 0.0, vx, vz, mirrored=turned, stride=swing, phase=phase
+            leg,
+            PEDESTRIAN,
+            x + apart,
+            z,
+            0.0,
+            vx,
+            vz,
+            mirrored=turned,
+            stride=swing,
+            phase=phase,
+            thing=(x, z),
         )
         for apart, swing in ((-0.07, stride), (0.07, -stride))
     ]
-    body = Panel(upper, PEDESTRIAN, x, z, 0.78, vx, vz, mirrored=turned, shadow=(0.4, 0.25))
+    body = Panel(
+        upper, PEDESTRIAN, x, z, 0.78, vx, vz, mirrored=turned, shadow=(0.4, 0.25), thing=(x, z)
+    )
     return [*legs, body]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import google_crc32c
 import numpy as np
 
-from stillroom.storage_specs.artifacts import IGNORE
+from stillroom.storage_specs.artifacts import BOXES, IGNORE
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
 
     A frame of the canvas's size passes through as it is. Any other is resized until one side
     fits exactly and the other fits within: by area when it shrinks, bilinear when it grows, its
-    targets to the nearest pixel centre. The rest, bottom and right, is 0 in the image and in
-    targets, but 255 in the label.
+    targets to the nearest pixel centre, but for boxes, whose corners move with it. The rest, bottom
+    and right, is 0 in the image and in targets, but 255 in the label.
 
     Raises:
         ConfigError: the canvas is not two positive integers.
@@ -83,7 +83,9 @@ def to_canvas(frame: Frame, canvas: tuple[int, int]) -> CanvasFrame:
     image[: valid[0], : valid[1]] = _resize_image(frame.image, valid)
     label = None if frame.label is None else _on_canvas(frame.label, valid, (height, width), IGNORE)
     targets = {
-        name: _on_canvas(target, valid, (height, width), 0)
+        name: _scaled(target, valid, (rows, columns))
+        if name == BOXES
+        else _on_canvas(target, valid, (height, width), 0)
         for name, target in frame.targets.items()
     }
     return CanvasFrame(
@@ -106,6 +108,14 @@ def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=method), np.uint8)
+
+
+def _scaled(
+    boxes: NDArray[np.float32], size: tuple[int, int], of: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Bring boxes (N, 5) from an image of one (height, width) to another."""
+    across, down = size[1] / of[1], size[0] / of[0]
+    return boxes * np.array([across, down, across, down, 1], np.float32)
 
 
 def _on_canvas(

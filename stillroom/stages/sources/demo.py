@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stillroom.stages.scenes.classes import CLASSES
+from stillroom.stages.scenes.boxes import boxes_of
+from stillroom.stages.scenes.classes import CLASSES, THING_NAMES
 from stillroom.stages.scenes.draw import draw
 from stillroom.stages.scenes.scene import DRAWING, Scene, build_scene
 from stillroom.stages.scenes.scene_flow import flow_between
 from stillroom.stages.scenes.surfaces import depth_and_normals
+from stillroom.stages.sources.box_files import padded
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.sources.source_settings import SourceSettings
-from stillroom.storage_specs.artifacts import DEPTH, IGNORE, NORMALS
+from stillroom.storage_specs.artifacts import BOXES, DEPTH, IGNORE, NORMALS
 from stillroom.storage_specs.errors import FrameError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+MOST_BOXES = 96
 
 
 class DemoConfig(SourceSettings):
@@ -33,7 +37,8 @@ class DemoConfig(SourceSettings):
         labelled: False hides the labels, for an unlabelled source of the same world.
         label_every: one frame in so many has its label, from the middle of the first so many on:
             of a clip's 8 frames that at time 4, where this is 8; and its further targets.
-        targets: what labels a frame beside its classes: "depth", "normals".
+        targets: what labels a frame beside its classes: "depth", "normals", "boxes" of its cars,
+            people and signs.
     """
 
     kind: Literal["demo"] = "demo"
@@ -44,7 +49,7 @@ class DemoConfig(SourceSettings):
     width: int = Field(default=192, ge=16, le=4096)
     labelled: bool = True
     label_every: int = Field(default=1, ge=1)
-    targets: tuple[Literal["depth", "normals"], ...] = ()
+    targets: tuple[Literal["depth", "normals", "boxes"], ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -62,6 +67,14 @@ class DemoConfig(SourceSettings):
     def further_targets(self) -> tuple[str, ...]:
         """Return those that are asked for."""
         return self.targets
+
+    def box_classes(self) -> tuple[str, ...] | None:
+        """Return what has boxes, if they are asked for."""
+        return THING_NAMES if BOXES in self.targets else None
+
+    def most_boxes(self) -> int:
+        """Return more than a street ever shows."""
+        return MOST_BOXES if BOXES in self.targets else 0
 
     def stated(self) -> dict[str, Any]:
         """Return the config and the drawing's version: together they decide every byte."""
@@ -122,11 +135,14 @@ class DemoSource:
         return Frame(self._ids[index], drawn.image, label, targets=self._targets(index))
 
     def _targets(self, index: int) -> dict[str, NDArray[np.float32]]:
-        if not self.config.targets:
-            return {}
-        depth, normals = depth_and_normals(self._scene(index), self._time(index))
+        made: dict[str, NDArray[np.float32]] = {}
         there = np.float32(self.labelled(index))
-        made = {DEPTH: depth * there, NORMALS: normals * there}
+        scene, time = self._scene(index), self._time(index)
+        if {DEPTH, NORMALS} & {*self.config.targets}:
+            depth, normals = depth_and_normals(scene, time)
+            made |= {DEPTH: depth * there, NORMALS: normals * there}
+        if BOXES in self.config.targets:
+            made[BOXES] = padded(boxes_of(scene, time), MOST_BOXES) * there
         return {name: made[name] for name in self.config.targets}
 
     def flow(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

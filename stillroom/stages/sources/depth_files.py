@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,9 @@ class DepthFiles:
     near: float
     far: float
 
-    channels: ClassVar[tuple[int, ...]] = ()
+    def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an image's depth."""
+        return size
 
     def stated(self) -> dict[str, Any]:
         """Return the same as JSON, for identities."""

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class TargetReader(Protocol):
     """Reads a target's files."""
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Lengths of its axes before those of the image."""
+    def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an image's of this (height, width)."""
 
     def read(self, file: EncodedFile, size: tuple[int, ...]) -> NDArray[np.float32]:
         """Read a file for an image of this (height, width): 0 where there is no value.
@@ -130,7 +129,7 @@ class FileSource:
     ) -> tuple[NDArray[np.float32], str]:
         """Return a further target of an image of this name and size, and its fault."""
         reader, fault = self.targets[target], ""
-        found = np.zeros((*reader.channels, *size), np.float32)
+        found = np.zeros(reader.shape(size), np.float32)
         file = self.frames.target(target, index)
         if file is not None:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,9 @@ class NormalsOfDepth:
     depth: DepthFiles
     camera: Camera
 
-    channels: ClassVar[tuple[int, ...]] = (3,)
+    def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an image's normals."""
+        return (3, *size)
 
     def read(self, file: EncodedFile, size: tuple[int, ...]) -> NDArray[np.float32]:
         """Read the normals (3, H, W) of a depth map; raises what `DepthFiles.read` does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.settings import one_of
+from stillroom.stages.sources.boxes import BoxesConfig, open_boxes
 from stillroom.stages.sources.camvid import CamVidConfig, open_camvid
 from stillroom.stages.sources.cityscapes import CityscapesSequenceConfig, open_cityscapes_sequence
 from stillroom.stages.sources.clips import ClipsConfig, open_clips
@@ -33,6 +34,7 @@ SOURCES: dict[str, tuple[type[SourceSettings], Callable[[Any], Source]]] = {
     "cityscapes_sequence": (CityscapesSequenceConfig, open_cityscapes_sequence),
     "video": (VideoConfig, open_video),
     "rgbd": (RgbdConfig, open_rgbd),
+    "boxes": (BoxesConfig, open_boxes),
     "demo": (DemoConfig, DemoSource),
     "webdataset": (WebDatasetSettings, open_webdataset),
     "hf_dataset": (HfDatasetSettings, open_hf_dataset),

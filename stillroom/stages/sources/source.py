@@ -25,7 +25,8 @@ class Frame:
             everywhere, and the image is as good as any. The same text on every machine.
         targets: what else the source labels its frames with, by name, float32, 0 where there is
             none, as everywhere in a frame without: "depth" (H, W) in metres along the optical axis,
-            "normals" (3, H, W) unit vectors, x right, y down, z forward.
+            "normals" (3, H, W) unit vectors, x right, y down, z forward; "boxes" (N, 5) x0, y0, x1,
+            y1 in pixels and class, -1 in rows beyond the last.
         faults: likewise of targets, by name.
     """
 

@@ -21,6 +21,14 @@ class SourceSettings(KindSettings):
         """Return the names of what labels the frames, beside classes; no file is opened."""
         return ()
 
+    def box_classes(self) -> tuple[str, ...] | None:
+        """Return the names of the classes of boxes; None where frames have none."""
+        return None
+
+    def most_boxes(self) -> int:
+        """Return how many boxes a frame has room for; 0 where frames have none."""
+        return 0
+
     def stated(self) -> dict[str, Any]:
         """Return the part of the identity that the section alone decides, with `classes`."""
         return {"kind": self.kind, "classes": None}

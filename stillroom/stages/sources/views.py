@@ -85,6 +85,14 @@ class ViewsConfig(SourceSettings):
         """Return the other source's."""
         return self.frames.further_targets()
 
+    def box_classes(self) -> tuple[str, ...] | None:
+        """Return the other source's."""
+        return self.frames.box_classes()
+
+    def most_boxes(self) -> int:
+        """Return the other source's."""
+        return self.frames.most_boxes()
+
     def stated(self) -> dict[str, Any]:
         """Return what the other source states, and the draw."""
         return {**self.frames.stated(), "views": self.draw()}

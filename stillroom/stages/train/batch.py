@@ -60,7 +60,8 @@ class Batch:
         labels: (B, H, W) int64, 255 where there is none; None on a stream without
         targets: the stream's other targets, by name: "depth" (B, 1, H, W) float32 in metres, less
             where the view enlarges, and "normals" (B, 3, H, W) float32, unit vectors x right, y
-            down, z forward; 0 where there is none, as everywhere in a frame that lacks it
+            down, z forward; 0 where there is none, as everywhere in a frame that lacks it; "boxes"
+            (B, N, 5) float32, x0, y0, x1, y1 in pixels and class, -1 in rows beyond the last
         mask: (B, 1, h, w) bool, True where a position shows the frame (in the canvas and valid)
         artifacts: by key "<teacher>/<artifact>": "fpn/logits" (B, C, h, w), "fpn/features/<layer>"
             (B, A, h, w), "fpn/confidence" (B, 1, h, w) in 0..1, "fpn/depth" (B, 1, h, w) in metres,

@@ -74,6 +74,8 @@ def frame_shapes(
     def shape(spec: ArraySpec, stride: int) -> Shape:
         if spec.kind.geometry == "label":
             return size, torch.int64
+        if not spec.kind.has_map:
+            return spec.shape, torch.float32
         channels = spec.shape[0] if len(spec.shape) == 3 else 1
         return (channels, *(cells(stride) if spec.kind.has_stride else size)), torch.float32
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset
 
-from stillroom.storage_specs.artifacts import LABELS
+from stillroom.storage_specs.artifacts import BOXES, LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,8 @@ class FrameDataset(Dataset[dict[str, Any]]):
         "label"                   (H, W) int64, 255 where there is none; of a labelled source
         "depth"                   (1, H, W) float32, metres, 0 where there is none; if it has it
         "normals"                 (3, H, W) float32, unit vectors, 0 where there is none; likewise
+        "boxes"                   (N, 5) float32, x0, y0, x1, y1 in pixels and class, -1 in rows
+                                  beyond the last; all 0 where it is not known; likewise
         "mask"                    (1, H, W) bool, True where a pixel shows the frame
         "fpn/logits"              (C, h, w) float32, and likewise each artifact that was asked for;
                                   pseudo labels (H, W) int64
@@ -60,9 +62,17 @@ class FrameDataset(Dataset[dict[str, Any]]):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the labels' classes; None where frames have no labels."""
-        if LABELS not in self._frames.targets:
+        return self._classes_of(LABELS)
+
+    @property
+    def box_classes(self) -> tuple[str, ...] | None:
+        """Names of the boxes' classes; None where frames have no boxes."""
+        return self._classes_of(BOXES)
+
+    def _classes_of(self, target: str) -> tuple[str, ...] | None:
+        if target not in self._frames.targets:
             return None
-        return tuple(self._frames.frames.arrays[LABELS].attributes["classes"])
+        return tuple(self._frames.frames.arrays[target].attributes["classes"])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose which views the next pass draws."""

@@ -102,6 +102,14 @@ def rgbd(root: Path) -> dict[str, Any]:
     return {"root": root}
 
 
+def boxes(root: Path) -> dict[str, Any]:
+    for name in NAMES:
+        put(root / "images" / f"{name}.png")
+    (root / "texts").mkdir()
+    (root / "texts" / f"{NAMES[1]}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    return {"images": root / "images", "boxes": root / "texts", "classes": ("a", "b")}
+
+
 def demo(_: Path) -> dict[str, Any]:
     return {"clips": 2, "frames_per_clip": 2, "height": 16, "width": 24}
 
@@ -153,6 +161,7 @@ SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cityscapes_sequence": cityscapes_sequence,
     "video": video,
     "rgbd": rgbd,
+    "boxes": boxes,
     "demo": demo,
     "webdataset": webdataset,
     "hf_dataset": hf_dataset,
@@ -231,8 +240,9 @@ def test_frames_are_what_the_protocol_promises(kind: str, tmp_path: Path) -> Non
         assert frame.label_fault == ""
         assert tuple(frame.targets) == config.further_targets()
         assert frame.faults == {}
-        for target in frame.targets.values():
-            assert (target.dtype, target.shape[-2:]) == (np.float32, frame.image.shape[:2])
+        for name, target in frame.targets.items():
+            size = (config.most_boxes(), 5) if name == "boxes" else frame.image.shape[:2]
+            assert (target.dtype, target.shape[-2:]) == (np.float32, size)
             assert target.any() == source.labelled(index)
     assert source.label_count() == sum(map(source.labelled, range(len(source))))
     times: dict[str, int] = {}
@@ -293,7 +303,8 @@ def test_a_file_that_is_cut_off_is_named_and_never_read_as_if_it_were_whole(
     for folder in config.folders():
         kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for path, data in kept.items():
-            path.write_bytes(data[: int(share * len(data))])
+            # An empty text file of boxes is whole: it says that there is none.
+            path.write_bytes(data[: int(share * len(data)) or path.suffix == ".txt"])
         faults = list(faults_of(config, whole))
         assert faults, folder
         for fault in faults:

@@ -161,6 +161,8 @@ class PackedBatch:
             window = slot[begin : begin + size].view(dtype).view(shape)
             room[tuple(slice(0, side) for side in shape)].copy_(window)
         axes = array.spec.kind.axes
+        if array.by_host:
+            return grid
         if axes[-1] == "rgb":
             return grid.permute(0, 3, 1, 2)
         return grid if len(axes) == 3 else grid[:, None]

@@ -65,7 +65,7 @@ class PackedDataset:
     def tell(self) -> None:
         """Say which artifacts the host decodes after all."""
         for one in self._slot.arrays:
-            if one.by_host:
+            if one.by_host and one.spec.kind.has_map:
                 LOG.warning(
                     "stream %s: the host decodes %s, since codec %s does not store values of cells",
                     self.name,

@@ -61,10 +61,12 @@ class PackedArray:
     @cached_property
     def by_host(self) -> bool:
         """Whether the host decodes it, and the result itself travels."""
-        return self.spec.codec.name not in DEQUANTISE
+        return self.spec.codec.name not in DEQUANTISE or not self.spec.kind.has_map
 
     def window_shape(self, rows: int, columns: int) -> tuple[int, ...]:
         """Shape of a window as it travels."""
+        if not self.spec.kind.has_map:
+            return self.spec.shape
         if self.by_host:
             return (self.spec.shape[0], *self.shape)
         sides = {"y": rows, "x": columns}
@@ -136,6 +138,9 @@ def _reads(dataset: CacheDataset) -> dict[str, Read]:
 
 def _packed(dataset: CacheDataset, name: str, read: Read, words: _Words) -> PackedArray:
     spec, size = read.spec, dataset.size
+    if not spec.kind.has_map:
+        one = (1, 1)
+        return PackedArray(name, read, one, one, one, one, {"window": words.take(3)})
     stride = int(spec.attributes["stride"]) if spec.kind.has_stride else 1
     out_stride = read.out_stride if spec.kind.has_stride else 1
     rows, columns = (-(-side // out_stride) for side in size)

@@ -26,7 +26,7 @@ from stillroom.storage_specs.shards.tiles import fitted_tile
 from stillroom.storage_specs.store import Cache
 
 CANVAS, COUNT, STRIDE, CLASSES = (40, 56), 4, 4, 101
-TARGETS = {"depth", "normals"}
+TARGETS = {"depth", "normals", "boxes"}
 FILMED = ("image", "vector")  # frames, and flow, which no stream of single frames reads
 
 
@@ -40,6 +40,7 @@ def codecs_of(artifact):
 
 def spec_of(artifact, codec, tile, target=False):
     shape = {"channel": CLASSES, "y": CANVAS[0], "x": CANVAS[1], "rgb": 3, "xyz": 3}
+    shape |= {"box": 6, "corners": 5}
     stride = 1
     if artifact.has_stride and not target:
         stride = STRIDE
@@ -48,7 +49,7 @@ def spec_of(artifact, codec, tile, target=False):
     made = ArraySpec(
         name, tuple(shape[axis] for axis in artifact.axes), codec, attributes={"stride": stride}
     )
-    if tile and codec.tileable:
+    if tile and artifact.has_map and codec.tileable:
         return replace(made, tile=fitted_tile((8, 8), made.shape, artifact.axes))
     return made
 
@@ -59,6 +60,9 @@ def values_of(spec, rng):
         return rng.integers(0, 256 if kind.geometry == "image" else 20, spec.shape, dtype=np.uint8)
     if "confidence" in kind.name:
         return rng.random(spec.shape, dtype=np.float32)
+    if kind.geometry == "boxes":
+        corner, size = rng.uniform(0, 36, (6, 2)), rng.uniform(2, 20, (6, 2))
+        return np.hstack([corner, corner + size, np.ones((6, 1))]).astype(np.float32)
     values = rng.normal(0, 7, spec.shape).astype(np.float32)
     if kind.geometry == "direction":
         hole = rng.random(spec.shape[1:]) < 0.3
@@ -91,8 +95,9 @@ def sets(request, tmp_path_factory):
     photo = CODECS["raw" if tile else "rgb"]()
     depth = spec_of(ARTIFACTS["depth"], CODECS["exact"](), tile, target=True)
     normals = spec_of(ARTIFACTS["normals"], CODECS["signed"](), tile, target=True)
+    boxes = spec_of(ARTIFACTS["boxes"], CODECS["exact"](), tile, target=True)
     photos = spec_of(ARTIFACTS["frames"], photo, tile)
-    frames = define(cache, "frames", [photos, labels, depth, normals])
+    frames = define(cache, "frames", [photos, labels, depth, normals, boxes])
     for artifact in ARTIFACTS.values():
         if artifact.made_by == "source" or artifact.geometry in FILMED:
             continue
