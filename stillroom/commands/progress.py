@@ -266,9 +266,16 @@ def sweep_with_bars(plan: SweepPlan, *, address: str | None = None, **options: A
             bars.update(everything, advance=event.kind != "retried")
         bars.show()
 
+    total = len(plan.pending)
+
+    def on_round(later: SweepPlan) -> None:
+        nonlocal total
+        total += len(later.pending)
+        bars.update(everything, total=total)
+
     with Bars("steps") as bars:
-        bars.add(everything, len(plan.pending), has_rate=False)
-        hooks = Hooks(_builder(address), flow_with_bars, on_event)
+        bars.add(everything, total, has_rate=False)
+        hooks = Hooks(_builder(address), flow_with_bars, on_event, on_round)
         return run_sweep(plan, address=address, hooks=hooks, **options)
 
 

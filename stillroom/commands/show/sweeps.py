@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STATES = {
     "done": "done",
     "stopped": "stopped early",
+    "failed": "failed",
     "trained": "trained, to be scored",
     "begun": "begun, goes on",
     "new": "to be trained",
@@ -47,6 +48,7 @@ def plan(found: SweepPlan) -> list[RenderableType]:
         grid(("variant", "seed", "state", "folder"), rows, left=(0, 2, 3)),
         f"cache {place(found.sweep.run.cache.path)} {cache}",
         *_unscored(found.sweep),
+        *_undrawn(found.sweep),
         f"{done} of {len(found.chosen)} chosen are done. nothing is begun (--dry-run)",
     ]
 
@@ -62,6 +64,13 @@ def result(found: SweepResult, *, per_class: bool) -> list[RenderableType]:
     parts += [*best(found.sweep, found.rows), explained(found.sweep, found.rows)]
     parts += _unscored(found.sweep)
     return [*parts, *map(place, found.files)]
+
+
+def _undrawn(sweep: Sweep) -> list[str]:
+    left = sweep.config.samples - sum(map(len, sweep.rounds))
+    if not sweep.rounds or not left:
+        return []
+    return [f"{left} of {sweep.config.samples} draws are made later, by what these score"]
 
 
 def _unscored(sweep: Sweep) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from stillroom.pipeline.run_file.faults import describe, listing, nearest
 from stillroom.pipeline.run_file.loading import check_run, override, read_toml, set_key
 from stillroom.pipeline.sweep.early import faults_of
-from stillroom.pipeline.sweep.sweep_settings import SweepConfig, slug
+from stillroom.pipeline.sweep.search import Draw
+from stillroom.pipeline.sweep.sweep_settings import SweepConfig, demand_folders, slug
 from stillroom.stages.class_lists import agree, numbered
 from stillroom.storage_specs.errors import ConfigError
 
@@ -75,6 +76,8 @@ class Sweep:
         variants: those of the file at every point of its search, with the keys that they change
         teachers, students: the trials, in this order; students seed by seed
         unscored: teachers of other classes than the labels that students are scored on
+        document: the run file with what is set for all variants, as it was read
+        rounds: names of the variants that a controller drew, round by round, as often as it did
     """
 
     file: Path
@@ -86,6 +89,8 @@ class Sweep:
     teachers: tuple[Trial, ...]
     students: tuple[Trial, ...]
     unscored: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
+    rounds: tuple[tuple[str, ...], ...] = ()
 
     @property
     def baseline(self) -> str | None:
@@ -123,6 +128,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
         faults.append(f"{config.run}: evaluate: required here, with a labelled source to score on")
     students, more = _students(config, document, variants, set(wrong))
     faults += more
+    if config.controller is not None and not faults:
+        faults += _faults_of_choices(config, document, students)
     if config.asha is not None:
         faults += faults_of(config.asha, [trial.run for trial in students])
     if faults or run is None:
@@ -136,8 +143,37 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), seeds: Sequence[int] =
     )
     unscored = tuple(name for name in run.teachers if name not in scored)
     return Sweep(
-        path, config, tuple(overrides), run, run_text, variants, teachers, tuple(students), unscored
-    )
+        path, config, tuple(overrides), run, run_text, variants, teachers, tuple(students),
+        unscored, document,
+    )  # fmt: skip
+
+
+def with_variants(sweep: Sweep, variants: Mapping[str, Mapping[str, Any]]) -> Sweep:
+    """Return a sweep with these variants as well, checked as those of its file.
+
+    Raises:
+        ConfigError: a variant cannot be trained, or would share the folders of another.
+    """
+    new = {name: changes for name, changes in variants.items() if name not in sweep.variants}
+    demand_folders([*sweep.variants, *new])
+    students, faults = _students(sweep.config, sweep.document, new, set())
+    if faults:
+        raise ConfigError(f"{sweep.file}: {listing(faults)}")
+    return replace(sweep, variants={**sweep.variants, **new}, students=(*sweep.students, *students))
+
+
+def _faults_of_choices(
+    config: SweepConfig, document: Mapping[str, Any], students: Sequence[Trial]
+) -> list[str]:
+    """Return what is wrong with choices of which a controller may draw any in hours to come."""
+    if any(trial.run.train is None or trial.run.train.validation is None for trial in students):
+        return ["controller: learns from validations: give the run [train].validation"]
+    lists = {key: one.choices for key, one in config.space.items() if isinstance(one, Draw)}
+    each = [
+        {key: choices[number % len(choices)] for key, choices in lists.items()}
+        for number in range(max(map(len, lists.values())))
+    ]
+    return _students(config, document, config.at(each), set())[1]
 
 
 def _can_be_scored(name: str, run: RunConfig) -> bool:
@@ -157,6 +193,11 @@ def _config(path: Path, seeds: Sequence[int]) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(given)
         more = [seed for seed in seeds if seed not in config.seeds]
+        if more and config.controller is not None:
+            raise ConfigError(
+                f"{path}: --seeds {more[0]}: a controller learns from the means over the seeds of "
+                "the file: write it there"
+            )
         return SweepConfig.model_validate({**given, "seeds": [*config.seeds, *more]})
     except ValidationError as error:
         raise ConfigError(f"{path}: {listing(describe(error, SweepConfig))}") from error

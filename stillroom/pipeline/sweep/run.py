@@ -15,8 +15,16 @@ from stillroom.pipeline.run_file.sections import as_document
 from stillroom.pipeline.run_file.writing import as_toml
 from stillroom.pipeline.sweep.devices import places, visible_gpus
 from stillroom.pipeline.sweep.results import SweepResult, main_measure
+from stillroom.pipeline.sweep.rounds import with_rounds
 from stillroom.pipeline.sweep.rows import rows_of
-from stillroom.pipeline.sweep.state import State, SweepRecords, refuse_changed, set_aside
+from stillroom.pipeline.sweep.state import (
+    ENDED,
+    State,
+    SweepRecords,
+    mark_failed,
+    refuse_changed,
+    set_aside,
+)
 from stillroom.pipeline.sweep.tables import write_table
 from stillroom.pipeline.sweep.trials import TrialJob, run_trials
 from stillroom.pipeline.sweep.tune_runner import Ends, run_on_tune
@@ -25,7 +33,7 @@ from stillroom.stages.train.run_folder import read_json, write_json
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stillroom.pipeline.run_file.sections import RunConfig
     from stillroom.pipeline.sweep.file import Sweep, Trial
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
 TABLE, RESULTS, CHART, CLASSES = "table.md", "results.json", "miou.png", "classes.png"
 SCORES = "scores.png"  # in place of the chart of mIoU, where no classes were scored
 LOGS = "logs"
-ENDED = ("done", "stopped")
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class SweepPlan:
 
     @property
     def pending(self) -> list[Trial]:
-        """The chosen trials that are neither done nor stopped."""
+        """The chosen trials that have not ended."""
         return [trial for trial in self.chosen if self.states[trial].kind not in ENDED]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,11 +89,13 @@ class Hooks:
         build_cache: called with the run where shards are missing
         compute_flow: called with the run to compute the flow of its clips, once for all trials
         on_event: called with what happens to each trial
+        on_round: called with the plan of each round that a controller draws after the first
     """
 
     build_cache: Callable[[RunConfig], object] = build
     compute_flow: Callable[[RunConfig], object] = compute_clip_flow
     on_event: OnEvent = lambda _: None
+    on_round: Callable[[SweepPlan], None] = lambda _: None
 
 
 def plan_sweep(
@@ -106,12 +115,16 @@ def plan_sweep(
         ConfigError: there is no such variant; a source or a record cannot be read.
         CacheMismatch: the cache was built from something else than the run file names.
     """
+    config = sweep.config
+    in_rounds = config.controller is not None
+    records = SweepRecords(sweep.run, early=config.asha is not None, rounds=in_rounds)
+    if in_rounds:
+        sweep = with_rounds(sweep, records.state)
     known = list(sweep.variants)
     for name in only:
         if name not in known:
             raise ConfigError(f"--only {name!r}: no such variant{nearest(name, known)}")
     missing = _missing_shards(sweep.run)
-    records = SweepRecords(sweep.run, early=sweep.config.asha is not None)
     trials = (*sweep.teachers, *sweep.students)
     students = () if teachers_only else sweep.students
     chosen = (
@@ -135,6 +148,8 @@ def run_sweep(
 ) -> SweepResult:
     """Build what is missing of the cache, do what is not done, and write table and charts.
 
+    Where a controller draws the points, round follows round until all its draws are done.
+
     Args:
         retrain: where folders hold students of another config, put them aside and train anew
         per_class: also draw the IoU of every class
@@ -144,6 +159,36 @@ def run_sweep(
         ConfigError: a folder holds another student, and is not to be put aside.
         CacheError: the cache cannot be built.
     """
+    ends = _run_pending(plan, retrain, address, hooks)
+    failed = dict(ends.failed)
+    while (later := _next_round(plan, ends.failed)) is not None:
+        plan = later
+        hooks.on_round(plan)
+        ends = _run_pending(plan, retrain, address, hooks)
+        failed |= ends.failed
+    result = SweepResult(plan.sweep, _rows(plan, ends), failed)
+    return replace(result, files=_write(result, per_class))
+
+
+def _next_round(plan: SweepPlan, failed: Mapping[Trial, str]) -> SweepPlan | None:
+    """Return the plan with what a controller draws next; None where it draws nothing more.
+
+    Students that failed are given up, unless all of the round did, for what may be mended.
+    """
+    sweep = plan.sweep
+    if not sweep.rounds or any(one not in plan.chosen for one in sweep.students):
+        return None
+    if all(one in failed for one in sweep.students if one.row in sweep.rounds[-1]):
+        return None
+    for trial, problem in failed.items():
+        if trial.seed is not None:
+            mark_failed(trial, problem)
+    later = plan_sweep(sweep)
+    return later if len(later.sweep.rounds) > len(sweep.rounds) else None
+
+
+def _run_pending(plan: SweepPlan, retrain: bool, address: str | None, hooks: Hooks) -> Ends:
+    """Build what is missing of the cache, and do what is not done."""
     sweep, pending = plan.sweep, plan.pending
     if address is None:
         _demand_no_asha(sweep, pending)
@@ -159,12 +204,9 @@ def run_sweep(
             set_aside(trial)
     jobs = [_job(sweep, trial, plan.states[trial]) for trial in pending]
     if address is None or not jobs:
-        ends = Ends(run_trials(jobs, free, sweep.config.retries, hooks.on_event))
-    else:
-        before = [one for one in sweep.students if plan.states[one].kind in ENDED]
-        ends = run_on_tune(sweep, jobs, before, address, hooks.on_event)
-    result = SweepResult(sweep, _rows(plan, ends), ends.failed)
-    return replace(result, files=_write(result, per_class))
+        return Ends(run_trials(jobs, free, sweep.config.retries, hooks.on_event))
+    before = [one for one in sweep.students if plan.states[one].kind in ENDED]
+    return run_on_tune(sweep, jobs, before, address, hooks.on_event)
 
 
 def _rows(plan: SweepPlan, ends: Ends) -> list[Row]:

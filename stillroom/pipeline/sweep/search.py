@@ -97,14 +97,15 @@ def points(search: Mapping[str, Dimension], samples: int, seed: int) -> list[dic
     ]
     return [
         {
-            key: chosen[key] if isinstance(one, tuple) else one.at(_share(seed, key, number))
+            key: chosen[key] if isinstance(one, tuple) else one.at(share(seed, key, number))
             for key, one in search.items()
         }
         for number, chosen in enumerate(combinations * samples)
     ]
 
 
-def _share(seed: int, key: str, number: int) -> float:
+def share(seed: int, key: str, number: int) -> float:
+    """Return where in its range or list trial `number` draws a key, 0 <= share < 1."""
     # Python promises the same numbers in every version for a text as a seed; NumPy does not.
     return random.Random(f"{seed} {number} {key}").random()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillroom.pipeline.run_file.sections import as_document
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from stillroom.pipeline.sweep.file import Trial
     from stillroom.stages.evaluate.evaluation_settings import VideoConfig
 
-Kind = Literal["done", "stopped", "trained", "begun", "new", "changed"]
+FAILED = "failed.json"
+Kind = Literal["done", "stopped", "failed", "trained", "begun", "new", "changed"]
+ENDED = ("done", "stopped", "failed")
 # The classes are those of the cache; `train` compares them.
 HOW = {"size", "ignore", *LooksSettings.model_fields}  # of [evaluate]: how frames are scored
 MAY_DIFFER = (*UNCHANGING, *ELSEWHERE, "classes")
@@ -37,9 +39,9 @@ class State:
     """How far a trial has come.
 
     Attributes:
-        kind: "done": its result can be read; "stopped": early, for its score; "trained": it is
-            to be scored; "begun": its training goes on; "new": nothing is there; "changed": its
-            folder holds something else
+        kind: "done": its result can be read; "stopped": early, for its score; "failed": in a
+            round of a controller that has ended; "trained": it is to be scored; "begun": its
+            training goes on; "new": nothing is there; "changed": its folder holds something else
         scored: what its score is to depend on, beside the student
         differences: of "changed": a line each
         result: of "done"
@@ -58,10 +60,11 @@ class SweepRecords:
 
     Args:
         early: whether those that were stopped early stay so
+        rounds: whether those that failed in a round that has ended do
     """
 
-    def __init__(self, run: RunConfig, *, early: bool = False) -> None:
-        self._run, self._early = run, early
+    def __init__(self, run: RunConfig, *, early: bool = False, rounds: bool = False) -> None:
+        self._run, self._early, self._rounds = run, early, rounds
         self._source = functools.cache(self._read_source)
         self._flow = functools.cache(self._read_flow)
 
@@ -71,6 +74,13 @@ class SweepRecords:
         Raises:
             ConfigError: a file of it cannot be read.
         """
+        found = self._without_failures(trial)
+        is_open = trial.seed is not None and found.kind not in (*ENDED, "changed")
+        if self._rounds and is_open and _has_failed(trial):
+            return replace(found, kind="failed")
+        return found
+
+    def _without_failures(self, trial: Trial) -> State:
         wanted = self._scored(trial)
         found = run_folder.read_json(trial.record)
         scored = found.get("scored") if isinstance(found, dict) else None
@@ -167,6 +177,18 @@ def refuse_changed(states: Mapping[Trial, State]) -> None:
             "train them again with --retrain, which keeps the old folders under other names; or "
             "rename the variant, give `path` another folder, or set these fields back"
         )
+
+
+def mark_failed(trial: Trial, problem: str) -> None:
+    """Write down that a student failed in a round that has ended, so that its reward stays."""
+    trial.place.mkdir(parents=True, exist_ok=True)
+    config = fingerprint(plain(as_document(trial.run)))
+    run_folder.write_json(trial.place / FAILED, {"problem": problem, "config": config})
+
+
+def _has_failed(trial: Trial) -> bool:
+    found = run_folder.read_json(trial.place / FAILED)
+    return found is not None and found["config"] == fingerprint(plain(as_document(trial.run)))
 
 
 def set_aside(trial: Trial) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from stillroom.pipeline.sweep.search import dimension, point_name, points
+from stillroom.pipeline.sweep.search import Draw, dimension, point_name, points
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from stillroom.pipeline.sweep.search import Dimension
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LONGEST_FOLDER = 230  # bytes; file systems take 255, and seed and suffix follow
@@ -26,6 +31,16 @@ class AshaConfig(Settings):
 
     grace: int | None = Field(default=None, gt=0)
     reduction_factor: float = Field(default=4.0, gt=1, allow_inf_nan=False)
+
+
+class ControllerConfig(Settings):
+    """A search by an LSTM that learns from the scores of what it drew before.
+
+    Attributes:
+        round: draws that it makes before it learns from them
+    """
+
+    round: int = Field(default=8, gt=1)
 
 
 class SweepConfig(Settings):
@@ -50,6 +65,7 @@ class SweepConfig(Settings):
             trained at every point of it
         samples: draws from ranges and lists, for each combination of choices
         search_seed: of the draws
+        controller: draws by what scored well before; `samples` are the draws of all its rounds
         asha: stops students early, on Ray
     """
 
@@ -67,6 +83,7 @@ class SweepConfig(Settings):
     search: dict[str, list[Any]] = Field(default_factory=dict)
     samples: int = Field(default=1, gt=0)
     search_seed: int = 0
+    controller: ControllerConfig | None = None
     asha: AshaConfig | None = None
 
     @field_validator("run", "path")
@@ -105,16 +122,30 @@ class SweepConfig(Settings):
                 f"samples = {self.samples}, and `search` has nothing to draw from, as in "
                 "[0.5, 5.0, 'log'] or [4, 8, 16, 'drawn']"
             )
-        _demand_folders(self.trained)
+        if self.controller is not None:
+            _demand_rounds(self, self.controller)
+        demand_folders(self.trained)
         return self
 
     @property
+    def space(self) -> dict[str, Dimension]:
+        """What the keys of the search are searched over."""
+        return {key: dimension(values) for key, values in self.search.items()}
+
+    @property
     def trained(self) -> dict[str, dict[str, Any]]:
-        """Every variant at every point of the search, by name: the keys that are changed."""
-        variants = self.variants or {"": {}}
-        space = {key: dimension(values) for key, values in self.search.items()}
+        """Every variant at every point of the search, by name: the keys that are changed.
+
+        With a controller, those of its first round, in which all choices are as likely.
+        """
+        samples = self.samples if self.controller is None else self.controller.round
+        return self.at(points(self.space, samples, self.search_seed))
+
+    def at(self, found_points: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return every variant at these points, by name: the keys that are changed."""
+        variants, space = self.variants or {"": {}}, self.space
         found = {}
-        for point in points(space, self.samples, self.search_seed):
+        for point in found_points:
             for name, changes in variants.items():
                 full = ", ".join(filter(None, (name, point_name(point, space))))
                 found[full] = {**changes, **point}
@@ -130,7 +161,25 @@ def slug(name: str) -> str:
     return f"{found[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _demand_folders(names: dict[str, Any]) -> None:
+def _demand_rounds(config: SweepConfig, controller: ControllerConfig) -> None:
+    """Refuse a search that a controller cannot make, or learns nothing in."""
+    if config.variants:
+        raise ConfigError("controller: searches for one run: leave out `variants`, use `set`")
+    for key, one in config.space.items():
+        if not isinstance(one, Draw):
+            raise ConfigError(
+                f"search.{key}: a controller chooses from lists that end with 'drawn', and from "
+                "no range or grid; list values, as in [0.5, 1.0, 2.0, 'drawn']"
+            )
+    if config.samples <= controller.round:
+        raise ConfigError(
+            f"samples = {config.samples}: a controller learns after each {controller.round} draws "
+            "(controller.round), and there would be none after them; give more samples"
+        )
+
+
+def demand_folders(names: Iterable[str]) -> None:
+    """Refuse names of which two would share their folders, or one would have none."""
     named: dict[str, str] = {}
     for name in names:
         folder = slug(name)

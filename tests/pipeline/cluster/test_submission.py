@@ -431,13 +431,18 @@ def test_a_sweep_spreads_over_a_ray_cluster_and_not_over_nodes_of_slurm(run_file
     assert "the students of a sweep are jobs of their own on Slurm" in refused.stderr
 
 
-def test_a_sweep_that_stops_students_early_is_no_array_of_slurm(run_file: Path) -> None:
+@pytest.mark.parametrize("by", ["asha = {}", "samples = 9\ncontroller = {}"])
+def test_a_sweep_that_compares_its_students_is_no_array_of_slurm(run_file: Path, by: str) -> None:
     file = sweep_file(run_file)
+    text = file.read_text()
+    if "controller" in by:
+        search = 'search = { "terms.0.weight" = [1.0, 2.0, "drawn"] }\n'
+        text = text[: text.index("[variants]")] + search
     validation = 'set = { "train.validation" = { source = "street", every = 2 } }'
-    file.write_text(f"asha = {{}}\n{validation}\n{file.read_text()}")
+    file.write_text(f"{by}\n{validation}\n{text}")
     refused = submit("sweep", file, "--to", "slurm", "--print")
     assert refused.exit_code == 2
-    assert "asha compares students while they train" in refused.stderr
+    assert "asha compares students while they train, and a controller draws by" in refused.stderr
     assert submit("sweep", file, "--to", "ray", "--print").exit_code == 0
 
 

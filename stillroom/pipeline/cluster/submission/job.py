@@ -53,7 +53,7 @@ class Job:
         folder: absolute; the command runs there, and the cluster sees it at the same path
         python: the interpreter that has this program, on the cluster
         trials: "--only VARIANT --seeds SEED" of each student of a sweep
-        needs_ray: whether it stops students early, which Ray Tune does
+        needs_ray: whether it compares students with others, to stop them early or to draw the next
     """
 
     command: Command
@@ -117,18 +117,19 @@ def load_job(
             "the file by its absolute path, or as it lies in that folder"
         )
     trials: tuple[tuple[str, ...], ...] = ()
-    early = False
+    compares = False
     if command == "sweep":
         sweep = load_sweep(file, overrides, ())
         _demand_sections(command, sweep.run)
-        trials, early = _trials(sweep), sweep.config.asha is not None
+        trials = _trials(sweep)
+        compares = sweep.config.asha is not None or sweep.config.controller is not None
     else:
         run = load_run(file, overrides)
         _demand_sections(command, run)
         if command == "train":
             _demand_a_frame_each(run, resources)
     python = python or sys.executable
-    return Job(command, file, tuple(overrides), place, python, resources, trials, early)
+    return Job(command, file, tuple(overrides), place, python, resources, trials, compares)
 
 
 def outputs(job: Job) -> dict[str, str]:

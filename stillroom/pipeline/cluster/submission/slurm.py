@@ -58,8 +58,9 @@ def scripts(job: Job, options: Sequence[str] = (), at_once: int | None = None) -
         _demand_option(option)
     if job.needs_ray:
         raise ConfigError(
-            f"{job.file}: asha compares students while they train, which jobs of their own on "
-            "Slurm cannot; leave it out, or submit --to ray or kubernetes"
+            f"{job.file}: asha compares students while they train, and a controller draws by "
+            "what others scored, which jobs of their own on Slurm cannot; leave it out, or submit "
+            "--to ray or kubernetes"
         )
     if job.command == "sweep" and job.resources.nodes > 1:
         raise ConfigError(
