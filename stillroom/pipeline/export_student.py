@@ -13,6 +13,7 @@ from stillroom.pipeline.cache_tools.sample import evenly
 from stillroom.pipeline.open_model import open_trained
 from stillroom.pipeline.run_file.sections import as_document
 from stillroom.stages.evaluate.predict import SkippedFrame, read_frames
+from stillroom.stages.evaluate.tasks import scored
 from stillroom.stages.models.exported.about import About
 from stillroom.stages.models.exported.comparison import Comparison, compare
 from stillroom.stages.models.exported.formats import FORMATS, can_run, pack_student
@@ -135,6 +136,7 @@ def about_of(trained: TrainedStudent, size: tuple[int, int] | None = None) -> Ab
     Raises:
         ConfigError: it has no head of segmentation, whose labels are what is exported.
     """
+    scored(trained.student.heads, trained.name)
     if not trained.section.learns_classes():
         raise ConfigError(
             f"{trained.name} tells {', '.join(trained.student.heads)}, and no classes, which is "

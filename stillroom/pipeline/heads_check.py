@@ -30,7 +30,7 @@ def check_heads(student: StudentSettings, objective: Objective) -> None:
 
     The head of segmentation of a student that names none may stay as it came.
     """
-    taught = {term.task for term in objective.terms}
+    taught = {term.task or term.grid.partition("/")[0] for term in objective.terms}
     idle = [] if student.heads is None else [one for one in student.by_task() if one not in taught]
     if idle:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.evaluate.predict import Predictor, StudentPredictor, TeacherPredictor
-from stillroom.stages.evaluate.tasks import TASKS
+from stillroom.stages.evaluate.tasks import TASKS, scored
 from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.tensor_file import read_tensors
@@ -89,6 +89,7 @@ def open_model(run: RunConfig, model: str, *, own_upsampling: bool = False) -> M
     if own_upsampling:
         raise ConfigError(f"{model}: --own-upsampling is for teachers (teacher:NAME)")
     trained = open_trained(Path(model))
+    scored(trained.student.heads, trained.name)
     student = trained.student.to(best_device())
     tasks: dict[str, Predictor] = {
         task: StudentPredictor(student, TASKS[task].output) for task in student.heads

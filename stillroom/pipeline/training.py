@@ -20,7 +20,7 @@ from stillroom.pipeline.training_checks import (
 )
 from stillroom.pipeline.validation import validation_source, validator
 from stillroom.stages.across_ranks import rank, together
-from stillroom.stages.evaluate.tasks import TASKS
+from stillroom.stages.evaluate.tasks import TASKS, best_score
 from stillroom.stages.models.inference import device_of
 from stillroom.stages.models.students.families import build_student
 from stillroom.stages.pictures.curve_chart import Panel, curve_chart
@@ -163,7 +163,7 @@ def prepare_job(run: RunConfig, on_step: Callable[[Progress], None] | None = Non
         config={**as_document(run), "classes": list(classes)},
         fingerprints=_fingerprints(settings, streams, scored),
         validate=None if scored is None else validator(run, scored, student),
-        score=TASKS[next(iter(student.heads))].best,
+        score=best_score(student.heads),
         on_step=on_step,
         device=device,
         live=_live(run, teachers, streams),

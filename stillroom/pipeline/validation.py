@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillroom.stages.class_lists import agree
-from stillroom.stages.evaluate.tasks import TASKS
+from stillroom.stages.evaluate.tasks import TASKS, scored
 from stillroom.stages.sources.open import open_source
 from stillroom.storage_specs.artifacts import LABELS
 from stillroom.storage_specs.errors import ConfigError
@@ -28,7 +28,7 @@ def validation_source(run: RunConfig, student: Student, classes: tuple[str, ...]
         return None
     name = run.train.validation.source
     source = open_source(run.sources[name])
-    target = TASKS[next(iter(student.heads))].target
+    target = TASKS[scored(student.heads, "train.validation")].target
     if target not in run.targets_of(name):
         raise ConfigError(
             f"train.validation.source: {name!r} has no {target}; name a labelled source"

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stillroom.stages.evaluate.depth_scores import DepthTally
 from stillroom.stages.evaluate.normals_scores import NormalsTally
 from stillroom.storage_specs.artifacts import DEPTH, LABELS, LOGITS, NORMALS
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 
@@ -51,3 +54,27 @@ TASKS = {
     "depth": Task(DEPTH, DEPTH, "depth/delta1", DepthTally),
     "normals": Task(NORMALS, NORMALS, "normals/within_11.25", NormalsTally),
 }
+
+
+def scored(heads: Iterable[str], who: str) -> str:
+    """Return the task that a student is scored by: its first.
+
+    Args:
+        heads: its tasks; who: it or what asks, for the message
+
+    Raises:
+        ConfigError: it learns features alone.
+    """
+    task = next(iter(heads))
+    if task not in TASKS:
+        raise ConfigError(
+            f"{who}: a student of {task} alone says nothing that can be scored; train a classifier "
+            "on it, with its model.safetensors as student.weights"
+        )
+    return task
+
+
+def best_score(heads: Iterable[str]) -> str:
+    """Return the name of the score that the best student has the highest of; "" if of none."""
+    task = TASKS.get(next(iter(heads)))
+    return "" if task is None else task.best

@@ -144,22 +144,17 @@ def freeze_idle_layers(network: Any, *, depth_stated: bool = False) -> int:
 
     Nothing is said where the depth of the encoder was stated: a shallow one is meant then.
 
-    A shallow encoder keeps its deeper blocks, for the names of its weights' sake. They would be
-    counted as trainable, and data-parallel training would wait for their gradients.
+    A shallow encoder keeps its deeper blocks, for the names of its weights' sake.
     """
     import torch
+
+    from stillroom.stages.models.idle_layers import freeze_idle
 
     side = max(128, pad_multiple(network))
     was_training = network.training
     output = forward_smp(network.eval(), torch.zeros(1, 3, side, side))
     network.train(was_training)
-    total = torch.stack([grid.sum() for grid in output.values()]).sum()
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    idle = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]
-    for parameter in idle:
-        parameter.requires_grad_(False)
-    count: int = sum(parameter.numel() for parameter in idle)
+    count = freeze_idle(network, output.values())
     if count and not depth_stated:
         LOG.warning(
             "%s: %.1f M of its %.1f M parameters never run, since no output depends on them; where "

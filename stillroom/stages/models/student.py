@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillroom.stages.models.dense_network import PENULTIMATE, crop, measure_grids
 from stillroom.stages.models.headed_network import HIDDEN, add_heads, by_task
+from stillroom.stages.models.idle_layers import freeze_idle
 from stillroom.stages.models.task_heads import SegmentationHead
 from stillroom.storage_specs.artifacts import FEATURES, LOGITS
 from stillroom.storage_specs.errors import ArtifactError, ConfigError
@@ -120,12 +121,32 @@ class Student(nn.Module):
             add_heads(self.network, heads, inside, num_classes)
             for _, head in others:
                 given |= _shapes(head, head.channels(num_classes), stride)
+        if not given:
+            self._freeze_classifier()
         self.channels = {name: channels for name, (channels, _) in given.items()} | self.channels
         self.strides = {name: stride for name, (_, stride) in given.items()} | self.strides
 
+    def _freeze_classifier(self) -> None:
+        """Take what no feature depends on out of training.
+
+        Raises:
+            ConfigError: the network shows no features.
+        """
+        if not self.channels:
+            raise ConfigError(
+                f"student.heads.features: {type(self.network).__name__} shows no features; take "
+                "another student"
+            )
+        was_training = self.network.training
+        side = self.normalise.pad * -(-128 // self.normalise.pad)
+        output = self._run(self.network.eval(), torch.zeros(1, 3, side, side))
+        self.network.train(was_training)
+        features = [grid for name, grid in output.items() if name in self.channels]
+        self.idle_parameters += freeze_idle(self.network, features)
+
     @property
     def stride(self) -> int:
-        """Pixels of an image to one grid position of what the first head gives."""
+        """Pixels of an image to a grid position of what its first head gives, or first layer."""
         return usual_stride(self.strides)
 
     @property

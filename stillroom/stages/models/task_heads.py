@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from stillroom.stages.settings import Settings
-from stillroom.storage_specs.artifacts import DEPTH, LOGITS, NORMALS
+from stillroom.storage_specs.artifacts import DEPTH, FEATURES, LOGITS, NORMALS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,17 +130,37 @@ class NormalsHead(HeadSettings):
         return {NORMALS: normalize(grid.float(), dim=1)}
 
 
+class FeaturesHead(HeadSettings):
+    """Gives nothing by itself: the student learns features alone, by terms that project them.
+
+    Its network's classifier is left as one channel that never learns.
+    """
+
+    task = FEATURES
+
+    def channels(self, classes: int) -> int:
+        return 1
+
+    def outputs(self, grid: Tensor) -> ModelOutput:
+        return {}
+
+
 class HeadsConfig(Settings):
     """The heads of a student: one at least. The first that is given is the network's own."""
 
     segmentation: SegmentationHead | None = None
     depth: DepthHead | None = None
     normals: NormalsHead | None = None
+    features: FeaturesHead | None = None
 
     @model_validator(mode="after")
     def _one_at_least(self) -> HeadsConfig:
         if not self.by_task():
             raise ValueError(f"name at least one task: {', '.join(type(self).model_fields)}")
+        if self.features is not None and len(self.by_task()) > 1:
+            raise ValueError(
+                "features is of a student of features alone; leave it out: every one has features"
+            )
         return self
 
     def by_task(self) -> dict[str, HeadSettings]:

@@ -22,6 +22,7 @@ from stillroom.stages.train.losses.cross_image_pixel import CrossImagePixelTerm
 from stillroom.stages.train.losses.depth_bins import DepthBinsTerm
 from stillroom.stages.train.losses.depth_regression import DepthRegressionTerm
 from stillroom.stages.train.losses.dist import DistTerm
+from stillroom.stages.train.losses.feature_match import FeatureMatchTerm
 from stillroom.stages.train.losses.fitnet import FitnetTerm
 from stillroom.stages.train.losses.holistic import HolisticTerm
 from stillroom.stages.train.losses.ifvd import IfvdTerm
@@ -55,6 +56,7 @@ LOSSES: dict[str, type[Term]] = {
     "depth_bins": DepthBinsTerm,
     "depth_regression": DepthRegressionTerm,
     "dist": DistTerm,
+    "feature_match": FeatureMatchTerm,
     "fitnet": FitnetTerm,
     "holistic": HolisticTerm,
     "ifvd": IfvdTerm,
