@@ -12,16 +12,20 @@ from stillroom.commands.options import JSON, example, print_result
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from stillroom.pipeline.export_encoder import EncoderExport
     from stillroom.pipeline.export_student import ExportResult
 
 
 @click.command(epilog=example("stillroom export runs/camvid --to onnx"))
 @click.argument("model", metavar="RUN_OR_CHECKPOINT", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["safetensors", "torch.export", "onnx"]), required=True)
+@click.option(
+    "--to", type=click.Choice(["safetensors", "torch.export", "onnx", "encoder"]), required=True
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The file; student.safetensors, .pt2 or .onnx in the run folder if left out.",
+    help="The file; student.safetensors, .pt2 or .onnx, or encoder.safetensors, in the run folder "
+    "if left out.",
 )
 @click.option(
     "--size",
@@ -47,14 +51,26 @@ if TYPE_CHECKING:
 def export(model: Path, to: str, as_json: bool, **options: Any) -> None:
     """Write the student of a run as one file: bytes in, labels and logits out.
 
-    It is run on real frames, and written only if it says what the checkpoint says.
+    It is run on real frames, and written only if it says what the checkpoint says. Of an encoder
+    its weights are written, by timm's names if it is one of timm's.
     """
     from stillroom.commands import progress
+    from stillroom.pipeline.export_encoder import ENCODER, export_encoder
     from stillroom.pipeline.export_student import ExportOptions, export_student
 
+    if to == ENCODER:
+        alone = export_encoder(model, options["out"])
+        print_result(alone.to_dict(), _of_encoder(alone), as_json)
+        return
     with progress.Bars("frames") as bars:
         found = export_student(model, to, ExportOptions(**options), bars.counter(f"comparing {to}"))
     print_result(found.to_dict(), _text(found), as_json)
+
+
+def _of_encoder(found: EncoderExport) -> list[RenderableType]:
+    from stillroom.commands.quantities import place, size
+
+    return [f"{place(found.path)}: {size(found.bytes)}, {found.tensors} tensors of {found.encoder}"]
 
 
 def _text(found: ExportResult) -> list[RenderableType]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from stillroom.cli import main
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.evaluation import evaluate_model
 from stillroom.pipeline.export_student import export_student
@@ -111,6 +113,16 @@ def test_a_student_learns_from_both_without_labels(folder: Path) -> None:
 
 
 def test_its_encoder_begins_a_student_of_classes_that_is_scored(folder: Path) -> None:
+    called = ["export", str(folder / "student"), "--to", "encoder", "--json"]
+    exported = json.loads(CliRunner().invoke(main, called, catch_exceptions=False).output)
+    file = folder / "student" / "encoder.safetensors"
+    assert exported == {
+        "path": str(file),
+        "to": "encoder",
+        "encoder": "mobilenet_v2",
+        "tensors": len(load_file(file)),
+        "bytes": file.stat().st_size,
+    }
     probe = run_file(
         folder,
         teachers={},
@@ -119,7 +131,7 @@ def test_its_encoder_begins_a_student_of_classes_that_is_scored(folder: Path) ->
             "architecture": "PSPNet",
             "encoder": "mobilenet_v2",
             "encoder_depth": 3,
-            "encoder_weights": str(folder / "student" / "model.safetensors"),
+            "encoder_weights": str(file),
             "options": {"psp_out_channels": 16, "psp_dropout": 0.0},
         },
         terms=[{"name": "cross_entropy"}],
@@ -163,7 +175,7 @@ def test_what_it_cannot_do_is_refused(folder: Path, changes: Any, message: str) 
 
 
 def test_it_is_neither_scored_nor_exported(folder: Path) -> None:
-    message = "a student of features alone says nothing that can be scored; train a classifier"
+    message = "a student of features alone says nothing that can be scored; `stillroom export --to"
     with pytest.raises(ConfigError, match=message):
         evaluate_model(run_file(folder), str(folder / "student"))
     with pytest.raises(ConfigError, match=message):

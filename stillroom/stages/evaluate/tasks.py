@@ -68,8 +68,8 @@ def scored(heads: Iterable[str], who: str) -> str:
     task = next(iter(heads))
     if task not in TASKS:
         raise ConfigError(
-            f"{who}: a student of {task} alone says nothing that can be scored; train a classifier "
-            "on it, with its model.safetensors as student.weights"
+            f"{who}: a student of {task} alone says nothing that can be scored; `stillroom "
+            "export --to encoder` writes what a student of classes begins from: encoder_weights"
         )
     return task
 

@@ -53,6 +53,7 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
         WeightsError: weights are unreadable or belong to another network.
     """
     from stillroom.stages.models.dense_network import Normalise
+    from stillroom.stages.models.encoder_names import from_timm
     from stillroom.stages.models.student import Student
     from stillroom.stages.models.widths import resize
 
@@ -64,7 +65,9 @@ def build_smp_student(config: SmpStudentConfig, num_classes: int) -> Student:
     fit = None
     if config.encoder_weights is not None:
         file, key = config.encoder_weights, config.encoder_weights_key
-        fit = fit_encoder(network.get_submodule("encoder"), read_tensors(file), file, key)
+        encoder = network.get_submodule("encoder")
+        found = from_timm(read_tensors(file), encoder, config.encoder)
+        fit = fit_encoder(encoder, found, file, key)
     if config.weights is not None:
         load_smp_weights(network, config.weights, config.weights_key, num_classes)
     normalise = Normalise(config.mean, config.std, pad_multiple(network), channels_last=True)
