@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 
 from stillroom.cli import main
 from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.preview import draw_preview
 from stillroom.pipeline.evaluation import evaluate_model
 from stillroom.pipeline.export_student import export_student
 from stillroom.pipeline.run_file.loading import parse_run
@@ -89,6 +92,14 @@ def test_each_teachers_tokens_are_cached_as_a_grid_of_the_canvas(folder: Path) -
     }
     shapes = {name: (one.shape, one.attributes["stride"]) for name, one in found.items()}
     assert shapes == {"one": ((16, 4, 6), 16), "other": ((8, 4, 6), 16)}
+
+
+def test_a_preview_shows_features_in_the_colours_of_their_components(folder: Path) -> None:
+    (sheet, _) = draw_preview(folder / "features.cache", "street", 2, folder / "preview.png")
+    with Image.open(sheet) as drawn:
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    right = pixels[:, pixels.shape[1] * 2 // 3 :]  # the last of three columns
+    assert (right.max(-1) - right.min(-1) > 100).mean() > 0.02
 
 
 def test_a_student_learns_from_both_without_labels(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stillroom.stages.pictures.sheet import FrameRow
     from stillroom.storage_specs.artifact_set import ArtifactSet
+
+NOTE = "the three of most variance, red, green and blue"
 
 
 def draw_preview(folder: Path | str, source: str | None, frames: int, out: Path) -> list[Path]:
@@ -137,15 +141,41 @@ def _draw_frames(cache: Cache, source: str, teacher: str, frames: int, path: Pat
         )
         for index in evenly(usable.tolist(), frames)
     ]
+    coloured, rows = _with_components(holders, rows)
     identity = held.get(PSEUDO_LABEL, kept).identity
     sheet = Sheet(
         f"{teacher} on {source}",
-        ("frame", *names),
+        ("frame", *names, *coloured),
         rows,
         classes,
         threshold=identity.get(PSEUDO_LABEL, {}).get("threshold"),
     )
     sheet.save(path)
+
+
+def _with_components(
+    holders: list[tuple[str, ArtifactSet]], rows: list[FrameRow]
+) -> tuple[list[str], list[FrameRow]]:
+    """Add a column for each map of channels, in colours; return the titles of these, and rows."""
+    from stillroom.stages.pictures.components import component_pictures
+    from stillroom.stages.pictures.sheet import Cell
+
+    titles = []
+    for place, (name, _) in enumerate(holders):
+        if artifact_of(name).picture != "channels":
+            continue
+        cells = [row.cells[place] for row in rows]
+        painted = component_pictures(
+            [cell.array for cell in cells if cell.array is not None],
+            [row.shown for row in rows],
+            cells[0].stride,
+        )
+        titles.append(f"{name}: components")
+        rows = [
+            replace(row, cells=[*row.cells, Cell("painting", one, note=NOTE)])
+            for row, one in zip(rows, painted, strict=True)
+        ]
+    return titles, rows
 
 
 def _classes(
