@@ -52,7 +52,8 @@ class Artifact:
         picture: how it is drawn, a key of `stages.pictures.picture_kinds`
         statistics: what `cache stats` counts of it
         fidelity: how a stored array is compared with what the teacher gives: by error alone, or by
-            its share of the value, or by the divergences of class distributions too
+            its share of the value, the cosine of its vectors, or the divergences of class
+            distributions too
         fill_value: what the stored array holds where a frame is bad
         layered: named "<name>/<layer>"
         has_classes: its values, or its channels, are classes, whose names are kept with it
@@ -81,7 +82,7 @@ class Artifact:
         "boxes",
     ]
     statistics: Literal["none", "classes", "scores", "confidence", "moments", "range"] = "none"
-    fidelity: Literal["error", "relative_error", "divergence"] = "error"
+    fidelity: Literal["error", "relative_error", "cosine", "divergence"] = "error"
     fill_value: int = 0
     layered: bool = False
     has_classes: bool = False
@@ -151,6 +152,7 @@ ARTIFACTS: dict[str, Artifact] = {
         description="activations of one named layer of the teacher",
         picture="channels",
         statistics="moments",
+        fidelity="cosine",
         layered=True,
     ),
     CODE: Artifact(

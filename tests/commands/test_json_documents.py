@@ -57,7 +57,8 @@ DOCUMENTS = {
     ),
     "cache fidelity RUN --frames 1 --codecs --source street": (
         f"sets(source teacher frames artifacts({ERRORS}) other_codecs({ERRORS}) "
-        f"refused(logits topk) {VIEWS}gain gain_error) recommendation device(cache live) picture)"
+        f"refused(logits topk) {VIEWS}gain gain_error) recommendation device(cache live) picture "
+        "mirrored(features/penultimate))"
     ),
     "cache stats RUN": (
         "sets(source teacher fingerprint missing_shards frames labels "

@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 
 from stillroom.cli import main
 from stillroom.pipeline.build.run import build
+from stillroom.pipeline.cache_tools.fidelity import FidelityRequest, measure_fidelity
 from stillroom.pipeline.cache_tools.preview import draw_preview
 from stillroom.pipeline.evaluation import evaluate_model
 from stillroom.pipeline.export_student import export_student
 from stillroom.pipeline.run_file.loading import parse_run
 from stillroom.pipeline.training import prepare_job, train_run
+from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.train.metrics import read_metrics
 from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.store import Cache
@@ -100,6 +102,31 @@ def test_a_preview_shows_features_in_the_colours_of_their_components(folder: Pat
         pixels = np.asarray(drawn.convert("RGB")).astype(int)
     right = pixels[:, pixels.shape[1] * 2 // 3 :]  # the last of three columns
     assert (right.max(-1) - right.min(-1) > 100).mean() > 0.02
+
+
+def test_fidelity_measures_codecs_and_mirrors_by_their_cosine(folder: Path) -> None:
+    run = run_file(folder)
+    one, _ = measure_fidelity(run, FidelityRequest(2, "street", codecs=True))
+    (stored,) = one.artifacts
+    assert (stored.codec, stored.artifact) == ("byte", "features/penultimate")
+    codecs = {each.codec: each for each in one.others}
+    assert set(codecs) == {"half", "exact", "fp8"}
+    assert codecs["exact"].cosine == pytest.approx(1, abs=1e-12)
+    assert 0.99 < codecs["fp8"].cosine < codecs["half"].cosine < 1
+    assert 0.99 < stored.cosine < codecs["half"].cosine
+    assert stored.bytes < codecs["half"].bytes < codecs["exact"].bytes
+    cache, teacher = Cache.open(run.cache.path), build_teacher(run.teacher("one"), (64, 96))
+    found = []
+    for index in (0, 5):  # of six frames, spread evenly
+        image = cache.artifact_set("street", "frames").read("frames", index)
+        live = teacher(image[None, :, ::-1].copy())["features/penultimate"][0].double()
+        held = cache.artifact_set("street", "one").read("features/penultimate", index)
+        mirrored = torch.from_numpy(held[..., ::-1].copy()).double()
+        found.append(torch.cosine_similarity(live, mirrored, dim=0).mean().item())
+    assert one.mirrored["features/penultimate"] == pytest.approx(np.mean(found), abs=1e-3)
+    assert one.to_dict()["mirrored"] == dict(one.mirrored)
+    (advice,) = one.recommendation
+    assert ("train.view.flip = false" in advice) == (one.mirrored["features/penultimate"] < 0.95)
 
 
 def test_a_student_learns_from_both_without_labels(folder: Path) -> None:

@@ -49,6 +49,11 @@ def _fidelity_of_set(one: SetFidelity) -> list[RenderableType]:
         for artifact, codec in named
         if artifact.relative_error is not None
     ]
+    parts += [
+        f"{artifact.artifact} {codec}: mean cosine {artifact.cosine:.6f}"
+        for artifact, codec in named
+        if artifact.cosine is not None
+    ]
     parts += [f"{name}: {why}" for name, why in one.refused.items()]
     divergences = [
         (codec, f"{artifact.kl:.2e}", f"{artifact.spatial_kl:.2e}", f"{artifact.agreement:.4f}")

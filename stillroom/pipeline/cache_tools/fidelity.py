@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from stillroom.pipeline.build.model_loader import ModelLoader
@@ -19,6 +19,7 @@ from stillroom.stages.evaluate.equivariance import (
     recommend,
     views_of,
 )
+from stillroom.stages.evaluate.mirrored_features import MirrorTally, recommend_mirrors
 from stillroom.stages.evaluate.output_errors import FidelityTally
 from stillroom.stages.geometry import view_mask
 from stillroom.stages.pictures.equivariance_sheet import equivariance_sheet
@@ -32,7 +33,7 @@ from stillroom.storage_specs.errors import ArtifactError, ConfigError
 from stillroom.storage_specs.store import Cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -77,6 +78,7 @@ class SetFidelity:
         others: by artifact, the same values in every other codec that could store them
         refused: by artifact and codec, why it could not
         device: that the cache was built on, and the one of this machine
+        mirrored: by features, their mean cosine to those of the mirrored frame, once mirrored
     """
 
     source: str
@@ -89,10 +91,11 @@ class SetFidelity:
     recommendation: tuple[str, ...]
     device: tuple[str, str]
     picture: Path | None = None
+    mirrored: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as JSON."""
-        return {
+        found = {
             "source": self.source,
             "teacher": self.teacher,
             "frames": self.frames,
@@ -104,6 +107,7 @@ class SetFidelity:
             "device": {"cache": self.device[0], "live": self.device[1]},
             "picture": None if self.picture is None else str(self.picture),
         }
+        return {**found, "mirrored": dict(self.mirrored)} if self.mirrored else found
 
 
 def measure_fidelity(
@@ -183,6 +187,10 @@ class _Comparison:
             if self._is_taken(name, view)
         ]
         self._mirrored: list[ViewReading] = []
+        of_vectors = [
+            name for name in self._cached.arrays if artifact_of(name).fidelity == "cosine"
+        ]
+        self._features = MirrorTally({name: teacher.strides[name] for name in of_vectors})
 
     def _is_taken(self, name: str, view: View) -> bool:
         """Whether the teacher runs on a view's frames: one of a fixed size has no crops."""
@@ -201,9 +209,9 @@ class _Comparison:
         stored = {name: self._cached.read(name, index) for name in self._cached.arrays}
         live = self._producer([frame])[0]
         stride, canvas = self._teacher.strides.get(LOGITS, 1), self._canvas
-        mask = view_mask(identity_view(canvas), canvas, frame.valid, stride)[0].numpy()
         for spec, tally in self._tallies:
-            values = live[spec.artifact]
+            values, apart = live[spec.artifact], int(spec.attributes.get("stride", 1))
+            mask = view_mask(identity_view(canvas), canvas, frame.valid, apart)[0].numpy()
             try:
                 trial = try_codec(spec, values)
             except ArtifactError as error:
@@ -213,19 +221,19 @@ class _Comparison:
                 continue
             decoded = stored[spec.artifact] if self._is_stored(spec) else trial.decoded
             tally.add(values, decoded, spec.codec.bound(values), mask, trial.bytes)
+        self._features.add(frame.image, frame.valid, stored, self._live)
         if self._views:
             label, logits = self._sample.label(index, self._teacher), stored[LOGITS]
             self._read_views(
                 CachedFrame(frame.frame_id, frame.image, label, logits, stride, frame.valid)
             )
 
-    def _read_views(self, frame: CachedFrame) -> None:
-        def live(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-            logits: NDArray[np.float32] = self._teacher(image[None])[LOGITS][0].cpu().numpy()
-            return logits
+    def _live(self, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        return {name: grid[0].cpu().numpy() for name, grid in self._teacher(image[None]).items()}
 
+    def _read_views(self, frame: CachedFrame) -> None:
         for view, tally in self._views:
-            reading = read_view(view, frame, live)
+            reading = read_view(view, frame, lambda image: self._live(image)[LOGITS])
             tally.add(reading)
             if tally.view == FLIP:
                 self._mirrored.append(reading)
@@ -239,6 +247,7 @@ class _Comparison:
         if self._views:
             classes = teacher.classes or tuple(map(str, range(teacher.num_classes)))
         views = tuple(tally.result(classes) for _, tally in self._views)
+        mirrored = self._features.result()
         picture = None
         if plot is not None and self._mirrored:
             title = f"{name} on {source}, mirrored"
@@ -257,7 +266,8 @@ class _Comparison:
             others=tuple(one for is_stored, one in tallies if not is_stored),
             refused=self._refused,
             views=views,
-            recommendation=tuple(recommend(views)),
+            recommendation=tuple(recommend(views) or recommend_mirrors(mirrored)),
             device=(cached_on, teacher.device),
             picture=picture,
+            mirrored=mirrored,
         )

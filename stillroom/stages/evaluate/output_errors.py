@@ -30,6 +30,20 @@ def pixel_kl(live: NDArray[Any], cached: NDArray[Any]) -> Floats:
     return _kl(live, cached, axis=0)
 
 
+def cosines(live: NDArray[Any], cached: NDArray[Any]) -> Floats:
+    """Return the cosine between the two vectors of each position; 0 where one has no length.
+
+    Args:
+        live, cached: (C, h, w)
+
+    Returns:
+        (h, w), float64
+    """
+    p, q = live.astype(np.float64), cached.astype(np.float64)
+    lengths = np.sqrt(np.square(p).sum(0) * np.square(q).sum(0))
+    return np.asarray((p * q).sum(0) / np.where(lengths > 0, lengths, 1))
+
+
 def spatial_kl(
     live: NDArray[Any], cached: NDArray[Any], mask: Mask, temperature: float = SPATIAL_TEMPERATURE
 ) -> Floats:
@@ -71,6 +85,7 @@ class ArtifactFidelity:
         spatial_kl: nats a channel at temperature 4, mean; of logits only.
         agreement: share of positions with the same best class; of logits only.
         bytes: encoded, a frame.
+        cosine: between the vectors of a position, mean; of features only.
     """
 
     artifact: str
@@ -86,12 +101,14 @@ class ArtifactFidelity:
     agreement: float | None
     bytes: float
     relative_error: float | None = None
+    cosine: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
         found = dict(self.__dict__)
-        if self.relative_error is None:
-            del found["relative_error"]
+        for name in ("relative_error", "cosine"):
+            if found[name] is None:
+                del found[name]
         return found
 
 
@@ -106,6 +123,7 @@ class FidelityTally:
         self._fidelity = artifact_of(artifact).fidelity
         self._kl = self._spatial = 0.0
         self._agree = self._positions = self._channels = 0
+        self._cosines, self._vectors = 0.0, 0
 
     def add(
         self,
@@ -120,7 +138,7 @@ class FidelityTally:
         Args:
             live, cached: the teacher's output, and what is stored of it, decoded
             bound: the codec's, for `live`
-            mask: (h, w), positions of logits that count
+            mask: (h, w), positions of logits or features that count
             size: encoded bytes of the frame
 
         Raises:
@@ -144,6 +162,9 @@ class FidelityTally:
             self._add_logits(live, cached, mask)
         elif self._fidelity == "relative_error":
             self._relative = max(self._relative, _largest_share(error, np.abs(live)))
+        elif self._fidelity == "cosine":
+            self._cosines += float(cosines(live, cached)[mask].sum())
+            self._vectors += int(mask.sum())
 
     def _add_logits(self, live: NDArray[Any], cached: NDArray[Any], mask: Mask) -> None:
         self._kl += float(pixel_kl(live, cached)[mask].sum())
@@ -175,6 +196,7 @@ class FidelityTally:
             agreement=self._agree / self._positions if logits else None,
             bytes=self._bytes / self._frames,
             relative_error=self._relative if self._fidelity == "relative_error" else None,
+            cosine=self._cosines / max(1, self._vectors) if self._fidelity == "cosine" else None,
         )
 
 
