@@ -190,7 +190,7 @@ def test_sheet_of_few_frames_shows_those_that_were_scored(
         drawn.append([frame.frame_id for frame in frames])
         return path
 
-    monkeypatch.setattr("stillroom.pipeline.evaluation.prediction_sheet", note)
+    monkeypatch.setattr("stillroom.pipeline.prediction_pictures.prediction_sheet", note)
     run = load_run(run_file, [*town(masks), "evaluate.sheet_frames=3"])
     for limit in (2, 4, None):
         evaluate_model(run, "teacher:tiny", EvaluationOptions(limit=limit, sheet=Path("s.png")))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from student_output import student_output
 
 from stillroom.stages.cache.producers import TeacherArtifacts
 from stillroom.stages.sources.canvas import CanvasFrame
@@ -91,11 +92,6 @@ class Network:
     strides: dict[str, int]
 
 
-@dataclass
-class Said:
-    logits: torch.Tensor
-
-
 def value(dataset: CacheDataset, epoch: int, place: int, **section: float) -> float:
     """The cross entropy with the pseudo labels of a view, of a student's logits written here."""
     sample = dataset.sample(epoch, place)
@@ -112,7 +108,7 @@ def value(dataset: CacheDataset, epoch: int, place: int, **section: float) -> fl
     sections = [{"name": "cross_entropy", "teacher": "fpn", **section}]
     objective = Objective(TypeAdapter(tuple[TermConfig, ...]).validate_python(sections))
     student = Network({"logits": dataset.out_stride})
-    return objective(Said(logits), batch, student)[0].item()  # type: ignore[arg-type]
+    return objective(student_output(logits), batch, student)[0].item()  # type: ignore[arg-type]
 
 
 @STRIDES

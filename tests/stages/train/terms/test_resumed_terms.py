@@ -102,7 +102,9 @@ def begin(tmp_path, make_student):
         student_sizes = {"logits": CLASSES, "features/penultimate": 8}
         teachers = {"fpn/logits": CLASSES, "fpn/features/penultimate": 5}
         objective.prepare(Sizes(CLASSES, student_sizes, student.strides, teachers))
-        job = SimpleNamespace(objective=objective, settings=settings, steps=STEPS, parts=1)
+        job = SimpleNamespace(
+            objective=objective, settings=settings, steps=STEPS, parts=1, live=None
+        )
         return job, new_learner(student, objective, settings, torch.device("cpu"))
 
     return make
