@@ -7,9 +7,9 @@ classifier, the others read the penultimate features (`Student.take_heads`).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from stillroom.stages.settings import Settings
 from stillroom.storage_specs.artifacts import DEPTH, FEATURES, LOGITS, NORMALS
@@ -162,6 +162,14 @@ class HeadsConfig(Settings):
                 "features is of a student of features alone; leave it out: every one has features"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `features` out where there is none: it is younger than some caches and runs."""
+        found: dict[str, Any] = handler(self)
+        if self.features is None:
+            found.pop("features", None)
+        return found
 
     def by_task(self) -> dict[str, HeadSettings]:
         """Return the heads that are given."""

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.stages.models.task_heads import DepthHead, HeadsConfig, NormalsHead
+from stillroom.stages.models.teachers.families import TEACHERS
 from stillroom.stages.train.checkpoint import export
 from stillroom.storage_specs.errors import ConfigError, WeightsError
 
@@ -53,6 +54,17 @@ def test_a_regressed_depth_is_the_exponential_and_finite_in_half_precision():
 def test_normals_are_unit_vectors():
     found = NormalsHead().outputs(torch.tensor([3.0, 0.0, -4.0]).view(1, 3, 1, 1))["normals"]
     assert found.flatten().tolist() == pytest.approx([0.6, 0.0, -0.8])
+
+
+def test_sections_of_before_are_written_as_before():
+    depth = {"bins": 0, "low": 0.5, "high": 10.0}
+    written = HeadsConfig(depth={"bins": 0}).model_dump(mode="json")
+    assert written == {"segmentation": None, "depth": depth, "normals": None}
+    teacher = TEACHERS["smp"][0](
+        kind="smp", architecture="FPN", encoder="resnet18", heads={"depth": {"bins": 0}}
+    )
+    assert teacher.identity()["heads"] == written
+    assert HeadsConfig(features={}).model_dump()["features"] == {}
 
 
 def test_left_out_heads_change_nothing_of_a_student_of_segmentation():
