@@ -206,7 +206,7 @@ def test_a_section_of_a_run_file_becomes_the_config_of_its_kind() -> None:
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match="ade20k, bdd100k, camvid, cityscapes, cityscapes_sequence, clips"
+        ConfigError, match="ade20k, bdd100k, boxes, camvid, cityscapes, cityscapes_sequence, clips"
     ):
         open_source(DemoConfig().model_copy(update={"kind": "movie"}))
 
