@@ -13,12 +13,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_segformer import tiny_segformer
 
 from stillroom.cli import main
 from stillroom.pipeline.run_file.loading import load_run
+from stillroom.pipeline.training import prepare_job
 from stillroom.stages.models.build_teacher import build_teacher
 from stillroom.stages.models.smp_network import SmpDesign, build_smp
+from stillroom.stages.models.torchvision_import import import_torchvision
 from stillroom.storage_specs.errors import WeightsError
 from stillroom.storage_specs.store import Cache
 
@@ -70,12 +73,11 @@ def written(section: str) -> Path:
     return path
 
 
-def build(section: str) -> dict[str, tuple[tuple[int, ...], int]]:
+def build(section: str, *changes: str) -> dict[str, tuple[tuple[int, ...], int]]:
     """Build a cache; the shape and stride of each array of the teacher."""
     path = written(section)
-    done = CliRunner().invoke(
-        main, ["cache", "build", str(path), "--set", "teachers.heavy.device=cpu"]
-    )
+    sets = [part for one in ("teachers.heavy.device=cpu", *changes) for part in ("--set", one)]
+    done = CliRunner().invoke(main, ["cache", "build", str(path), *sets])
     assert done.exit_code == 0, done.output
     cached = Cache.open(load_run(path).cache.path).artifact_set("town", "heavy")
     return {name: (spec.shape, spec.attributes["stride"]) for name, spec in cached.arrays.items()}
@@ -114,6 +116,26 @@ MADE_BEFORE = {
     "Exported: torch.export and TorchScript": export_as_the_page_does,
     "ONNX": save_onnx,
 }
+
+
+def test_the_section_on_features_builds_a_cache_that_its_student_can_learn_from(
+    town: Path,
+) -> None:
+    import_torchvision()
+    import timm
+
+    section, learns = SECTIONS["Features alone"]
+    small = {"depth": 1, "embed_dim": 16, "num_heads": 2}
+    network = timm.create_model("vit_small_patch14_dinov2", dynamic_img_size=True, **small)
+    save_file(network.state_dict(), "dinov2_small.safetensors")
+    options = ", ".join(f"{key} = {value}" for key, value in small.items())
+    section = section.replace("= true }", f"= true, {options} }}")
+    student = RUN[RUN.index("[student]") : RUN.index("[train]")]
+    artifacts = 'cache.artifacts=["features/penultimate"]'
+    assert build(section, artifacts) == {"features/penultimate": ((16, 24, 40), 4)}
+    Path("town.toml").write_text(Path("town.toml").read_text().replace(student, learns + "\n"))
+    job = prepare_job(load_run(Path("town.toml"), [artifacts, "teachers.heavy.device=cpu"]))
+    assert list(job.student.heads) == ["features"]
 
 
 @pytest.mark.parametrize(
@@ -182,5 +204,5 @@ def test_the_averaged_weights_of_the_page_are_those_that_are_taken(town: Path) -
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_section_of_the_page_is_a_run(heading: str, town: Path) -> None:
-    for section in SECTIONS[heading]:
+    for section in (each for each in SECTIONS[heading] if "[teachers." in each):
         assert load_run(written(section)).teachers["heavy"]

@@ -75,6 +75,7 @@ def test_nothing_waits_for_bytes_or_what_is_made_of_them(document):  # noqa: F81
 def test_frames_are_mixed_on_the_device_without_waiting(document, mix):  # noqa: F811
     document["train"]["streams"] = {"more": {"batch": 2, "mix": mix}}
     document["terms"] = [{"name": "pixelwise_kl", "teacher": "tiny"}]
+    del document["student"]["heads"]  # what no term teaches is refused
     (expected,) = on_device(batches(document, decode="host"), torch.device("cpu"))
     packed = batches(document)
     RECORD.clear()
@@ -88,6 +89,7 @@ def test_frames_are_mixed_on_the_device_without_waiting(document, mix):  # noqa:
 def test_the_bytes_of_a_frame_are_a_fraction_of_what_they_were(document):  # noqa: F811
     document["train"]["streams"] = {"street": {"batch": 2}}  # single frames
     document["terms"] = [{"name": "pixelwise_kl", "teacher": "tiny"}, {"name": "cross_entropy"}]
+    del document["student"]["heads"]  # what no term teaches is refused
     sent = {}
     for decode in ("host", "device"):
         made = batches(document, decode=decode, view={"crop": [32, 32], "flip": True})

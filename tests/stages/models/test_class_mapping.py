@@ -81,7 +81,7 @@ def test_known_list_of_classes_is_called_by_its_name() -> None:
     assert found.num_classes() == 19
     assert found.class_names()[12] == "rider"
     with pytest.raises(
-        ValidationError, match="no class list 'cityscape'; known: camvid, ade20k, city"
+        ValidationError, match="no class list 'cityscape'; known: camvid, coco, ade20k, city"
     ):
         config(classes="cityscape", mapping=None)
 

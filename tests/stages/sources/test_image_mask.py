@@ -111,7 +111,7 @@ def test_classes_may_be_a_number_and_ids_may_start_at_1(root: Path) -> None:
     [
         ({"ids_from": 1, "mapping": {1: 0}}, "leave `ids_from` out"),
         ({"classes": 255, "ids_from": 1}, "has the id 255, which is ignored"),
-        ({"classes": "vok"}, "no class list 'vok'; known: camvid, ade20k, cityscapes"),
+        ({"classes": "vok"}, "no class list 'vok'; known: camvid, coco, ade20k, cityscapes"),
         ({"classes": 0}, "at least 1"),
     ],
 )
