@@ -52,7 +52,7 @@ class Ensemble(Teacher):
         self._grids = self._first._grids
         finest = min(one.strides[LOGITS] for one in members.values())
         self.strides = {**self._first.strides, LOGITS: finest}
-        self.device, self.classes = self._first.device, self._first.classes
+        self.device, self.classes = self._first.device, config.class_names()
         self._looks = Looks(self._predict, config) if config.several() else None
 
     @property

@@ -94,6 +94,21 @@ def test_an_ensemble_looks_several_times_as_any_teacher(run_of: Any) -> None:
     )
 
 
+def test_members_of_mere_numbers_do_not_hide_that_the_others_names_differ(run_of: Any) -> None:
+    def run(*orders: str) -> Any:
+        named = [
+            f"teachers.{k}.classes={list(o)}"
+            for k, o in zip(("two", "coarse"), orders, strict=True)
+        ]
+        return run_of('members=["one", "two", "coarse"]', "teachers.one.classes=9", *named)
+
+    both = run("abcdefghi", "abcdefghi").teacher("both")
+    assert both.class_names() == tuple("abcdefghi")
+    assert build_teacher(both, (32, 48)).classes == tuple("abcdefghi")
+    with pytest.raises(ConfigError, match=r"the same classes.*\n.*one  0, 1.*\n.*two  b, a, c"):
+        run("bacdefghi", "abcdefghi").teacher("both")
+
+
 def test_its_identity_is_its_members(run_of: Any) -> None:
     run = run_of('members={one=2, two=1}, features="two"')
     known = run.teacher("both").identity()

@@ -73,7 +73,10 @@ class EnsembleTeacherConfig(TeacherSettings):
         """
         seen = {name: one.mapped() for name, one in teachers.items()}
         classes = [numbered(one.classes or 0) for one in seen.values()]
-        if not all(classes[0] and agree(classes[0], other) for other in classes):
+        # Numbers agree with any names: members are held against one that has some.
+        named = [one.classes for one in seen.values() if one.class_names()]
+        known = (named or [one.classes for one in seen.values()])[0]
+        if not all(known and agree(numbered(known), other) for other in classes):
             listing = (
                 f"\n  {name}  {', '.join(of) or 'none'}"
                 for name, of in zip(seen, classes, strict=True)
@@ -82,7 +85,7 @@ class EnsembleTeacherConfig(TeacherSettings):
                 "members: expected teachers of the same classes, in one order, got"
                 f"{''.join(listing)}\n  bring them to the run's by `mapping`, each in its section"
             )
-        update: dict[str, Any] = {"classes": next(iter(seen.values())).classes}
+        update: dict[str, Any] = {"classes": known}
         if self.device == "auto" and len(devices := {one.device for one in seen.values()}) == 1:
             update["device"] = devices.pop()
         found = self.model_copy(update=update)
