@@ -70,7 +70,7 @@ def withdraw_set(cache: Cache, source: str, set_name: str) -> list[str]:
     above = set_folder(source, set_name)
     inner = sorted(cache.store.folders(above))
     if set_name == FRAMES:  # a teacher may have a target's name
-        inner = [name for name in (FRAMES, *TARGETS) if (source, name) not in cache.sets()]
+        inner = [FRAMES, *(name for name in TARGETS if (source, name) not in cache.sets())]
     links = _remove_links(cache, [above, folder, *(f"{above}/{name}" for name in inner)])
     names = sorted(file.name for file in cache.store.files(folder))
     places = [f"{folder}/{name}" for name in names if name.endswith(".parquet")]

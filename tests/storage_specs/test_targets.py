@@ -79,8 +79,10 @@ def test_repair_keeps_the_version_and_withdraws_targets_with_their_set(tmp_path:
     (tmp_path / "c" / "zarr.json").unlink()
     repair_root(cache)
     assert (tmp_path / "c" / "zarr.json").read_bytes() == before
+    (tmp_path / "c" / "kitchen" / "zarr.json").write_text("{")
     withdraw_set(cache, "kitchen", "frames")
-    assert not (tmp_path / "c" / "kitchen" / "depth" / "zarr.json").exists()
+    for name in ("frames", "depth"):
+        assert not (tmp_path / "c" / "kitchen" / name / "zarr.json").exists()
     built(cache, "kitchen", "frames", PHOTO, DEPTH)
     assert cache.sets() == [("kitchen", "frames")]
 
