@@ -41,7 +41,8 @@ class NormalsTally:
         """Add a frame.
 
         Args:
-            prediction, truth: (3, H, W), of any length; the zero vector of the truth: none
+            prediction, truth: (3, H, W), of any length; the zero vector of the truth: none, and of
+                the prediction 90 degrees off, as a cosine of 0
         """
         known = (truth != 0).any(0)
         if not known.any():
@@ -50,6 +51,7 @@ class NormalsTally:
         # Exact for small angles, where the cosine is flat.
         across = np.linalg.norm(np.cross(ours, theirs, axis=0), axis=0)
         angles = np.degrees(np.arctan2(across, (ours * theirs).sum(0)))
+        angles[~ours.any(0)] = 90.0
         self.pixels += len(angles)
         self.frames += 1
         self.total += float(angles.sum())

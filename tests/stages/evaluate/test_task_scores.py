@@ -92,6 +92,14 @@ def test_normals_scores_are_of_known_angles():
     assert shares == pytest.approx([3 / 7, 4 / 7, 5 / 7])
 
 
+def test_no_direction_is_no_right_one():
+    truth = np.ones((3, 1, 2))
+    guess = truth * [[[1, 0]]]
+    scores = of_frames(NormalsTally(), [(guess, truth)]).scores()
+    assert scores["mean_angle"] == pytest.approx(45)
+    assert scores["within_30"] == 0.5
+
+
 def test_normals_of_two_pieces_are_those_of_the_whole():
     rng = np.random.default_rng(1)
     frames = [(rng.normal(size=(3, 4, 4)), rng.normal(size=(3, 4, 4))) for _ in range(2)]
