@@ -108,7 +108,9 @@ def _array(file: EncodedFile) -> NDArray[Any]:
         raise read_fault(file, fault) from fault
     try:
         values: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
+    except MemoryError:
+        raise
+    except Exception as fault:  # a damaged header is taken for a ZIP file, or for broken Python
         raise FrameError(f"{file.name}: cannot be decoded: {fault}") from fault
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fui":
         raise FrameError(f"{file.name}: expected an array of numbers, (height, width)")

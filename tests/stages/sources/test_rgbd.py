@@ -124,7 +124,12 @@ def test_what_is_no_depth_map_is_a_fault_of_the_depth_alone(
     assert (frame.image == 2).all()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"garbage" * 9])
+UNCLOSED = b"\x93NUMPY\x01\x00v\x00" + b"{'shape': (6, 8), 'descr': '<f4', ".ljust(117) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x93NUMPY", b"garbage" * 9, UNCLOSED, b"PK\x03\x04" + b"zip" * 9]
+)
 def test_a_damaged_file_is_a_fault_of_the_depth_alone(root: Path, damage: bytes) -> None:
     (root / "depth" / "f_2.npy").write_bytes(damage)
     assert "cannot be decoded" in opened(root).load(0).faults["depth"]
