@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from stillroom.stages.sources.encoded_file import EncodedFile
 
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 CocoBox = tuple[float, float, float, float, int]
 
 NO_BOX = -1.0  # in place of a class, in the rows beyond a frame's last box
@@ -146,13 +148,20 @@ class CocoBoxes:
         """Return the boxes (most, 5) of an image file.
 
         Raises:
-            FrameError: the JSON file does not have the image, or not of this size; a category is
-                unknown, or a box is not within the image.
+            FrameError: the JSON file does not have the image once, or not of this size; a category
+                is unknown, or a box is not within the image.
+            ConfigError: the JSON file cannot be read as what it should be.
         """
         name = file.name
         if name not in self._images:
             raise FrameError(f"{name}: {self.annotations.name} has no image of this name")
-        height, width, boxes = self._images[name]
+        found = self._images[name]
+        if found is None:
+            raise FrameError(
+                f"{name}: {self.annotations.name} has several images of this name, and they pair "
+                "by it; rename them, or take a JSON file for each of their folders"
+            )
+        height, width, boxes = found
         if (height, width) != tuple(size):
             raise FrameError(
                 f"{name}: {self.annotations.name} has it as {height}x{width}, and it is "
@@ -161,7 +170,8 @@ class CocoBoxes:
         unknown = sorted({category for *_, category in boxes if category not in self._index})
         if unknown:
             raise FrameError(
-                f"{name}: {self.annotations.name} has no category {unknown[0]}, and a box of it"
+                f"{name}: a box is of category {unknown[0]}, which {self.annotations.name} or "
+                "`classes` does not have"
             )
         rows = [(x, y, x + w, y + h, self._index[category]) for x, y, w, h, category in boxes]
         return _cut(name, np.array(rows, np.float64).reshape(-1, 5), size, self.most)
@@ -181,23 +191,46 @@ class CocoBoxes:
         }
 
     @cached_property
-    def _images(self) -> dict[str, tuple[int, int, list[CocoBox]]]:
-        """Height, width and boxes (x, y, width, height, category) by the name of a file."""
-        of: dict[int, list[CocoBox]] = {}
-        for one in self._document["annotations"]:
-            if not one.get("iscrowd"):
-                of.setdefault(one["image_id"], []).append((*one["bbox"], one["category_id"]))
-        return {
-            PurePosixPath(one["file_name"]).name: (
-                one["height"],
-                one["width"],
-                of.get(one["id"], []),
-            )
-            for one in self._document["images"]
-        }
+    def _images(self) -> dict[str, tuple[int, int, list[CocoBox]] | None]:
+        """Height, width and boxes by the name of a file; None of a name that is there twice."""
+        document = self._document
+        try:
+            return _by_name(document)
+        except MALFORMED as fault:
+            raise _no_instances(self.annotations, fault) from fault
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CocoBoxes, (self.annotations, self.classes, self.most)
+
+
+def _by_name(document: dict[str, Any]) -> dict[str, tuple[int, int, list[CocoBox]] | None]:
+    of: dict[int, list[CocoBox]] = {}  # x, y, width, height, category
+    for one in document["annotations"]:
+        if not one.get("iscrowd"):
+            x, y, width, height = map(float, one["bbox"])
+            of.setdefault(one["image_id"], []).append((x, y, width, height, one["category_id"]))
+    found: dict[str, tuple[int, int, list[CocoBox]] | None] = {}
+    for one in document["images"]:
+        name = PurePosixPath(one["file_name"]).name
+        there = one["height"], one["width"], of.get(one["id"], [])
+        found[name] = None if name in found else there
+    return found
+
+
+def _no_instances(path: Path, fault: Exception) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be read as COCO's instances ({fault!r}); expected a JSON file with lists "
+        "`images` (id, file_name, height, width), `annotations` (image_id, category_id, bbox of 4 "
+        "numbers) and `categories` (id, name)"
+    )
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal (ConfigError: it cannot be read)."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as fault:
+        raise _no_instances(path, fault) from fault
 
 
 def read_coco(path: Path) -> dict[str, Any]:
@@ -210,11 +243,10 @@ def read_coco(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf8"))
         for key in ("images", "annotations", "categories"):
             document[key][:0]
-    except (OSError, ValueError, LookupError, TypeError) as fault:
-        raise ConfigError(
-            f"{path} cannot be read as COCO's instances ({fault!r}); expected a JSON file with "
-            "lists `images`, `annotations` and `categories`"
-        ) from fault
+        for one in document["categories"]:
+            int(one["id"]), str(one["name"])
+    except MALFORMED as fault:
+        raise _no_instances(path, fault) from fault
     return dict(document)
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, model_validator
 
 from stillroom.stages.class_lists import numbered
-from stillroom.stages.sources.box_files import CocoBoxes, YoloBoxes, coco_classes
+from stillroom.stages.sources.box_files import CocoBoxes, YoloBoxes, coco_classes, digest_of
 from stillroom.stages.sources.choose import choose
 from stillroom.stages.sources.file_source import FileSource
 from stillroom.stages.sources.find_images import find_images
 from stillroom.stages.sources.listing import Listing
+from stillroom.stages.sources.names import repeated
 from stillroom.stages.sources.source_settings import FileSettings
 from stillroom.storage_specs.artifacts import BOXES
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from stillroom.stages.sources.file_source import TargetReader
@@ -81,19 +83,29 @@ def open_boxes(config: BoxesConfig) -> FileSource:
 
     Raises:
         ConfigError: a folder is missing, unreadable or empty, no image has a text file, or the
-            JSON file is none.
+            JSON file is none, or images that it pairs by their names have one twice.
     """
     images, place = config.folders()
     frames = find_images(images, recursive=True).by_stem()
     stated, reader = config.stated(), _reader(config)
     if config.is_coco:
         files = frames.files
-        stated["annotations_sha256"] = hashlib.sha256(place.read_bytes()).hexdigest()
+        _demand_names_once(frames.ids)
+        stated["annotations_sha256"] = digest_of(place)
     else:
         texts = find_images(place, recursive=True, suffixes=frozenset({".txt"}))
         files = frames.labels_from(texts.by_stem(), "image", "text file of boxes")
     listing = Listing(frames.ids, frames.files, targets={BOXES: files}).ordered()
     return FileSource(choose(listing, config), stated, sparse=True, targets={BOXES: reader})
+
+
+def _demand_names_once(ids: Any) -> None:
+    names = pc.replace_substring_regex(ids, r"^.*/", "")
+    if twice := repeated(names.take(pc.sort_indices(names))):
+        raise ConfigError(
+            f"{twice[0]}: two images in different folders have this name, by which a JSON file of "
+            "boxes pairs; make a source of each folder"
+        )
 
 
 def _reader(config: BoxesConfig) -> TargetReader:

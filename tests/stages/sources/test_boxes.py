@@ -40,11 +40,16 @@ def yolo(root: Path, text: str, **settings: Any) -> FileSource:
     return open_boxes(BoxesConfig(images=root / "photos", boxes=root / "texts", **section))
 
 
-def coco(root: Path, *boxes: dict[str, Any], **settings: Any) -> FileSource:
-    image = {"id": 7, "file_name": "train/a.png", "height": 20, "width": 40}
+def coco(
+    root: Path, *boxes: dict[str, Any], names: tuple[str, ...] = ("train/a.png",), **settings: Any
+) -> FileSource:
+    images = [
+        {"id": 7 + place, "file_name": name, "height": 20, "width": 40}
+        for place, name in enumerate(names)
+    ]
     categories = [{"id": 9, "name": "cat"}, {"id": 4, "name": "cup"}]
     annotations = [{"image_id": 7, "category_id": 4, **box} for box in boxes]
-    document = {"images": [image], "annotations": annotations, "categories": categories}
+    document = {"images": images, "annotations": annotations, "categories": categories}
     (root / "instances.json").write_text(json.dumps(document))
     place = root / "instances.json"
     return open_boxes(BoxesConfig(images=root / "photos", boxes=place, **settings))
@@ -109,7 +114,7 @@ def test_a_text_file_that_is_wrong_costs_its_frame_the_boxes(
         ({"bbox": [41, 2, 5, 5]}, "lies outside the image of 40x20"),
         ({"bbox": [4, 2, -5, 5]}, "has no size"),
         ({"bbox": [4, 2, float("nan"), 5]}, "no finite number"),
-        ({"bbox": [4, 2, 5, 5], "category_id": 1}, "has no category 1"),
+        ({"bbox": [4, 2, 5, 5], "category_id": 1}, "category 1, which instances.json or `classes`"),
     ],
 )
 def test_an_annotation_that_is_wrong_costs_its_frame_the_boxes(
@@ -118,6 +123,32 @@ def test_an_annotation_that_is_wrong_costs_its_frame_the_boxes(
     frame = coco(photos, {"bbox": [1, 1, 2, 2]}, box).load(0)
     assert said in frame.faults["boxes"]
     assert not frame.targets["boxes"].any()
+
+
+def test_images_that_share_a_name_do_not_get_each_other_s_boxes(photos: Path) -> None:
+    box = {"bbox": [1, 1, 2, 2]}
+    frame = coco(photos, box, names=("train/a.png", "val/a.png")).load(0)
+    assert "several images of this name" in frame.faults["boxes"]
+    assert not frame.targets["boxes"].any()
+    (photos / "photos" / "more").mkdir()
+    Image.new("RGB", (40, 20)).save(photos / "photos" / "more" / "a.jpg")
+    with pytest.raises(ConfigError, match="a: two images in different folders have this name"):
+        coco(photos, box)
+
+
+@pytest.mark.parametrize(
+    "box", [{}, {"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "wide"]}]
+)
+def test_a_file_of_malformed_annotations_is_named(photos: Path, box: dict[str, Any]) -> None:
+    source = coco(photos, box)
+    with pytest.raises(ConfigError, match=r"instances.json cannot be read as COCO's.* bbox of 4"):
+        source.load(0)
+
+
+def test_a_file_that_is_missing_is_named_though_its_classes_are_given(photos: Path) -> None:
+    config = BoxesConfig(images=photos / "photos", boxes=photos / "gone.json", classes=("a",))
+    with pytest.raises(ConfigError, match=r"gone.json cannot be read as COCO's"):
+        open_boxes(config)
 
 
 def test_a_file_that_is_none_and_an_image_of_another_size_are_named(photos: Path) -> None:
