@@ -50,10 +50,7 @@ def build_live(
             _demand_live(name, codes)
         if not made:
             continue
-        config = run.teacher(name)
-        if config.device == "auto":
-            config = config.model_copy(update={"device": device})
-        teacher = teachers[name] = named_teacher(name, config, size)
+        teacher = teachers[name] = named_teacher(name, run.teacher(name).placed(device), size)
         grids = {output_of(artifact, teacher.strides) for artifact in made}
         look_at(f"teachers.{name}", teacher, size, grids, run.cache.batch)
         sets[name] = live_set(name, teacher, sorted(made), size, run.cache.threshold)

@@ -156,6 +156,10 @@ class TeacherSettings(LooksSettings, ModelSettings):
         """Return the section with what the network's own files say of its input, if they do."""
         return self
 
+    def placed(self, device: str) -> Self:
+        """Return the section, on this device where it leaves the choice."""
+        return self.model_copy(update={"device": device}) if self.device == "auto" else self
+
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and deviation of pixels 0..255 that the input is made with, in its order."""
         mean = [each / self.scale for each in self.mean] if self.normalize else [0.0] * 3

@@ -122,6 +122,17 @@ def test_its_identity_is_its_members(run_of: Any) -> None:
     assert {one.device for one in placed.values()} == {"cuda"}
 
 
+def test_members_keep_their_own_device_where_a_student_trains_on_another(run_of: Any) -> None:
+    def devices(*overrides: str) -> dict[str, str]:
+        both = run_of('members=["one", "two"]', "teachers.two.device=auto", *overrides)
+        placed = both.teacher("both").placed("cuda").built_from()
+        return {name: one.device for name, one in placed.items()}
+
+    assert devices() == {"one": "cpu", "two": "cuda"}
+    assert devices("teachers.both.device=cpu") == {"one": "cpu", "two": "cpu"}
+    assert devices("teachers.one.device=auto") == {"one": "cuda", "two": "cuda"}
+
+
 def test_an_ensemble_is_sized_built_resumed_and_scored_as_any_teacher(run_of: Any) -> None:
     run = run_of('members=["one", "coarse"]')
     planned = {one.plan.set_name: one.bytes for one in estimate_build(run).sets}

@@ -104,6 +104,13 @@ class EnsembleTeacherConfig(TeacherSettings):
         update = {"device": self.device}
         return {name: one.model_copy(update=update) for name, one in self._built_from.items()}
 
+    def placed(self, device: str) -> Self:  # noqa: D102
+        if self.device != "auto":
+            return self
+        found = self.model_copy()
+        found._built_from = {name: one.placed(device) for name, one in self._built_from.items()}
+        return found
+
     def completed(self) -> Self:  # noqa: D102
         found = self.model_copy()
         found._built_from = {name: one.completed() for name, one in self._built_from.items()}
