@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -73,6 +74,10 @@ def frames_of(film: Path) -> int:
     return int(FILMS(str(film)).get(cv2.CAP_PROP_FRAME_COUNT))
 
 
+def rate_of(film: Path) -> float:
+    return float(FILMS(str(film)).get(cv2.CAP_PROP_FPS))
+
+
 def pixels(path: str) -> NDArray[np.uint8]:
     with Image.open(path) as opened:
         return np.array(opened)
@@ -105,11 +110,18 @@ def test_ctrl_c_and_a_camera_that_is_unplugged_end_it_with_a_film(
     assert "the camera gives no more frames" in caplog.text
 
 
-def test_a_rate_drops_frames_and_a_camera_that_gives_none_is_an_error(look: Look) -> None:
+def test_a_film_runs_as_fast_as_frames_came_fewer_at_a_rate_and_none_are_an_error(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter((0.0, 2.0))  # before the first of five frames and after the last
+    with monkeypatch.context() as patch:
+        clock = SimpleNamespace(monotonic=seconds.__next__)
+        patch.setattr("stillroom.pipeline.predict_webcam.time", clock)
+        assert rate_of(look(frames=5).films[0]) == pytest.approx(2.5)
     assert look(5, fps=0.01).predicted == 1
     with pytest.raises(ConfigError, match="the camera gave no frame"):
         look(0)
-    assert not Path("out/webcam-2.mp4").exists()
+    assert not Path("out/webcam-3.mp4").exists()
     with pytest.raises(ConfigError, match=r"webcam:2: no camera can be opened; .*/dev/video2"):
         look(source="webcam:2")
 
