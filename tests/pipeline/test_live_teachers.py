@@ -124,6 +124,24 @@ def test_a_run_resumes_online_and_says_that_it_was(
         losses(frames, *views, *longer, "teachers.tiny.options={seed=3}")
 
 
+def test_a_hybrid_run_that_is_resumed_takes_what_has_come_to_the_cache(frames: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    run = load_run(frames, [*EXACT, WHOLE, HYBRID])
+    with pytest.raises(KeyboardInterrupt):
+        train_run(run, stop)
+    build(load_run(frames, EXACT))
+    assert Cache.open("street.cache").artifact_set("street", "tiny").discard(2)
+    street, more = prepare_job(run).streams.values()
+    assert {read.frame_ids for read in street.live.values()} == {frozenset(street.frame_ids[8:])}
+    assert more.live == {}
+    rest: Losses = []
+    train_run(run, lambda progress: rest.append({"loss": progress.loss, **progress.terms}))
+    assert_alike(rest, losses(frames, WHOLE, ONLINE, "train.path=online")[3:])
+
+
 def test_terms_are_checked_with_live_teachers(frames: Path) -> None:
     found = check_terms(load_run(frames, [*EXACT, ONLINE]), steps=2)
     again: Losses = losses(frames, ONLINE, steps=6)
