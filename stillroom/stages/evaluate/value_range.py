@@ -35,8 +35,8 @@ class Range:
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Range:
-        """Return that of one piece; 0 stands for no value."""
-        there = values[values != 0].astype(np.float64)
+        """Return that of one piece; 0 stands for no value, and so does what is below."""
+        there = values[values > 0].astype(np.float64)
         if not there.size:
             return cls(values.size)
         low, high, total = map(float, (there.min(), there.max(), there.sum()))
