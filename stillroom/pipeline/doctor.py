@@ -30,6 +30,7 @@ LITTLE = 5_000_000_000  # bytes of a disk
 NEEDS = {
     "smp": "segmentation_models_pytorch",
     "torchvision": "torchvision",
+    "timm": "timm",
     "hf": "transformers",
     "onnx": "onnxruntime",
 }  # packages, by the kind of a model

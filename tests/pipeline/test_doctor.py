@@ -151,19 +151,29 @@ def test_what_models_name_is_looked_at(
     assert message in found.what
 
 
+@pytest.mark.parametrize(
+    ("change", "area", "needs"),
+    [
+        (
+            'student={kind="smp", architecture="FPN", encoder="resnet18"}',
+            "student",
+            "kind smp needs segmentation_models_pytorch",
+        ),
+        ('teachers.tiny={kind="timm", architecture="x"}', "teacher tiny", "kind timm needs timm"),
+    ],
+)
 def test_a_kind_whose_package_is_missing_is_a_fault(
-    run_file: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, area: str, needs: str, run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = load_run(run_file, ['student={kind="smp", architecture="FPN", encoder="resnet18"}'])
-    find = importlib.util.find_spec
+    run = load_run(run_file, [change])
+    package, find = needs.rpartition(" ")[2], importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name.startswith("segm") else find(name)
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
     )
-    (found,) = of("student", examine(run))
+    (found,) = of(area, examine(run))
     assert (found.state, found.what) == (
         "fault",
-        "kind smp needs segmentation_models_pytorch; run `pip install -e '.[train]'` in "
-        "stillroom's own folder",
+        f"{needs}; run `pip install -e '.[train]'` in stillroom's own folder",
     )
 
 
