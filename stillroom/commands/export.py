@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from stillroom.commands.options import JSON, example, print_result
+from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,12 +61,23 @@ def export(model: Path, to: str, as_json: bool, **options: Any) -> None:
     from stillroom.pipeline.export_student import ExportOptions, export_student
 
     if to == ENCODER:
+        _refuse_given(*options.keys() - {"out"})
         alone = export_encoder(model, options["out"])
         print_result(alone.to_dict(), _of_encoder(alone), as_json)
         return
     with progress.Bars("frames") as bars:
         found = export_student(model, to, ExportOptions(**options), bars.counter(f"comparing {to}"))
     print_result(found.to_dict(), _text(found), as_json)
+
+
+def _refuse_given(*names: str) -> None:
+    context = click.get_current_context()
+    for name in sorted(names):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise ConfigError(
+                f"--{name}: --to encoder writes weights alone, which no frame is run through; "
+                "leave it out"
+            )
 
 
 def _of_encoder(found: EncoderExport) -> list[RenderableType]:

@@ -189,6 +189,8 @@ def test_verify_ends_with_1_and_names_what_is_broken(run_file: Path) -> None:
         (("predict", "nowhere", "webcam", ".", "--out", "x"), "leave out the other inputs"),
         (("prune", "nowhere"), "no such run folder or checkpoint"),
         (("export", "nowhere", "--to", "onnx"), "no such run folder or checkpoint"),
+        (("export", "nowhere", "--to", "encoder", "--size", "8", "8"), "--size: --to encoder"),
+        (("export", "nowhere", "--to", "encoder", "--frames", "20"), "--frames: --to encoder"),
         (("export", ".", "--to", "onnx", "--out", "x.pt2"), "expected a name ending in .onnx"),
     ],
 )
