@@ -47,6 +47,8 @@ def test_every_term_is_in_the_index_of_losses_and_in_the_example_of_all_terms() 
     index = (REPOSITORY / "docs" / "losses.md").read_text()
     rows = re.findall(r"^\| \[`(\w+)`\]\(losses/(\w+\.md)", index, re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(LOSSES)
+    front = (REPOSITORY / "README.md").read_text()
+    assert [name for name in LOSSES if f"`{name}`" not in front] == []
     for name, page in rows:
         assert f"`{name}`" in (REPOSITORY / "docs" / "losses" / page).read_text()
     for page in (REPOSITORY / "docs" / "losses").glob("*.md"):

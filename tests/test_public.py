@@ -21,6 +21,7 @@ from stillroom.pipeline.build.run import build
 from stillroom.pipeline.run_file.loading import load_run
 from stillroom.pipeline.training import train_run
 from stillroom.stages.geometry import apply_artifact
+from stillroom.storage_specs.artifacts import LABELS, TARGETS
 from stillroom.storage_specs.errors import CacheIncomplete, ConfigError
 from stillroom.storage_specs.extras import EXTRAS
 
@@ -42,6 +43,8 @@ def test_what_is_public_is_listed_and_typed() -> None:
     page = (REPOSITORY / "docs" / "python.md").read_text()
     documented = set(re.findall(r"^\| `stillroom\.(\w+)\(", page, re.MULTILINE))
     assert documented == set(stillroom.__all__) - {"__version__"}
+    items = re.findall(r"^\| `(\w+)` \| \(", page, re.MULTILINE)
+    assert set(items) == {"image", "label", "mask"} | set(TARGETS) - {LABELS}
     assert (REPOSITORY / "stillroom" / "py.typed").exists()
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
     assert str(cited) == stillroom.__version__

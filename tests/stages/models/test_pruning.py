@@ -11,7 +11,7 @@ from stillroom.stages.models.pruning import apart, channels_of, prune
 from stillroom.stages.models.students.families import StudentConfig, build_student
 from stillroom.storage_specs.errors import ConfigError
 
-SIZE = (64, 96)
+SIZE = (128, 128)  # PAN halves a grid of stride 32 twice more
 CONFIG = TypeAdapter(StudentConfig)
 LITE = {"architecture": "PSPNet", "encoder": "tu-tf_efficientnet_lite0", "encoder_depth": 3}
 TASKS = {"heads": {"segmentation": {}, "depth": {"bins": 8}}}
@@ -36,6 +36,7 @@ def untrained(section):
         {"kind": "smp", "architecture": "FPN", "encoder": "mobilenet_v2", **TASKS},
         {"kind": "smp", **LITE},
         {"kind": "smp", "architecture": "Unet", "encoder": "resnet18"},
+        {"kind": "smp", "architecture": "PAN", "encoder": "tu-tf_efficientnet_lite0"},
         {"kind": "torchvision", "architecture": "lraspp_mobilenet_v3_large"},
     ],
     ids=lambda section: section["architecture"],
