@@ -26,12 +26,12 @@ from stillroom.storage_specs.errors import ConfigError
 from stillroom.storage_specs.spans import span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from stillroom.stages.train.batch import Batch
-    from stillroom.stages.train.batch_memory import Allocate
+    from stillroom.stages.train.batch_memory import Allocate, FrameShapes
     from stillroom.stages.train.live_set import LiveSet
     from stillroom.stages.train.sample import Neighbour, Sample, Triplet
     from stillroom.storage_specs.artifact_set import ArtifactSet
@@ -90,8 +90,7 @@ class CacheDataset:
         self.teachers = dict(teachers)
         own = [LABELS] if labelled else []
         self.targets = (*own, *sorted(needs.intersection(TARGETS) - {LABELS}))
-        needs -= frozenset(TARGETS)
-        self.needs = needs
+        self.needs = needs - frozenset(TARGETS)
         self.view = view or ViewConfig()
         self.jitter = jitter or PhotometricConfig()
         self.out_stride = out_stride
@@ -100,44 +99,22 @@ class CacheDataset:
         demand_whole(frames)
         rows = frames.rows().to_pydict()
         self.frame_ids: list[str] = rows["frame_id"]
+        self._valid = list(zip(rows["valid_height"], rows["valid_width"], strict=True))
+        height, width, _ = frames.arrays[FRAMES].shape
+        self.canvas: tuple[int, int] = (height, width)
         self._reads = teacher_reads(
-            needs, self.teachers, out_stride, self.frame_ids, name, frames.source
+            self.needs, self.teachers, out_stride, self.frame_ids, name, frames.source
         )
         self.artifacts, self.live = self._reads.cached, self._reads.live
         self.stand_ins = self._reads.stand_ins
-        for artifact_set in self._reads.whole():
-            demand_whole(artifact_set)
-        sets = [frames, *self._reads.sets.values()]
-        for artifact_set in sets:
-            artifact_set.watch()
-        height, width, _ = frames.arrays[FRAMES].shape
-        self.canvas: tuple[int, int] = (height, width)
-        self._valid = list(zip(rows["valid_height"], rows["valid_width"], strict=True))
+        bad = bad_rows(self._opened())
+        self._neighbours = {} if flow is None else flow.neighbours(self.frame_ids, bad)
+        self.shapes = self._shapes()
         chosen = list(range(frames.count) if indices is None else indices)
-        bad = bad_rows(sets)
-        self.skipped = {self.frame_ids[i]: bad[i] for i in chosen if i in bad}
-        usable = [i for i in chosen if i not in bad]
-        if flow is not None:
-            self._neighbours = flow.neighbours(self.frame_ids, bad)
-            self.skipped |= flow.skipped
-            usable = [i for i in usable if i in self._neighbours]
-        self.shapes = frame_shapes(
-            self.size,
-            out_stride,
-            self.artifacts,
-            {name: Read(frames, name, 1) for name in self.targets},
-            strides=self._reads.strides() | ({1} if self.clips or self.live else set()),
-            unlit=bool(self.live) and not self.jitter.is_off(),
-        )
+        self.skipped, usable = self._usable(chosen, bad)
         reasons = {i: rows["reason"][i] for i in usable if self.labelled}
         self.bad_labels = {self.frame_ids[i]: why for i, why in reasons.items() if why}
         self.indices: NDArray[np.int64] = np.array(usable, np.int64)
-        if not len(self.indices):
-            raise ConfigError(
-                f"stream {name!r}: none of the {len(chosen)} frames chosen of source "
-                f"{frames.source!r} is usable ({len(self.skipped)} bad rows)"
-                + ("" if flow is None else f" and has neighbours in {flow.flow.name!r}")
-            )
 
     def __len__(self) -> int:
         """Count the usable frames."""
@@ -245,3 +222,43 @@ class CacheDataset:
                     f"stream {self.name!r}: source {self.frames.source!r} has no {artifact} in the "
                     f"cache, which holds {', '.join(self.frames.arrays) or 'nothing'}{hint}"
                 )
+
+    def _opened(self) -> list[ArtifactSet]:
+        """Return the sets that frames are read from, found whole and watched from now on."""
+        for one in self._reads.whole():
+            demand_whole(one)
+        sets = [self.frames, *self._reads.sets.values()]
+        for one in sets:
+            one.watch()
+        return sets
+
+    def _shapes(self) -> FrameShapes:
+        return frame_shapes(
+            self.size,
+            self.out_stride,
+            self.artifacts,
+            {name: Read(self.frames, name, 1) for name in self.targets},
+            strides=self._reads.strides() | ({1} if self.clips or self.live else set()),
+            unlit=bool(self.live) and not self.jitter.is_off(),
+        )
+
+    def _usable(
+        self, chosen: Sequence[int], bad: Mapping[int, str]
+    ) -> tuple[dict[str, str], list[int]]:
+        """Return the reasons of those that are left out, by frame id, and the frames that are not.
+
+        Raises:
+            ConfigError: no frame is left.
+        """
+        skipped = {self.frame_ids[i]: bad[i] for i in chosen if i in bad}
+        usable = [i for i in chosen if i not in bad]
+        if self.flow is not None:
+            skipped |= self.flow.skipped
+            usable = [i for i in usable if i in self._neighbours]
+        if not usable:
+            raise ConfigError(
+                f"stream {self.name!r}: none of the {len(chosen)} frames chosen of source "
+                f"{self.frames.source!r} is usable ({len(skipped)} bad rows)"
+                + ("" if self.flow is None else f" and has neighbours in {self.flow.flow.name!r}")
+            )
+        return skipped, usable
