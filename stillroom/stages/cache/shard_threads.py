@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -31,12 +30,7 @@ class ShardThreads:
     def __enter__(self) -> ShardThreads:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.decoding.shutdown(cancel_futures=True)
         self.encoding.shutdown(cancel_futures=True)
 
@@ -55,12 +49,7 @@ class Turn:
         self._lock.acquire()
         return 0.0 if self._given_back is None else time.perf_counter() - self._given_back
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._given_back = time.perf_counter()
         self._lock.release()
 

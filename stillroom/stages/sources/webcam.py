@@ -10,8 +10,6 @@ import numpy as np
 from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from numpy.typing import NDArray
 
 
@@ -42,11 +40,6 @@ class Webcam:
         """Return the camera itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let go of the camera."""
         self._capture.release()

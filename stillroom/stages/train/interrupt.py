@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 LOG = logging.getLogger(__name__)
 # Batch systems and containers send SIGTERM, and some seconds later SIGKILL.
@@ -37,12 +37,7 @@ class DeferredInterrupt:
                 self._previous[each] = signal.signal(each, self._on_signal)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restore the former handlers."""
         for each, previous in self._previous.items():
             signal.signal(each, previous)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from stillroom.stages.train.run_folder import METRICS, write_whole
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
 
 @dataclass
@@ -87,12 +86,7 @@ class Metrics:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close both files."""
         self._file.close()
         self._board.close()

@@ -22,7 +22,6 @@ from stillroom.storage_specs.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from stillroom.stages.train.batch import Batch
     from stillroom.stages.train.fillers import Fillers, Filling, Frames
@@ -104,12 +103,7 @@ class Loader:
         """Return the loader itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the threads or processes."""
         self.close()
 
