@@ -22,7 +22,7 @@ from stillroom.storage_specs.artifacts import IGNORE, artifact_of
 from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from stillroom.pipeline.open_model import Model
@@ -50,13 +50,8 @@ def draw_predictions(
     """
     settings = section_of(run)
     source = open_source(run.sources[settings.source])
-    total = min(len(source), limit or len(source))
     frames = _scored_frames(
-        source,
-        range(total),
-        settings.sheet_frames,
-        run.cache.canvas,
-        lambda frame: bool((scored_label(frame) != IGNORE).any()),
+        run, source, limit, lambda frame: bool((scored_label(frame) != IGNORE).any())
     )
     classes = {
         name: [
@@ -94,14 +89,7 @@ def draw_task(
     task = next(iter(results.values())).task
     target, kind = TASKS[task].target, artifact_of(TASKS[task].target).picture
     source = open_source(run.sources[settings.source])
-    total = min(len(source), limit or len(source))
-    frames = _scored_frames(
-        source,
-        range(total),
-        settings.sheet_frames,
-        run.cache.canvas,
-        lambda frame: bool(frame.targets[target].any()),
-    )
+    frames = _scored_frames(run, source, limit, lambda frame: bool(frame.targets[target].any()))
     columns = [
         [
             Cell(kind, each[1].squeeze(0).cpu().numpy())  # depth has one channel
@@ -122,20 +110,17 @@ def draw_task(
 
 
 def _scored_frames(
-    source: Source,
-    among: Sequence[int],
-    count: int,
-    canvas: tuple[int, int],
-    counts: Callable[[CanvasFrame], bool],
+    run: RunConfig, source: Source, limit: int | None, counts: Callable[[CanvasFrame], bool]
 ) -> list[CanvasFrame]:
     """Load frames that count, spread evenly; in place of one that does not, the next that does."""
+    among = range(min(len(source), limit or len(source)))
     labelled = [index for index in among if source.labelled(index)]
-    chosen = evenly(range(len(labelled)), count)
+    chosen = evenly(range(len(labelled)), section_of(run).sheet_frames)
     found = []
     for first, behind in zip(chosen, [*chosen[1:], len(labelled)], strict=True):
         for index in labelled[first:behind]:
             with suppress(FrameError):  # the scores have counted and named it
-                frame = to_canvas(source.load(index), canvas)
+                frame = to_canvas(source.load(index), run.cache.canvas)
                 if counts(frame):
                     found.append(frame)
                     break
