@@ -245,12 +245,12 @@ def _predict_batch(
     names = ", ".join(frame.frame_id for frame in frames)
     if logits.ndim != 4 or len(logits) != len(frames) or not 1 <= logits.shape[1] <= 255:
         raise ArtifactError(
-            f"logits of {names}: expected ({len(frames)}, 1..255 classes, h, w), "
+            f"output of {names}: expected ({len(frames)}, 1..255 channels, h, w), "
             f"got {tuple(logits.shape)}"
         )
     if not bool(torch.isfinite(logits).all()):
         raise ArtifactError(
-            f"logits of {names} are not finite: the model has diverged, or its precision is too low"
+            f"output of {names} is not finite: the model has diverged, or its precision is too low"
         )
     for frame, one in zip(frames, logits, strict=True):
         # One frame at a time: at C = 150, upsampled logits of a batch would fill the memory.

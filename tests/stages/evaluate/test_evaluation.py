@@ -225,7 +225,7 @@ def test_a_diverged_model_is_an_error_and_not_a_skipped_frame() -> None:
     def diverged(frames: np.ndarray) -> tuple[torch.Tensor, int]:
         return torch.full((len(frames), 3, 6, 8), float("nan")), 1
 
-    with pytest.raises(ArtifactError, match="logits of f are not finite"):
+    with pytest.raises(ArtifactError, match="output of f is not finite"):
         evaluate(diverged, [on_canvas(random_label(0))], CLASSES)
 
 
