@@ -3,11 +3,14 @@
 Made       an artifact set and the arrays that belong into it
 empty_set  defined, nothing committed; 10 frames in shards of 4, frame 5 is bad
 full_set   the same, all three shards committed (a copy of one that is built once)
+maker      the script MAKER of a test's module, which made a cache that is kept in the tree
 """
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,3 +123,15 @@ def full_set(built_once: Path, tmp_path: Path) -> Made:
 def fixture_define() -> Any:
     """`define(path, **changes)`: the set of this page with some of its definition changed."""
     return define
+
+
+@pytest.fixture(scope="module")
+def maker(request: pytest.FixtureRequest) -> Any:
+    place: Path = request.module.MAKER
+    spec = importlib.util.spec_from_file_location(place.stem, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[place.stem] = module
+    spec.loader.exec_module(module)
+    return module

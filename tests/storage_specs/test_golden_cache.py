@@ -6,9 +6,7 @@ become unreadable: raise the format version instead.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,11 @@ from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 GOLDEN = DATA / "cache_v1.zarr"
+MAKER = DATA / "make_cache_v1.py"
 FINGERPRINTS = {
     "frames": "9aa884cd8735533231e327f0019e9b50d15e8329a9cb26a5a8c30b69eac9b329",
     "fpn": "6803e53851e1a2b1ed57d6bde6a542b462064192aba8d9813411ad7334c9e8e2",
 }
-
-
-@pytest.fixture(scope="module")
-def maker() -> Any:
-    spec = importlib.util.spec_from_file_location("make_cache_v1", DATA / "make_cache_v1.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_cache_v1"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", FINGERPRINTS)

@@ -6,9 +6,7 @@ become unreadable: raise the format version instead.
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +20,13 @@ from stillroom.storage_specs.verify import verify_definition, verify_shard
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 GOLDEN = DATA / "cache_v2.zarr"
+MAKER = DATA / "make_cache_v2.py"
 SETS = {  # version and fingerprint
     ("garden", "frames"): (1, "7e6744778dcf28b5c7ed733dde47f3abb38e118a7eae8dc19c46c664dd5cded6"),
     ("garden", "depth"): (1, "97c04bd15aec930a238a5c7934679990ae33d81530cdeb2b0a24e664b068d5ee"),
     ("room", "frames"): (2, "edddfc25a83971a285fda2bc843d26a10af17f48c60adf3597669c9b627d5435"),
     ("sensor", "frames"): (2, "abb5af366a3f22cc83fd8aaa1d55c4d9425b470e0b30506f4199ccfb5a0ec733"),
 }
-
-
-@pytest.fixture(scope="module")
-def maker() -> Any:
-    spec = importlib.util.spec_from_file_location("make_cache_v2", DATA / "make_cache_v2.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_cache_v2"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_it_holds_its_sets_and_a_teacher_s_set_of_a_target_s_name() -> None:
