@@ -126,7 +126,7 @@ def _forward(network: Any, name: str, stride: int, images: Tensor) -> ModelOutpu
 
     found = network.forward_features(images)
     if found.ndim == 3:
-        before = int(network.num_prefix_tokens)
+        before = int(getattr(network, "num_prefix_tokens", 0))  # mixers know of none
         cells = (images.shape[-2] // stride, images.shape[-1] // stride)
         found = token_grid(name, found, cells, range(before, before + 1))
     elif found.shape[1] != network.num_features:  # channels last, as Swin's

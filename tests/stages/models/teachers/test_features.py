@@ -188,6 +188,7 @@ def test_a_grid_is_cut_from_behind_the_other_tokens(before: int) -> None:
         ("vit_tiny_patch16_224", {**TINY, "img_size": 32}, 16),
         ("vit_small_patch14_reg4_dinov2", {**TINY, "img_size": 32, "patch_size": 8}, 8),
         ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "depths": [1, 1], "img_size": 32}, 8),
+        ("mixer_s16_224", {"img_size": 32}, 16),
         ("convnext_atto", {"depths": [1] * 4, "dims": [4, 4, 8, 8]}, 32),
     ],
 )
