@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def prune(model: Path, ratio: float, out: Path | None, as_json: bool) -> None:
 
 
 def _text(found: PruneResult) -> list[RenderableType]:
-    from stillroom.commands.quantities import gflops, parameters
+    from stillroom.commands.quantities import gflops, parameters, place
     from stillroom.commands.show.grid import grid
 
     rows = [
@@ -59,6 +60,6 @@ def _text(found: PruneResult) -> list[RenderableType]:
     return [
         grid(("", "channels", "parameters", "GFLOPs", "median"), rows),
         f"at {cost.height}x{cost.width} on {cost.speed.device}",
-        f"{found.path}: scored and exported as any run; to train it on: "
-        f"stillroom train {found.run_file}",
+        f"{place(found.path)}: scored and exported as any run; to train it on: "
+        f"stillroom train {shlex.quote(place(found.run_file))}",
     ]

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from stillroom.cli import main
+from stillroom.commands.prune import _text
 from stillroom.pipeline.build.run import build
 from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.export_student import ExportOptions, export_student
@@ -99,6 +100,9 @@ def test_half_of_the_channels_go_and_what_is_left_is_a_run(run_file: Path) -> No
 def test_its_run_file_trains_it_on_beside_a_module_that_is_left_behind(run_file: Path) -> None:
     train(run_file)
     found = prune_student(Path("run"), 0.5, Path("slim"))
+    said = "\n".join(str(part) for part in _text(found))
+    assert f"{Path.cwd() / 'slim'}: scored" in said
+    assert said.endswith(f"stillroom train {Path.cwd() / 'slim' / 'run.toml'}")
     run = load_run(found.run_file)
     assert [term.name for term in run.terms] == ["cross_entropy"]
     cell = '{inputs=["wide","penultimate"],adaptors=["conv1x1","conv3x3"],aggregator="sum"}'
