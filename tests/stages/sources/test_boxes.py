@@ -193,3 +193,8 @@ def test_the_demo_s_boxes_stand_around_what_its_labels_show() -> None:
         assert (things & ~inside).sum() < 0.1 * things.sum(), "what is left shows too little"
         assert not source.load(index - 1).targets["boxes"].any()
     assert "boxes" not in DemoSource(DemoConfig(**settings)).load(1).targets
+
+
+def test_as_many_boxes_as_there_is_room_for_fill_it(photos: Path) -> None:
+    boxes = yolo(photos, "1 0.5 0.5 0.25 0.5\n" * 3).load(0).targets["boxes"]
+    assert boxes.tolist() == [[15, 5, 25, 15, 1]] * 3
