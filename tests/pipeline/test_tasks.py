@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from stillroom.pipeline.build.run import build
+from stillroom.pipeline.depth_writer import DepthWriter
 from stillroom.pipeline.evaluation import EvaluationOptions, evaluate_model
 from stillroom.pipeline.export_student import ExportOptions, export_student
 from stillroom.pipeline.open_model import open_model, open_trained
@@ -168,7 +169,7 @@ def test_a_trained_student_teaches_depth_and_its_features_and_depth_map_are_lear
 
 
 def test_a_student_of_depth_predicts_millimetres_at_each_images_own_size(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(run_file(folder).sources["unseen"])
     images = tmp_path / "photos"
@@ -189,6 +190,11 @@ def test_a_student_of_depth_predicts_millimetres_at_each_images_own_size(
     with Image.open(tmp_path / "out/overlays/a.png") as picture:
         assert picture.mode == "RGB"
     assert predict(folder / "student", [images], tmp_path / "out").found == 2
+    metres = np.linspace(60, 70, 64 * 96).reshape(64, 96)
+    monkeypatch.setattr(DepthWriter, "depth_of", lambda *_: metres)
+    predict(folder / "student", [images / "a.png"], tmp_path / "far")
+    with Image.open(tmp_path / "far/depth/a.png") as stored:
+        assert (np.asarray(stored)[metres > 65.535] == 65535).all()
 
 
 @pytest.mark.parametrize(
