@@ -89,8 +89,8 @@ def predict(
             raise ConfigError("--frames is of a webcam: images and videos are predicted whole")
         return _predict_files(model, inputs, out, fps, on_frames)
     with Webcam(camera) as opened:
-        count, film = record(opened, _writer(model, out), frames, fps, on_frames)
-    return PredictionResult(out, str(model), count, 0, {}, (film,))
+        count, skipped, film = record(opened, _writer(model, out), frames, fps, on_frames)
+    return PredictionResult(out, str(model), count, 0, skipped, (film,))
 
 
 def _predict_files(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.stages.sources.source import Frame
 from stillroom.stages.train.interrupt import DeferredInterrupt
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,21 +44,22 @@ def record(
     frames: int | None,
     fps: float | None,
     on_frames: Callable[[int, int], None],
-) -> tuple[int, Path]:
+) -> tuple[int, dict[str, str], Path]:
     """Predict frames as they come, and write a film that runs as fast as they came.
 
     Args:
-        frames: how many; left out, until Ctrl-C
+        frames: how many to take; left out, until Ctrl-C
         fps: at most so many a second; those between are dropped
 
     Returns:
-        how many were predicted, and the film
+        how many were predicted, those that could not be, with reasons, and the film
 
     Raises:
-        ConfigError: the camera gave none.
+        ConfigError: the camera gave none, or none could be predicted.
     """
     clip = writer.free_clip(CLIP)
     names: list[str] = []
+    skipped: dict[str, str] = {}
     with DeferredInterrupt() as interrupt:
         began = time.monotonic()
         while len(names) != frames and interrupt.held_back() is None:
@@ -69,10 +70,19 @@ def record(
             if fps is not None and time.monotonic() - began < len(names) / fps:
                 continue
             names.append(f"{clip}/{len(names):06d}")
-            writer.write(names[-1], Frame(names[-1], image))
+            try:
+                writer.write(names[-1], Frame(names[-1], image))
+            except FrameError as error:
+                skipped[names[-1]] = str(error)
             on_frames(len(names), frames or len(names))
         seconds = time.monotonic() - began
     if not names:
         raise ConfigError("the camera gave no frame: see whether another program shows its picture")
-    rate = max(0.01, round(len(names) / seconds, 2))  # MPEG-4 has no finer ones
-    return len(names), writer.film(clip, names, rate)
+    shown = [name for name in names if name not in skipped]
+    if not shown:
+        name, reason = next(iter(skipped.items()))
+        raise ConfigError(
+            f"none of {len(names)} frames could be predicted; the first, {name}: {reason}"
+        )
+    rate = max(0.01, round(len(shown) / seconds, 2))  # MPEG-4 has no finer ones
+    return len(shown), skipped, writer.film(clip, shown, rate)

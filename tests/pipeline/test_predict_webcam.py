@@ -16,12 +16,15 @@ from PIL import Image
 
 from stillroom.pipeline.predict_frames import PredictionResult, predict
 from stillroom.pipeline.predict_webcam import webcam_of
-from stillroom.storage_specs.errors import ConfigError
+from stillroom.pipeline.prediction_writer import PredictionWriter
+from stillroom.storage_specs.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from stillroom.stages.sources.source import Frame
 
     Look = Callable[..., PredictionResult]
 
@@ -124,6 +127,25 @@ def test_a_film_runs_as_fast_as_frames_came_fewer_at_a_rate_and_none_are_an_erro
     assert not Path("out/webcam-3.mp4").exists()
     with pytest.raises(ConfigError, match=r"webcam:2: no camera can be opened; .*/dev/video2"):
         look(source="webcam:2")
+
+
+def test_a_frame_that_cannot_be_predicted_is_left_out_and_named(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, bad = PredictionWriter.write, {"webcam/000001"}
+
+    def write_or_fail(self: PredictionWriter, name: str, frame: Frame) -> None:
+        if name in bad:
+            raise FrameError("depth is not finite")
+        write(self, name, frame)
+
+    monkeypatch.setattr(PredictionWriter, "write", write_or_fail)
+    done = look(4)
+    assert (done.predicted, done.skipped) == (3, {"webcam/000001": "depth is not finite"})
+    assert frames_of(done.films[0]) == 3
+    bad |= {f"webcam-2/{number:06d}" for number in range(2)}
+    with pytest.raises(ConfigError, match=r"none of 2 frames .* first, webcam-2/000000: depth is"):
+        look(2)
 
 
 def test_what_is_called_webcam_and_is_there_is_itself(
